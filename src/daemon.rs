@@ -1,0 +1,245 @@
+//! The main thread: an event loop over the listener, the signals and the end of a session.
+//!
+//! One frontend is served at a time, since a socket stands for one device. A second one that
+//! connects waits in the listener's backlog until the first has gone.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use log::{error, info, warn};
+use vhost::vhost_user::Listener;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::create_sigset;
+use vmm_sys_util::timerfd::TimerFd;
+
+use crate::args::Config;
+use crate::session::Session;
+use crate::socket::{self, SocketError};
+
+/// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
+/// sends SIGTERM sends SIGKILL a few seconds later, and that would leave the socket behind.
+const WIND_UP: Duration = Duration::from_millis(700);
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A descriptor that the event loop needs.
+    #[error("cannot {what}")]
+    Resources {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The event loop itself.
+    #[error("the event loop failed: {0:?}")]
+    EventLoop(event_manager::Error),
+}
+
+fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> DaemonError {
+    move |source| DaemonError::Resources { what, source: source.into() }
+}
+
+/// Listens on the configured socket and serves frontends, one after the other, until SIGTERM or
+/// SIGINT. The socket's file is gone when this returns.
+///
+/// Must be called before any thread is started: it blocks the two signals for the whole process.
+///
+/// # Errors
+/// [`DaemonError`] if the daemon cannot start or its event loop fails. What a frontend does is
+/// never an error here.
+pub fn run(config: &Config) -> Result<(), DaemonError> {
+    let signals = signal_fd().map_err(resources("receive signals"))?;
+    let (listener, _socket_file) = socket::listen(&config.socket_path)?;
+    let daemon = Daemon {
+        listener: Listener::from(listener),
+        signals,
+        session: None,
+        session_ended: EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+            .map_err(resources("create an eventfd"))?,
+        deadline: TimerFd::new().map_err(resources("create a timer"))?,
+        ending: false,
+        ended: None,
+    };
+    let mut manager = EventManager::new().map_err(DaemonError::EventLoop)?;
+    let id = manager.add_subscriber(daemon);
+    info!("listening on {}", config.socket_path.display());
+    loop {
+        match manager.run() {
+            Ok(_) => {}
+            Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
+            Err(error) => return Err(DaemonError::EventLoop(error)),
+        }
+        let daemon = manager.subscriber_mut(id).map_err(DaemonError::EventLoop)?;
+        if let Some(result) = daemon.ended.take() {
+            return result.map_err(DaemonError::EventLoop);
+        }
+    }
+}
+
+const CONNECTION: u32 = 0;
+const SIGNAL: u32 = 1;
+const SESSION_ENDED: u32 = 2;
+const DEADLINE: u32 = 3;
+
+struct Daemon {
+    listener: Listener,
+    signals: OwnedFd,
+    session: Option<Session>,
+    session_ended: EventFd,
+    deadline: TimerFd,
+    /// Was told to end, and waits for the session to wind up.
+    ending: bool,
+    /// How the event loop is to be left.
+    ended: Option<Result<(), event_manager::Error>>,
+}
+
+impl Daemon {
+    fn connections(&self) -> Events {
+        Events::with_data(&self.listener, CONNECTION, EventSet::IN)
+    }
+
+    /// A frontend waits: serve it, and look for no other meanwhile.
+    fn connect(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+        let started = match self.session_ended.try_clone() {
+            Ok(ended) => Session::start(&mut self.listener, ended),
+            Err(error) => Err(crate::session::SessionError::Resources(error)),
+        };
+        match started {
+            Ok(session) => {
+                self.session = Some(session);
+                ops.remove(self.connections())
+            }
+            Err(error) => {
+                report("cannot serve a frontend", &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn session_over(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+        let _ = self.session_ended.read();
+        if let Some(session) = self.session.take() {
+            session.join();
+        }
+        if self.ending {
+            self.ended = Some(Ok(()));
+            return Ok(());
+        }
+        ops.add(self.connections())
+    }
+
+    fn end(&mut self) {
+        if let Err(error) = consume_signal(&self.signals) {
+            warn!("cannot read the signal: {error}");
+        }
+        info!("told to end");
+        let Some(session) = &self.session else {
+            self.ended = Some(Ok(()));
+            return;
+        };
+        self.ending = true;
+        session.hang_up();
+        if let Err(error) = self.deadline.reset(WIND_UP, None) {
+            warn!("cannot set a timer, ending at once: {error}");
+            self.ended = Some(Ok(()));
+        }
+    }
+}
+
+impl MutEventSubscriber for Daemon {
+    fn init(&mut self, ops: &mut EventOps) {
+        let added = [
+            self.connections(),
+            Events::with_data(&self.signals, SIGNAL, EventSet::IN),
+            Events::with_data(&self.session_ended, SESSION_ENDED, EventSet::IN),
+            Events::with_data(&self.deadline, DEADLINE, EventSet::IN),
+        ]
+        .into_iter()
+        .try_for_each(|events| ops.add(events));
+        if let Err(error) = added {
+            self.ended = Some(Err(error));
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let done = match events.data() {
+            CONNECTION => self.connect(ops),
+            SESSION_ENDED => self.session_over(ops),
+            SIGNAL => {
+                self.end();
+                Ok(())
+            }
+            DEADLINE => {
+                warn!("the session takes too long to wind up, ending without it");
+                self.ended = Some(Ok(()));
+                Ok(())
+            }
+            other => {
+                error!("an event of unknown kind {other}");
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            self.ended = Some(Err(error));
+        }
+    }
+}
+
+/// Logs an error with all its causes.
+pub(crate) fn report(what: &str, error: &dyn std::error::Error) {
+    let mut text = format!("{what}: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    error!("{text}");
+}
+
+/// A descriptor that becomes readable on SIGTERM or SIGINT, which are blocked from now on.
+///
+/// A shell starts its background jobs with SIGINT ignored; an ignored signal is never delivered,
+/// not even here, so both are set back to their defaults first.
+fn signal_fd() -> io::Result<OwnedFd> {
+    let signals = [libc::SIGTERM, libc::SIGINT];
+    let set = create_sigset(&signals).map_err(io::Error::from)?;
+    for signal in signals {
+        // SAFETY: sets the default disposition; no handler is involved.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: `set` is an initialised signal set, and the old mask is not asked for.
+    let failed =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed));
+    }
+    // SAFETY: -1 asks for a new descriptor, `set` is an initialised signal set.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes one signal off the descriptor.
+fn consume_signal(signals: &OwnedFd) -> io::Result<()> {
+    // SAFETY: an all-zero signalfd_siginfo is a valid value of that plain C structure.
+    let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: `info` is writable memory of `size` bytes.
+    if unsafe { libc::read(signals.as_raw_fd(), (&raw mut info).cast(), size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

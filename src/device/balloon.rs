@@ -1,0 +1,157 @@
+//! The state of the device, and what a chain on each of its queues means.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::{info, warn};
+use vm_memory::GuestMemoryMmap;
+
+use super::chain::ChainHead;
+use super::config_space::ConfigSpace;
+use super::features::{
+    Features, QueueRole, VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
+};
+use super::reporting;
+use crate::log_limit::LogLimit;
+use crate::memory::GuestRange;
+use crate::metrics::{Counters, SkipReason};
+
+/// One virtio-balloon device.
+pub struct Balloon {
+    acked: AtomicU64,
+    config: Mutex<ConfigSpace>,
+    /// Ranges of the chain being served: kept, so that a chain costs no allocation.
+    ranges: Mutex<Vec<GuestRange>>,
+    counters: Arc<Counters>,
+    limit: LogLimit,
+}
+
+impl Balloon {
+    /// A device that no driver has touched.
+    pub fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            acked: AtomicU64::new(0),
+            config: Mutex::default(),
+            ranges: Mutex::default(),
+            counters,
+            limit: LogLimit::default(),
+        }
+    }
+
+    /// Takes over the features that the driver acked.
+    ///
+    /// The configuration space stays: Linux writes `poison_val` before its features arrive here.
+    pub fn set_acked_features(&self, features: u64) {
+        let old = self.acked.swap(features, Ordering::Relaxed);
+        if old == features {
+            return;
+        }
+        let features = Features(features);
+        info!("features {:#x} acked", features.0);
+        if !features.has(VIRTIO_BALLOON_F_REPORTING) {
+            warn!(
+                "free page reporting (bit 5) is not among the acked features: the guest does not \
+                 know it or has it off, or the VMM masks the device's feature bits, as \
+                 cloud-hypervisor does without a patch"
+            );
+        }
+    }
+
+    /// Back to the state of a device that no driver has touched.
+    pub fn reset(&self) {
+        self.acked.store(0, Ordering::Relaxed);
+        *self.config() = ConfigSpace::default();
+    }
+
+    /// The configuration space, locked.
+    pub fn config(&self) -> std::sync::MutexGuard<'_, ConfigSpace> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one chain: hands the ranges that it reports, if they may be discarded, to `discard`,
+    /// as they came and not checked against guest memory.
+    ///
+    /// When this returns the chain may be returned to the driver, whatever was in it.
+    pub fn serve(
+        &self,
+        role: QueueRole,
+        head: ChainHead,
+        memory: &GuestMemoryMmap<()>,
+        discard: impl FnOnce(&mut Vec<GuestRange>),
+    ) {
+        match role {
+            QueueRole::Inflate | QueueRole::Deflate => self.counters.other_chain(),
+            QueueRole::Reporting => {
+                let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+                reporting::collect(head, memory, &mut ranges, &self.counters, &self.limit);
+                match self.forbids_discard() {
+                    Some(reason) => {
+                        let bytes = ranges.iter().map(GuestRange::len).sum();
+                        self.counters.skip(reason, bytes);
+                    }
+                    None => discard(&mut ranges),
+                }
+            }
+        }
+    }
+
+    /// Why reported pages must keep their contents; `None` if they may go.
+    fn forbids_discard(&self) -> Option<SkipReason> {
+        let acked = Features(self.acked.load(Ordering::Relaxed));
+        if !acked.has(VIRTIO_BALLOON_F_REPORTING) {
+            return Some(SkipReason::NotNegotiated);
+        }
+        // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).
+        let poisoned = acked.has(VIRTIO_BALLOON_F_PAGE_POISON) && self.config().poison_val() != 0;
+        poisoned.then_some(SkipReason::Poisoned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::{Bytes, GuestAddress};
+
+    const REPORTING: u64 = 1 << VIRTIO_BALLOON_F_REPORTING;
+    const POISON: u64 = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
+
+    /// What a device with these acked features and this poison hands on of a report of one page.
+    fn serve(role: QueueRole, acked: u64, poison: u32) -> Option<Vec<GuestRange>> {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let flags = u16::try_from(VRING_DESC_F_WRITE).unwrap();
+        memory.write_obj(Descriptor::new(0x8000, 0x1000, flags, 0), GuestAddress(0)).unwrap();
+        let balloon = Balloon::new(Arc::default());
+        balloon.config().write(12, &poison.to_le_bytes());
+        balloon.set_acked_features(acked);
+        let head = ChainHead { table: GuestAddress(0), queue_size: 8, index: 0 };
+        let mut handed = None;
+        balloon.serve(role, head, &memory, |ranges| handed = Some(ranges.clone()));
+        handed
+    }
+
+    #[test]
+    fn reported_pages_are_handed_on_unless_something_forbids_it() {
+        let page = Some(vec![GuestRange::new(0x8000, 0x1000).unwrap()]);
+        let reporting = QueueRole::Reporting;
+        assert_eq!(serve(reporting, REPORTING, 0), page);
+        assert_eq!(serve(reporting, REPORTING | POISON, 0), page);
+        // Not acked, so the field means nothing.
+        assert_eq!(serve(reporting, REPORTING, 7), page);
+        assert_eq!(serve(reporting, REPORTING | POISON, 7), None);
+        assert_eq!(serve(reporting, 0, 0), None);
+        assert_eq!(serve(QueueRole::Inflate, REPORTING, 0), None);
+        assert_eq!(serve(QueueRole::Deflate, REPORTING, 0), None);
+    }
+
+    #[test]
+    fn reset_forgets_features_and_poison() {
+        let balloon = Balloon::new(Arc::default());
+        balloon.set_acked_features(REPORTING | POISON);
+        balloon.config().write(12, &[1, 2, 3, 4]);
+        balloon.reset();
+        assert_eq!(balloon.config().poison_val(), 0);
+        assert_eq!(balloon.forbids_discard(), Some(SkipReason::NotNegotiated));
+    }
+}

@@ -1,0 +1,50 @@
+//! The reporting queue (virtio 1.3, section 5.5.6.7): each chain names pages that are free until
+//! the device returns it.
+
+use log::warn;
+use vm_memory::GuestMemoryMmap;
+
+use super::chain::{ChainError, ChainHead};
+use crate::log_limit::LogLimit;
+use crate::memory::{GuestRange, RangeError};
+use crate::metrics::{Counters, SkipReason};
+
+/// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.
+///
+/// A descriptor that is no report is skipped and counted. Of a chain that breaks nothing is kept:
+/// whoever wrote it was not in its right mind, and a page kept is only a page not saved.
+pub(super) fn collect(
+    head: ChainHead,
+    memory: &GuestMemoryMmap<()>,
+    ranges: &mut Vec<GuestRange>,
+    counters: &Counters,
+    limit: &LogLimit,
+) {
+    ranges.clear();
+    let mut bytes: u64 = 0;
+    let end: Result<(), ChainError> = head.walk(memory, |descriptor| {
+        let (gpa, len) = (descriptor.addr().0, u64::from(descriptor.len()));
+        let skip = if descriptor.is_write_only() {
+            match GuestRange::new(gpa, len) {
+                Ok(range) => {
+                    // At most 32768 lengths of 32 bits: the sum fits.
+                    bytes += len;
+                    ranges.push(range);
+                    return;
+                }
+                Err(RangeError::Empty) => SkipReason::Empty,
+                Err(RangeError::Wraps) => SkipReason::Wraps,
+            }
+        } else {
+            SkipReason::NotWritable
+        };
+        counters.skip(skip, len);
+        limit.run(|| warn!("the guest reported {gpa:#x}, {len} bytes: {skip:?}, skipped"));
+    });
+    counters.reported(ranges.len() as u64, bytes);
+    if let Err(error) = end {
+        counters.skip(SkipReason::BrokenChain, bytes);
+        limit.run(|| warn!("a report breaks off, nothing of it is discarded: {error}"));
+        ranges.clear();
+    }
+}

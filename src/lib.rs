@@ -1,0 +1,29 @@
+//! A vhost-user backend for the virtio-balloon device, built around free page reporting.
+//!
+//! A guest tells the host which of its pages are free; this daemon gives them back to the host at
+//! once. The library is what the `vhost-device-balloon` program is made of, room by room:
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`args`] | the command line, turned into one checked [`Config`] |
+//! | [`daemon`] | the main thread: listener, signals, one session after the other |
+//! | [`session`] | one frontend connection, from accept to hang-up |
+//! | [`backend`] | vhost-user calls, translated for the device and the memory |
+//! | [`vring`] | one virtqueue: take a chain, have it served, return it |
+//! | [`device`] | features, queue layout, configuration space, what each queue means |
+//! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
+//! | [`metrics`] | what happened, counted |
+
+pub mod args;
+pub mod backend;
+pub mod daemon;
+pub mod device;
+mod log_limit;
+pub mod memory;
+pub mod metrics;
+pub mod session;
+mod socket;
+pub mod vring;
+
+pub use args::Config;
+pub use daemon::run;

@@ -1,0 +1,169 @@
+//! What backs each region of guest memory: a file, an offset in it, and the size of its pages.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use vm_memory::{
+    Address, FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+use super::ranges::GuestRange;
+
+/// Why a memory table from the frontend cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The region has no file, so that nothing can be given back.
+    #[error("memory region at guest address {0:#x} has no file behind it")]
+    NoFile(u64),
+    /// The region is empty or passes the end of the address space.
+    #[error("memory region at guest address {gpa:#x} of {len} bytes is not a range")]
+    NotARange {
+        /// Guest physical address.
+        gpa: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// The file would not tell what it is.
+    #[error("cannot read the page size of the memory region at guest address {gpa:#x}")]
+    PageSize {
+        /// Guest physical address.
+        gpa: u64,
+        /// What `fstatfs` said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// One region of guest memory and the file that backs it.
+#[derive(Clone, Debug)]
+pub struct Region {
+    range: GuestRange,
+    file: Arc<File>,
+    /// Where in the file the first byte of the region lies.
+    file_offset: u64,
+    page_size: u64,
+}
+
+impl AsRef<GuestRange> for Region {
+    fn as_ref(&self) -> &GuestRange {
+        &self.range
+    }
+}
+
+impl Region {
+    fn new(range: GuestRange, backing: &FileOffset) -> io::Result<Self> {
+        Ok(Self {
+            range,
+            file: Arc::clone(backing.arc()),
+            file_offset: backing.start(),
+            page_size: backing_page_size(backing.file())?,
+        })
+    }
+
+    /// The file that backs the region.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Size in bytes of the pages that the file is made of, a power of two.
+    pub fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// Where in the file the guest physical address `gpa` of this region lies, in bytes.
+    ///
+    /// `None` if the address is not in the region.
+    pub fn offset_of(&self, gpa: u64) -> Option<u64> {
+        if gpa >= self.range.end() {
+            return None;
+        }
+        self.file_offset.checked_add(gpa.checked_sub(self.range.start())?)
+    }
+}
+
+/// All regions of the guest's memory, in ascending order of guest physical address.
+#[derive(Clone, Debug, Default)]
+pub struct RegionTable {
+    regions: Vec<Region>,
+}
+
+impl RegionTable {
+    /// Reads the table off the memory map that a frontend has sent.
+    ///
+    /// # Errors
+    /// [`RegionError`] if a region is not backed by a file that can be asked for its page size.
+    pub fn new(memory: &GuestMemoryMmap<()>) -> Result<Self, RegionError> {
+        // `GuestMemoryMmap` keeps its regions sorted, and lets none overlap.
+        Ok(Self { regions: memory.iter().map(region_of).collect::<Result<_, _>>()? })
+    }
+
+    /// The regions, sorted by address.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+}
+
+fn region_of(region: &GuestRegionMmap<()>) -> Result<Region, RegionError> {
+    let gpa = region.start_addr().raw_value();
+    let len = region.len();
+    let range = GuestRange::new(gpa, len).map_err(|_| RegionError::NotARange { gpa, len })?;
+    let backing = region.file_offset().ok_or(RegionError::NoFile(gpa))?;
+    Region::new(range, backing).map_err(|source| RegionError::PageSize { gpa, source })
+}
+
+/// Size in bytes of the smallest part of `file` that a punch can free.
+///
+/// On hugetlbfs that is the huge page: a smaller punch zeroes and frees nothing. Everywhere else
+/// it is the base page, transparent huge pages included, which the kernel splits.
+fn backing_page_size(file: &File) -> io::Result<u64> {
+    // SAFETY: an all-zero statfs is a valid value of that plain C structure.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open as long as `file` lives, and `stat` is writable memory of the
+    // structure's size.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if stat.f_type == libc::HUGETLBFS_MAGIC {
+        return u64::try_from(stat.f_bsize).map_err(io::Error::other);
+    }
+    // SAFETY: sysconf has no preconditions.
+    let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(page_size).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{GuestAddress, MmapRegion};
+
+    #[test]
+    fn the_table_knows_file_offsets_and_page_sizes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x10000).unwrap();
+        let region = |gpa, offset, len| {
+            let backing = FileOffset::new(file.try_clone().unwrap(), offset);
+            let mapped = MmapRegion::from_file(backing, len).unwrap();
+            GuestRegionMmap::new(mapped, GuestAddress(gpa)).unwrap()
+        };
+        let memory = GuestMemoryMmap::from_regions(vec![
+            region(0, 0, 0x8000),
+            region(0x1_0000_0000, 0x8000, 0x8000),
+        ])
+        .unwrap();
+        let table = RegionTable::new(&memory).unwrap();
+        let [low, high] = table.regions() else { panic!("two regions") };
+        assert_eq!(low.as_ref().start(), 0);
+        assert_eq!(low.page_size(), 4096);
+        assert_eq!(high.offset_of(0x1_0000_1000), Some(0x9000));
+        assert_eq!(high.offset_of(0xffff_ffff), None);
+        assert_eq!(high.offset_of(0x1_0000_8000), None);
+    }
+
+    #[test]
+    fn memory_without_a_file_is_refused() {
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        assert!(matches!(RegionTable::new(&memory), Err(RegionError::NoFile(0))));
+    }
+}
