@@ -1,0 +1,18 @@
+//! A guest that can be opened up.
+//!
+//! The library knows nothing of vhost-user or of a VMM: whoever embeds it gives it guest memory
+//! ([`ram::GuestRam`]) and carries notifications for it.
+//!
+//! - [`ram`]: guest physical addresses and how guest memory is reached.
+//! - [`pattern`]: contents that prove where a page came from.
+//! - [`virtio`]: the driver's side of the split ring and of the balloon device.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod pattern;
+pub mod ram;
+pub mod virtio;

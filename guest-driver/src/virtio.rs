@@ -1,0 +1,6 @@
+//! The driver's side of virtio 1.x: the split ring and the balloon device.
+
+pub mod balloon;
+pub mod feature;
+pub mod layout;
+pub mod ring;
