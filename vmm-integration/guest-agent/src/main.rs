@@ -1,0 +1,231 @@
+//! Init of the test guest: mounts what a Linux user space needs, opens its virtio-serial port and
+//! does what the host asks, until it is told to power off.
+//!
+//! As process 1 it must never end: every error becomes an answer, every panic ends one command
+//! only and shows on the serial console.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use guest_agent::{Command, Failure, MAX_LINE_BYTES, Outcome, PORT_NAME, Reply, Request, Response};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+
+use crate::memory::Allocations;
+
+mod memory;
+mod system;
+
+/// How many commands may run at once. One thread each: the host is trusted but may be wrong.
+const MAX_RUNNING: usize = 64;
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("guest-agent is the init of the test guest and does nothing elsewhere");
+        std::process::exit(2);
+    }
+    loop {
+        let error = match serve() {
+            Ok(()) => "the host closed the port".to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        eprintln!("guest-agent: {error}; starting again");
+        // Only reached when something is badly wrong: the pause keeps the console readable.
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Serves the port until it ends.
+fn serve() -> Result<()> {
+    mount_all()?;
+    let port = open_port()?;
+    let answers = Arc::new(Mutex::new(port.try_clone().context("copying the port's descriptor")?));
+    let allocations = Arc::new(Allocations::default());
+    let running = Arc::new(AtomicUsize::new(0));
+    let mut requests = BufReader::new(Port(port));
+    eprintln!("guest-agent: serving {PORT_NAME}");
+
+    loop {
+        let request = match read_request(&mut requests)? {
+            Input::End => return Ok(()),
+            Input::Bad(message) => {
+                answer(&answers, 0, Outcome::Error(Failure { message, errno: None }));
+                continue;
+            }
+            Input::Request(request) => request,
+        };
+        if running.fetch_add(1, Ordering::Relaxed) >= MAX_RUNNING {
+            running.fetch_sub(1, Ordering::Relaxed);
+            let message = format!("more than {MAX_RUNNING} commands at once: wait for some to end");
+            answer(&answers, request.id, Outcome::Error(Failure { message, errno: None }));
+            continue;
+        }
+        let id = request.id;
+        let worker = {
+            let (answers, running) = (Arc::clone(&answers), Arc::clone(&running));
+            let allocations = Arc::clone(&allocations);
+            move || {
+                let outcome = run(request.command, &allocations);
+                // Before the answer: the host may send its next command the moment it has it.
+                running.fetch_sub(1, Ordering::Relaxed);
+                answer(&answers, request.id, outcome);
+            }
+        };
+        if let Err(error) = thread::Builder::new().spawn(worker) {
+            running.fetch_sub(1, Ordering::Relaxed);
+            let error = anyhow::Error::new(error).context("starting a thread for the command");
+            answer(&answers, id, failed(&error));
+        }
+    }
+}
+
+/// Mounts devtmpfs, proc and sysfs, unless they are there.
+fn mount_all() -> Result<()> {
+    for (kind, folder) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        fs::create_dir_all(folder).with_context(|| format!("creating {folder}"))?;
+        match mount(Some(kind), folder, Some(kind), MsFlags::empty(), None::<&str>) {
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(error) => return Err(error).with_context(|| format!("mounting {folder}")),
+        }
+    }
+    Ok(())
+}
+
+/// Finds the port by its name and opens it.
+fn open_port() -> Result<File> {
+    let class = "/sys/class/virtio-ports";
+    // The host adds the port with a control message, which may still be on its way when the
+    // kernel starts init; nothing but a netlink socket would tell of its arrival.
+    for _ in 0..500 {
+        for port in fs::read_dir(class).into_iter().flatten().flatten() {
+            let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+            if name.trim() == PORT_NAME {
+                let device = std::path::Path::new("/dev").join(port.file_name());
+                return OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(&device)
+                    .with_context(|| format!("opening the port {}", device.display()));
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    bail!("no port named {PORT_NAME} in {class}: is virtio-console built into this kernel?");
+}
+
+/// The port as an endless stream.
+struct Port(File);
+
+impl Read for Port {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let read = self.0.read(buffer)?;
+            if read > 0 {
+                return Ok(read);
+            }
+            // The host end is not connected, or the kernel has not heard of it yet. To close the
+            // port now would throw away what the host has sent, and poll does not wait in this
+            // state but returns POLLHUP.
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What came in over the port.
+enum Input {
+    Request(Request),
+    /// A line that is no request, and why.
+    Bad(String),
+    End,
+}
+
+/// Reads one line; one that is too long is skipped.
+fn read_request(port: &mut impl BufRead) -> Result<Input> {
+    let mut line = Vec::new();
+    let limit = u64::try_from(MAX_LINE_BYTES)?;
+    port.by_ref().take(limit).read_until(b'\n', &mut line).context("reading a request")?;
+    if line.is_empty() {
+        return Ok(Input::End);
+    }
+    if line.last() != Some(&b'\n') && line.len() >= MAX_LINE_BYTES {
+        port.skip_until(b'\n').context("skipping an overlong request")?;
+        return Ok(Input::Bad(format!("a request is longer than {MAX_LINE_BYTES} bytes")));
+    }
+    Ok(match serde_json::from_slice(&line) {
+        Ok(request) => Input::Request(request),
+        Err(error) => Input::Bad(format!(
+            "not a request ({error}): {}",
+            String::from_utf8_lossy(&line).trim_end()
+        )),
+    })
+}
+
+/// Does a command. A panic in it becomes its answer; the text of it is on the console.
+fn run(command: Command, allocations: &Allocations) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(|| execute(command, allocations))) {
+        Ok(Ok(reply)) => Outcome::Ok(reply),
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Outcome::Error(Failure {
+            message: "the agent panicked: see the serial console".to_owned(),
+            errno: None,
+        }),
+    }
+}
+
+fn execute(command: Command, allocations: &Allocations) -> Result<Reply> {
+    match command {
+        Command::Hello => system::hello().map(Reply::Hello),
+        Command::LoadModule { name, params } => {
+            system::load_module(&name, &params).map(|()| Reply::Done)
+        }
+        Command::UnloadModule { name } => system::unload_module(&name).map(|()| Reply::Done),
+        Command::Alloc { id, bytes, generation } => {
+            allocations.alloc(id, bytes, generation).map(|()| Reply::Done)
+        }
+        Command::Rewrite { id, generation } => {
+            allocations.rewrite(id, generation).map(|()| Reply::Done)
+        }
+        Command::Verify { id } => allocations.verify(id).map(Reply::Verified),
+        Command::Free { id } => allocations.free(id).map(|()| Reply::Done),
+        Command::MemInfo => system::meminfo().map(Reply::MemInfo),
+        Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
+        Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),
+        Command::Balloon => system::balloon().map(Reply::Balloon),
+        Command::PowerOff => system::power_off().map(|()| Reply::Done),
+    }
+}
+
+/// Turns an error into an answer, with the name of the system's error, if one is behind it.
+fn failed(error: &anyhow::Error) -> Outcome {
+    let errno = error.chain().find_map(|cause| {
+        cause.downcast_ref::<Errno>().copied().or_else(|| {
+            let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error()?;
+            Some(Errno::from_raw(code))
+        })
+    });
+    Outcome::Error(Failure {
+        message: format!("{error:#}"),
+        // Debug of Errno is the constant's name.
+        errno: errno.map(|errno| format!("{errno:?}")),
+    })
+}
+
+/// Sends one answer. If that fails there is nobody to tell but the console.
+fn answer(port: &Mutex<File>, id: u64, outcome: Outcome) {
+    let sent = serde_json::to_vec(&Response { id, outcome }).map_err(anyhow::Error::from).and_then(
+        |mut line| {
+            line.push(b'\n');
+            let mut port = port.lock().unwrap_or_else(PoisonError::into_inner);
+            port.write_all(&line).context("writing to the port")
+        },
+    );
+    if let Err(error) = sent {
+        eprintln!("guest-agent: answer {id} is lost: {error:#}");
+    }
+}

@@ -1,0 +1,125 @@
+//! What the agent does with the kernel: modules, files of sysfs and procfs, power.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_agent::{BalloonDevice, Hello, MAX_LINE_BYTES, MODULE_DIR, MemInfo};
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use nix::sys::reboot::{RebootMode, reboot};
+
+/// Of a file no more is read than fits into a line even where JSON doubles it by escapes.
+const MAX_FILE_BYTES: usize = MAX_LINE_BYTES / 4;
+
+/// Virtio device id of the balloon.
+const BALLOON_ID: &str = "0x0005";
+
+pub(crate) fn hello() -> Result<Hello> {
+    let uptime = read_file("/proc/uptime")?;
+    // "12.34 23.45": seconds with two decimals, of which the first is the time since boot.
+    let first = uptime.split_whitespace().next().unwrap_or_default();
+    let hundredths: u64 =
+        first.replace('.', "").parse().with_context(|| format!("uptime is {uptime:?}"))?;
+    // SAFETY: sysconf only reads.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Ok(Hello {
+        kernel_release: read_file("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        uptime_ms: hundredths * 10,
+        page_bytes: u64::try_from(page_bytes).context("the page size")?,
+    })
+}
+
+pub(crate) fn load_module(name: &str, params: &str) -> Result<()> {
+    ensure!(!name.contains('/'), "{name:?} is not a module's name");
+    let path = Path::new(MODULE_DIR).join(format!("{name}.ko"));
+    let file = File::open(&path)
+        .with_context(|| format!("opening {}: the initramfs must hold it", path.display()))?;
+    let params_text = CString::new(params).context("module parameters")?;
+    finit_module(&file, &params_text, ModuleInitFlags::empty())
+        .with_context(|| format!("loading {name} with parameters {params:?}"))
+}
+
+pub(crate) fn unload_module(name: &str) -> Result<()> {
+    let c_name = CString::new(name).context("module name")?;
+    delete_module(&c_name, DeleteModuleFlags::O_NONBLOCK)
+        .with_context(|| format!("unloading {name}"))
+}
+
+pub(crate) fn meminfo() -> Result<MemInfo> {
+    Ok(MemInfo::parse(&read_file("/proc/meminfo")?))
+}
+
+pub(crate) fn read_file(path: &str) -> Result<String> {
+    let file = File::open(path).with_context(|| format!("opening {path}"))?;
+    let mut contents = Vec::new();
+    let limit = u64::try_from(MAX_FILE_BYTES)? + 1;
+    file.take(limit).read_to_end(&mut contents).with_context(|| format!("reading {path}"))?;
+    if contents.len() > MAX_FILE_BYTES {
+        bail!("{path} is longer than {MAX_FILE_BYTES} bytes");
+    }
+    Ok(String::from_utf8_lossy(&contents).into_owned())
+}
+
+pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).open(path).with_context(|| format!("opening {path}"))?;
+    // One call: sysfs takes each write as a value of its own.
+    let written =
+        file.write(text.as_bytes()).with_context(|| format!("writing {text:?} to {path}"))?;
+    ensure!(written == text.len(), "{path} took {written} of {} bytes", text.len());
+    Ok(())
+}
+
+pub(crate) fn balloon() -> Result<Option<BalloonDevice>> {
+    let folder = "/sys/bus/virtio/devices";
+    for entry in fs::read_dir(folder).with_context(|| format!("listing {folder}"))? {
+        let path = entry.with_context(|| format!("listing {folder}"))?.path();
+        let read = |name: &str| {
+            let file = path.join(name);
+            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))
+        };
+        if read("device")?.trim() != BALLOON_ID {
+            continue;
+        }
+        let status = read("status")?;
+        let digits = status.trim().trim_start_matches("0x");
+        return Ok(Some(BalloonDevice {
+            features: parse_features(&read("features")?),
+            status: u32::from_str_radix(digits, 16)
+                .with_context(|| format!("device status {status:?}"))?,
+            path: path.display().to_string(),
+        }));
+    }
+    Ok(None)
+}
+
+/// sysfs lists the bits as digits, bit 0 first; there may be more than 64 of them.
+fn parse_features(text: &str) -> u64 {
+    let bits = text.trim().chars().take(64).enumerate();
+    bits.filter(|&(_, digit)| digit == '1').fold(0, |all, (bit, _)| all | 1 << bit)
+}
+
+pub(crate) fn power_off() -> Result<()> {
+    match reboot(RebootMode::RB_POWER_OFF) {
+        Ok(never) => match never {},
+        Err(error) => Err(error).context("powering off"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_digits_bit_0_first() {
+        assert_eq!(parse_features("000001\n"), 1 << 5);
+        let mut digits = vec!['0'; 128];
+        digits[5] = '1';
+        digits[32] = '1';
+        digits[100] = '1';
+        assert_eq!(parse_features(&digits.iter().collect::<String>()), 1 << 5 | 1 << 32);
+        assert_eq!(parse_features(""), 0);
+    }
+}

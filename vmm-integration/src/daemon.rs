@@ -1,0 +1,317 @@
+//! The daemon as a process of its own.
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::inotify,
+    process::{
+        Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    },
+};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+mod summary;
+
+pub use summary::Summary;
+
+/// `__SO_ACCEPTCON` in the flags of `/proc/net/unix`: the socket listens.
+const ACCEPTS_CONNECTIONS: u32 = 1 << 16;
+/// Between a socket's bind and its listen, of which only the first can be waited for.
+const BIND_TO_LISTEN: Duration = Duration::from_millis(1);
+
+/// How a daemon is started.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// Arguments behind those that [`DaemonProcess`] gives itself.
+    pub args: Vec<OsString>,
+    /// Variables added to the environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// The value of `--log-level`; without one the option is left out.
+    pub log_level: Option<String>,
+    /// How long it may take until it listens.
+    pub start_timeout: Duration,
+}
+
+impl Default for DaemonOptions {
+    fn default() -> Self {
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            log_level: Some("info".into()),
+            start_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a daemon ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// What it left behind.
+    pub status: ExitStatus,
+    /// From the signal until it was gone.
+    pub after: Duration,
+}
+
+/// A running daemon with a directory of its own for its socket and its log.
+///
+/// Dropping it kills it. So does the end of the thread that started it (`PR_SET_PDEATHSIG`), so
+/// that no daemon outlives a test that was aborted: start it from a thread that stays.
+#[derive(Debug)]
+pub struct DaemonProcess {
+    child: Child,
+    pidfd: OwnedFd,
+    dir: TempDir,
+}
+
+impl DaemonProcess {
+    /// Starts `binary` with `--socket-path` and waits until it listens.
+    ///
+    /// # Errors
+    /// Where it cannot be started, ends, or does not listen in time; the error holds its log.
+    pub fn spawn(binary: &Path, options: &DaemonOptions) -> Result<Self> {
+        let dir = new_dir()?;
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&events, dir.path(), inotify::WatchFlags::CREATE)?;
+        let mut socket = OsString::from("--socket-path=");
+        socket.push(socket_in(&dir));
+        let daemon = Self::start(binary, socket, options, dir)?;
+        daemon.wait_until_listening(&events, options.start_timeout)?;
+        Ok(daemon)
+    }
+
+    fn start(
+        binary: &Path,
+        socket: OsString,
+        options: &DaemonOptions,
+        dir: TempDir,
+    ) -> Result<Self> {
+        let log = File::create(log_in(&dir)).context("cannot create the daemon's log")?;
+        let mut command = Command::new(binary);
+        command.arg(socket).args(&options.args).envs(options.env.iter().cloned());
+        if let Some(level) = &options.log_level {
+            command.arg(format!("--log-level={level}"));
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // SAFETY: the closure makes one system call and nothing else, which neither allocates nor
+        // takes a lock.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { child, pidfd, dir }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error).context("cannot watch the daemon")
+            }
+        }
+    }
+
+    /// A probe connection would be a session to the daemon, so the kernel is asked instead.
+    fn wait_until_listening(&self, events: &OwnedFd, timeout: Duration) -> Result<()> {
+        let path = self.socket();
+        let deadline = Instant::now() + timeout;
+        while !listens(&path)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), "not listening within {timeout:?}\n{}", self.log());
+            let wait = if path.exists() { left.min(BIND_TO_LISTEN) } else { left };
+            let mut fds =
+                [PollFd::new(events, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
+            wait_for(&mut fds, wait)?;
+            if fds[1].revents().contains(PollFlags::IN) {
+                bail!("the daemon ended instead of listening\n{}", self.log());
+            }
+            drain(events)?;
+        }
+        Ok(())
+    }
+
+    /// The socket that it listens on.
+    pub fn socket(&self) -> PathBuf {
+        socket_in(&self.dir)
+    }
+
+    /// Its directory, removed with it. Other sockets of its may lie there.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it has written so far.
+    pub fn log(&self) -> String {
+        match fs::read(log_in(&self.dir)) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("(its log cannot be read: {error})"),
+        }
+    }
+
+    /// Waits until its log holds `text`; says whether it does.
+    ///
+    /// # Errors
+    /// Where its log cannot be watched.
+    pub fn wait_for_log(&self, text: &str, timeout: Duration) -> Result<bool> {
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&events, log_in(&self.dir), inotify::WatchFlags::MODIFY)?;
+        let deadline = Instant::now() + timeout;
+        while !self.log().contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            wait_for(&mut [PollFd::new(&events, PollFlags::IN)], left)?;
+            drain(&events)?;
+        }
+        Ok(true)
+    }
+
+    /// Waits until it has summed up a session, and returns the last one.
+    ///
+    /// # Errors
+    /// Where none has ended within `timeout`, or the line cannot be read.
+    pub fn session_summary(&self, timeout: Duration) -> Result<Summary> {
+        self.wait_for_log(summary::PREFIX, timeout)?;
+        let log = self.log();
+        Summary::last_in(&log).with_context(|| format!("no session has ended\n{log}"))?
+    }
+
+    /// How many file descriptors it holds.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn fd_count(&self) -> Result<usize> {
+        let fds = format!("/proc/{}/fd", self.pid());
+        Ok(fs::read_dir(&fds).with_context(|| format!("cannot list {fds}"))?.count())
+    }
+
+    /// The names of its threads.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn threads(&self) -> Result<Vec<String>> {
+        let tasks = format!("/proc/{}/task", self.pid());
+        let mut names = Vec::new();
+        for task in fs::read_dir(&tasks).with_context(|| format!("cannot list {tasks}"))? {
+            // A thread may end while they are listed.
+            if let Ok(name) = fs::read_to_string(task?.path().join("comm")) {
+                names.push(name.trim_end().to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Waits for it to end by itself; `None` where it still runs after `timeout`.
+    ///
+    /// # Errors
+    /// What waiting for it says.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
+        wait_for(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], timeout)?;
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it is gone.
+    ///
+    /// # Errors
+    /// Where it is still there after `timeout`; it is killed then, and the error holds its log.
+    pub fn terminate(&mut self, timeout: Duration) -> Result<Ended> {
+        let start = Instant::now();
+        self.signal(Signal::TERM)?;
+        if let Some(status) = self.wait(timeout)? {
+            return Ok(Ended { status, after: start.elapsed() });
+        }
+        self.kill()?;
+        bail!("still there {timeout:?} after SIGTERM\n{}", self.log())
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    ///
+    /// # Errors
+    /// What signalling or waiting says.
+    pub fn kill(&mut self) -> Result<Ended> {
+        let start = Instant::now();
+        self.signal(Signal::KILL)?;
+        Ok(Ended { status: self.child.wait()?, after: start.elapsed() })
+    }
+
+    /// Sends it a signal, unless it has been waited for.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            pidfd_send_signal(&self.pidfd, signal)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for DaemonProcess {
+    fn drop(&mut self) {
+        // It may be gone, and nobody is left to tell.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn new_dir() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix("vhost-device-balloon-")
+        .tempdir()
+        .context("cannot create a directory for the daemon")
+}
+
+fn socket_in(dir: &TempDir) -> PathBuf {
+    dir.path().join("vhost-user.sock")
+}
+
+fn log_in(dir: &TempDir) -> PathBuf {
+    dir.path().join("log")
+}
+
+/// Whether a socket listens at `path` (`/proc/net/unix`: the flags are the fourth column, the path
+/// the last).
+fn listens(path: &Path) -> Result<bool> {
+    let sockets = fs::read("/proc/net/unix").context("cannot list the sockets")?;
+    Ok(String::from_utf8_lossy(&sockets).lines().any(|line| {
+        let columns: Vec<_> = line.split_ascii_whitespace().collect();
+        let flags = columns.get(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & ACCEPTS_CONNECTIONS != 0)
+            && columns.get(7).is_some_and(|at| Path::new(at) == path)
+    }))
+}
+
+/// Polls `fds`; a signal that comes in between is passed over.
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match poll(fds, Some(&Timespec::try_from(left)?)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map(|_| ()).context("cannot poll"),
+        }
+    }
+}
+
+fn drain(events: &OwnedFd) -> Result<()> {
+    let mut bytes = [0_u8; 4096];
+    loop {
+        match rustix::io::read(events, &mut bytes) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Err(error) => return Err(error).context("cannot read file events"),
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! A vhost-user frontend with the driver's rings: a guest's balloon driver and its VMM in one,
+//! without a guest.
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_driver::{
+    ram::GpaRange,
+    virtio::{
+        balloon::{BalloonConfig, BalloonQueue, QueueNumbering},
+        feature,
+        layout::RingLayout,
+        ring::DriverRing,
+    },
+};
+use std::{collections::BTreeMap, os::unix::net::UnixStream, path::Path, time::Duration};
+use vhost::{
+    VhostBackend,
+    vhost_user::{
+        Frontend, VhostUserFrontend,
+        message::{
+            VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+            VhostUserVirtioFeatures,
+        },
+    },
+};
+
+use crate::ram::Ram;
+use config_channel::ConfigChannel;
+use queue::Queue;
+use watchdog::Watchdog;
+
+mod config_channel;
+mod options;
+mod queue;
+mod watchdog;
+
+pub use options::{AttachOptions, MemoryHandover};
+
+/// More queues than any balloon has, until the backend says how many it has.
+const MAX_QUEUES: u64 = 64;
+/// Rings start at multiples of this, in bytes.
+const RING_ALIGN: u64 = 4096;
+/// Room for indirect tables behind the rings, in bytes.
+const SCRATCH_BYTES: u64 = 64 << 10;
+const CONFIG_BYTES: u32 = 16;
+
+/// A connection to a vhost-user backend with its queues started.
+///
+/// Every request waits for its answer, at most [`AttachOptions::timeout`]: where that passes the
+/// connection is shut down. Dropping it hangs up without a word, as a VMM that crashes does;
+/// [`Attachment::stop`] comes first in one that goes in order.
+pub struct Attachment {
+    ram: Ram,
+    options: AttachOptions,
+    frontend: Frontend,
+    watchdog: Watchdog,
+    offered: u64,
+    features: u64,
+    offered_protocol: VhostUserProtocolFeatures,
+    protocol: VhostUserProtocolFeatures,
+    config_channel: Option<ConfigChannel>,
+    queues: BTreeMap<u16, Queue>,
+    reserved: GpaRange,
+    scratch: GpaRange,
+}
+
+impl Attachment {
+    /// Connects to the backend at `socket` and does what QEMU does until the guest's driver has
+    /// said DRIVER_OK (`vhost_user_backend_init`, `vhost_dev_init`, `vhost_dev_start`). The rings
+    /// are fresh ones.
+    ///
+    /// # Errors
+    /// Where the backend refuses or does not answer, or the options do not fit it or the RAM.
+    pub fn connect(socket: &Path, ram: &Ram, options: AttachOptions) -> Result<Self> {
+        Self::open(socket, ram.clone(), options, BTreeMap::new())
+    }
+
+    /// Connects to another backend, or to the same again, under a driver that goes on with its
+    /// rings: what a VMM does when a backend was restarted. Chains that were not returned stay
+    /// available.
+    ///
+    /// # Errors
+    /// See [`Attachment::connect`]; also where not every feature in use is offered again.
+    pub fn reconnect(self, socket: &Path) -> Result<Self> {
+        let (ram, features) = (self.ram, self.features);
+        let options = AttachOptions { features, ..self.options };
+        let rings = self.queues.into_iter().map(|(index, queue)| (index, queue.into_ring()));
+        let rings = rings.collect();
+        // The backend has to see the hang-up first: it may serve one frontend at a time.
+        drop((self.frontend, self.watchdog));
+        let again = Self::open(socket, ram, options, rings)?;
+        ensure!(
+            again.features == features,
+            "the backend offers {:#x} where the driver uses {features:#x}",
+            again.offered
+        );
+        Ok(again)
+    }
+
+    fn open(
+        socket: &Path,
+        ram: Ram,
+        options: AttachOptions,
+        rings: BTreeMap<u16, DriverRing<Ram>>,
+    ) -> Result<Self> {
+        let stream = UnixStream::connect(socket)
+            .with_context(|| format!("cannot connect to {}", socket.display()))?;
+        let watchdog = Watchdog::new(stream.try_clone()?)?;
+        let empty = GpaRange::default();
+        let mut attachment = Self {
+            ram,
+            options,
+            frontend: Frontend::from_stream(stream, MAX_QUEUES),
+            watchdog,
+            offered: 0,
+            features: 0,
+            offered_protocol: VhostUserProtocolFeatures::empty(),
+            protocol: VhostUserProtocolFeatures::empty(),
+            config_channel: None,
+            queues: BTreeMap::new(),
+            reserved: empty,
+            scratch: empty,
+        };
+        let max_queues = attachment.negotiate()?;
+        let regions = match &attachment.options.regions {
+            Some(regions) => regions.clone(),
+            None => (0..attachment.ram.regions().len()).collect(),
+        };
+        let indices = attachment.queue_indices(max_queues)?;
+        let places = attachment.place_rings(&regions, &indices)?;
+        attachment.announce(&regions)?;
+        attachment.start_all(&places, rings)?;
+        Ok(attachment)
+    }
+
+    /// Everything until the driver's features are known to the backend. Returns how many queues
+    /// that has.
+    fn negotiate(&mut self) -> Result<u64> {
+        self.offered = self.control("get features", |frontend| frontend.get_features())?;
+        let mut max_queues = MAX_QUEUES;
+        if self.offered & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() != 0 {
+            self.negotiate_protocol()?;
+        }
+        if self.protocol.contains(VhostUserProtocolFeatures::MQ) {
+            max_queues = self.control("get queue number", |frontend| frontend.get_queue_num())?;
+        }
+        if self.protocol.contains(VhostUserProtocolFeatures::BACKEND_REQ) {
+            let reply_ack = self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK);
+            let channel = ConfigChannel::new(reply_ack)?;
+            self.control("set backend channel", |frontend| {
+                frontend.set_backend_request_fd(&channel)
+            })?;
+            self.config_channel = Some(channel);
+        }
+        self.control("set owner", |frontend| frontend.set_owner())?;
+        if let Some(poison) = self.options.poison {
+            self.set_poison(poison)?;
+        }
+        let features = self.offered & self.options.features;
+        self.set_features(features)?;
+        Ok(max_queues)
+    }
+
+    fn negotiate_protocol(&mut self) -> Result<()> {
+        self.offered_protocol =
+            self.control("get protocol features", |frontend| frontend.get_protocol_features())?;
+        let protocol = self.offered_protocol & self.options.protocol_features;
+        self.control("set protocol features", |frontend| frontend.set_protocol_features(protocol))?;
+        self.protocol = protocol;
+        if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+            self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+        }
+        Ok(())
+    }
+
+    fn queue_indices(&self, max_queues: u64) -> Result<Vec<u16>> {
+        let indices = match &self.options.queues {
+            Some(indices) => indices.clone(),
+            None => (0..=self.reporting_queue().unwrap_or(1)).collect(),
+        };
+        for index in &indices {
+            ensure!(
+                u64::from(*index) < max_queues,
+                "queue {index} is wanted and the backend has {max_queues}"
+            );
+        }
+        Ok(indices)
+    }
+
+    /// Where each queue's ring lies. The scratch area comes behind them.
+    fn place_rings(
+        &mut self,
+        regions: &[usize],
+        indices: &[u16],
+    ) -> Result<Vec<(u16, RingLayout)>> {
+        let start = match self.options.ring_area {
+            Some(start) => start,
+            None => {
+                let first = regions.first().context("no region to put the rings in")?;
+                let region = self.ram.regions().get(*first).context("no such region")?;
+                region.range.start()
+            }
+        };
+        let size = self.options.queue_size;
+        let mut places = Vec::new();
+        let mut at = start;
+        for index in indices {
+            places.push((*index, RingLayout::contiguous(at, size)?));
+            let stride = RingLayout::contiguous_bytes(size).next_multiple_of(RING_ALIGN);
+            at = at.checked_add(stride).context("the rings pass 2^64")?;
+        }
+        self.scratch = GpaRange::new(at, SCRATCH_BYTES).context("the rings pass 2^64")?;
+        let end = self.scratch.end().context("the rings pass 2^64")?;
+        self.reserved = GpaRange::between(start, end);
+        ensure!(self.ram.contains(self.reserved), "rings at {} are not in RAM", self.reserved);
+        Ok(places)
+    }
+
+    /// What the backend offered.
+    pub fn offered_features(&self) -> u64 {
+        self.offered
+    }
+
+    /// What was acked.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// The protocol features that the backend offered.
+    pub fn offered_protocol_features(&self) -> VhostUserProtocolFeatures {
+        self.offered_protocol
+    }
+
+    /// The protocol features that were acked.
+    pub fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        self.protocol
+    }
+
+    /// The reporting queue as Linux numbers it, where reporting was acked.
+    pub fn reporting_queue(&self) -> Option<u16> {
+        QueueNumbering::Linux.index(BalloonQueue::Reporting, self.features)
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// What the driver uses itself, rings and scratch area: never report it.
+    pub fn reserved(&self) -> GpaRange {
+        self.reserved
+    }
+
+    /// Room for indirect tables.
+    pub fn scratch(&self) -> GpaRange {
+        self.scratch
+    }
+
+    /// Makes any request of the vhost crate's frontend. `what` names it in the error.
+    ///
+    /// # Errors
+    /// What the request says, also where it is not answered in time.
+    pub fn control<T>(
+        &mut self,
+        what: &'static str,
+        request: impl FnOnce(&mut Frontend) -> vhost::Result<T>,
+    ) -> Result<T> {
+        let armed = self.watchdog.arm(self.options.timeout);
+        let result = request(&mut self.frontend);
+        drop(armed);
+        result.with_context(|| match self.watchdog.expired() {
+            true => format!("{what}: no answer within {:?}", self.options.timeout),
+            false => what.to_owned(),
+        })
+    }
+
+    /// Acks exactly `features`, now.
+    ///
+    /// # Errors
+    /// Where the backend refuses them.
+    pub fn set_features(&mut self, features: u64) -> Result<()> {
+        self.control("set features", |frontend| frontend.set_features(features))?;
+        self.features = features;
+        Ok(())
+    }
+
+    /// Whether the rings use event indices.
+    fn event_idx(&self) -> bool {
+        self.features & feature::EVENT_IDX != 0
+    }
+
+    /// Reads `len` bytes of the configuration space from `offset`.
+    ///
+    /// # Errors
+    /// Where the backend refuses or VHOST_USER_PROTOCOL_F_CONFIG was not negotiated.
+    pub fn read_config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>> {
+        let zeroes = vec![0; usize::try_from(len)?];
+        let flags = VhostUserConfigFlags::empty();
+        let read = self
+            .control("get config", |frontend| frontend.get_config(offset, len, flags, &zeroes))?;
+        Ok(read.1)
+    }
+
+    /// Writes the configuration space from `offset`, as a running guest's write is passed on.
+    ///
+    /// # Errors
+    /// See [`Attachment::read_config`].
+    pub fn write_config(&mut self, offset: u32, bytes: &[u8]) -> Result<()> {
+        let flags = VhostUserConfigFlags::empty();
+        self.control("set config", |frontend| frontend.set_config(offset, flags, bytes))
+    }
+
+    /// The balloon's configuration space.
+    ///
+    /// # Errors
+    /// See [`Attachment::read_config`].
+    pub fn get_config(&mut self) -> Result<BalloonConfig> {
+        let bytes = self.read_config(0, CONFIG_BYTES)?;
+        let bytes = bytes.first_chunk().context("the configuration space is too short")?;
+        Ok(BalloonConfig::from_bytes(bytes))
+    }
+
+    /// Writes `poison_val` as QEMU passes it on: with the whole space around it.
+    ///
+    /// # Errors
+    /// See [`Attachment::read_config`].
+    pub fn set_poison(&mut self, poison: u32) -> Result<()> {
+        let config = BalloonConfig { poison_val: poison, ..self.get_config()? };
+        self.write_config(0, &config.to_bytes())
+    }
+
+    /// Waits for the backend to say that the configuration space has changed; says whether it did.
+    ///
+    /// # Errors
+    /// Where VHOST_USER_PROTOCOL_F_BACKEND_REQ was not negotiated, or another request came.
+    pub fn wait_config_change(&mut self, timeout: Duration) -> Result<bool> {
+        match &mut self.config_channel {
+            Some(channel) => channel.wait(timeout),
+            None => bail!("there is no channel from the backend"),
+        }
+    }
+
+    /// Announces the regions as the options and the negotiated features have it.
+    fn announce(&mut self, regions: &[usize]) -> Result<()> {
+        let slots = self.protocol.contains(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
+        match self.options.memory {
+            MemoryHandover::Negotiated if !slots => self.set_mem_table(regions),
+            MemoryHandover::Table => self.set_mem_table(regions),
+            MemoryHandover::Negotiated | MemoryHandover::Slots => {
+                regions.iter().try_for_each(|region| self.add_region(*region))
+            }
+        }
+    }
+
+    /// Makes `regions`, by index, all that the backend knows of (VHOST_USER_SET_MEM_TABLE).
+    ///
+    /// # Errors
+    /// Where the backend refuses, or for more than the message holds.
+    pub fn set_mem_table(&mut self, regions: &[usize]) -> Result<()> {
+        let infos: Result<Vec<_>> = regions.iter().map(|r| self.ram.region_info(*r)).collect();
+        let infos = infos?;
+        self.control("set mem table", |frontend| frontend.set_mem_table(&infos).map(|_| ()))
+    }
+
+    /// Announces another region (VHOST_USER_ADD_MEM_REG).
+    ///
+    /// # Errors
+    /// Where the backend refuses or VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS was not negotiated.
+    pub fn add_region(&mut self, region: usize) -> Result<()> {
+        let info = self.ram.region_info(region)?;
+        self.control("add memory region", |frontend| frontend.add_mem_region(&info).map(|_| ()))
+    }
+
+    /// Takes a region back (VHOST_USER_REM_MEM_REG). It stays RAM to the guest.
+    ///
+    /// # Errors
+    /// See [`Attachment::add_region`].
+    pub fn remove_region(&mut self, region: usize) -> Result<()> {
+        let info = self.ram.region_info(region)?;
+        self.control("remove memory region", |frontend| frontend.remove_mem_region(&info))
+    }
+}

@@ -1,0 +1,234 @@
+//! Starting and stopping queues, and the notifications between driver and device.
+
+use super::Attachment;
+use crate::{daemon::wait_for, ram::Ram};
+use anyhow::{Context, Result, ensure};
+use guest_driver::virtio::{
+    layout::RingLayout,
+    ring::{Buffer, DriverRing, Used},
+};
+use libc::EFD_CLOEXEC;
+use rustix::event::{PollFd, PollFlags};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use vhost::{
+    VhostBackend, VringConfigData,
+    vhost_user::{VhostUserFrontend, message::VhostUserVirtioFeatures},
+};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// A ring with its notifications.
+pub(super) struct Queue {
+    ring: DriverRing<Ram>,
+    kick: Arc<EventFd>,
+    call: Arc<EventFd>,
+}
+
+impl Queue {
+    fn new(ring: DriverRing<Ram>) -> Result<Self> {
+        // As QEMU makes them. Close-on-exec, so that no daemon started meanwhile holds them.
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
+        let events = event().and_then(|kick| Ok((kick, event()?)));
+        let (kick, call) = events.context("cannot create an eventfd")?;
+        Ok(Self { ring, kick, call })
+    }
+
+    pub(super) fn into_ring(self) -> DriverRing<Ram> {
+        self.ring
+    }
+}
+
+impl Attachment {
+    /// Starts a queue for each of `places`, with the ring that is there already or a fresh one.
+    pub(super) fn start_all(
+        &mut self,
+        places: &[(u16, RingLayout)],
+        mut rings: BTreeMap<u16, DriverRing<Ram>>,
+    ) -> Result<()> {
+        for (index, layout) in places {
+            let (ring, base) = match rings.remove(index) {
+                // What the device returned is done, what it had only taken it is to take again.
+                Some(ring) => {
+                    let base = ring.used_idx()?;
+                    (ring, base)
+                }
+                None => (DriverRing::new(self.ram.clone(), *layout, self.event_idx())?, 0),
+            };
+            self.queues.insert(*index, Queue::new(ring)?);
+            self.start_queue(*index, base)?;
+        }
+        for (index, _) in places {
+            self.enable_queue(*index, true)?;
+        }
+        Ok(())
+    }
+
+    /// The queues that were set up.
+    pub fn queue_indices_in_use(&self) -> Vec<u16> {
+        self.queues.keys().copied().collect()
+    }
+
+    fn queue(&mut self, index: u16) -> Result<&mut Queue> {
+        self.queues.get_mut(&index).with_context(|| format!("queue {index} was not set up"))
+    }
+
+    /// The driver's half of a queue's ring.
+    ///
+    /// # Errors
+    /// Where the queue was not set up.
+    pub fn ring(&mut self, index: u16) -> Result<&mut DriverRing<Ram>> {
+        Ok(&mut self.queue(index)?.ring)
+    }
+
+    /// Replaces a stopped queue's ring by a fresh one in the same place, as a guest that resets
+    /// the device does.
+    ///
+    /// # Errors
+    /// Where the queue was not set up.
+    pub fn reset_ring(&mut self, index: u16) -> Result<()> {
+        let (ram, event_idx) = (self.ram.clone(), self.event_idx());
+        let queue = self.queue(index)?;
+        queue.ring = DriverRing::new(ram, *queue.ring.layout(), event_idx)?;
+        Ok(())
+    }
+
+    /// Starts a queue that has never run or was stopped: its size, `base` as the index of the
+    /// first chain to take, its addresses and its notifications. Enabling it is apart.
+    ///
+    /// # Errors
+    /// Where the backend refuses.
+    pub fn start_queue(&mut self, index: u16, base: u16) -> Result<()> {
+        let layout = *self.queue(index)?.ring.layout();
+        let number = usize::from(index);
+        let addresses = VringConfigData {
+            queue_max_size: layout.size(),
+            queue_size: layout.size(),
+            flags: 0,
+            desc_table_addr: self.ram.user_addr(layout.desc())?,
+            used_ring_addr: self.ram.user_addr(layout.used())?,
+            avail_ring_addr: self.ram.user_addr(layout.avail())?,
+            log_addr: None,
+        };
+        let queue = self.queue(index)?;
+        let (kick, call) = (Arc::clone(&queue.kick), Arc::clone(&queue.call));
+        let size = layout.size();
+        self.control("set vring num", |frontend| frontend.set_vring_num(number, size))?;
+        self.control("set vring base", |frontend| frontend.set_vring_base(number, base))?;
+        self.control("set vring addr", |frontend| frontend.set_vring_addr(number, &addresses))?;
+        // Ahead of the kick, which starts the ring: the first chain's notification needs it.
+        self.control("set vring call", |frontend| frontend.set_vring_call(number, &call))?;
+        self.control("set vring kick", |frontend| frontend.set_vring_kick(number, &kick))
+    }
+
+    /// Enables or disables a queue. Without VHOST_USER_F_PROTOCOL_FEATURES there is no such
+    /// message, and a queue is enabled from the start.
+    ///
+    /// # Errors
+    /// Where the backend refuses, or for disabling without that message.
+    pub fn enable_queue(&mut self, index: u16, enable: bool) -> Result<()> {
+        if self.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 && enable {
+            return Ok(());
+        }
+        self.control("set vring enable", |frontend| {
+            frontend.set_vring_enable(usize::from(index), enable)
+        })
+    }
+
+    /// Stops a queue (VHOST_USER_GET_VRING_BASE) and returns the index of the first chain that
+    /// the backend has not taken. Once it has answered, it leaves the guest's memory alone.
+    ///
+    /// # Errors
+    /// Where the backend refuses.
+    pub fn stop_queue(&mut self, index: u16) -> Result<u16> {
+        let base =
+            self.control("get vring base", |frontend| frontend.get_vring_base(usize::from(index)))?;
+        u16::try_from(base).with_context(|| format!("{base} is no index of a split ring"))
+    }
+
+    /// Stops every queue and returns each with its base.
+    ///
+    /// # Errors
+    /// See [`Attachment::stop_queue`].
+    pub fn stop(&mut self) -> Result<Vec<(u16, u16)>> {
+        let indices = self.queue_indices_in_use();
+        indices.into_iter().map(|index| Ok((index, self.stop_queue(index)?))).collect()
+    }
+
+    /// Kicks a queue, whether or not the device asked for it.
+    ///
+    /// # Errors
+    /// Where the queue was not set up.
+    pub fn kick(&mut self, index: u16) -> Result<()> {
+        self.queue(index)?.kick.write(1).context("cannot kick")
+    }
+
+    /// Makes visible what was added to a queue and kicks it where the device wants that; says
+    /// whether it did.
+    ///
+    /// # Errors
+    /// Where the queue was not set up.
+    pub fn publish(&mut self, index: u16) -> Result<bool> {
+        let queue = self.queue(index)?;
+        queue.ring.publish()?;
+        let kick = queue.ring.kick_needed()?;
+        if kick {
+            queue.kick.write(1).context("cannot kick")?;
+        }
+        Ok(kick)
+    }
+
+    /// Waits for the device's notification of a queue and takes it; says whether one came.
+    ///
+    /// # Errors
+    /// Where the queue was not set up.
+    pub fn wait_call(&mut self, index: u16, timeout: Duration) -> Result<bool> {
+        let queue = self.queue(index)?;
+        // SAFETY: the queue keeps the descriptor open.
+        let call = unsafe { BorrowedFd::borrow_raw(queue.call.as_raw_fd()) };
+        wait_for(&mut [PollFd::new(&call, PollFlags::IN)], timeout)?;
+        match queue.call.read() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error).context("cannot take a notification"),
+        }
+    }
+
+    /// Waits, by notification alone, for the next chain that comes back; `None` where none does
+    /// in time. Needs used notifications that were not put off.
+    ///
+    /// # Errors
+    /// Where the device returned what it was not given.
+    pub fn wait_used(&mut self, index: u16, timeout: Duration) -> Result<Option<Used>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(used) = self.queue(index)?.ring.pop_used()? {
+                return Ok(Some(used));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !self.wait_call(index, left)? {
+                // The last chance: it may have come while the time ran out.
+                return Ok(self.queue(index)?.ring.pop_used()?);
+            }
+        }
+    }
+
+    /// Submits `buffers` as one chain and waits until it comes back.
+    ///
+    /// # Errors
+    /// Where the ring is full, the chain does not come back in time, or another one does.
+    pub fn submit_and_wait(&mut self, index: u16, buffers: &[Buffer]) -> Result<Used> {
+        let head = self.queue(index)?.ring.add_chain(buffers)?;
+        self.publish(index)?;
+        let timeout = self.options.timeout;
+        let used = self
+            .wait_used(index, timeout)?
+            .with_context(|| format!("queue {index}: chain not returned within {timeout:?}"))?;
+        ensure!(used.id == head, "queue {index}: chain {} returned instead of {head}", used.id);
+        Ok(used)
+    }
+}

@@ -1,0 +1,8 @@
+//! The VMM's side: guests put in front of the daemon, and what is measured on the host.
+
+pub mod daemon;
+pub mod frontend;
+pub mod host;
+pub mod hostile;
+pub mod qemu;
+pub mod ram;
