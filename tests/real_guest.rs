@@ -1,0 +1,156 @@
+//! An unmodified Linux guest in QEMU, with the daemon as its balloon device.
+
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use guest_driver::virtio::balloon::feature;
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::host::{Sampler, passes, wait_until};
+use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
+
+const MIB: u64 = 1 << 20;
+/// How long memory may take to come back. Linux reports every two seconds; an emulated guest on a
+/// busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What the guest keeps, and what it fills and frees.
+const KEPT: u32 = 1;
+const FILLED: u32 = 2;
+
+fn daemon() -> DaemonProcess {
+    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
+    DaemonProcess::spawn(binary, &DaemonOptions::default()).unwrap()
+}
+
+/// 1 GiB and two CPUs, with `daemon` as the balloon.
+fn config(daemon: &DaemonProcess, kernel_args: &[&str]) -> GuestConfig {
+    GuestConfig {
+        balloon: Balloon::VhostUser { socket: daemon.socket() },
+        kernel_args: kernel_args.iter().map(|&arg| arg.to_owned()).collect(),
+        ..GuestConfig::default()
+    }
+}
+
+/// A guest with `daemon` as its balloon, its driver loaded; none where no guest can be
+/// had, which is said.
+fn boot(test: &str, daemon: &DaemonProcess) -> Option<LinuxGuest> {
+    let toolbox = qemu::toolbox_or_skip(test)?;
+    let guest = LinuxGuest::boot(&toolbox, config(daemon, &[])).unwrap();
+    guest.load_balloon_driver("").unwrap();
+    Some(guest)
+}
+
+/// Waits until the host holds at most `bytes` for the guest.
+fn wait_until_resident(guest: &LinuxGuest, bytes: u64) {
+    wait_until(PATIENCE, LOOK_EVERY, || {
+        let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+        if now <= bytes { Ok(()) } else { Err(format!("{now} bytes resident, {bytes} wanted")) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn freed_memory_returns_within_three_passes_and_memory_in_use_survives() {
+    let daemon = daemon();
+    let test = "freed_memory_returns_within_three_passes_and_memory_in_use_survives";
+    let Some(guest) = boot(test, &daemon) else { return };
+    let (kept, filled) = (64 * MIB, 512 * MIB);
+    let agent = guest.agent();
+    agent.alloc(KEPT, kept, 1).unwrap();
+    for generation in 2..4 {
+        agent.alloc(FILLED, filled, generation).unwrap();
+        assert_eq!(agent.expect_intact(FILLED).unwrap(), filled);
+        let before = guest.resident_bytes().unwrap();
+        assert!(before >= kept + filled, "only {before} bytes resident");
+        let memory = guest.memory().try_clone().unwrap();
+        let sampler = Sampler::start(LOOK_EVERY, memory, || None);
+        agent.free(FILLED).unwrap();
+        let wanted = before - filled / 10 * 9;
+        wait_until_resident(&guest, wanted);
+        // The sampler must have seen it, too.
+        wait_until(PATIENCE, LOOK_EVERY, || {
+            let last = sampler.samples().last().map(|sample| sample.host_resident_bytes);
+            if last.is_some_and(|now| now <= wanted) { Ok(()) } else { Err("not sampled".into()) }
+        })
+        .unwrap();
+        let curve = sampler.stop().unwrap();
+        let passes = passes(&curve);
+        assert!((1..=3).contains(&passes), "{passes} passes: {curve:?}");
+        assert_eq!(agent.expect_intact(KEPT).unwrap(), kept);
+    }
+    // What was given back is memory again.
+    agent.alloc(FILLED, filled, 9).unwrap();
+    assert_eq!(agent.expect_intact(FILLED).unwrap(), filled);
+    guest.quit().unwrap();
+
+    let summary = daemon.session_summary(PATIENCE).unwrap();
+    assert!(summary.bytes_discarded >= 2 * filled / 10 * 9, "{summary:?}");
+    assert!(summary.discard_calls * 4 <= summary.ranges, "{summary:?}");
+    // Linux reports whole free blocks: nothing of it may have been skipped.
+    assert!(summary.skipped_bytes.is_empty(), "{summary:?}");
+}
+
+#[test]
+fn qemu_and_linux_have_nothing_to_complain_about() {
+    let daemon = daemon();
+    let test = "qemu_and_linux_have_nothing_to_complain_about";
+    let Some(guest) = boot(test, &daemon) else { return };
+    let device = guest.agent().balloon().unwrap().expect("a balloon device");
+    assert_ne!(device.features & feature::REPORTING, 0, "{:#x}", device.features);
+    // Unloading resets the device; loading sets it up again.
+    guest.agent().unload_module("virtio_balloon").unwrap();
+    guest.load_balloon_driver("").unwrap();
+    let serial = guest.serial().unwrap();
+    assert!(!serial.contains("WARNING:") && !serial.contains("BUG:"), "{serial}");
+    assert_eq!(guest.quit().unwrap(), "", "QEMU printed something");
+    let log = daemon.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole() {
+    let mut daemon = daemon();
+    let test = "a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole";
+    let Some(guest) = boot(test, &daemon) else { return };
+    let agent = guest.agent();
+    agent.alloc(KEPT, 256 * MIB, 1).unwrap();
+    agent.alloc(FILLED, 512 * MIB, 2).unwrap();
+    let before = guest.resident_bytes().unwrap();
+    agent.free(FILLED).unwrap();
+    // The first bytes are back, and the guest has much more to report.
+    wait_until_resident(&guest, before - MIB);
+    daemon.kill().unwrap();
+    let resident = guest.resident_bytes().unwrap();
+    assert!(resident > 256 * MIB, "killed too late to be in mid-work: {resident} bytes resident");
+
+    assert!(guest.is_running());
+    assert_eq!(agent.expect_intact(KEPT).unwrap(), 256 * MIB);
+    agent.alloc(FILLED, 384 * MIB, 3).unwrap();
+    assert_eq!(agent.expect_intact(FILLED).unwrap(), 384 * MIB);
+    agent.rewrite(KEPT, 4).unwrap();
+    assert_eq!(agent.expect_intact(KEPT).unwrap(), 256 * MIB);
+    assert!(guest.is_running());
+}
+
+/// A guest that clears pages when it frees them has touched all its memory when it is up. Linux
+/// drops reporting in such a guest unless the device takes its poison value, here zero.
+#[test]
+fn a_guest_with_init_on_free_gives_back_what_it_touched_at_boot() {
+    let daemon = daemon();
+    let test = "a_guest_with_init_on_free_gives_back_what_it_touched_at_boot";
+    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let config = config(&daemon, &["init_on_free=1"]);
+    let guest = LinuxGuest::boot(&toolbox, config).unwrap();
+    let touched = guest.resident_bytes().unwrap();
+    assert!(touched > 900 * MIB, "{touched} bytes resident after the boot");
+    guest.load_balloon_driver("").unwrap();
+    let device = guest.agent().balloon().unwrap().expect("a balloon device");
+    let acked = feature::REPORTING | feature::PAGE_POISON;
+    assert_eq!(device.features & acked, acked, "{:#x}", device.features);
+    wait_until_resident(&guest, 400 * MIB);
+    guest.agent().alloc(KEPT, 256 * MIB, 1).unwrap();
+    assert_eq!(guest.agent().expect_intact(KEPT).unwrap(), 256 * MIB);
+    guest.quit().unwrap();
+}
