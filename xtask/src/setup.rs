@@ -1,0 +1,54 @@
+//! Shows the set-up of the guest while it goes on.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use vmm_integration::qemu::{self, SetupEvent, Toolbox};
+
+/// What a guest needs, set up if it is missing, with progress on stderr.
+///
+/// # Errors
+/// If it cannot be had; the text says what and what can be done.
+pub(crate) fn guest() -> Result<Toolbox> {
+    let bar = ProgressBar::no_length();
+    let spin = ProgressStyle::with_template("{spinner} {msg}")?;
+    let percent = ProgressStyle::with_template("{msg} [{bar:40}] {percent} %")?;
+    let count = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}")?;
+    let mut said = String::new();
+    let result = qemu::available_with(&mut |event| match event {
+        SetupEvent::Step(text) => {
+            if bar.is_hidden() && text != said {
+                eprintln!("{text}");
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar.set_style(spin.clone());
+            bar.set_message(text.clone());
+            said = text;
+        }
+        SetupEvent::Download { packages, total_bytes } => {
+            let text = format!("fetching {packages} packages, {} MB", total_bytes / 1_000_000);
+            bar.suspend(|| eprintln!("{text}"));
+            bar.set_style(percent.clone());
+            bar.set_length(1000);
+            bar.set_message("fetching");
+        }
+        SetupEvent::Progress { fraction } => bar.set_position(thousandths(fraction)),
+        SetupEvent::Unpack { done, total } => {
+            bar.set_style(count.clone());
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            bar.set_message("unpacking");
+        }
+    });
+    bar.finish_and_clear();
+    let toolbox = result?;
+    eprintln!("guest: {}, Linux {}", toolbox.qemu_version, toolbox.kernel.release);
+    Ok(toolbox)
+}
+
+/// A fraction as thousandths, for a bar.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 0 and 1000
+fn thousandths(fraction: f64) -> u64 {
+    (fraction.clamp(0.0, 1.0) * 1000.0) as u64
+}
