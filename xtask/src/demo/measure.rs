@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::host::{Sample, Sampler, passes, wait_until};
@@ -33,6 +34,13 @@ const KEEP: u64 = 16;
 /// Names of the two allocations in the guest.
 const KEPT: u32 = 0;
 const FILLED: u32 = 1;
+
+/// Set by Ctrl-C, which ends QEMU and the daemon too: they are in the terminal's foreground.
+pub(super) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// Whose device gives the memory back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -150,6 +158,9 @@ pub(super) fn run(
     });
     let outcome = watch(&guest, &sampler, memory_bytes, options.rounds);
     let curve = sampler.stop()?;
+    if interrupted() {
+        bail!("interrupted");
+    }
     let own_device = guest.own_device_discards();
     Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
     let outcome = outcome?;
@@ -251,7 +262,11 @@ fn free(guest: &LinuxGuest, sampler: &Sampler, freed_bytes: u64) -> Result<Round
     let wanted = before.saturating_sub(freed_bytes / 10 * 9);
     let back = wait_until(PATIENCE, LOOK_EVERY, || {
         let now = resident(guest)?;
-        if now <= wanted { Ok(()) } else { Err(format!("{now} bytes, {wanted} wanted")) }
+        if now <= wanted || interrupted() {
+            Ok(())
+        } else {
+            Err(format!("{now} bytes, {wanted} wanted"))
+        }
     });
     let seconds_to_90 = back.is_ok().then(|| freed.elapsed().as_secs_f64());
 
@@ -263,7 +278,8 @@ fn free(guest: &LinuxGuest, sampler: &Sampler, freed_bytes: u64) -> Result<Round
         if now + (1 << 20) < lowest {
             (lowest, since_lowest) = (now, Instant::now());
         }
-        if since_lowest.elapsed() >= QUIET { Ok(()) } else { Err("still falling".to_owned()) }
+        let quiet = since_lowest.elapsed() >= QUIET;
+        if quiet || interrupted() { Ok(()) } else { Err("still falling".to_owned()) }
     })?;
     // What the guest had freed before counts elsewhere.
     let returned_bytes = before.saturating_sub(lowest).min(freed_bytes);

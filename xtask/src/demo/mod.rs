@@ -8,6 +8,7 @@ mod table;
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -41,6 +42,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let toolbox = setup::guest()?;
     eprintln!("building the daemon");
     let daemon = cargo::release_daemon()?;
+    // Instead of being killed: then nothing is left behind.
+    ctrlc::set_handler(|| measure::INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot watch for Ctrl-C")?;
     let devices: &[Device] =
         if options.compare { &[Device::Daemon, Device::Qemu] } else { &[Device::Daemon] };
     let runs = devices

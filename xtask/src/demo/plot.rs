@@ -30,8 +30,8 @@ fn draw(run: &Run, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         .build_cartesian_2d(0.0..seconds, 0.0..mib(run.memory_bytes))?;
     chart
         .configure_mesh()
-        .light_line_style(BLACK.mix(0.06))
-        .bold_line_style(BLACK.mix(0.12))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.1))
         .x_desc("seconds")
         .y_desc("MiB")
         .x_label_formatter(&|x| format!("{x:.0}"))
@@ -50,6 +50,7 @@ fn draw(run: &Run, svg: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], HOST.stroke_width(3)));
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 15))

@@ -60,8 +60,7 @@ impl Screen {
 
     /// Leaves the last picture and puts the cursor beneath it.
     pub(super) fn end(self) {
-        if let Self::Chart(mut terminal) = self {
-            let _ = terminal.show_cursor();
+        if let Self::Chart(_) = self {
             eprintln!();
         }
     }
@@ -101,6 +100,8 @@ fn draw(frame: &mut Frame, doing: &str, memory_bytes: u64, curve: &[Sample]) {
         format!("{top:.0}"),
     ]));
     frame.render_widget(chart, chart_area);
+    // Kept in sight: whoever interrupts the demo finds it beneath the picture.
+    frame.set_cursor_position((line_area.x, line_area.y));
     let numbers = curve.last().map(legend).unwrap_or_default();
     frame.render_widget(Paragraph::new(format!("{numbers}  {doing}")), line_area);
 }
