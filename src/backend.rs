@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use log::{debug, info, warn};
+use log::{debug, warn};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -18,26 +18,30 @@ use crate::device::features::{self, MAX_QUEUE_SIZE, NUM_QUEUES};
 use crate::log_limit::LogLimit;
 use crate::memory::{Fallocate, Reclaimer};
 use crate::metrics::Counters;
-use crate::vring::{Memory, Vring};
+use crate::vring::Vring;
 
 /// One balloon device for one frontend connection.
 pub struct BalloonBackend {
     device: Balloon,
     reclaimer: Reclaimer<Fallocate>,
-    memory: Memory,
     counters: Arc<Counters>,
     limit: LogLimit,
     exit_event: Mutex<Option<RawFd>>,
 }
 
+impl Default for BalloonBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl BalloonBackend {
-    /// A device that counts from zero and reads its rings through `memory`.
-    pub fn new(memory: Memory) -> Self {
+    /// A device that counts from zero.
+    pub fn new() -> Self {
         let counters = Arc::<Counters>::default();
         Self {
             device: Balloon::new(Arc::clone(&counters)),
             reclaimer: Reclaimer::new(Fallocate, Arc::clone(&counters)),
-            memory,
             counters,
             limit: LogLimit::default(),
             exit_event: Mutex::new(None),
@@ -53,20 +57,21 @@ impl BalloonBackend {
     pub fn stop(&self) {
         self.reclaimer.stop();
     }
+}
 
-    /// Takes back the eventfd that tells the worker to exit, once the worker has.
-    ///
-    /// vhost-user-backend 0.24 keeps it as a bare number in its epoll set and never closes it,
-    /// which costs a descriptor a connection. The test that counts descriptors over many
-    /// connections guards this against a version that mends it.
-    ///
-    /// # Safety
-    /// The framework's worker has ended and nothing else uses the descriptor.
-    pub(crate) unsafe fn reclaim_exit_event(&self) -> Option<OwnedFd> {
-        let fd = self.exit_event.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        // SAFETY: the framework gave up ownership with `into_raw_fd`, and by this function's
-        // contract nobody uses the descriptor any more.
-        Some(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Closes the eventfd that told the worker to exit.
+///
+/// vhost-user-backend 0.24 keeps it as a bare number in its epoll set and never closes it, which
+/// costs a descriptor a connection. The test that counts descriptors over many connections guards
+/// this against a version that mends it.
+impl Drop for BalloonBackend {
+    fn drop(&mut self) {
+        let fd = self.exit_event.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(fd) = fd {
+            // SAFETY: the framework gave up ownership with `into_raw_fd`. Whatever of it used the
+            // number held this backend, too, and is gone.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
     }
 }
 
@@ -100,10 +105,6 @@ impl VhostUserBackend for BalloonBackend {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
     }
 
-    fn reset_device(&self) {
-        self.device.reset();
-    }
-
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -116,9 +117,9 @@ impl VhostUserBackend for BalloonBackend {
     }
 
     fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
-        let memory = memory.memory();
-        info!("guest memory: {} regions", vm_memory::GuestMemoryBackend::num_regions(&*memory));
-        self.reclaimer.set_memory(&memory).map_err(io::Error::other)
+        let memory = memory.memory().into_inner();
+        debug!("guest memory: {} regions", memory.num_regions());
+        self.reclaimer.set_memory(memory).map_err(io::Error::other)
     }
 
     /// The framework joins its worker when a connection ends, and wakes it with this.
@@ -149,10 +150,12 @@ impl VhostUserBackend for BalloonBackend {
         let (Some(vring), Some(role)) = (vrings.get(index), features::role(index)) else {
             return Ok(());
         };
-        let drained = vring.drain(&self.memory, |memory, head| {
-            self.device.serve(role, head, memory, |ranges| {
+        let keep_on = || !self.reclaimer.is_stopping();
+        let snapshot = || self.reclaimer.snapshot();
+        let drained = vring.drain(keep_on, snapshot, |snapshot, head| {
+            self.device.serve(role, head, snapshot.as_ref(), |ranges| {
                 let reported = ranges.len();
-                let done = self.reclaimer.discard(ranges);
+                let done = snapshot.discard(ranges);
                 debug!(
                     "queue {index}: {reported} ranges reported, {} bytes discarded in {} calls",
                     done.bytes, done.calls

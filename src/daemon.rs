@@ -16,12 +16,16 @@ use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::args::Config;
-use crate::session::Session;
+use crate::log_limit::LogLimit;
+use crate::session::{Session, SessionError};
 use crate::socket::{self, SocketError};
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
 /// sends SIGTERM sends SIGKILL a few seconds later, and that would leave the socket behind.
 const WIND_UP: Duration = Duration::from_millis(700);
+
+/// How long a frontend waits that could not be served for lack of descriptors or threads.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         session_ended: EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
             .map_err(resources("create an eventfd"))?,
         deadline: TimerFd::new().map_err(resources("create a timer"))?,
+        retry: TimerFd::new().map_err(resources("create a timer"))?,
+        limit: LogLimit::default(),
         ending: false,
         ended: None,
     };
@@ -88,6 +94,7 @@ const CONNECTION: u32 = 0;
 const SIGNAL: u32 = 1;
 const SESSION_ENDED: u32 = 2;
 const DEADLINE: u32 = 3;
+const RETRY: u32 = 4;
 
 struct Daemon {
     listener: Listener,
@@ -95,6 +102,8 @@ struct Daemon {
     session: Option<Session>,
     session_ended: EventFd,
     deadline: TimerFd,
+    retry: TimerFd,
+    limit: LogLimit,
     /// Was told to end, and waits for the session to wind up.
     ending: bool,
     /// How the event loop is to be left.
@@ -110,7 +119,7 @@ impl Daemon {
     fn connect(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
         let started = match self.session_ended.try_clone() {
             Ok(ended) => Session::start(&mut self.listener, ended),
-            Err(error) => Err(crate::session::SessionError::Resources(error)),
+            Err(error) => Err(SessionError::Resources(error)),
         };
         match started {
             Ok(session) => {
@@ -118,10 +127,21 @@ impl Daemon {
                 ops.remove(self.connections())
             }
             Err(error) => {
-                report("cannot serve a frontend", &error);
-                Ok(())
+                // It waits still, and would wake this loop again at once.
+                self.limit.run(|| report("cannot serve a frontend, trying again", &error));
+                if let Err(error) = self.retry.reset(RETRY_AFTER, None) {
+                    warn!("cannot set a timer, no frontend will be served again: {error}");
+                }
+                ops.remove(self.connections())
             }
         }
+    }
+
+    fn try_again(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+        if let Err(error) = self.retry.wait() {
+            warn!("cannot read a timer: {error}");
+        }
+        ops.add(self.connections())
     }
 
     fn session_over(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
@@ -139,6 +159,9 @@ impl Daemon {
     fn end(&mut self) {
         if let Err(error) = consume_signal(&self.signals) {
             warn!("cannot read the signal: {error}");
+        }
+        if self.ending {
+            return;
         }
         info!("told to end");
         let Some(session) = &self.session else {
@@ -161,6 +184,7 @@ impl MutEventSubscriber for Daemon {
             Events::with_data(&self.signals, SIGNAL, EventSet::IN),
             Events::with_data(&self.session_ended, SESSION_ENDED, EventSet::IN),
             Events::with_data(&self.deadline, DEADLINE, EventSet::IN),
+            Events::with_data(&self.retry, RETRY, EventSet::IN),
         ]
         .into_iter()
         .try_for_each(|events| ops.add(events));
@@ -173,6 +197,7 @@ impl MutEventSubscriber for Daemon {
         let done = match events.data() {
             CONNECTION => self.connect(ops),
             SESSION_ENDED => self.session_over(ops),
+            RETRY => self.try_again(ops),
             SIGNAL => {
                 self.end();
                 Ok(())

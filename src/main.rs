@@ -1,22 +1,25 @@
 //! `vhost-device-balloon`: see `--help`.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use env_logger::Target;
 use vhost_device_balloon::{Config, args::Args, run};
 
 fn main() -> ExitCode {
     match start(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("vhost-device-balloon: {error}");
+            let mut text = format!("vhost-device-balloon: {error}");
             let mut source = error.source();
             while let Some(cause) = source {
-                eprint!(": {cause}");
+                text.push_str(&format!(": {cause}"));
                 source = cause.source();
             }
-            eprintln!();
+            // If nobody can be told, the exit status has to do.
+            let _ = writeln!(io::stderr(), "{text}");
             ExitCode::FAILURE
         }
     }
@@ -29,6 +32,29 @@ fn start(args: Args) -> Result<(), Box<dyn Error>> {
         // These log at a rate that the guest chooses; what matters of it is logged here as well.
         .filter_module("virtio_queue", log::LevelFilter::Off)
         .format_timestamp_millis()
+        .target(Target::Pipe(Box::new(PatientStderr)))
         .init();
     Ok(run(&config)?)
+}
+
+/// Standard error that never blocks and never fails: a message for which there is no room is lost.
+/// A guest must not stand still because nobody reads the log.
+struct PatientStderr;
+
+impl Write for PatientStderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr =
+            libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one pollfd, which outlives the call.
+        let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1;
+        // A pipe that is ready takes 4096 bytes without blocking; no message is longer.
+        if ready && stderr.revents & libc::POLLOUT != 0 {
+            let _ = io::stderr().write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -41,7 +41,7 @@ impl Session {
     /// [`SessionError`]; the connection is closed.
     pub fn start(listener: &mut Listener, ended: EventFd) -> Result<Self, SessionError> {
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let backend = Arc::new(BalloonBackend::new(memory.clone()));
+        let backend = Arc::new(BalloonBackend::new());
         let mut framework =
             VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)
                 .map_err(SessionError::SetUp)?;
@@ -60,8 +60,6 @@ impl Session {
                 waited.stop();
                 // Joins the worker, and unmaps the guest's memory.
                 drop(framework);
-                // SAFETY: the worker was the only user of the descriptor and has ended.
-                drop(unsafe { waited.reclaim_exit_event() });
                 info!("session: {}", waited.counters().snapshot());
                 if let Err(error) = ended.write(1) {
                     error!("cannot signal the end of a session: {error}");

@@ -1,6 +1,6 @@
 //! The listening socket, and the file that it leaves in the file system.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,6 +17,9 @@ pub enum SocketError {
     /// Something that is not a socket; it is left alone.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
+    /// Another process is about to listen in the same folder.
+    #[error("another process is starting to listen beside {}, try again", .0.display())]
+    Contended(PathBuf),
     /// The kernel's reason.
     #[error("cannot listen on {}", path.display())]
     Bind {
@@ -38,6 +41,15 @@ pub(crate) struct SocketFile {
 /// Listens on `path`. A socket that a dead process left there is replaced; anything else is not.
 pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
     let fail = |source| SocketError::Bind { path: path.to_owned(), source };
+    // Of two that find the same dead socket, the second would remove the first one's new socket. A
+    // folder that cannot be opened cannot be locked; whether it will do is for `bind` to say.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new("."))).ok();
+    match folder.as_ref().map_or(Ok(()), File::try_lock) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(SocketError::Contended(path.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(fail(error)),
+    }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path)?;
@@ -94,6 +106,17 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop((listener, file));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn of_two_at_once_one_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let folder = File::open(dir.path()).unwrap();
+        folder.lock().unwrap();
+        assert!(matches!(listen(&path), Err(SocketError::Contended(_))));
+        drop(folder);
+        assert!(listen(&path).is_ok());
     }
 
     #[test]

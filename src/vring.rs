@@ -1,19 +1,20 @@
 //! One virtqueue of the device: takes chains off the available ring, has them served, returns them.
 //!
 //! [`Vring`] is the framework's `VringMutex` with what a frontend or a guest could do harm with
-//! taken out: a kick that blocks or fails ends the framework's worker in silence, and a worker
-//! that always has work keeps the control thread from a lock that is not fair.
+//! taken out: a kick that blocks or fails stalls or ends the framework's worker in silence, a kick
+//! that is replaced is never watched, and a worker that always has work keeps the control thread
+//! from a lock that is not fair.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::device::chain::ChainHead;
 
@@ -37,95 +38,145 @@ pub enum RingError {
     Signal(#[source] io::Error),
 }
 
+/// The most kicks that a frontend may have replaced on a running queue.
+const MOST_RETIRED: usize = 16;
+
 /// A virtqueue that the frontend has configured.
 #[derive(Clone)]
 pub struct Vring {
     inner: VringMutex<Memory>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
     /// How many calls of the control thread wait for the lock.
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
+    /// Chains were returned and the driver has not been told. Touched under the queue's lock.
+    unsignalled: AtomicBool,
+    /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
+    /// so they have to be read still.
+    retired: Mutex<Vec<OwnedFd>>,
 }
 
 impl Vring {
     /// Runs `call` of the control thread before the worker takes its next chain.
     fn control<'a, T>(&'a self, call: impl FnOnce(&'a VringMutex<Memory>) -> T) -> T {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.shared.waiting.fetch_add(1, Ordering::AcqRel);
         let result = call(&self.inner);
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
         result
-    }
-
-    /// Serves every chain on the available ring with `serve` and returns each with used length 0,
-    /// until the ring is empty or the frontend stops it. A chain that begins past the end of the
-    /// descriptor table has no place in the used ring and is passed over.
-    ///
-    /// The lock is held while a chain is served and let go between chains: when the frontend has
-    /// its answer to `GET_VRING_BASE`, nothing of the queue is under way. The driver is notified
-    /// once, at the end.
-    ///
-    /// # Errors
-    /// [`RingError`]; unless it is [`RingError::Head`], chains may be left on the ring, to be looked
-    /// at with the next kick.
-    pub fn drain(
-        &self,
-        memory: &Memory,
-        mut serve: impl FnMut(&GuestMemoryMmap<()>, ChainHead),
-    ) -> Result<(), RingError> {
-        let drained = self.drain_ring(memory, &mut serve);
-        if drained.is_err() {
-            // Or the driver would think that it need not kick again.
-            let _ = self.worker_lock().enable_notification();
-        }
-        drained
-    }
-
-    fn drain_ring(
-        &self,
-        memory: &Memory,
-        serve: &mut impl FnMut(&GuestMemoryMmap<()>, ChainHead),
-    ) -> Result<(), RingError> {
-        // With EVENT_IDX this does nothing; without, it spares the driver kicks.
-        self.worker_lock().disable_notification().map_err(RingError::Broken)?;
-        let mut unsignalled = false;
-        let mut was_empty = false;
-        let mut result = Ok(());
-        loop {
-            let mut vring = self.worker_lock();
-            if !vring.is_enabled() || !vring.get_queue().ready() {
-                signal(&mut vring, unsignalled)?;
-                return result;
-            }
-            let memory = memory.memory();
-            match next_chain(&mut vring, &memory)? {
-                Some(head) if head.index >= head.queue_size => {
-                    result = Err(RingError::Head(head.index));
-                }
-                Some(head) => {
-                    serve(&memory, head);
-                    vring.add_used(head.index, 0).map_err(RingError::Broken)?;
-                    unsignalled = true;
-                    was_empty = false;
-                }
-                None => {
-                    signal(&mut vring, std::mem::take(&mut unsignalled))?;
-                    if !vring.enable_notification().map_err(RingError::Broken)? {
-                        return result;
-                    }
-                    // A chain came in between; twice in a row means that it cannot be read.
-                    if std::mem::replace(&mut was_empty, true) {
-                        return Err(RingError::Stuck);
-                    }
-                }
-            }
-        }
     }
 
     /// The lock, once no call of the control thread waits for it.
     fn worker_lock(&self) -> MutexGuard<'_, VringState<Memory>> {
-        while self.waiting.load(Ordering::Acquire) > 0 {
+        while self.shared.waiting.load(Ordering::Acquire) > 0 {
             std::thread::yield_now();
         }
         self.inner.get_mut()
     }
+
+    /// Serves every chain on the available ring with `serve` and returns each with used length 0,
+    /// until the ring is empty, the frontend stops it, or `keep_on` says no. A chain that begins
+    /// past the end of the descriptor table has no place in the used ring and is passed over.
+    ///
+    /// `snapshot` gives the guest's memory as it is to be seen for one chain. The lock is held
+    /// while a chain is served and let go between chains: when the frontend has its answer to
+    /// `GET_VRING_BASE`, nothing of the queue is under way and nothing is written to its rings. The
+    /// driver is notified once, at the end.
+    ///
+    /// # Errors
+    /// [`RingError`]; unless it is [`RingError::Head`], chains may be left on the ring, to be looked
+    /// at with the next kick.
+    pub fn drain<S: AsRef<GuestMemoryMmap<()>>>(
+        &self,
+        keep_on: impl Fn() -> bool,
+        snapshot: impl Fn() -> S,
+        mut serve: impl FnMut(&S, ChainHead),
+    ) -> Result<(), RingError> {
+        let mut first = true;
+        let mut was_empty = false;
+        let mut result = Ok(());
+        while keep_on() {
+            let mut vring = self.worker_lock();
+            if !runs(&vring) {
+                break;
+            }
+            match self.step(&mut vring, std::mem::take(&mut first), &snapshot, &mut serve) {
+                Ok(Step::Served) => was_empty = false,
+                Ok(Step::PassedOver(head)) => result = Err(RingError::Head(head)),
+                Ok(Step::Empty) => return result,
+                // A chain came in between; twice in a row means that it cannot be read.
+                Ok(Step::NotEmptyAfterAll) if !was_empty => was_empty = true,
+                failed => {
+                    // Or the driver would think that it need not kick again.
+                    let _ = vring.enable_notification();
+                    let _ = self.signal(&mut vring);
+                    return Err(failed.err().unwrap_or(RingError::Stuck));
+                }
+            }
+        }
+        result
+    }
+
+    /// Takes one chain, or finds that there is none. The queue runs and is locked.
+    fn step<S: AsRef<GuestMemoryMmap<()>>>(
+        &self,
+        vring: &mut VringState<Memory>,
+        first: bool,
+        snapshot: &impl Fn() -> S,
+        serve: &mut impl FnMut(&S, ChainHead),
+    ) -> Result<Step, RingError> {
+        if first {
+            // With EVENT_IDX this does nothing; without, it spares the driver kicks.
+            vring.disable_notification().map_err(RingError::Broken)?;
+        }
+        let snapshot = snapshot();
+        if let Some(head) = next_chain(vring, snapshot.as_ref())? {
+            if head.index >= head.queue_size {
+                return Ok(Step::PassedOver(head.index));
+            }
+            serve(&snapshot, head);
+            vring.add_used(head.index, 0).map_err(RingError::Broken)?;
+            self.shared.unsignalled.store(true, Ordering::Relaxed);
+            return Ok(Step::Served);
+        }
+        self.signal(vring)?;
+        let more = vring.enable_notification().map_err(RingError::Broken)?;
+        Ok(if more { Step::NotEmptyAfterAll } else { Step::Empty })
+    }
+
+    /// Tells the driver about returned chains, if there are any and it wants to know.
+    fn signal(&self, vring: &mut VringState<Memory>) -> Result<(), RingError> {
+        if self.shared.unsignalled.swap(false, Ordering::Relaxed)
+            && vring.needs_notification().map_err(RingError::Broken)?
+        {
+            match vring.signal_used_queue() {
+                // The counter of the eventfd is full: the driver has been told, and does not
+                // listen.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => result.map_err(RingError::Signal)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one look at the available ring came to.
+enum Step {
+    /// A chain was served and returned.
+    Served,
+    /// The chain at this descriptor cannot be returned.
+    PassedOver(u16),
+    /// There is no chain, and the driver will kick for the next.
+    Empty,
+    /// There was no chain, and then there was.
+    NotEmptyAfterAll,
+}
+
+/// Whether the queue may be touched: it is started and enabled.
+fn runs(vring: &VringState<Memory>) -> bool {
+    vring.is_enabled() && vring.get_queue().ready()
 }
 
 fn next_chain(
@@ -138,20 +189,22 @@ fn next_chain(
     Ok(available.next().map(|chain| ChainHead { table, queue_size, index: chain.head_index() }))
 }
 
-/// Tells the driver about returned chains, if there are any and it wants to know.
-fn signal(vring: &mut VringState<Memory>, unsignalled: bool) -> Result<(), RingError> {
-    if unsignalled && vring.needs_notification().map_err(RingError::Broken)? {
-        match vring.signal_used_queue() {
-            // The counter of the eventfd is full: the driver has been told, and does not listen.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => result.map_err(RingError::Signal)?,
+/// The file, if it is an eventfd, as the protocol says. Anything else could block the worker or
+/// keep it awake for ever.
+fn eventfd_only(file: Option<File>) -> Option<File> {
+    file.filter(|file| {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        // Without /proc there is nobody to ask.
+        let good = link.map_or(true, |link| link.as_os_str() == "anon_inode:[eventfd]");
+        if !good {
+            warn!("the frontend sent a descriptor that is no eventfd for a queue; not used");
         }
-    }
-    Ok(())
+        good
+    })
 }
 
-/// Makes an eventfd of the frontend non-blocking, so that reading or writing it cannot stall the
-/// worker. The flag belongs to the eventfd, which is the frontend's too; every VMM sets it anyway.
+/// Makes an eventfd non-blocking, so that signalling it cannot stall the worker. The flag belongs
+/// to the eventfd, which is the frontend's too; every VMM sets it anyway.
 fn never_block(file: Option<File>) -> Option<File> {
     if let Some(file) = &file {
         // SAFETY: fcntl on an open descriptor, without pointers.
@@ -167,6 +220,16 @@ fn never_block(file: Option<File>) -> Option<File> {
     file
 }
 
+/// Takes what is in an eventfd. Never waits, whatever its flags: queues may share one, and the
+/// frontend may read it, too.
+fn read_without_waiting(eventfd: RawFd) {
+    let mut count = 0_u64;
+    let into = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
+    // SAFETY: one buffer of eight bytes that outlives the call. Whether it succeeds does not
+    // matter: the ring says whether there is work.
+    unsafe { libc::preadv2(eventfd, &raw const into, 1, -1, libc::RWF_NOWAIT) };
+}
+
 impl<'a> VringStateGuard<'a, Memory> for Vring {
     type G = MutexGuard<'a, VringState<Memory>>;
 }
@@ -178,29 +241,51 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 /// Every one of these is called by the control thread, but for [`VringT::read_kick`].
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        Ok(Self {
-            inner: VringMutex::new(memory, max_queue_size)?,
-            waiting: Arc::new(AtomicUsize::new(0)),
-        })
+        Ok(Self { inner: VringMutex::new(memory, max_queue_size)?, shared: Arc::default() })
     }
 
     /// # Errors
-    /// Never. A kick that cannot be read (two queues may share an eventfd, and the first to wake
-    /// takes it) is as good as one that can: the ring says whether there is work.
+    /// Never. A kick that cannot be read is as good as one that can: the ring says whether there is
+    /// work.
     fn read_kick(&self) -> io::Result<bool> {
         let vring = self.inner.get_ref();
         if let Some(kick) = vring.get_kick() {
-            let _ = kick.consume();
+            read_without_waiting(kick.as_raw_fd());
         }
-        Ok(vring.is_enabled())
+        for kick in self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            read_without_waiting(kick.as_raw_fd());
+        }
+        Ok(runs(&vring))
     }
 
+    /// The framework starts a queue with its first kick and forgets to watch a second; a queue that
+    /// is not ready it starts, and watches, again.
     fn set_kick(&self, file: Option<File>) {
-        self.control(|vring| vring.set_kick(never_block(file)));
+        let file = eventfd_only(file);
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            if state.get_queue().ready() {
+                let old = state.get_kick().as_ref().map(|kick| {
+                    // SAFETY: the queue keeps the descriptor open while it is locked.
+                    unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) }.try_clone_to_owned()
+                });
+                let mut retired =
+                    self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner);
+                match old {
+                    Some(Ok(old)) if retired.len() < MOST_RETIRED => retired.push(old),
+                    Some(_) => warn!("the frontend replaces a kick too often"),
+                    None => {}
+                }
+                state.get_queue_mut().set_ready(false);
+            }
+            drop(state);
+            vring.set_kick(file);
+        });
     }
 
     fn set_call(&self, file: Option<File>) {
-        self.control(|vring| vring.set_call(never_block(file)));
+        let file = never_block(eventfd_only(file));
+        self.control(|vring| vring.set_call(file));
     }
 
     fn set_err(&self, file: Option<File>) {
@@ -273,6 +358,13 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_queue_ready(&self, ready: bool) {
-        self.control(|vring| vring.set_queue_ready(ready));
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            if !ready && let Err(error) = self.signal(&mut state) {
+                // The last chance: a driver that waits would wait for ever.
+                warn!("cannot notify the driver of a queue that stops: {error}");
+            }
+            state.get_queue_mut().set_ready(ready);
+        });
     }
 }

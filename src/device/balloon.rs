@@ -46,21 +46,17 @@ impl Balloon {
         if old == features {
             return;
         }
-        let features = Features(features);
-        info!("features {:#x} acked", features.0);
-        if !features.has(VIRTIO_BALLOON_F_REPORTING) {
-            warn!(
-                "free page reporting (bit 5) is not among the acked features: the guest does not \
-                 know it or has it off, or the VMM masks the device's feature bits, as \
-                 cloud-hypervisor does without a patch"
-            );
-        }
-    }
-
-    /// Back to the state of a device that no driver has touched.
-    pub fn reset(&self) {
-        self.acked.store(0, Ordering::Relaxed);
-        *self.config() = ConfigSpace::default();
+        // A guest may set its driver up as often as it likes.
+        self.limit.run(|| {
+            info!("features {features:#x} acked");
+            if !Features(features).has(VIRTIO_BALLOON_F_REPORTING) {
+                warn!(
+                    "free page reporting (bit 5) is not among the acked features: the guest does \
+                     not know it or has it off, or the VMM masks the device's feature bits, as \
+                     cloud-hypervisor does without a patch"
+                );
+            }
+        });
     }
 
     /// The configuration space, locked.
@@ -143,15 +139,5 @@ mod tests {
         assert_eq!(serve(reporting, 0, 0), None);
         assert_eq!(serve(QueueRole::Inflate, REPORTING, 0), None);
         assert_eq!(serve(QueueRole::Deflate, REPORTING, 0), None);
-    }
-
-    #[test]
-    fn reset_forgets_features_and_poison() {
-        let balloon = Balloon::new(Arc::default());
-        balloon.set_acked_features(REPORTING | POISON);
-        balloon.config().write(12, &[1, 2, 3, 4]);
-        balloon.reset();
-        assert_eq!(balloon.config().poison_val(), 0);
-        assert_eq!(balloon.forbids_discard(), Some(SkipReason::NotNegotiated));
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use log::warn;
 use vm_memory::GuestMemoryMmap;
@@ -17,9 +17,9 @@ use crate::metrics::{Counters, SkipReason};
 /// The most bytes that one call gives back, unless a single page is larger.
 ///
 /// A punch cannot be interrupted. With 4 KiB pages the kernel frees some 5 GiB a second, so a piece
-/// of this size keeps a hang-up or a signal waiting for about 50 ms; with huge pages the extra
-/// call a quarter of a GiB is lost in the noise.
-const MOST_BYTES_A_CALL: u64 = 256 << 20;
+/// of this size keeps a hang-up or a signal waiting for about 0.2 s; with huge pages an extra call
+/// a GiB is lost in the noise.
+const MOST_BYTES_A_CALL: u64 = 1 << 30;
 
 /// The one system call that gives memory back, behind a trait so that a test can watch it or let
 /// it fail.
@@ -63,20 +63,27 @@ pub struct Discarded {
 
 /// Discards ranges of the memory of one guest.
 pub struct Reclaimer<P = Fallocate> {
-    /// Held for reading while a chain is discarded: once a change of the memory table is answered,
+    /// Held for reading while a chain is served: once a change of the memory table is answered,
     /// nothing touches the regions that it took away.
-    regions: RwLock<RegionTable>,
+    map: RwLock<Map>,
     punch: P,
     stopping: AtomicBool,
     counters: Arc<Counters>,
     limit: LogLimit,
 }
 
+/// The guest's memory, mapped and as files.
+#[derive(Default)]
+struct Map {
+    memory: Arc<GuestMemoryMmap<()>>,
+    table: RegionTable,
+}
+
 impl<P: PunchHole> Reclaimer<P> {
     /// A reclaimer that has no memory yet, and counts into `counters`.
     pub fn new(punch: P, counters: Arc<Counters>) -> Self {
         Self {
-            regions: RwLock::default(),
+            map: RwLock::default(),
             punch,
             stopping: AtomicBool::new(false),
             counters,
@@ -84,13 +91,13 @@ impl<P: PunchHole> Reclaimer<P> {
         }
     }
 
-    /// Takes over a new memory table, after the chain that is being discarded.
+    /// Takes over a new memory table, after the chain that is being served.
     ///
     /// # Errors
     /// [`RegionError`]; the old table stays.
-    pub fn set_memory(&self, memory: &GuestMemoryMmap<()>) -> Result<(), RegionError> {
-        let table = RegionTable::new(memory)?;
-        *self.regions.write().unwrap_or_else(PoisonError::into_inner) = table;
+    pub fn set_memory(&self, memory: Arc<GuestMemoryMmap<()>>) -> Result<(), RegionError> {
+        let table = RegionTable::new(&memory)?;
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { memory, table };
         Ok(())
     }
 
@@ -99,26 +106,53 @@ impl<P: PunchHole> Reclaimer<P> {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Whether [`Reclaimer::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The guest's memory as it is seen for one chain; a change of the memory table waits until it
+    /// is dropped.
+    pub fn snapshot(&self) -> Snapshot<'_, P> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        Snapshot { map, reclaimer: self }
+    }
+}
+
+/// See [`Reclaimer::snapshot`].
+pub struct Snapshot<'a, P> {
+    map: RwLockReadGuard<'a, Map>,
+    reclaimer: &'a Reclaimer<P>,
+}
+
+impl<P> AsRef<GuestMemoryMmap<()>> for Snapshot<'_, P> {
+    fn as_ref(&self) -> &GuestMemoryMmap<()> {
+        &self.map.memory
+    }
+}
+
+impl<P: PunchHole> Snapshot<'_, P> {
     /// Sorts, merges, splits and rounds `ranges`, and discards what is left of them.
     ///
     /// Best effort, by its nature: what cannot be discarded is counted by its reason and keeps its
     /// contents. `ranges` is left merged.
     pub fn discard(&self, ranges: &mut Vec<GuestRange>) -> Discarded {
         let mut done = Discarded::default();
+        let Reclaimer { counters, limit, .. } = self.reclaimer;
         let overlap = merge(ranges);
         if overlap > 0 {
-            self.counters.skip(SkipReason::Overlap, overlap);
+            counters.skip(SkipReason::Overlap, overlap);
         }
-        let table = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let regions = self.map.table.regions();
         for &range in ranges.iter() {
-            for piece in split(range, table.regions()) {
+            for piece in split(range, regions) {
                 match piece {
                     Piece::Inside { region, range } => {
-                        self.discard_in(&table.regions()[region], range, &mut done);
+                        self.reclaimer.discard_in(&regions[region], range, &mut done);
                     }
                     Piece::Outside(range) => {
-                        self.counters.skip(SkipReason::OutOfMemory, range.len());
-                        self.limit.run(|| {
+                        counters.skip(SkipReason::OutOfMemory, range.len());
+                        limit.run(|| {
                             let (start, end) = (range.start(), range.end());
                             warn!("the guest reported {start:#x}..{end:#x}, which is not memory");
                         });
@@ -126,10 +160,12 @@ impl<P: PunchHole> Reclaimer<P> {
                 }
             }
         }
-        self.counters.discarded(done);
+        counters.discarded(done);
         done
     }
+}
 
+impl<P: PunchHole> Reclaimer<P> {
     /// Discards the whole pages of `range`, which lies within `region`.
     fn discard_in(&self, region: &Region, range: GuestRange, done: &mut Discarded) {
         let whole = region
@@ -145,7 +181,7 @@ impl<P: PunchHole> Reclaimer<P> {
         // Both are powers of two, so the larger is a multiple of the page size.
         let most = MOST_BYTES_A_CALL.max(region.page_size());
         while left > 0 {
-            if self.stopping.load(Ordering::Relaxed) {
+            if self.is_stopping() {
                 self.counters.skip(SkipReason::Stopping, left);
                 return;
             }
@@ -200,7 +236,7 @@ mod tests {
 
     /// Guest memory of (guest page, pages) regions that lie one behind the other in one file,
     /// `offset` pages from its start.
-    fn memory(regions: &[(u64, u64)], offset: u64) -> GuestMemoryMmap<()> {
+    fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemoryMmap<()>> {
         let file = tempfile::tempfile().unwrap();
         let pages: u64 = offset + regions.iter().map(|r| r.1).sum::<u64>();
         file.set_len(pages * PAGE).unwrap();
@@ -212,17 +248,17 @@ mod tests {
             let region = MmapRegion::from_file(backing, len).unwrap();
             GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
         });
-        GuestMemoryMmap::from_regions(mapped.collect()).unwrap()
+        Arc::new(GuestMemoryMmap::from_regions(mapped.collect()).unwrap())
     }
 
     fn reclaimer(
         recorder: Recorder,
-        memory: &GuestMemoryMmap<()>,
+        memory: &Arc<GuestMemoryMmap<()>>,
     ) -> (Reclaimer<Arc<Recorder>>, Arc<Recorder>, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
         let recorder = Arc::new(recorder);
         let reclaimer = Reclaimer::new(Arc::clone(&recorder), Arc::clone(&counters));
-        reclaimer.set_memory(memory).unwrap();
+        reclaimer.set_memory(Arc::clone(memory)).unwrap();
         (reclaimer, recorder, counters)
     }
 
@@ -234,7 +270,10 @@ mod tests {
     fn adjacent_ranges_cost_one_call() {
         let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, 64)], 3));
         let mut chain = ranges(&[(8 * PAGE, PAGE), (6 * PAGE, PAGE), (7 * PAGE, PAGE)]);
-        assert_eq!(reclaimer.discard(&mut chain), Discarded { bytes: 3 * PAGE, calls: 1 });
+        assert_eq!(
+            reclaimer.snapshot().discard(&mut chain),
+            Discarded { bytes: 3 * PAGE, calls: 1 }
+        );
         assert_eq!(*recorder.calls.lock().unwrap(), [(9 * PAGE, 3 * PAGE)]);
     }
 
@@ -243,7 +282,7 @@ mod tests {
         let failing = Recorder { failing: Some(4 * PAGE), ..Recorder::default() };
         let (reclaimer, _, counters) = reclaimer(failing, &memory(&[(0, 64)], 0));
         let mut chain = ranges(&[(4 * PAGE, PAGE), (8 * PAGE, PAGE)]);
-        assert_eq!(reclaimer.discard(&mut chain), Discarded { bytes: PAGE, calls: 2 });
+        assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: PAGE, calls: 2 });
         assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Failed), PAGE);
     }
 
@@ -251,7 +290,7 @@ mod tests {
     fn after_stop_nothing_is_discarded() {
         let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, 8)], 0));
         reclaimer.stop();
-        assert_eq!(reclaimer.discard(&mut ranges(&[(0, PAGE)])), Discarded::default());
+        assert_eq!(reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)])), Discarded::default());
         assert!(recorder.calls.lock().unwrap().is_empty());
         assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Stopping), PAGE);
     }
@@ -260,7 +299,7 @@ mod tests {
     fn a_long_range_is_cut_so_that_a_stop_is_heard() {
         let pages = 3 * MOST_BYTES_A_CALL / PAGE + 1;
         let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
-        let done = reclaimer.discard(&mut ranges(&[(0, pages * PAGE)]));
+        let done = reclaimer.snapshot().discard(&mut ranges(&[(0, pages * PAGE)]));
         assert_eq!(done, Discarded { bytes: pages * PAGE, calls: 4 });
         assert_eq!(recorder.calls.lock().unwrap()[3], (3 * MOST_BYTES_A_CALL, PAGE));
     }
@@ -290,7 +329,7 @@ mod tests {
                 }
             }
             let named: u64 = chain.iter().map(GuestRange::len).sum();
-            let done = reclaimer.discard(&mut chain);
+            let done = reclaimer.snapshot().discard(&mut chain);
             let mut got: Vec<u64> = recorder.calls.lock().unwrap().iter()
                 .flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
             got.sort_unstable();

@@ -6,6 +6,6 @@ mod discard;
 mod ranges;
 mod regions;
 
-pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer};
+pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use ranges::{GuestRange, Piece, RangeError, merge, round_inward, split};
 pub use regions::{Region, RegionError, RegionTable};

@@ -161,6 +161,23 @@ mod tests {
         assert_eq!(high.offset_of(0x1_0000_8000), None);
     }
 
+    /// Asking needs no huge page to be free: none is touched.
+    #[test]
+    fn the_pages_of_hugetlbfs_are_huge() {
+        for shift in [21_u32, 30] {
+            let flags = libc::MFD_HUGETLB | shift << libc::MFD_HUGE_SHIFT;
+            // SAFETY: the name is a C string, and the descriptor is new and owned by nobody else.
+            let file = unsafe {
+                match libc::memfd_create(c"huge".as_ptr(), flags) {
+                    // Not every processor has every size.
+                    -1 => continue,
+                    fd => <File as std::os::fd::FromRawFd>::from_raw_fd(fd),
+                }
+            };
+            assert_eq!(backing_page_size(&file).unwrap(), 1 << shift);
+        }
+    }
+
     #[test]
     fn memory_without_a_file_is_refused() {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();

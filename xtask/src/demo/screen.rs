@@ -28,7 +28,9 @@ pub(super) enum Screen {
 impl Screen {
     /// Draws on standard error, so that standard output holds nothing but results.
     pub(super) fn new() -> Self {
-        if io::stderr().is_terminal() {
+        // All three: the terminal is asked where its cursor is, over standard output and input.
+        let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+        if terminal && io::stderr().is_terminal() {
             let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
             if let Ok(terminal) =
                 Terminal::with_options(CrosstermBackend::new(io::stderr()), options)
