@@ -6,13 +6,12 @@
 //! - [`ram`]: guest physical addresses and how guest memory is reached.
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's side of the split ring and of the balloon device.
-
-#![no_std]
+//! - [`mm`]: a model of Linux's page allocator.
 
 extern crate alloc;
-#[cfg(test)]
-extern crate std;
 
+pub mod mm;
 pub mod pattern;
 pub mod ram;
+pub mod sync;
 pub mod virtio;
