@@ -3,7 +3,7 @@
 use super::Mm;
 use super::buddy::Origin;
 use super::frame::FrameState;
-use super::geometry::{MigrateType, Pfn};
+use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::{Zone, ZoneType};
 
 /// What is wanted.
@@ -107,7 +107,13 @@ impl Mm {
         }
         let zone = &self.zones[section.zone.0];
         if !self.pcp_free(zone, cpu, pfn, order) {
-            self.free_one(zone, &mut zone.lock(), pfn, order, Origin::Freed);
+            let mut area = zone.lock();
+            // The pageblocks of a larger block may have become of different types, isolated ones
+            // among them, so each is freed by itself (`split_large_buddy`).
+            let part = order.min(self.geometry.pageblock_order);
+            for head in PfnRange::block(pfn, order).step(part) {
+                self.free_one(zone, &mut area, head, part, Origin::Freed);
+            }
         }
     }
 }
