@@ -306,4 +306,35 @@ impl Mm {
             (found >= order).then_some((head, found))
         })
     }
+
+    /// The block behind this one on its list. Under the zone's lock.
+    pub(crate) fn next_free(&self, pfn: Pfn) -> Option<Pfn> {
+        self.sections.frame(pfn).and_then(super::Frame::next)
+    }
+
+    /// Turns a list until `first` is its first (`list_rotate_to_front`).
+    pub(crate) fn rotate_to(&self, area: &mut FreeArea, order: u8, mt: MigrateType, first: Pfn) {
+        let list = &mut area.lists[usize::from(order)][mt as usize];
+        let frame = |pfn: Option<Pfn>| pfn.and_then(|pfn| self.sections.frame(pfn));
+        let Some(last) = frame(Some(first)).and_then(super::Frame::prev) else { return };
+        let (Some(head), Some(tail)) = (frame(list.head), frame(list.tail)) else { return };
+        tail.set_next(list.head);
+        head.set_prev(list.tail);
+        *list = List { head: Some(first), tail: Some(last) };
+        if let (Some(first), Some(last)) = (frame(Some(first)), frame(Some(last))) {
+            first.set_prev(None);
+            last.set_next(None);
+        }
+    }
+
+    /// Flags the free blocks that begin in `range` and lie whole within it as reported.
+    pub(crate) fn flag_reported(&self, range: PfnRange) {
+        let Some(id) = self.zone_of(range.start) else { return };
+        let _area = self.zone(id).lock();
+        for (head, order) in self.buddies_in(range) {
+            if head.plus(1 << order) <= range.end {
+                self.set_state(head, FrameState::Buddy { order, reported: true });
+            }
+        }
+    }
 }

@@ -108,7 +108,7 @@ impl Layout {
             zones: vec![ZoneLayout {
                 node: 0,
                 kind: ZoneType::Movable,
-                sections: Vec::from([0..sections]),
+                sections: core::iter::once(0..sections).collect(),
             }],
             sections,
         }
