@@ -230,6 +230,47 @@ impl Mm {
         Some(head)
     }
 
+    /// Takes up to `want` blocks of `order` for a per-CPU list (`rmqueue_bulk`), lowest first, and
+    /// hands each to `give`. What one by one would come from splitting the same block again and
+    /// again is cut out of it at once: the lock is held that much shorter.
+    pub(crate) fn rmqueue_bulk(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        order: u8,
+        mt: MigrateType,
+        want: u32,
+        mut give: impl FnMut(Pfn),
+    ) {
+        let mut left = want;
+        while left > 0 {
+            let found = (order..=self.geometry.max_order)
+                .find_map(|from| Some((from, area.first(from, mt)?)));
+            let Some((from, head)) = found else {
+                let Some(pfn) = self.rmqueue(zone, area, order, mt) else { return };
+                give(pfn);
+                left -= 1;
+                continue;
+            };
+            self.take(zone, area, head, from);
+            let taken = left.min(1 << (from - order));
+            for i in 0..taken {
+                give(head.plus(i << order));
+            }
+            left -= taken;
+            // The rest goes back as the blocks that splitting would have left.
+            let mut rest = taken << order;
+            while rest < 1 << from {
+                let part = u8::try_from(rest.trailing_zeros()).unwrap_or(order);
+                let block = head.plus(rest);
+                self.set_state(block, FrameState::Buddy { order: part, reported: false });
+                self.link(area, block, part, mt, false);
+                zone.account(mt, 1 << part);
+                rest += 1 << part;
+            }
+        }
+    }
+
     /// Steals from another migratetype, the largest block first (`__rmqueue_fallback`). A whole
     /// pageblock, or one at least half free, changes its type.
     fn rmqueue_fallback(

@@ -64,6 +64,9 @@ impl Mm {
         let Some(section) = self.sections.get(index) else { return };
         let zone = self.zone(section.zone);
         let range = self.geometry.section_range(index);
+        // From the first step to the last under the lock: who has looked at the section before it
+        // went offline must find its frames absent, or free, and not isolate what is neither.
+        let mut area = zone.lock();
         for pfn in range.step(0) {
             self.set_state(pfn, FrameState::Tail);
         }
@@ -74,7 +77,6 @@ impl Mm {
         if let Some(hook) = self.hook() {
             hook.section_online(index);
         }
-        let mut area = zone.lock();
         zone.managed.fetch_add(u64::from(range.pages()), Ordering::Relaxed);
         let order = self.geometry.max_order;
         for head in range.step(order) {

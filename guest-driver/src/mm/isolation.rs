@@ -229,7 +229,13 @@ impl Mm {
         order: u8,
         reported: bool,
     ) {
-        self.free_one(self.zone(zone), area, head, order, Origin::PutBack);
+        let part = match self.semantics.putback_by_pageblock {
+            true => order.min(self.geometry.pageblock_order),
+            false => order,
+        };
+        for pfn in PfnRange::block(head, order).step(part) {
+            self.free_one(self.zone(zone), area, pfn, part, Origin::PutBack);
+        }
         if reported && self.state(head).buddy_order() == Some(order) {
             self.set_state(head, FrameState::Buddy { order, reported: true });
         }

@@ -92,13 +92,12 @@ impl Mm {
         let mut pcp = zone.pcp[cpu].lock();
         if pcp.lists[slot].is_empty() {
             let blocks = (pcp.batch >> order).max(1);
-            let mut area = zone.lock();
-            for _ in 0..blocks {
-                let Some(pfn) = self.rmqueue(zone, &mut area, order, mt) else { break };
+            let Pcp { lists, count, .. } = &mut *pcp;
+            self.rmqueue_bulk(zone, &mut zone.lock(), order, mt, blocks, |pfn| {
                 self.set_state(pfn, FrameState::Pcp { order });
-                pcp.lists[slot].push_back(pfn);
-                pcp.count += 1 << order;
-            }
+                lists[slot].push_back(pfn);
+                *count += 1 << order;
+            });
         }
         let pfn = pcp.lists[slot].pop_back()?;
         pcp.count -= 1 << order;

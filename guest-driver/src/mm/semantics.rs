@@ -19,6 +19,10 @@ pub struct KernelSemantics {
     pub drain_on_offline_retry: bool,
     /// Isolation is a bit of its own and the migratetype beneath it stays. Since 6.17.
     pub standalone_isolate_bit: bool,
+    /// A block that the reporter pulled out is put back pageblock by pageblock. In no kernel:
+    /// there a block of two pageblocks goes to the list of the first, though the second may have
+    /// been isolated meanwhile (candidate e of section 4.2 of the reference).
+    pub putback_by_pageblock: bool,
 }
 
 impl KernelSemantics {
@@ -30,6 +34,7 @@ impl KernelSemantics {
         disable_pcp_for_offline: true,
         drain_on_offline_retry: true,
         standalone_isolate_bit: true,
+        putback_by_pageblock: false,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -43,6 +48,7 @@ impl KernelSemantics {
         disable_pcp_for_offline: false,
         drain_on_offline_retry: true,
         standalone_isolate_bit: false,
+        putback_by_pageblock: false,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not
