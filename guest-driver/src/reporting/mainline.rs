@@ -180,9 +180,9 @@ impl Reporter {
             return;
         }
         for range in batch.held.drain(..) {
-            release(&self.mm, self.config.holding, range, result.is_ok());
-            if result.is_ok() && self.config.holding == Holding::Isolate {
-                self.mm.flag_reported(range);
+            match self.config.holding {
+                Holding::Isolate if result.is_ok() => self.mm.undo_reported(range),
+                holding => release(&self.mm, holding, range, result.is_ok()),
             }
         }
     }

@@ -140,7 +140,11 @@ impl Reporter {
     fn visit(&self, granule: Pfn, tracker: &dyn Tracker, batch: &mut Batch<'_>) -> Visit {
         batch.stats.offered += 1;
         let Config { holding, granule_order, watermark_guard, .. } = self.config;
-        match hold(&self.mm, holding, granule, granule_order, watermark_guard) {
+        let att = hold(&self.mm, holding, granule, granule_order, watermark_guard);
+        if std::env::var("DBG").is_ok() {
+            eprintln!("visit {granule:?} {att:?} {:?}", self.mm.state(granule));
+        }
+        match att {
             Attempt::Held(range) => {
                 tracker.unmark(range);
                 batch.push(range);
@@ -166,7 +170,12 @@ impl Reporter {
             }
             Attempt::LowMemory => {
                 batch.stats.low_memory += 1;
-                Visit::Stop
+                // What is held is what the zone lacks: let it go first. Stopping here would begin
+                // the next pass with the same pages, and never come to the others.
+                if batch.held.is_empty() || batch.submit(tracker).is_err() {
+                    return Visit::Stop;
+                }
+                self.visit(granule, tracker, batch)
             }
         }
     }

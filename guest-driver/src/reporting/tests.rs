@@ -87,6 +87,22 @@ fn every_tracker_reports_all_free_memory_once_and_then_nothing() {
     }
 }
 
+/// A batch of 32 granules is more than the zone can spare at once.
+#[test]
+fn a_zone_with_little_free_memory_is_reported_piece_by_piece() {
+    for config in every_config().filter(|c| c.tracker != TrackerKind::PageReported) {
+        let (mm, mut reporter) = guest(1, config);
+        for _ in 0..44 {
+            mm.alloc(0, AllocRequest::movable(9)).unwrap();
+        }
+        mm.drain_all(ZoneId(0));
+        let free = mm.zone(ZoneId(0)).free_pages();
+        let mut host = Host::default();
+        assert!(settle(&mut reporter, &mut host) < 3, "{config:?} does not come to rest");
+        assert_eq!(host.pages(), free, "{config:?}");
+    }
+}
+
 #[test]
 fn what_is_freed_is_reported_and_what_is_in_use_is_not() {
     for config in every_config() {
