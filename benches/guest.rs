@@ -4,6 +4,7 @@
 //! Off and on take turns in one run, beside an uncontended lock and unlock.
 
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use anyhow::Result;
 use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange};
 use guest_driver::reporting::{Config, Holding, ReportError, ReportSink, Reporter, TrackerKind};
 use serde::Serialize;
+use vmm_integration::model::{EndToEnd, LargeStart, Pages, end_to_end, large_start};
 
 /// 8 GiB.
 const SECTIONS: usize = 64;
@@ -45,9 +47,9 @@ struct Figure {
 
 #[derive(Serialize)]
 struct Figures {
+    large_start: LargeStart,
+    end_to_end: EndToEnd,
     lock_unlock_ns: f64,
-    terabyte_start_ms: f64,
-    metadata_bytes_a_page: f64,
     pairs: Vec<Figure>,
 }
 
@@ -68,11 +70,11 @@ impl ReportSink for Instantly {
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let every = args.iter().any(|arg| arg == "--all");
-    let (terabyte_start_ms, metadata_bytes_a_page) = terabyte();
+    let daemon = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let mut figures = Figures {
+        large_start: large_start(daemon)?,
+        end_to_end: end_to_end(daemon, &Pages::ALL, 1 << 30, 5)?,
         lock_unlock_ns: lock_unlock(),
-        terabyte_start_ms,
-        metadata_bytes_a_page,
         pairs: Vec::new(),
     };
     let configs: Vec<Config> = if every {
@@ -118,12 +120,17 @@ fn main() -> Result<()> {
 }
 
 fn print(figures: &Figures) {
-    println!("An uncontended lock and unlock: {:.1} ns", figures.lock_unlock_ns);
+    println!("{}  goal: 500 GiB/s with hugetlb\n", figures.end_to_end);
+    let large = &figures.large_start;
     println!(
-        "A guest of 1 TiB with 8 GiB of it populated starts in {:.0} ms (goal: under 1000); {:.1} \
-         bytes of metadata a populated page (goal: at most 24)\n",
-        figures.terabyte_start_ms, figures.metadata_bytes_a_page
+        "A guest of {} GiB of address space with {} GiB of memory starts in {:.0} ms (goal: under \
+         1000); {:.1} bytes of metadata a page that is there (goal: at most 24)\n",
+        large.address_bytes >> 30,
+        large.populated_bytes >> 30,
+        large.seconds * 1e3,
+        large.metadata_bytes_per_page
     );
+    println!("An uncontended lock and unlock: {:.1} ns\n", figures.lock_unlock_ns);
     println!("Allocate/free pairs in ns, reporting off and on (a pass every {PASS_EVERY:?})");
     println!("tracker  holding  order  threads  use        off       on   on/off   of a lock pair");
     for f in &figures.pairs {
@@ -156,17 +163,6 @@ fn lock_unlock() -> f64 {
         }
     }
     start.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES)
-}
-
-/// Milliseconds until a sparse guest is up, and bytes of metadata for each page that is there.
-#[allow(clippy::cast_precision_loss)] // a mean
-fn terabyte() -> (f64, f64) {
-    let mut layout = Layout::flat(Geometry::LINUX, 2, SECTIONS);
-    layout.sections = 8192;
-    let start = Instant::now();
-    let mm = Mm::new(&layout);
-    let ms = start.elapsed().as_secs_f64() * 1e3;
-    (ms, mm.metadata_bytes() as f64 / (SECTIONS as f64 * 32768.0))
 }
 
 /// One side: a guest whose threads work while they may, and perhaps a reporter.
