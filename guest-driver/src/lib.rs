@@ -6,13 +6,18 @@
 //! - [`ram`]: guest physical addresses and how guest memory is reached.
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's side of the split ring and of the balloon device.
-
-#![no_std]
+//! - [`mm`]: a model of Linux's page allocator.
+//! - `workload`: threads that use it as a guest's programs would.
+//! - [`reporting`]: what reports its free pages, in the way of 2019 and in mainline's.
 
 extern crate alloc;
-#[cfg(test)]
-extern crate std;
 
+pub mod explore;
+pub mod mm;
 pub mod pattern;
 pub mod ram;
+pub mod reporting;
+pub mod sync;
 pub mod virtio;
+#[cfg(not(feature = "shuttle"))]
+pub mod workload;

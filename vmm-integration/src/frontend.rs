@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_driver::{
     ram::GpaRange,
     virtio::{
-        balloon::{BalloonConfig, BalloonQueue, QueueNumbering},
+        balloon::{BalloonConfig, BalloonQueue},
+        balloon_driver::Negotiated,
         feature,
         layout::RingLayout,
-        ring::DriverRing,
     },
 };
 use std::{collections::BTreeMap, os::unix::net::UnixStream, path::Path, time::Duration};
@@ -29,10 +29,12 @@ use queue::Queue;
 use watchdog::Watchdog;
 
 mod config_channel;
+mod line;
 mod options;
 mod queue;
 mod watchdog;
 
+pub use line::Line;
 pub use options::{AttachOptions, MemoryHandover};
 
 /// More queues than any balloon has, until the backend says how many it has.
@@ -59,6 +61,8 @@ pub struct Attachment {
     protocol: VhostUserProtocolFeatures,
     config_channel: Option<ConfigChannel>,
     queues: BTreeMap<u16, Queue>,
+    /// Regions that the backend knows of, by index.
+    announced: Vec<usize>,
     reserved: GpaRange,
     scratch: GpaRange,
 }
@@ -81,13 +85,13 @@ impl Attachment {
     /// # Errors
     /// See [`Attachment::connect`]; also where not every feature in use is offered again.
     pub fn reconnect(self, socket: &Path) -> Result<Self> {
-        let (ram, features) = (self.ram, self.features);
-        let options = AttachOptions { features, ..self.options };
-        let rings = self.queues.into_iter().map(|(index, queue)| (index, queue.into_ring()));
-        let rings = rings.collect();
+        let (ram, features, queues) = (self.ram, self.features, self.queues);
+        // What was decided once stays, and so does what the backend was told since.
+        let regions = Some(self.announced);
+        let options = AttachOptions { features, regions, free_pages: None, ..self.options };
         // The backend has to see the hang-up first: it may serve one frontend at a time.
         drop((self.frontend, self.watchdog));
-        let again = Self::open(socket, ram, options, rings)?;
+        let again = Self::open(socket, ram, options, queues)?;
         ensure!(
             again.features == features,
             "the backend offers {:#x} where the driver uses {features:#x}",
@@ -100,7 +104,7 @@ impl Attachment {
         socket: &Path,
         ram: Ram,
         options: AttachOptions,
-        rings: BTreeMap<u16, DriverRing<Ram>>,
+        queues: BTreeMap<u16, Queue>,
     ) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("cannot connect to {}", socket.display()))?;
@@ -117,6 +121,7 @@ impl Attachment {
             protocol: VhostUserProtocolFeatures::empty(),
             config_channel: None,
             queues: BTreeMap::new(),
+            announced: Vec::new(),
             reserved: empty,
             scratch: empty,
         };
@@ -128,7 +133,7 @@ impl Attachment {
         let indices = attachment.queue_indices(max_queues)?;
         let places = attachment.place_rings(&regions, &indices)?;
         attachment.announce(&regions)?;
-        attachment.start_all(&places, rings)?;
+        attachment.start_all(&places, queues)?;
         Ok(attachment)
     }
 
@@ -152,10 +157,16 @@ impl Attachment {
             self.config_channel = Some(channel);
         }
         self.control("set owner", |frontend| frontend.set_owner())?;
+        let mut features = self.offered & self.options.features;
+        if let Some(free_pages) = self.options.free_pages {
+            let decided = Negotiated::new(self.offered, self.options.features, free_pages);
+            features = decided.features;
+            // Kept for the next backend, which knows nothing of it.
+            self.options.poison = decided.poison_val;
+        }
         if let Some(poison) = self.options.poison {
             self.set_poison(poison)?;
         }
-        let features = self.offered & self.options.features;
         self.set_features(features)?;
         Ok(max_queues)
     }
@@ -175,7 +186,7 @@ impl Attachment {
     fn queue_indices(&self, max_queues: u64) -> Result<Vec<u16>> {
         let indices = match &self.options.queues {
             Some(indices) => indices.clone(),
-            None => (0..=self.reporting_queue().unwrap_or(1)).collect(),
+            None => BalloonQueue::ALL.iter().filter_map(|queue| self.index(*queue)).collect(),
         };
         for index in &indices {
             ensure!(
@@ -235,9 +246,14 @@ impl Attachment {
         self.protocol
     }
 
-    /// The reporting queue as Linux numbers it, where reporting was acked.
+    /// The index of a queue, where the acked features bring it.
+    pub fn index(&self, queue: BalloonQueue) -> Option<u16> {
+        self.options.numbering.index(queue, self.features)
+    }
+
+    /// The index of the reporting queue, where reporting was acked.
     pub fn reporting_queue(&self) -> Option<u16> {
-        QueueNumbering::Linux.index(BalloonQueue::Reporting, self.features)
+        self.index(BalloonQueue::Reporting)
     }
 
     /// The guest's RAM.
@@ -358,7 +374,9 @@ impl Attachment {
     pub fn set_mem_table(&mut self, regions: &[usize]) -> Result<()> {
         let infos: Result<Vec<_>> = regions.iter().map(|r| self.ram.region_info(*r)).collect();
         let infos = infos?;
-        self.control("set mem table", |frontend| frontend.set_mem_table(&infos).map(|_| ()))
+        self.control("set mem table", |frontend| frontend.set_mem_table(&infos).map(|_| ()))?;
+        self.announced = regions.to_vec();
+        Ok(())
     }
 
     /// Announces another region (VHOST_USER_ADD_MEM_REG).
@@ -367,7 +385,11 @@ impl Attachment {
     /// Where the backend refuses or VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS was not negotiated.
     pub fn add_region(&mut self, region: usize) -> Result<()> {
         let info = self.ram.region_info(region)?;
-        self.control("add memory region", |frontend| frontend.add_mem_region(&info).map(|_| ()))
+        self.control("add memory region", |frontend| frontend.add_mem_region(&info).map(|_| ()))?;
+        // By address, as a table has to be.
+        self.announced.push(region);
+        self.announced.sort_unstable();
+        Ok(())
     }
 
     /// Takes a region back (VHOST_USER_REM_MEM_REG). It stays RAM to the guest.
@@ -376,6 +398,8 @@ impl Attachment {
     /// See [`Attachment::add_region`].
     pub fn remove_region(&mut self, region: usize) -> Result<()> {
         let info = self.ram.region_info(region)?;
-        self.control("remove memory region", |frontend| frontend.remove_mem_region(&info))
+        self.control("remove memory region", |frontend| frontend.remove_mem_region(&info))?;
+        self.announced.retain(|announced| *announced != region);
+        Ok(())
     }
 }

@@ -4,5 +4,6 @@ pub mod daemon;
 pub mod frontend;
 pub mod host;
 pub mod hostile;
+pub mod model;
 pub mod qemu;
 pub mod ram;

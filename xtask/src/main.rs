@@ -19,10 +19,11 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows a Linux guest giving its free memory back through the daemon.
+    /// Shows a guest giving its free memory back through the daemon.
     ///
-    /// Sets up what is missing, boots a guest, lets it fill and free memory several times, draws
-    /// the guest's use beside the host's, and ends with a table and a picture in target/demo.
+    /// Sets up what is missing, boots a Linux guest or starts the model of one, lets it fill and
+    /// free memory several times, draws the guest's use beside the host's, and ends with a table and
+    /// a picture in target/demo.
     Demo(demo::Options),
     /// Runs every check and every test, those with a real guest included.
     Test,
@@ -38,15 +39,39 @@ enum Command {
 #[derive(Subcommand)]
 enum Bench {
     /// The daemon: round trip of a queue, calls a chain, idle cost, time to start.
-    Device,
+    Device {
+        /// Prints the figures as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The guest's model: allocations with reporting off and on, and memory given back from end to
+    /// end.
+    ///
+    /// For memory out of the hugetlb pool root raises the pool while it measures.
+    Guest {
+        /// Every tracker with both ways to hold pages, not only the default and mainline's.
+        #[arg(long)]
+        all: bool,
+        /// Prints the figures as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs a benchmark of the root package with those of its flags that are set.
+fn bench(name: &str, flags: &[(&str, bool)]) -> anyhow::Result<()> {
+    let mut command = cargo::cargo(&["bench", "--locked", "--bench", name, "--"]);
+    command.args(flags.iter().filter(|(_, set)| *set).map(|(flag, _)| flag));
+    cargo::run(&mut command)
 }
 
 fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::all(),
-        Command::Bench { what: Bench::Device } => {
-            cargo::run(&mut cargo::cargo(&["bench", "--locked", "--bench", "device"]))
+        Command::Bench { what: Bench::Device { json } } => bench("device", &[("--json", json)]),
+        Command::Bench { what: Bench::Guest { all, json } } => {
+            bench("guest", &[("--all", all), ("--json", json)])
         }
         Command::Setup => setup::guest().map(drop),
     };

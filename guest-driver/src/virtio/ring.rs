@@ -11,7 +11,7 @@ use alloc::{vec, vec::Vec};
 use core::sync::atomic::{Ordering, fence};
 
 #[cfg(test)]
-mod naive_device;
+pub(super) mod naive_device;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,11 @@
 
 use guest_driver::{
     ram::Gpa,
-    virtio::{balloon, feature},
+    virtio::{
+        balloon::{self, QueueNumbering},
+        balloon_driver::FreePages,
+        feature,
+    },
 };
 use std::time::Duration;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
@@ -24,10 +28,14 @@ pub enum MemoryHandover {
 pub struct AttachOptions {
     /// The features to ack, of those that are offered.
     pub features: u64,
+    /// Decides among `features` as Linux's driver does for a guest whose free pages need to hold
+    /// this, and writes the `poison_val` that follows; by default all that is offered is acked.
+    pub free_pages: Option<FreePages>,
     /// The protocol features to ack, of those that are offered.
     pub protocol_features: VhostUserProtocolFeatures,
-    /// The queues to set up; by default all up to reporting's as Linux numbers them, or the first
-    /// two where reporting was not acked.
+    /// Who numbers the queues.
+    pub numbering: QueueNumbering,
+    /// The queues to set up; by default those that the acked features bring.
     pub queues: Option<Vec<u16>>,
     /// How many descriptors a queue has, a power of two.
     pub queue_size: u16,
@@ -73,7 +81,9 @@ impl Default for AttachOptions {
     fn default() -> Self {
         Self {
             features: Self::KNOWN_FEATURES,
+            free_pages: None,
             protocol_features: Self::KNOWN_PROTOCOL_FEATURES,
+            numbering: QueueNumbering::Linux,
             queues: None,
             queue_size: 128,
             ring_area: None,

@@ -1,71 +1,84 @@
 //! Starting and stopping queues, and the notifications between driver and device.
 
-use super::Attachment;
-use crate::{daemon::wait_for, ram::Ram};
-use anyhow::{Context, Result, ensure};
-use guest_driver::virtio::{
-    layout::RingLayout,
-    ring::{Buffer, DriverRing, Used},
+use super::{
+    Attachment,
+    line::{Line, LineEnd},
 };
-use libc::EFD_CLOEXEC;
-use rustix::event::{PollFd, PollFlags};
+use crate::ram::Ram;
+use anyhow::{Context, Result, ensure};
+use guest_driver::{
+    ram::GuestRam,
+    virtio::{
+        layout::RingLayout,
+        ring::{Buffer, DriverRing, Used},
+    },
+};
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
-    os::fd::{AsRawFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use vhost::{
     VhostBackend, VringConfigData,
     vhost_user::{VhostUserFrontend, message::VhostUserVirtioFeatures},
 };
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// A ring with its notifications.
+/// A ring with its notifications. Both outlive the connection that they were made for.
 pub(super) struct Queue {
-    ring: DriverRing<Ram>,
-    kick: Arc<EventFd>,
-    call: Arc<EventFd>,
+    layout: RingLayout,
+    /// None once somebody has taken it.
+    ring: Option<DriverRing<Ram>>,
+    line: LineEnd,
 }
 
 impl Queue {
     fn new(ring: DriverRing<Ram>) -> Result<Self> {
-        // As QEMU makes them. Close-on-exec, so that no daemon started meanwhile holds them.
-        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Arc::new);
-        let events = event().and_then(|kick| Ok((kick, event()?)));
-        let (kick, call) = events.context("cannot create an eventfd")?;
-        Ok(Self { ring, kick, call })
-    }
-
-    pub(super) fn into_ring(self) -> DriverRing<Ram> {
-        self.ring
+        Ok(Self { layout: *ring.layout(), ring: Some(ring), line: LineEnd::new()? })
     }
 }
 
 impl Attachment {
-    /// Starts a queue for each of `places`, with the ring that is there already or a fresh one.
+    /// Starts a queue for each of `places`, the one that is there already or a fresh one.
     pub(super) fn start_all(
         &mut self,
         places: &[(u16, RingLayout)],
-        mut rings: BTreeMap<u16, DriverRing<Ram>>,
+        mut queues: BTreeMap<u16, Queue>,
     ) -> Result<()> {
+        let mut resumed = Vec::new();
         for (index, layout) in places {
-            let (ring, base) = match rings.remove(index) {
+            let (queue, base) = match queues.remove(index) {
                 // What the device returned is done, what it had only taken it is to take again.
-                Some(ring) => {
-                    let base = ring.used_idx()?;
-                    (ring, base)
+                Some(queue) => {
+                    resumed.push(*index);
+                    let base = self.ram.load_u16(queue.layout.used_idx(), Ordering::Acquire)?;
+                    (queue, base)
                 }
-                None => (DriverRing::new(self.ram.clone(), *layout, self.event_idx())?, 0),
+                None => {
+                    let ring = DriverRing::new(self.ram.clone(), *layout, self.event_idx())?;
+                    (Queue::new(ring)?, 0)
+                }
             };
-            self.queues.insert(*index, Queue::new(ring)?);
+            self.queues.insert(*index, queue);
             self.start_queue(*index, base)?;
         }
         for (index, _) in places {
             self.enable_queue(*index, true)?;
         }
-        Ok(())
+        // A ring is started by a kick, and that for a chain that waits may have gone to the
+        // backend before. QEMU kicks then, too (`virtio_device_start_ioeventfd_impl`).
+        resumed.into_iter().try_for_each(|index| self.kick(index))
+    }
+
+    /// Hands a queue out, to be used on any thread: the driver's half of its ring, and its
+    /// notifications. They stay good when the backend is connected anew.
+    ///
+    /// # Errors
+    /// Where the queue was not set up or was taken before.
+    pub fn take_queue(&mut self, index: u16) -> Result<(DriverRing<Ram>, Line)> {
+        let queue = self.queue(index)?;
+        let ring = queue.ring.take();
+        let ring = ring.with_context(|| format!("queue {index} was taken before"))?;
+        Ok((ring, queue.line.line()))
     }
 
     /// The queues that were set up.
@@ -80,20 +93,21 @@ impl Attachment {
     /// The driver's half of a queue's ring.
     ///
     /// # Errors
-    /// Where the queue was not set up.
+    /// Where the queue was not set up or was taken.
     pub fn ring(&mut self, index: u16) -> Result<&mut DriverRing<Ram>> {
-        Ok(&mut self.queue(index)?.ring)
+        let ring = self.queue(index)?.ring.as_mut();
+        ring.with_context(|| format!("queue {index} was taken"))
     }
 
     /// Replaces a stopped queue's ring by a fresh one in the same place, as a guest that resets
     /// the device does.
     ///
     /// # Errors
-    /// Where the queue was not set up.
+    /// Where the queue was not set up or was taken.
     pub fn reset_ring(&mut self, index: u16) -> Result<()> {
         let (ram, event_idx) = (self.ram.clone(), self.event_idx());
-        let queue = self.queue(index)?;
-        queue.ring = DriverRing::new(ram, *queue.ring.layout(), event_idx)?;
+        let ring = self.ring(index)?;
+        *ring = DriverRing::new(ram, *ring.layout(), event_idx)?;
         Ok(())
     }
 
@@ -103,7 +117,7 @@ impl Attachment {
     /// # Errors
     /// Where the backend refuses.
     pub fn start_queue(&mut self, index: u16, base: u16) -> Result<()> {
-        let layout = *self.queue(index)?.ring.layout();
+        let layout = self.queue(index)?.layout;
         let number = usize::from(index);
         let addresses = VringConfigData {
             queue_max_size: layout.size(),
@@ -114,8 +128,8 @@ impl Attachment {
             avail_ring_addr: self.ram.user_addr(layout.avail())?,
             log_addr: None,
         };
-        let queue = self.queue(index)?;
-        let (kick, call) = (Arc::clone(&queue.kick), Arc::clone(&queue.call));
+        let line = self.queue(index)?.line.line();
+        let (kick, call) = (Arc::clone(&line.kick), Arc::clone(&line.call));
         let size = layout.size();
         self.control("set vring num", |frontend| frontend.set_vring_num(number, size))?;
         self.control("set vring base", |frontend| frontend.set_vring_base(number, base))?;
@@ -164,7 +178,7 @@ impl Attachment {
     /// # Errors
     /// Where the queue was not set up.
     pub fn kick(&mut self, index: u16) -> Result<()> {
-        self.queue(index)?.kick.write(1).context("cannot kick")
+        self.queue(index)?.line.line().send_kick()
     }
 
     /// Makes visible what was added to a queue and kicks it where the device wants that; says
@@ -173,11 +187,11 @@ impl Attachment {
     /// # Errors
     /// Where the queue was not set up.
     pub fn publish(&mut self, index: u16) -> Result<bool> {
-        let queue = self.queue(index)?;
-        queue.ring.publish()?;
-        let kick = queue.ring.kick_needed()?;
+        let ring = self.ring(index)?;
+        ring.publish()?;
+        let kick = ring.kick_needed()?;
         if kick {
-            queue.kick.write(1).context("cannot kick")?;
+            self.kick(index)?;
         }
         Ok(kick)
     }
@@ -187,15 +201,7 @@ impl Attachment {
     /// # Errors
     /// Where the queue was not set up.
     pub fn wait_call(&mut self, index: u16, timeout: Duration) -> Result<bool> {
-        let queue = self.queue(index)?;
-        // SAFETY: the queue keeps the descriptor open.
-        let call = unsafe { BorrowedFd::borrow_raw(queue.call.as_raw_fd()) };
-        wait_for(&mut [PollFd::new(&call, PollFlags::IN)], timeout)?;
-        match queue.call.read() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error).context("cannot take a notification"),
-        }
+        self.queue(index)?.line.line().wait_call(Some(timeout))
     }
 
     /// Waits, by notification alone, for the next chain that comes back; `None` where none does
@@ -206,13 +212,13 @@ impl Attachment {
     pub fn wait_used(&mut self, index: u16, timeout: Duration) -> Result<Option<Used>> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(used) = self.queue(index)?.ring.pop_used()? {
+            if let Some(used) = self.ring(index)?.pop_used()? {
                 return Ok(Some(used));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if !self.wait_call(index, left)? {
                 // The last chance: it may have come while the time ran out.
-                return Ok(self.queue(index)?.ring.pop_used()?);
+                return Ok(self.ring(index)?.pop_used()?);
             }
         }
     }
@@ -222,7 +228,7 @@ impl Attachment {
     /// # Errors
     /// Where the ring is full, the chain does not come back in time, or another one does.
     pub fn submit_and_wait(&mut self, index: u16, buffers: &[Buffer]) -> Result<Used> {
-        let head = self.queue(index)?.ring.add_chain(buffers)?;
+        let head = self.ring(index)?.add_chain(buffers)?;
         self.publish(index)?;
         let timeout = self.options.timeout;
         let used = self

@@ -1,24 +1,20 @@
-//! One run of the demo: boots the guest, lets it fill and free memory, and measures both sides.
+//! One run of the demo: lets a guest fill and free memory, and measures both sides.
 
 use std::fmt;
-use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::host::{Sample, Sampler, passes, wait_until};
-use vmm_integration::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
-use super::Options;
 use super::screen::Screen;
 use super::table::ratio;
 
 /// How often both sides are looked at.
-const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// How often the host's side is asked while something is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long freed memory may take to come back. Linux needs three passes of two seconds at most.
@@ -26,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Nothing has changed for this long: the guest has no more to report. A pass comes every 2 s.
 const QUIET: Duration = Duration::from_secs(3);
 /// How long the daemon may take to sum up and to end.
-const WIND_UP: Duration = Duration::from_secs(5);
+pub(super) const WIND_UP: Duration = Duration::from_secs(5);
 /// The share of the guest's memory that each round fills, and the share that stays in use
 /// throughout, as divisors.
 const FILL: u64 = 2;
@@ -65,7 +61,7 @@ impl fmt::Display for Device {
 #[derive(Serialize)]
 pub(super) struct Run {
     pub(super) device: Device,
-    /// Kernel, accelerator and VMM in one sentence.
+    /// What the guest is, in one sentence.
     pub(super) guest: String,
     pub(super) memory_bytes: u64,
     pub(super) rounds: Vec<Round>,
@@ -115,82 +111,49 @@ impl Run {
     }
 }
 
-/// What the rounds have shown.
-struct Outcome {
-    rounds: Vec<Round>,
-    verified_bytes: u64,
-    lost_bytes: u64,
+/// A guest that can be told to use memory and to let it go.
+pub(super) trait Guest: Sync {
+    /// Makes it report what it frees.
+    fn start_reporting(&self) -> Result<()>;
+    /// Lets it use `bytes` under a name, with contents of `generation`.
+    fn alloc(&self, name: u32, bytes: u64, generation: u16) -> Result<()>;
+    /// Lets it look at the contents: how many bytes it has looked at, and how many are not what
+    /// they should be.
+    fn verify(&self, name: u32) -> Result<(u64, u64)>;
+    /// Lets it free what it uses under a name.
+    fn free(&self, name: u32) -> Result<()>;
+    /// What the host holds for it, in bytes.
+    fn resident_bytes(&self) -> Result<u64>;
 }
 
-/// Runs the demo once with `device` and draws it live.
-pub(super) fn run(
-    toolbox: &Toolbox,
-    binary: &Path,
-    device: Device,
-    options: &Options,
-) -> Result<Run> {
-    let memory_bytes = options.memory << 20;
-    let daemon = match device {
-        Device::Daemon => Some(DaemonProcess::spawn(binary, &DaemonOptions::default())?),
-        Device::Qemu => None,
-    };
-    let balloon = match &daemon {
-        Some(daemon) => Balloon::VhostUser { socket: daemon.socket().to_owned() },
-        None => Balloon::Qemu,
-    };
-    eprintln!("{device}: booting a guest of {} MiB", options.memory);
-    let booting = Instant::now();
-    let config = GuestConfig { memory_bytes, balloon, ..GuestConfig::default() };
-    let guest = LinuxGuest::boot(toolbox, config)?;
-    let guest = Arc::new(guest);
-    let described = format!(
-        "Linux {}, {}, {}; booted in {:.1} s",
-        guest.hello().kernel_release,
-        guest.accel(),
-        toolbox.qemu_version,
-        booting.elapsed().as_secs_f64(),
-    );
-    eprintln!("{device}: {described}");
+/// What the rounds have shown.
+pub(super) struct Outcome {
+    pub(super) rounds: Vec<Round>,
+    pub(super) verified_bytes: u64,
+    pub(super) lost_bytes: u64,
+    pub(super) curve: Vec<Sample>,
+}
 
-    let asked = Arc::clone(&guest);
-    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory().try_clone()?, move || {
-        asked.agent().meminfo().ok().map(|meminfo| meminfo.used_bytes())
-    });
-    let outcome = watch(&guest, &sampler, memory_bytes, options.rounds);
+/// Runs the rounds and draws the curve live.
+///
+/// # Errors
+/// If the guest fails, or Ctrl-C was pressed.
+pub(super) fn watch(
+    guest: &dyn Guest,
+    sampler: Sampler,
+    memory_bytes: u64,
+    rounds: u32,
+) -> Result<Outcome> {
+    let outcome = draw(guest, &sampler, memory_bytes, rounds);
     let curve = sampler.stop()?;
     if interrupted() {
         bail!("interrupted");
     }
-    let own_device = guest.own_device_discards();
-    Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
-    let outcome = outcome?;
-    let (reports, ranges, discard_calls) = match daemon {
-        Some(mut daemon) => {
-            let summary = daemon.session_summary(WIND_UP)?;
-            daemon.terminate(WIND_UP)?;
-            (Some(summary.chains), summary.ranges, summary.discard_calls)
-        }
-        None => {
-            let count = own_device.context("what QEMU's device traced")?;
-            (None, count.ranges, count.calls)
-        }
-    };
-    Ok(Run {
-        device,
-        guest: described,
-        memory_bytes,
-        rounds: outcome.rounds,
-        reports,
-        ranges,
-        discard_calls,
-        verified_bytes: outcome.verified_bytes,
-        lost_bytes: outcome.lost_bytes,
-        curve,
-    })
+    Ok(Outcome { curve, ..outcome? })
 }
 
 /// Runs the rounds on a thread of their own and draws the curve on this one until they are done.
-fn watch(guest: &LinuxGuest, sampler: &Sampler, memory_bytes: u64, rounds: u32) -> Result<Outcome> {
+fn draw(guest: &dyn Guest, sampler: &Sampler, memory_bytes: u64, rounds: u32) -> Result<Outcome> {
     let doing = Mutex::new(String::new());
     let say = |text: String| {
         if let Ok(mut doing) = doing.lock() {
@@ -221,44 +184,43 @@ fn watch(guest: &LinuxGuest, sampler: &Sampler, memory_bytes: u64, rounds: u32) 
 
 /// Fills, verifies and frees; what is kept from before the first round must outlive them all.
 fn work(
-    guest: &LinuxGuest,
+    guest: &dyn Guest,
     sampler: &Sampler,
     memory_bytes: u64,
     rounds: u32,
     say: &dyn Fn(String),
 ) -> Result<Outcome> {
-    let agent = guest.agent();
-    say("loading virtio_balloon".to_owned());
-    guest.load_balloon_driver("")?;
+    say("starting to report".to_owned());
+    guest.start_reporting()?;
     let (mut verified_bytes, mut lost_bytes) = (0, 0);
     let mut done = Vec::new();
     let keep = memory_bytes / KEEP;
     let fill = memory_bytes / FILL;
     let mut verify = |id| -> Result<()> {
-        let verdict = agent.verify(id)?;
-        verified_bytes += verdict.checked_bytes;
-        lost_bytes += verdict.mismatches * 8;
+        let (checked, lost) = guest.verify(id)?;
+        verified_bytes += checked;
+        lost_bytes += lost;
         Ok(())
     };
-    agent.alloc(KEPT, keep, 0)?;
+    guest.alloc(KEPT, keep, 0)?;
     for round in 1..=rounds {
         say(format!("round {round} of {rounds}: the guest fills {} MiB", fill >> 20));
-        agent.alloc(FILLED, fill, u16::try_from(round)?)?;
+        guest.alloc(FILLED, fill, u16::try_from(round)?)?;
         say(format!("round {round} of {rounds}: the guest verifies what it wrote"));
         verify(FILLED)?;
         say(format!("round {round} of {rounds}: the guest has freed it"));
         done.push(free(guest, sampler, fill)?);
         verify(KEPT)?;
     }
-    Ok(Outcome { rounds: done, verified_bytes, lost_bytes })
+    Ok(Outcome { rounds: done, verified_bytes, lost_bytes, curve: Vec::new() })
 }
 
 /// Lets the guest free what it filled, and waits until the host has it back and nothing more comes.
-fn free(guest: &LinuxGuest, sampler: &Sampler, freed_bytes: u64) -> Result<Round> {
+fn free(guest: &dyn Guest, sampler: &Sampler, freed_bytes: u64) -> Result<Round> {
     let before = guest.resident_bytes()?;
     let curve_before = sampler.samples();
     let freed = Instant::now();
-    guest.agent().free(FILLED)?;
+    guest.free(FILLED)?;
     let wanted = before.saturating_sub(freed_bytes / 10 * 9);
     let back = wait_until(PATIENCE, LOOK_EVERY, || {
         let now = resident(guest)?;
@@ -295,6 +257,6 @@ fn free(guest: &LinuxGuest, sampler: &Sampler, freed_bytes: u64) -> Result<Round
     Ok(Round { freed_bytes, returned_bytes, seconds_to_90, passes })
 }
 
-fn resident(guest: &LinuxGuest) -> Result<u64, String> {
+fn resident(guest: &dyn Guest) -> Result<u64, String> {
     guest.resident_bytes().map_err(|error| error.to_string())
 }

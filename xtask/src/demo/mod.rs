@@ -1,6 +1,8 @@
-//! `cargo xtask demo`: a Linux guest gives its free memory back, and one can watch it.
+//! `cargo xtask demo`: a guest gives its free memory back, and one can watch it.
 
+mod linux;
 mod measure;
+mod model;
 mod page;
 mod plot;
 mod screen;
@@ -11,15 +13,37 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cargo;
 use crate::setup;
 use measure::{Device, Run};
 
+/// Whose memory it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GuestKind {
+    /// A real Linux in QEMU.
+    Linux,
+    /// The model of Linux's page allocator, in this process. Needs no QEMU.
+    Model,
+}
+
+impl GuestKind {
+    /// As a sentence begins with it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linux => "A Linux guest",
+            Self::Model => "A model of a Linux guest",
+        }
+    }
+}
+
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Whose memory it is.
+    #[arg(long, value_enum, default_value_t = GuestKind::Linux)]
+    guest: GuestKind,
     /// Does the same with QEMU's own balloon device afterwards, and puts both side by side.
     #[arg(long)]
     compare: bool,
@@ -39,7 +63,13 @@ pub(crate) struct Options {
 /// # Errors
 /// If it cannot be run, and if the guest's memory did not come back or was not whole.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let toolbox = setup::guest()?;
+    if options.compare && options.guest == GuestKind::Model {
+        bail!("--compare is for a guest in QEMU: the model has no other device to compare with");
+    }
+    let toolbox = match options.guest {
+        GuestKind::Linux => Some(setup::guest()?),
+        GuestKind::Model => None,
+    };
     eprintln!("building the daemon");
     let daemon = cargo::release_daemon()?;
     // Instead of being killed: then nothing is left behind.
@@ -49,7 +79,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if options.compare { &[Device::Daemon, Device::Qemu] } else { &[Device::Daemon] };
     let runs = devices
         .iter()
-        .map(|device| measure::run(&toolbox, &daemon, *device, options))
+        .map(|device| match &toolbox {
+            Some(toolbox) => linux::run(toolbox, &daemon, *device, options),
+            None => model::run(&daemon, options),
+        })
         .collect::<Result<Vec<Run>>>()?;
 
     let table = table::render(&runs);

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use super::Options;
 use super::measure::Run;
 use super::plot;
 use super::table::{self, ROWS};
+use super::{GuestKind, Options};
 
 const STYLE: &str = "\
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; \
@@ -31,8 +31,9 @@ pub(super) fn render(options: &Options, runs: &[Run]) -> Result<String> {
     writeln!(page, "<h1>A guest gives its memory back</h1>")?;
     writeln!(
         page,
-        "<p>A Linux guest fills memory and frees it, {} times. Linux reports free pages every two \
-         seconds; the device gives them back to the host.</p>",
+        "<p>{} fills memory and frees it, {} times. It reports free pages every two seconds; the \
+         device gives them back to the host.</p>",
+        options.guest.name(),
         options.rounds
     )?;
     for run in runs {
@@ -54,10 +55,11 @@ pub(super) fn render(options: &Options, runs: &[Run]) -> Result<String> {
     if let [ours, qemu] = runs {
         writeln!(page, "<p>{}</p>", escape(&table::comparison(ours, qemu)))?;
     }
+    let guest = if options.guest == GuestKind::Model { " --guest model" } else { "" };
     let compare = if options.compare { " --compare" } else { "" };
     writeln!(
         page,
-        "<p>Again: <code>cargo xtask demo --memory {} --rounds {}{compare}</code>. The samples are \
+        "<p>Again: <code>cargo xtask demo --memory {} --rounds {}{guest}{compare}</code>. The samples are \
          in <code>result.json</code> beside this page.</p>\n</html>",
         options.memory, options.rounds
     )?;

@@ -10,10 +10,10 @@ use core::{
 use std::{sync::Mutex, vec, vec::Vec};
 
 /// Guest memory from address 0, one thread at a time.
-pub(super) struct VecRam(RefCell<Vec<u8>>);
+pub(in crate::virtio) struct VecRam(RefCell<Vec<u8>>);
 
 impl VecRam {
-    pub(super) fn new(len: usize) -> Self {
+    pub(in crate::virtio) fn new(len: usize) -> Self {
         Self(RefCell::new(vec![0xa5; len]))
     }
 }
@@ -57,13 +57,13 @@ impl GuestRam for VecRam {
 }
 
 /// The same for two threads: byte-wise atomic, and a lock makes two bytes one value.
-pub(super) struct SharedRam {
+pub(in crate::virtio) struct SharedRam {
     bytes: Vec<AtomicU8>,
     words: Mutex<()>,
 }
 
 impl SharedRam {
-    pub(super) fn new(len: usize) -> Self {
+    pub(in crate::virtio) fn new(len: usize) -> Self {
         Self { bytes: (0..len).map(|_| AtomicU8::new(0)).collect(), words: Mutex::new(()) }
     }
 }
@@ -99,21 +99,21 @@ impl GuestRam for SharedRam {
 }
 
 /// Follows the specification word by word, one chain at a time.
-pub(super) struct NaiveDevice<'a, M> {
-    pub(super) ram: &'a M,
-    pub(super) layout: RingLayout,
-    pub(super) event_idx: bool,
-    pub(super) next_avail: u16,
-    pub(super) next_used: u16,
+pub(in crate::virtio) struct NaiveDevice<'a, M> {
+    pub(in crate::virtio) ram: &'a M,
+    pub(in crate::virtio) layout: RingLayout,
+    pub(in crate::virtio) event_idx: bool,
+    pub(in crate::virtio) next_avail: u16,
+    pub(in crate::virtio) next_used: u16,
 }
 
 impl<'a, M: GuestRam> NaiveDevice<'a, M> {
-    pub(super) fn new(ram: &'a M, layout: RingLayout, event_idx: bool) -> Self {
+    pub(in crate::virtio) fn new(ram: &'a M, layout: RingLayout, event_idx: bool) -> Self {
         Self { ram, layout, event_idx, next_avail: 0, next_used: 0 }
     }
 
     /// The next chain's head and its descriptors, indirect tables resolved.
-    pub(super) fn take(&mut self) -> Option<(u16, Vec<Descriptor>)> {
+    pub(in crate::virtio) fn take(&mut self) -> Option<(u16, Vec<Descriptor>)> {
         let avail = self.ram.load_u16(self.layout.avail_idx(), Ordering::Acquire).unwrap();
         if avail == self.next_avail {
             return None;
@@ -140,7 +140,7 @@ impl<'a, M: GuestRam> NaiveDevice<'a, M> {
     }
 
     /// Returns a chain; says whether the driver is to be notified.
-    pub(super) fn give_back(&mut self, id: u32, len: u32) -> bool {
+    pub(in crate::virtio) fn give_back(&mut self, id: u32, len: u32) -> bool {
         let at = self.layout.used_entry(self.next_used);
         self.ram.write(at, &id.to_le_bytes()).unwrap();
         self.ram.write(Gpa(at.0 + 4), &len.to_le_bytes()).unwrap();
@@ -158,7 +158,7 @@ impl<'a, M: GuestRam> NaiveDevice<'a, M> {
     }
 
     /// Says from which available index on the device wants to be kicked.
-    pub(super) fn ask_for_kick_at(&self, index: u16) {
+    pub(in crate::virtio) fn ask_for_kick_at(&self, index: u16) {
         self.ram.store_u16(self.layout.avail_event(), index, Ordering::Relaxed).unwrap();
     }
 }

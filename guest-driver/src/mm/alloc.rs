@@ -1,0 +1,124 @@
+//! Allocating and freeing pages.
+
+use super::Mm;
+use super::buddy::Origin;
+use super::frame::FrameState;
+use super::geometry::{MigrateType, Pfn, PfnRange};
+use super::zone::{Zone, ZoneType};
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllocRequest {
+    /// `1 << order` pages.
+    pub order: u8,
+    /// Unmovable, movable or reclaimable.
+    pub migratetype: MigrateType,
+    /// The node that is looked on first.
+    pub node: u8,
+}
+
+impl AllocRequest {
+    /// Movable pages of the first node.
+    pub fn movable(order: u8) -> Self {
+        Self { order, migratetype: MigrateType::Movable, node: 0 }
+    }
+}
+
+/// Why nothing was allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AllocError {
+    /// No zone has it: what Linux would call the OOM killer for.
+    #[error("no zone has a free block of that order above its min watermark")]
+    OutOfMemory,
+}
+
+impl Mm {
+    /// Allocates a block on `cpu` (`__alloc_pages`), without reclaim: there is nothing to reclaim.
+    ///
+    /// # Errors
+    /// [`AllocError`]; before that the per-CPU lists were drained.
+    pub fn alloc(&self, cpu: usize, request: AllocRequest) -> Result<Pfn, AllocError> {
+        self.alloc_above(cpu, request, |zone| zone.watermarks().low)
+            .or_else(|| self.alloc_above(cpu, request, |zone| zone.watermarks().min))
+            .or_else(|| {
+                for zone in 0..self.zone_count() {
+                    self.drain_all(super::ZoneId(zone));
+                }
+                self.alloc_above(cpu, request, |zone| zone.watermarks().min)
+            })
+            .ok_or(AllocError::OutOfMemory)
+    }
+
+    /// Walks the zones in order of preference (`get_page_from_freelist`).
+    fn alloc_above(
+        &self,
+        cpu: usize,
+        request: AllocRequest,
+        mark: impl Fn(&Zone) -> u64,
+    ) -> Option<Pfn> {
+        let movable = request.migratetype == MigrateType::Movable;
+        for same_node in [true, false] {
+            for kind in [ZoneType::Movable, ZoneType::Normal] {
+                if kind == ZoneType::Movable && !movable {
+                    continue;
+                }
+                for zone in &self.zones {
+                    if zone.kind != kind || (zone.node == request.node) != same_node {
+                        continue;
+                    }
+                    if !zone.watermark_ok(request.order, mark(zone), movable) {
+                        continue;
+                    }
+                    if let Some(pfn) = self.alloc_in(zone, cpu, request) {
+                        let state = FrameState::Allocated { order: request.order, movable };
+                        self.set_state(pfn, state);
+                        return Some(pfn);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
+        let AllocRequest { order, migratetype, .. } = request;
+        self.pcp_alloc(zone, cpu, order, migratetype).or_else(|| {
+            let mut area = zone.lock();
+            let pfn = self.rmqueue(zone, &mut area, order, migratetype)?;
+            // Before the lock is let go: a buddy that is freed would merge with it.
+            self.set_state(pfn, FrameState::Tail);
+            Some(pfn)
+        })
+    }
+
+    /// Says who uses an allocated block, for [`super::MovePages`] to find.
+    pub fn set_owner(&self, pfn: Pfn, owner: u32) {
+        if let Some(frame) = self.sections.frame(pfn) {
+            frame.set_owner(Some(owner));
+        }
+    }
+
+    /// Frees an allocated block on `cpu` (`__free_pages`).
+    ///
+    /// # Panics
+    /// If no allocated block begins there: a double free, or a stray one.
+    pub fn free(&self, cpu: usize, pfn: Pfn) {
+        let FrameState::Allocated { order, .. } = self.state(pfn) else {
+            panic!("bad page state: {pfn:?} is freed and is {:?}", self.state(pfn));
+        };
+        let Some(section) = self.sections.of(pfn) else { return };
+        if let Some(frame) = self.sections.frame(pfn) {
+            frame.set_owner(None);
+        }
+        let zone = &self.zones[section.zone.0];
+        if !self.pcp_free(zone, cpu, pfn, order) {
+            let mut area = zone.lock();
+            // The pageblocks of a larger block may have become of different types, isolated ones
+            // among them, so each is freed by itself (`split_large_buddy`).
+            let part = order.min(self.geometry.pageblock_order);
+            for head in PfnRange::block(pfn, order).step(part) {
+                self.free_one(zone, &mut area, head, part, Origin::Freed);
+            }
+        }
+    }
+}

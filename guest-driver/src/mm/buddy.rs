@@ -1,0 +1,381 @@
+//! Free lists by order and migratetype, splitting and merging. Everything here is under the zone's
+//! lock.
+
+use super::Mm;
+use super::frame::FrameState;
+use super::geometry::{MigrateType, Pfn, PfnRange};
+use super::zone::Zone;
+
+/// The most orders that any geometry has.
+const ORDERS: usize = 11;
+
+/// How a block comes to be put on a free list (`fpi_t`, in effect).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Somebody had it and freed it.
+    Freed,
+    /// Isolation split or moved it (`FPI_NONE` in Linux, which tells page reporting as well).
+    Moved,
+    /// The reporter puts it back (`FPI_SKIP_REPORT_NOTIFY | FPI_TO_TAIL`).
+    PutBack,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct List {
+    head: Option<Pfn>,
+    tail: Option<Pfn>,
+}
+
+/// A zone's free blocks.
+#[derive(Debug)]
+pub(crate) struct FreeArea {
+    lists: [[List; MigrateType::COUNT]; ORDERS],
+    /// Free blocks of each order, of every migratetype, isolated ones included.
+    pub(crate) nr_free: [u64; ORDERS],
+}
+
+impl FreeArea {
+    pub(crate) fn new() -> Self {
+        Self { lists: Default::default(), nr_free: [0; ORDERS] }
+    }
+
+    /// First block of a list.
+    pub(crate) fn first(&self, order: u8, migratetype: MigrateType) -> Option<Pfn> {
+        self.lists[usize::from(order)][migratetype as usize].head
+    }
+}
+
+impl Mm {
+    /// Puts a free block on its list. The frame's state is set by the caller.
+    fn link(&self, area: &mut FreeArea, head: Pfn, order: u8, mt: MigrateType, to_tail: bool) {
+        let list = &mut area.lists[usize::from(order)][mt as usize];
+        let Some(frame) = self.sections.frame(head) else { return };
+        if to_tail {
+            frame.set_prev(list.tail);
+            frame.set_next(None);
+            match list.tail.replace(head).and_then(|old| self.sections.frame(old)) {
+                Some(old) => old.set_next(Some(head)),
+                None => list.head = Some(head),
+            }
+        } else {
+            frame.set_next(list.head);
+            frame.set_prev(None);
+            match list.head.replace(head).and_then(|old| self.sections.frame(old)) {
+                Some(old) => old.set_prev(Some(head)),
+                None => list.tail = Some(head),
+            }
+        }
+        area.nr_free[usize::from(order)] += 1;
+    }
+
+    fn unlink(&self, area: &mut FreeArea, head: Pfn, order: u8, mt: MigrateType) {
+        let list = &mut area.lists[usize::from(order)][mt as usize];
+        let Some(frame) = self.sections.frame(head) else { return };
+        let (next, prev) = (frame.next(), frame.prev());
+        match prev.and_then(|prev| self.sections.frame(prev)) {
+            Some(prev) => prev.set_next(next),
+            None => list.head = next,
+        }
+        match next.and_then(|next| self.sections.frame(next)) {
+            Some(next) => next.set_prev(prev),
+            None => list.tail = prev,
+        }
+        area.nr_free[usize::from(order)] -= 1;
+    }
+
+    pub(crate) fn set_state(&self, pfn: Pfn, state: FrameState) {
+        if let Some(frame) = self.sections.frame(pfn) {
+            frame.set_state(state);
+        }
+    }
+
+    /// Every block of a list, first to last.
+    pub(crate) fn list(&self, area: &FreeArea, order: u8, mt: MigrateType) -> Vec<Pfn> {
+        let mut at = area.first(order, mt);
+        std::iter::from_fn(|| {
+            let pfn = at?;
+            at = self.sections.frame(pfn).and_then(super::Frame::next);
+            Some(pfn)
+        })
+        .collect()
+    }
+
+    /// Takes a free block off its list (`__del_page_from_free_list`); what it is now is for the
+    /// caller to say.
+    pub(crate) fn take(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        head: Pfn,
+        order: u8,
+    ) -> MigrateType {
+        let mt = self.sections.migratetype(head);
+        self.unlink(area, head, order, mt);
+        zone.account(mt, -(1 << order));
+        mt
+    }
+
+    /// Frees the block of `order` at `pfn` and merges it with its buddies (`__free_one_page`).
+    pub(crate) fn free_one(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        mut pfn: Pfn,
+        mut order: u8,
+        origin: Origin,
+    ) {
+        let mt = self.sections.migratetype(pfn);
+        zone.account(mt, 1 << order);
+        while order < self.geometry.max_order {
+            let buddy = pfn.buddy(order);
+            if self.state(buddy).buddy_order() != Some(order) {
+                break;
+            }
+            if order >= self.geometry.pageblock_order {
+                let other = self.sections.migratetype(buddy);
+                if other != mt {
+                    if !(mt.is_mergeable() && other.is_mergeable()) {
+                        break;
+                    }
+                    // Counted as free either way, so only the list changes.
+                    self.unlink(area, buddy, order, other);
+                    self.set_blocks(PfnRange::block(buddy, order), mt);
+                    self.link(area, buddy, order, mt, false);
+                }
+            }
+            self.unlink(area, buddy, order, mt);
+            let head = pfn.min(buddy);
+            self.set_state(pfn.max(buddy), FrameState::Tail);
+            pfn = head;
+            order += 1;
+        }
+        let hook = self.hook().filter(|hook| order >= hook.order());
+        if let (Origin::Freed, Some(hook)) = (origin, hook) {
+            hook.before_insert(pfn, order);
+        }
+        self.set_state(pfn, FrameState::Buddy { order, reported: false });
+        let to_tail = origin == Origin::PutBack || self.merge_is_likely(pfn, order);
+        self.link(area, pfn, order, mt, to_tail);
+        match (origin, hook) {
+            (Origin::Freed, Some(hook)) => hook.after_insert(pfn, order),
+            (Origin::Moved, Some(hook)) => hook.moved(pfn, order),
+            _ => {}
+        }
+    }
+
+    /// Whether the next larger buddy is free: then this block will soon be needed to merge, and is
+    /// better handed out last (`buddy_merge_likely`).
+    fn merge_is_likely(&self, pfn: Pfn, order: u8) -> bool {
+        if order + 1 >= self.geometry.max_order {
+            return false;
+        }
+        let larger = pfn.align_down(order + 1).buddy(order + 1);
+        self.state(larger).buddy_order() == Some(order + 1)
+    }
+
+    fn set_blocks(&self, range: PfnRange, mt: MigrateType) {
+        for block in range.step(self.geometry.pageblock_order) {
+            self.sections.set_migratetype(block, mt);
+        }
+    }
+
+    /// Cuts a block that was taken off its list down to `order` and puts the rest back (`expand`).
+    fn expand(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        head: Pfn,
+        from: u8,
+        order: u8,
+        mt: MigrateType,
+    ) {
+        for high in (order..from).rev() {
+            let half = head.plus(1 << high);
+            self.set_state(half, FrameState::Buddy { order: high, reported: false });
+            self.link(area, half, high, mt, false);
+            zone.account(mt, 1 << high);
+        }
+    }
+
+    /// Takes a block of `order` for an allocation of type `mt` (`__rmqueue`). Its state is for the
+    /// caller to set.
+    pub(crate) fn rmqueue(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        order: u8,
+        mt: MigrateType,
+    ) -> Option<Pfn> {
+        self.rmqueue_smallest(zone, area, order, mt)
+            .or_else(|| {
+                // Movable pages may live in the reserve for contiguous allocations.
+                (mt == MigrateType::Movable)
+                    .then(|| self.rmqueue_smallest(zone, area, order, MigrateType::Cma))
+                    .flatten()
+            })
+            .or_else(|| self.rmqueue_fallback(zone, area, order, mt))
+    }
+
+    fn rmqueue_smallest(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        order: u8,
+        mt: MigrateType,
+    ) -> Option<Pfn> {
+        let (from, head) = (order..=self.geometry.max_order)
+            .find_map(|from| Some((from, area.first(from, mt)?)))?;
+        self.take(zone, area, head, from);
+        self.expand(zone, area, head, from, order, mt);
+        Some(head)
+    }
+
+    /// Takes up to `want` blocks of `order` for a per-CPU list (`rmqueue_bulk`), lowest first, and
+    /// hands each to `give`. What one by one would come from splitting the same block again and
+    /// again is cut out of it at once: the lock is held that much shorter.
+    pub(crate) fn rmqueue_bulk(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        order: u8,
+        mt: MigrateType,
+        want: u32,
+        mut give: impl FnMut(Pfn),
+    ) {
+        let mut left = want;
+        while left > 0 {
+            let found = (order..=self.geometry.max_order)
+                .find_map(|from| Some((from, area.first(from, mt)?)));
+            let Some((from, head)) = found else {
+                let Some(pfn) = self.rmqueue(zone, area, order, mt) else { return };
+                give(pfn);
+                left -= 1;
+                continue;
+            };
+            self.take(zone, area, head, from);
+            let taken = left.min(1 << (from - order));
+            for i in 0..taken {
+                give(head.plus(i << order));
+            }
+            left -= taken;
+            // The rest goes back as the blocks that splitting would have left.
+            let mut rest = taken << order;
+            while rest < 1 << from {
+                let part = u8::try_from(rest.trailing_zeros()).unwrap_or(order);
+                let block = head.plus(rest);
+                self.set_state(block, FrameState::Buddy { order: part, reported: false });
+                self.link(area, block, part, mt, false);
+                zone.account(mt, 1 << part);
+                rest += 1 << part;
+            }
+        }
+    }
+
+    /// Steals from another migratetype, the largest block first (`__rmqueue_fallback`). A whole
+    /// pageblock, or one at least half free, changes its type.
+    fn rmqueue_fallback(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        order: u8,
+        mt: MigrateType,
+    ) -> Option<Pfn> {
+        let (from, other, head) = (order..=self.geometry.max_order).rev().find_map(|from| {
+            mt.fallbacks().iter().find_map(|&other| Some((from, other, area.first(from, other)?)))
+        })?;
+        let blocks = self.geometry.pageblock_order;
+        if from >= blocks {
+            self.take(zone, area, head, from);
+            self.set_blocks(PfnRange::block(head, from), mt);
+            self.expand(zone, area, head, from, order, mt);
+            return Some(head);
+        }
+        let block = PfnRange::block(head.align_down(blocks), blocks);
+        let free: u32 = self.buddies_in(block).iter().map(|&(_, order)| 1u32 << order).sum();
+        if free >= block.pages() / 2 {
+            self.move_buddies(zone, area, block, |mm| mm.sections.set_migratetype(block.start, mt));
+            return self.rmqueue_smallest(zone, area, order, mt);
+        }
+        self.take(zone, area, head, from);
+        self.expand(zone, area, head, from, order, other);
+        Some(head)
+    }
+
+    /// The free blocks that begin in `range`.
+    pub(crate) fn buddies_in(&self, range: PfnRange) -> Vec<(Pfn, u8)> {
+        let mut found = Vec::new();
+        let mut pfn = range.start;
+        while pfn < range.end {
+            match self.state(pfn).buddy_order() {
+                Some(order) => {
+                    found.push((pfn, order));
+                    pfn = pfn.plus(1 << order);
+                }
+                None => pfn = pfn.plus(1),
+            }
+        }
+        found
+    }
+
+    /// Moves the free blocks that begin in `block` to the list of the type that `change` gives it
+    /// (`move_freepages_block`). A block that was reported stays so. Returns the pages moved.
+    pub(crate) fn move_buddies(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        block: PfnRange,
+        change: impl FnOnce(&Self),
+    ) -> u32 {
+        let buddies = self.buddies_in(block);
+        for &(head, order) in &buddies {
+            self.take(zone, area, head, order);
+        }
+        change(self);
+        for &(head, order) in &buddies {
+            let mt = self.sections.migratetype(head);
+            self.link(area, head, order, mt, true);
+            zone.account(mt, 1 << order);
+        }
+        buddies.iter().map(|&(_, order)| 1u32 << order).sum()
+    }
+
+    /// The free block that holds `pfn`, if there is one and `pfn`'s zone is locked.
+    pub(crate) fn buddy_around(&self, pfn: Pfn) -> Option<(Pfn, u8)> {
+        (0..=self.geometry.max_order).find_map(|order| {
+            let head = pfn.align_down(order);
+            let found = self.state(head).buddy_order()?;
+            (found >= order).then_some((head, found))
+        })
+    }
+
+    /// The block behind this one on its list. Under the zone's lock.
+    pub(crate) fn next_free(&self, pfn: Pfn) -> Option<Pfn> {
+        self.sections.frame(pfn).and_then(super::Frame::next)
+    }
+
+    /// Turns a list until `first` is its first (`list_rotate_to_front`).
+    pub(crate) fn rotate_to(&self, area: &mut FreeArea, order: u8, mt: MigrateType, first: Pfn) {
+        let list = &mut area.lists[usize::from(order)][mt as usize];
+        let frame = |pfn: Option<Pfn>| pfn.and_then(|pfn| self.sections.frame(pfn));
+        let Some(last) = frame(Some(first)).and_then(super::Frame::prev) else { return };
+        let (Some(head), Some(tail)) = (frame(list.head), frame(list.tail)) else { return };
+        tail.set_next(list.head);
+        head.set_prev(list.tail);
+        *list = List { head: Some(first), tail: Some(last) };
+        if let (Some(first), Some(last)) = (frame(Some(first)), frame(Some(last))) {
+            first.set_prev(None);
+            last.set_next(None);
+        }
+    }
+
+    /// Flags the free blocks that begin in `range` and lie whole within it as reported.
+    pub(crate) fn flag_reported(&self, range: PfnRange) {
+        let Some(id) = self.zone_of(range.start) else { return };
+        let _area = self.zone(id).lock();
+        for (head, order) in self.buddies_in(range) {
+            if head.plus(1 << order) <= range.end {
+                self.set_state(head, FrameState::Buddy { order, reported: true });
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Contiguous allocation (`alloc_contig_range`).
+
+use super::Mm;
+use super::buddy::Origin;
+use super::frame::FrameState;
+use super::geometry::PfnRange;
+use super::hotplug::MovePages;
+use super::isolation::{Busy, IsolateMode};
+
+/// How often pages in use are moved before it is given up.
+const TRIES: usize = 5;
+
+impl Mm {
+    /// Allocates exactly the pages of `range`, which is made of whole pageblocks, with the contents
+    /// of those in use moved by `movers`.
+    ///
+    /// # Errors
+    /// [`Busy`] if somebody isolates part of it, or it did not get free in a few tries; everything
+    /// is as before then.
+    pub fn alloc_contig_range(
+        &self,
+        range: PfnRange,
+        mode: IsolateMode,
+        movers: &dyn MovePages,
+    ) -> Result<(), Busy> {
+        let zone = self.zone_of(range.start).ok_or(Busy)?;
+        self.start_isolate_page_range(range, mode)?;
+        let mut result = Err(Busy);
+        for _ in 0..TRIES {
+            self.drain_all(zone);
+            if !self.migrate_range(range, movers) {
+                break;
+            }
+            result = self.test_pages_isolated(range).and_then(|()| self.take_range(range));
+            if result.is_ok() {
+                break;
+            }
+        }
+        self.undo_isolate_page_range(range, None);
+        result
+    }
+
+    /// Takes the free pages of an isolated range. A free block may reach beyond it, into what
+    /// another isolator holds; that part is put back.
+    fn take_range(&self, range: PfnRange) -> Result<(), Busy> {
+        let zone = self.zone(self.zone_of(range.start).ok_or(Busy)?);
+        let mut area = zone.lock();
+        let blocks = self.geometry.pageblock_order;
+        let mut pfn = range.start;
+        while pfn < range.end {
+            let Some((head, order)) = self.buddy_around(pfn) else {
+                // Isolated and tested: it cannot have been taken.
+                unreachable!("an isolated free page is gone at {pfn:?}");
+            };
+            self.take(zone, &mut area, head, order);
+            self.set_state(head, FrameState::Tail);
+            for outside in PfnRange::block(head, order).step(blocks.min(order)) {
+                if !range.contains(outside) {
+                    self.free_one(zone, &mut area, outside, blocks.min(order), Origin::Moved);
+                }
+            }
+            pfn = head.plus(1 << order);
+        }
+        for block in range.step(blocks) {
+            let state = FrameState::Allocated { order: blocks, movable: false };
+            self.set_state(block, state);
+        }
+        Ok(())
+    }
+
+    /// Frees what [`Mm::alloc_contig_range`] has allocated (`free_contig_range`).
+    pub fn free_contig_range(&self, cpu: usize, range: PfnRange) {
+        for block in range.step(self.geometry.pageblock_order) {
+            self.free(cpu, block);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Memory blocks on- and offline (`mm/memory_hotplug.c`).
+
+use core::sync::atomic::Ordering;
+
+use super::Mm;
+use super::buddy::Origin;
+use super::frame::FrameState;
+use super::geometry::{MigrateType, Pfn, PfnRange};
+use super::isolation::IsolateMode;
+use super::zone::ZoneId;
+use crate::sync;
+
+/// Moves the contents of pages in use out of the way. Whoever allocates movable pages implements
+/// it, since only the user of a page knows who points to it.
+pub trait MovePages: Sync {
+    /// Moves the block of `order` at `from` elsewhere: allocates another, copies, makes the user
+    /// use that one, and frees `from`. False if that was not possible now.
+    fn move_pages(&self, mm: &Mm, from: Pfn, order: u8, owner: Option<u32>) -> bool;
+}
+
+/// Why memory was not taken offline; Linux's error codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OfflineError {
+    /// `-EINVAL`: not a memory block that is online and of one zone.
+    #[error("not an online memory block of one zone")]
+    Invalid,
+    /// `-EBUSY`: somebody isolates part of it, or something in it cannot be moved.
+    #[error("device or resource busy")]
+    Busy,
+    /// `-EINTR`: the caller gave up. Without that it is tried until it succeeds.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Mm {
+    /// Gives a section that was not there before to a zone; it is offline.
+    pub fn add_section(&self, section: usize, zone: ZoneId) {
+        self.sections.add(section, zone);
+    }
+
+    /// Takes a memory block online (`online_pages`). All of it is free then, and nothing of it
+    /// reported.
+    ///
+    /// # Errors
+    /// [`OfflineError::Invalid`] if a section of it is missing or online already.
+    pub fn online_block(&self, block: usize) -> Result<(), OfflineError> {
+        let _hotplug = self.hotplug.lock();
+        let sections = self.geometry.memory_block(block);
+        let offline = |section| self.sections.get(section).is_some_and(|s| !s.is_online());
+        if !sections.clone().all(offline) {
+            return Err(OfflineError::Invalid);
+        }
+        for section in sections.clone() {
+            self.online_section(section);
+        }
+        if let Some(section) = self.sections.get(sections.start) {
+            self.zone(section.zone).set_watermarks(&self.geometry);
+        }
+        Ok(())
+    }
+
+    /// Frees all pages of an offline section to its zone.
+    pub(crate) fn online_section(&self, index: usize) {
+        let Some(section) = self.sections.get(index) else { return };
+        let zone = self.zone(section.zone);
+        let range = self.geometry.section_range(index);
+        // From the first step to the last under the lock: who has looked at the section before it
+        // went offline must find its frames absent, or free, and not isolate what is neither.
+        let mut area = zone.lock();
+        for pfn in range.step(0) {
+            self.set_state(pfn, FrameState::Tail);
+        }
+        for block in range.step(self.geometry.pageblock_order) {
+            self.sections.set_migratetype(block, MigrateType::Movable);
+        }
+        section.set_online(true);
+        if let Some(hook) = self.hook() {
+            hook.section_online(index);
+        }
+        zone.managed.fetch_add(u64::from(range.pages()), Ordering::Relaxed);
+        let order = self.geometry.max_order;
+        for head in range.step(order) {
+            self.free_one(zone, &mut area, head, order, Origin::Freed);
+        }
+    }
+
+    /// Takes a memory block offline (`offline_pages`), with the contents of its pages in use moved
+    /// by `movers`. Tries until it succeeds, as Linux does, or `give_up` says so.
+    ///
+    /// # Errors
+    /// [`OfflineError`]; everything is as before then.
+    pub fn offline_block(
+        &self,
+        block: usize,
+        movers: &dyn MovePages,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<(), OfflineError> {
+        let _hotplug = self.hotplug.lock();
+        let sections = self.geometry.memory_block(block);
+        let zone =
+            self.sections.get(sections.start).map(|s| s.zone).ok_or(OfflineError::Invalid)?;
+        let online_there =
+            |section| self.sections.get(section).is_some_and(|s| s.zone == zone && s.is_online());
+        if !sections.clone().all(online_there) {
+            return Err(OfflineError::Invalid);
+        }
+        let range = PfnRange {
+            start: self.geometry.section_range(sections.start).start,
+            end: self.geometry.section_range(sections.end - 1).end,
+        };
+        if self.semantics.disable_pcp_for_offline {
+            self.pcp_disable(zone);
+        }
+        let result = self
+            .start_isolate_page_range(range, IsolateMode::MemOffline)
+            .map_err(|_| OfflineError::Busy)
+            .and_then(|()| {
+                let emptied = self.empty_range(zone, range, movers, give_up);
+                if emptied.is_err() {
+                    self.undo_isolate_page_range(range, Some(MigrateType::Movable));
+                }
+                emptied
+            });
+        if result.is_ok() {
+            self.remove_offline(zone, range);
+            for section in sections {
+                if let Some(of) = self.sections.get(section) {
+                    of.set_online(false);
+                }
+                if let Some(hook) = self.hook() {
+                    hook.section_offline(section);
+                }
+            }
+            self.zone(zone).set_watermarks(&self.geometry);
+        }
+        if self.semantics.disable_pcp_for_offline {
+            self.pcp_enable(zone);
+        }
+        result
+    }
+
+    /// Moves what is in use out of an isolated range until all of it is free.
+    fn empty_range(
+        &self,
+        zone: ZoneId,
+        range: PfnRange,
+        movers: &dyn MovePages,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<(), OfflineError> {
+        loop {
+            if give_up() {
+                return Err(OfflineError::Interrupted);
+            }
+            if !self.migrate_range(range, movers) {
+                return Err(OfflineError::Busy);
+            }
+            if self.test_pages_isolated(range).is_ok() {
+                return Ok(());
+            }
+            if self.semantics.drain_on_offline_retry {
+                self.drain_all(zone);
+            }
+            sync::yield_now();
+        }
+    }
+
+    /// Has every block in use in `range` moved, as far as that is possible now
+    /// (`do_migrate_range`); false if one is there that can never be moved.
+    pub(super) fn migrate_range(&self, range: PfnRange, movers: &dyn MovePages) -> bool {
+        let mut pfn = range.start;
+        while pfn < range.end {
+            match self.state(pfn) {
+                FrameState::Allocated { movable: false, .. } => return false,
+                FrameState::Allocated { order, movable: true } => {
+                    let owner = self.sections.frame(pfn).and_then(super::Frame::owner);
+                    movers.move_pages(self, pfn, order, owner);
+                    pfn = pfn.plus(1 << order);
+                }
+                FrameState::Buddy { order, .. } => pfn = pfn.plus(1 << order),
+                _ => pfn = pfn.plus(1),
+            }
+        }
+        true
+    }
+
+    /// Takes the free pages of an isolated range away from the allocator
+    /// (`__offline_isolated_pages`).
+    fn remove_offline(&self, zone: ZoneId, range: PfnRange) {
+        let zone = self.zone(zone);
+        let mut area = zone.lock();
+        for (head, order) in self.buddies_in(range) {
+            self.take(zone, &mut area, head, order);
+        }
+        for pfn in range.step(0) {
+            self.set_state(pfn, FrameState::Absent);
+        }
+        for block in range.step(self.geometry.pageblock_order) {
+            self.sections.set_isolated(block, false);
+            zone.isolated_blocks.fetch_sub(1, Ordering::Relaxed);
+        }
+        zone.managed.fetch_sub(u64::from(range.pages()), Ordering::Relaxed);
+    }
+}

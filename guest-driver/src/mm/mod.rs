@@ -1,0 +1,206 @@
+//! An executable model of Linux's page allocator: the parts that free page reporting, memory
+//! offlining and contiguous allocation meet in.
+//!
+//! The semantics are those of Linux 6.19 unless [`KernelSemantics`] says otherwise. Contents of
+//! pages are no concern of this module: it keeps the books.
+//!
+//! | file | Linux |
+//! |---|---|
+//! | [`geometry`] | orders, pageblocks, sections, memory blocks |
+//! | [`frame`], [`section`] | `struct page`, sparse sections, pageblock flags |
+//! | [`buddy`] | `__free_one_page`, `expand`, free lists by order and migratetype |
+//! | [`pcp`] | per-CPU page lists |
+//! | [`zone`] | zones, watermarks, accounting |
+//! | [`alloc`] | `__alloc_pages`, `__free_pages` |
+//! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
+//! | [`hotplug`] | `online_pages`, `offline_pages` |
+//! | [`contig`] | `alloc_contig_range` |
+//! | [`validate`] | the invariants K3 and K4 |
+
+pub mod alloc;
+pub mod buddy;
+pub mod contig;
+pub mod frame;
+pub mod geometry;
+pub mod hotplug;
+pub mod isolation;
+pub mod pcp;
+pub mod section;
+pub mod semantics;
+pub mod validate;
+pub mod zone;
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+pub use alloc::{AllocError, AllocRequest};
+pub use frame::{Frame, FrameState};
+pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
+pub use hotplug::{MovePages, OfflineError};
+pub use isolation::{Busy, IsolateMode};
+pub use semantics::KernelSemantics;
+pub use validate::Inconsistency;
+pub use zone::{Watermarks, ZoneId, ZoneType};
+
+use section::Sections;
+use zone::Zone;
+
+/// Told about blocks that a CPU, an isolator's failure or onlining has freed, of the order that
+/// [`FreeHook::order`] says and larger, buddies merged.
+///
+/// Called with the zone's lock held: it may take no lock of the model.
+pub trait FreeHook: Send + Sync {
+    /// The smallest order of interest.
+    fn order(&self) -> u8;
+
+    /// The block is about to be put on its free list. Only a tracker that is meant to go wrong
+    /// listens here.
+    fn before_insert(&self, _head: Pfn, _order: u8) {}
+
+    /// The block is on its free list.
+    fn after_insert(&self, head: Pfn, order: u8);
+
+    /// A block's pages have been moved by isolation or its undoing: nothing was freed.
+    fn moved(&self, _head: Pfn, _order: u8) {}
+
+    /// A section has come online, with nothing in it reported.
+    fn section_online(&self, section: usize);
+
+    /// A section has gone offline.
+    fn section_offline(&self, section: usize);
+}
+
+/// How the memory of a new [`Mm`] is laid out.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Orders and sizes.
+    pub geometry: Geometry,
+    /// Whose kernel's rules.
+    pub semantics: KernelSemantics,
+    /// How many CPUs have lists of their own.
+    pub cpus: usize,
+    /// The zones, each a list of runs of whole sections that are online from the start.
+    pub zones: Vec<ZoneLayout>,
+    /// Sections of address space, those for memory to come included.
+    pub sections: usize,
+}
+
+/// One zone of a [`Layout`].
+#[derive(Clone, Debug)]
+pub struct ZoneLayout {
+    /// The NUMA node that it is of.
+    pub node: u8,
+    /// Normal or movable.
+    pub kind: ZoneType,
+    /// Sections that are its own and online, in runs.
+    pub sections: Vec<core::ops::Range<usize>>,
+}
+
+impl Layout {
+    /// One node with one zone of `sections` sections, and no room for more.
+    pub fn flat(geometry: Geometry, cpus: usize, sections: usize) -> Self {
+        Self {
+            geometry,
+            semantics: KernelSemantics::default(),
+            cpus,
+            zones: vec![ZoneLayout {
+                node: 0,
+                kind: ZoneType::Movable,
+                sections: core::iter::once(0..sections).collect(),
+            }],
+            sections,
+        }
+    }
+}
+
+/// The memory management of one guest.
+pub struct Mm {
+    pub(crate) geometry: Geometry,
+    pub(crate) semantics: KernelSemantics,
+    pub(crate) sections: Sections,
+    pub(crate) zones: Vec<Zone>,
+    hook: OnceLock<Arc<dyn FreeHook>>,
+    /// Serialises online and offline (`mem_hotplug_lock`).
+    pub(crate) hotplug: crate::sync::Lock<()>,
+}
+
+impl Mm {
+    /// Memory as `layout` says, all of it free.
+    pub fn new(layout: &Layout) -> Self {
+        let geometry = layout.geometry;
+        let mm = Self {
+            geometry,
+            semantics: layout.semantics,
+            sections: Sections::new(geometry, layout.sections),
+            zones: layout
+                .zones
+                .iter()
+                .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
+                .collect(),
+            hook: OnceLock::new(),
+            hotplug: crate::sync::Lock::new(()),
+        };
+        for (id, zone) in layout.zones.iter().enumerate() {
+            for section in zone.sections.iter().flat_map(Clone::clone) {
+                mm.add_section(section, ZoneId(id));
+                mm.online_section(section);
+            }
+            mm.zones[id].set_watermarks(&geometry);
+        }
+        mm
+    }
+
+    /// Installs the hook; everything that is freed from now on is told to it.
+    ///
+    /// # Errors
+    /// Gives the hook back if there is one already: as in Linux, one device may register.
+    pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
+        self.hook.set(hook)
+    }
+
+    pub(crate) fn hook(&self) -> Option<&Arc<dyn FreeHook>> {
+        self.hook.get()
+    }
+
+    /// Orders and sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// How many zones there are.
+    pub fn zone_count(&self) -> usize {
+        self.zones.len()
+    }
+
+    /// A zone's books.
+    pub fn zone(&self, zone: ZoneId) -> &Zone {
+        &self.zones[zone.0]
+    }
+
+    /// The zone that a page frame belongs to; none if its section was never added.
+    pub fn zone_of(&self, pfn: Pfn) -> Option<ZoneId> {
+        self.sections.of(pfn).map(|section| section.zone)
+    }
+
+    /// How many sections of address space there are.
+    pub fn section_count(&self) -> usize {
+        self.sections.len()
+    }
+
+    /// Whether the section is online.
+    pub fn is_online(&self, section: usize) -> bool {
+        self.sections.get(section).is_some_and(section::Section::is_online)
+    }
+
+    /// What a frame is, read without a lock: true at some moment of late.
+    pub fn state(&self, pfn: Pfn) -> FrameState {
+        self.sections.frame(pfn).map_or(FrameState::Absent, Frame::state)
+    }
+
+    /// Bytes of metadata of all sections that were ever added.
+    pub fn metadata_bytes(&self) -> usize {
+        self.sections.metadata_bytes()
+    }
+}

@@ -1,0 +1,119 @@
+//! Sparse sections: the metadata of memory that is there, and none for holes.
+
+use std::sync::OnceLock;
+
+use super::frame::Frame;
+use super::geometry::{Geometry, MigrateType, Pfn};
+use super::zone::ZoneId;
+use crate::sync::{AtomicBool, AtomicU8, Ordering};
+
+/// The standalone isolate bit of a pageblock (`PB_migrate_isolate`), beside its migratetype.
+const ISOLATED: u8 = 1 << 7;
+
+/// The metadata of one section (`struct mem_section`).
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) zone: ZoneId,
+    frames: Box<[Frame]>,
+    pageblocks: Box<[AtomicU8]>,
+    online: AtomicBool,
+}
+
+impl Section {
+    pub(crate) fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_online(&self, online: bool) {
+        self.online.store(online, Ordering::Release);
+    }
+}
+
+/// Every section that there is room for. One that was added stays, online or not.
+#[derive(Debug)]
+pub(crate) struct Sections {
+    geometry: Geometry,
+    sections: Box<[OnceLock<Section>]>,
+}
+
+impl Sections {
+    pub(crate) fn new(geometry: Geometry, count: usize) -> Self {
+        Self { geometry, sections: (0..count).map(|_| OnceLock::new()).collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.sections.len()
+    }
+
+    /// Gives a section its metadata; its frames are absent until it comes online.
+    pub(crate) fn add(&self, section: usize, zone: ZoneId) {
+        let frames = (0..self.geometry.section_pages()).map(|_| Frame::absent()).collect();
+        let movable = MigrateType::Movable as u8;
+        let blocks = self.geometry.section_blocks();
+        let pageblocks = (0..blocks).map(|_| AtomicU8::new(movable)).collect();
+        let online = AtomicBool::new(false);
+        // A section that is there already keeps its zone.
+        let _ = self.sections[section].set(Section { zone, frames, pageblocks, online });
+    }
+
+    pub(crate) fn get(&self, section: usize) -> Option<&Section> {
+        self.sections.get(section)?.get()
+    }
+
+    /// The section's index, whether or not it is there.
+    pub(crate) fn index_of(&self, pfn: Pfn) -> usize {
+        (pfn.0 >> self.geometry.section_order) as usize
+    }
+
+    pub(crate) fn of(&self, pfn: Pfn) -> Option<&Section> {
+        self.get(self.index_of(pfn))
+    }
+
+    pub(crate) fn frame(&self, pfn: Pfn) -> Option<&Frame> {
+        let within = pfn.0 & (self.geometry.section_pages() - 1);
+        self.of(pfn).map(|section| &section.frames[within as usize])
+    }
+
+    fn pageblock(&self, pfn: Pfn) -> Option<&AtomicU8> {
+        let within = (pfn.0 & (self.geometry.section_pages() - 1)) >> self.geometry.pageblock_order;
+        self.of(pfn).map(|section| &section.pageblocks[within as usize])
+    }
+
+    /// The migratetype of a frame's pageblock; [`MigrateType::Isolate`] while it is isolated
+    /// (`get_pageblock_migratetype`). Read without a lock it is true at some moment of late.
+    pub(crate) fn migratetype(&self, pfn: Pfn) -> MigrateType {
+        match self.pageblock(pfn).map(|block| block.load(Ordering::Relaxed)) {
+            Some(bits) if bits & ISOLATED == 0 => MigrateType::from_bits(bits),
+            _ => MigrateType::Isolate,
+        }
+    }
+
+    /// The migratetype that the pageblock has, or will have again.
+    pub(crate) fn underlying_migratetype(&self, pfn: Pfn) -> MigrateType {
+        let bits = self.pageblock(pfn).map_or(0, |block| block.load(Ordering::Relaxed));
+        MigrateType::from_bits(bits & !ISOLATED)
+    }
+
+    /// Under the zone's lock.
+    pub(crate) fn set_migratetype(&self, pfn: Pfn, migratetype: MigrateType) {
+        if let Some(block) = self.pageblock(pfn) {
+            let isolated = block.load(Ordering::Relaxed) & ISOLATED;
+            block.store(migratetype as u8 | isolated, Ordering::Relaxed);
+        }
+    }
+
+    /// Under the zone's lock.
+    pub(crate) fn set_isolated(&self, pfn: Pfn, isolated: bool) {
+        if let Some(block) = self.pageblock(pfn) {
+            let bits = block.load(Ordering::Relaxed) & !ISOLATED;
+            block.store(if isolated { bits | ISOLATED } else { bits }, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn metadata_bytes(&self) -> usize {
+        let table = self.sections.len() * size_of::<OnceLock<Section>>();
+        let of =
+            |section: &Section| size_of_val(&*section.frames) + size_of_val(&*section.pageblocks);
+        table + self.sections.iter().filter_map(OnceLock::get).map(of).sum::<usize>()
+    }
+}

@@ -1,0 +1,66 @@
+//! Which kernel's rules the model plays by, where they differ.
+
+/// The rules of one kernel. The default is Linux 6.19.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelSemantics {
+    /// A pageblock that is isolated already is refused. Since 4.17; before, two isolators could
+    /// hold the same pages.
+    pub refuse_double_isolation: bool,
+    /// Isolating a pageblock drains all per-CPU lists, each time. From 4.10 to 5.9.
+    pub drain_on_isolate: bool,
+    /// Isolating one half of a larger buddy splits it. Since 5.19; before, only free blocks that
+    /// begin in the pageblock were moved, whole.
+    pub split_straddling_buddy: bool,
+    /// Offlining turns the per-CPU lists off while it runs. Since 5.11.
+    pub disable_pcp_for_offline: bool,
+    /// Offlining drains the per-CPU lists each time that it finds pages not isolated. Since 5.9;
+    /// without it and without the one above, a page that reached a per-CPU list after the drain
+    /// stays there, and offlining waits for ever.
+    pub drain_on_offline_retry: bool,
+    /// Isolation is a bit of its own and the migratetype beneath it stays. Since 6.17.
+    pub standalone_isolate_bit: bool,
+    /// A block that the reporter pulled out is put back pageblock by pageblock. In no kernel:
+    /// there a block of two pageblocks goes to the list of the first, though the second may have
+    /// been isolated meanwhile (candidate e of section 4.2 of the reference).
+    pub putback_by_pageblock: bool,
+}
+
+impl KernelSemantics {
+    /// Linux 6.19.
+    pub const V6_19: Self = Self {
+        refuse_double_isolation: true,
+        drain_on_isolate: false,
+        split_straddling_buddy: true,
+        disable_pcp_for_offline: true,
+        drain_on_offline_retry: true,
+        standalone_isolate_bit: true,
+        putback_by_pageblock: false,
+    };
+
+    /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
+    pub const V5_8: Self = Self { drain_on_offline_retry: false, ..Self::V5_9 };
+
+    /// Linux 5.9, where offlining drains again and again.
+    pub const V5_9: Self = Self {
+        refuse_double_isolation: true,
+        drain_on_isolate: true,
+        split_straddling_buddy: false,
+        disable_pcp_for_offline: false,
+        drain_on_offline_retry: true,
+        standalone_isolate_bit: false,
+        putback_by_pageblock: false,
+    };
+
+    /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not
+    /// at all.
+    pub const V5_4: Self = Self::V5_8;
+
+    /// Linux 4.16 and before: two isolators may hold the same pageblock.
+    pub const V4_16: Self = Self { refuse_double_isolation: false, ..Self::V5_4 };
+}
+
+impl Default for KernelSemantics {
+    fn default() -> Self {
+        Self::V6_19
+    }
+}

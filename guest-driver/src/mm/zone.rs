@@ -1,0 +1,160 @@
+//! Zones: free lists, per-CPU lists, watermarks and the books.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::buddy::FreeArea;
+use super::geometry::{Geometry, MigrateType};
+use super::pcp::Pcp;
+use crate::sync::{Guard, Lock};
+
+/// A zone, by its place in [`super::Layout::zones`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ZoneId(pub usize);
+
+/// What a zone may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ZoneType {
+    /// Any page (`ZONE_NORMAL`).
+    Normal,
+    /// Only pages that can be moved (`ZONE_MOVABLE`), so that it can be offlined.
+    Movable,
+}
+
+/// Free pages at which a zone changes its behaviour, in pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Below it only the kernel itself may allocate.
+    pub min: u64,
+    /// Below it reclaim is woken, and allocations look elsewhere first.
+    pub low: u64,
+    /// At it reclaim goes to sleep again.
+    pub high: u64,
+}
+
+/// A zone. Its pages are those of the sections that name it.
+#[derive(Debug)]
+pub struct Zone {
+    pub(crate) node: u8,
+    pub(crate) kind: ZoneType,
+    area: Lock<FreeArea>,
+    pub(crate) pcp: Box<[Lock<Pcp>]>,
+    pub(crate) pcp_disabled: AtomicU32,
+    /// NR_FREE_PAGES: free pages that are not isolated and not on a per-CPU list.
+    free: AtomicU64,
+    free_cma: AtomicU64,
+    pub(crate) managed: AtomicU64,
+    /// `nr_isolate_pageblock`.
+    pub(crate) isolated_blocks: AtomicU64,
+    watermarks: [AtomicU64; 3],
+    /// How often all per-CPU lists were drained.
+    pub(crate) drains: AtomicU64,
+}
+
+impl Zone {
+    pub(crate) fn new(geometry: &Geometry, node: u8, kind: ZoneType, cpus: usize) -> Self {
+        Self {
+            node,
+            kind,
+            area: Lock::new(FreeArea::new()),
+            pcp: (0..cpus).map(|_| Lock::new(Pcp::new(geometry))).collect(),
+            pcp_disabled: AtomicU32::new(0),
+            free: AtomicU64::new(0),
+            free_cma: AtomicU64::new(0),
+            managed: AtomicU64::new(0),
+            isolated_blocks: AtomicU64::new(0),
+            watermarks: Default::default(),
+            drains: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Guard<'_, FreeArea> {
+        self.area.lock()
+    }
+
+    /// Books `pages` more free pages, or fewer, of this migratetype. Under the zone's lock.
+    pub(crate) fn account(&self, mt: MigrateType, pages: i64) {
+        let add = |counter: &AtomicU64| {
+            counter.store(
+                counter.load(Ordering::Relaxed).wrapping_add_signed(pages),
+                Ordering::Relaxed,
+            );
+        };
+        match mt {
+            MigrateType::Isolate => {}
+            MigrateType::Cma => {
+                add(&self.free);
+                add(&self.free_cma);
+            }
+            _ => add(&self.free),
+        }
+    }
+
+    /// NR_FREE_PAGES, in pages.
+    pub fn free_pages(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// NR_FREE_CMA_PAGES, in pages.
+    pub fn free_cma_pages(&self) -> u64 {
+        self.free_cma.load(Ordering::Relaxed)
+    }
+
+    /// Pages that the allocator has of this zone, free or not.
+    pub fn managed_pages(&self) -> u64 {
+        self.managed.load(Ordering::Relaxed)
+    }
+
+    /// Pageblocks that are isolated now.
+    pub fn isolated_blocks(&self) -> u64 {
+        self.isolated_blocks.load(Ordering::Relaxed)
+    }
+
+    /// How often all per-CPU lists of the zone were drained.
+    pub fn drains(&self) -> u64 {
+        self.drains.load(Ordering::Relaxed)
+    }
+
+    /// The NUMA node.
+    pub fn node(&self) -> u8 {
+        self.node
+    }
+
+    /// What it may hold.
+    pub fn kind(&self) -> ZoneType {
+        self.kind
+    }
+
+    /// The marks that hold now.
+    pub fn watermarks(&self) -> Watermarks {
+        let [min, low, high] = self.watermarks.each_ref().map(|mark| mark.load(Ordering::Relaxed));
+        Watermarks { min, low, high }
+    }
+
+    /// Sets the marks as for a zone of `managed_pages` (`__setup_per_zone_wmarks`), and the sizes
+    /// of the per-CPU lists that follow from them.
+    pub(crate) fn set_watermarks(&self, geometry: &Geometry) {
+        let managed = self.managed_pages();
+        let (least, most) = geometry.min_watermark;
+        let min = match self.kind {
+            ZoneType::Movable => (managed / 1024).clamp(least, most),
+            // min_free_kbytes = 4 * sqrt(kilobytes), all of it this zone's.
+            ZoneType::Normal => (4 * (managed * 4).isqrt() / 4).clamp(least, 65536),
+        };
+        // watermark_scale_factor of 10, in parts of 10000.
+        let gap = (min / 4).max(managed / 1000);
+        for (mark, pages) in self.watermarks.iter().zip([min, min + gap, min + 2 * gap]) {
+            mark.store(pages, Ordering::Relaxed);
+        }
+        for pcp in &self.pcp {
+            pcp.lock().set_size(geometry, managed, (min + gap) / self.pcp.len().max(1) as u64);
+        }
+    }
+
+    /// Whether an allocation of `order` would leave more than `mark` pages free
+    /// (`zone_watermark_ok`); pages of the CMA reserve count for those who may use them.
+    pub fn watermark_ok(&self, order: u8, mark: u64, may_use_cma: bool) -> bool {
+        let unusable = if may_use_cma { 0 } else { self.free_cma_pages() };
+        let free = self.free_pages().saturating_sub(unusable);
+        free.saturating_sub((1 << order) - 1) > mark
+    }
+}

@@ -1,0 +1,103 @@
+//! The two ways to keep reported pages from being allocated.
+
+use super::Holding;
+use crate::mm::{FrameState, IsolateMode, Mm, Pfn, PfnRange};
+
+/// What came of an attempt to hold a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// These pages are held; at least the granule, and all of the free block that it is in.
+    Held(PfnRange),
+    /// It is not free, by a look without a lock (step 1).
+    NotFree,
+    /// Somebody else isolates it (step 2).
+    Busy,
+    /// It was not free any more when it was isolated (step 3a).
+    LostRace,
+    /// The zone cannot spare it.
+    LowMemory,
+}
+
+/// The free block of at least `order` that `granule` is in.
+///
+/// Looked for without a lock, and once more with it where that look may mislead: while a free block
+/// is split or merged its parts look as if they were not free, and nobody will free them later and
+/// so mark them again.
+fn find(mm: &Mm, granule: Pfn, order: u8) -> Option<(Pfn, u8)> {
+    let look = || mm.buddy_around(granule).filter(|&(_, found)| found >= order);
+    look().or_else(|| match mm.state(granule) {
+        // Somebody has it, and will free it.
+        FrameState::Allocated { .. }
+        | FrameState::Pcp { .. }
+        | FrameState::Held { .. }
+        | FrameState::Absent => None,
+        FrameState::Buddy { .. } | FrameState::Tail => {
+            let _area = mm.zone(mm.zone_of(granule)?).lock();
+            look()
+        }
+    })
+}
+
+/// Tries to hold the free block around `granule`, a block of `order`.
+pub(super) fn hold(
+    mm: &Mm,
+    holding: Holding,
+    granule: Pfn,
+    order: u8,
+    watermark_guard: bool,
+) -> Attempt {
+    loop {
+        let Some((head, found)) = find(mm, granule, order) else { return Attempt::NotFree };
+        let Some(id) = mm.zone_of(head) else { return Attempt::NotFree };
+        let range = PfnRange::block(head, found);
+        let zone = mm.zone(id);
+        if watermark_guard && !zone.watermark_ok(0, zone.watermarks().low + (1 << found), true) {
+            return Attempt::LowMemory;
+        }
+        match holding {
+            Holding::Isolate => {
+                if mm.start_isolate_page_range(range, IsolateMode::Report).is_err() {
+                    return Attempt::Busy;
+                }
+                if mm.test_pages_isolated(range).is_ok() {
+                    return Attempt::Held(range);
+                }
+                mm.undo_isolate_page_range(range, None);
+                if found == order {
+                    return Attempt::LostRace;
+                }
+                // Part of a larger block was taken, and the granule may be free still.
+            }
+            Holding::Pull => {
+                let mut area = zone.lock();
+                if mm.state(head).buddy_order() == Some(found) {
+                    if mm.is_isolated(head) {
+                        return Attempt::Busy;
+                    }
+                    return if mm.isolate_free_page(id, &mut area, head, found) {
+                        Attempt::Held(range)
+                    } else {
+                        Attempt::LowMemory
+                    };
+                }
+                // Split, merged or taken meanwhile: another look tells.
+            }
+        }
+    }
+}
+
+/// Lets held pages go again.
+pub(super) fn release(mm: &Mm, holding: Holding, range: PfnRange, reported: bool) {
+    match holding {
+        Holding::Isolate => mm.undo_isolate_page_range(range, None),
+        Holding::Pull => {
+            let FrameState::Held { order } = mm.state(range.start) else {
+                unreachable!("{:?} was held and is {:?}", range.start, mm.state(range.start));
+            };
+            if let Some(id) = mm.zone_of(range.start) {
+                let mut area = mm.zone(id).lock();
+                mm.putback_isolated_page(id, &mut area, range.start, order, reported);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Tracker E: the flag on free blocks and the walk over the free lists, as in mainline
+//! (`page_reporting_process`, `page_reporting_cycle`).
+
+use super::hold::{Attempt, hold, release};
+use super::pass::{Batch, PassStats, Reporter};
+use super::{Config, Holding, ReportSink};
+use crate::mm::zone::ZoneId;
+use crate::mm::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
+use crate::sync::{AtomicBool, Ordering};
+
+/// `PAGE_REPORTING_CAPACITY` times 16: a pass reports about a sixteenth of a list.
+const BUDGET_SHARE: u64 = 32 * 16;
+
+/// The state of `struct page_reporting_dev_info`: whether a pass was asked for.
+#[derive(Debug)]
+pub(super) struct Requested {
+    order: u8,
+    requested: AtomicBool,
+}
+
+impl Requested {
+    /// Registering asks for a pass.
+    pub(super) fn new(order: u8) -> Self {
+        Self { order, requested: AtomicBool::new(true) }
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    fn set(&self) {
+        self.requested.store(true, Ordering::SeqCst);
+    }
+}
+
+impl FreeHook for Requested {
+    fn order(&self) -> u8 {
+        self.order
+    }
+
+    fn after_insert(&self, _head: Pfn, _order: u8) {
+        self.set();
+    }
+
+    /// Splitting for isolation goes through `__free_one_page` and notifies in mainline.
+    fn moved(&self, _head: Pfn, _order: u8) {
+        self.set();
+    }
+
+    fn section_online(&self, _section: usize) {}
+
+    fn section_offline(&self, _section: usize) {}
+}
+
+impl Reporter {
+    pub(super) fn mainline_pass(
+        &self,
+        requested: &Requested,
+        sink: &mut dyn ReportSink,
+    ) -> PassStats {
+        requested.requested.store(false, Ordering::SeqCst);
+        let mut batch = Batch::new(self, sink);
+        for zone in 0..self.mm.zone_count() {
+            if self.zone_is_low(ZoneId(zone)) {
+                batch.stats.low_memory += 1;
+                if self.config.watermark_guard {
+                    continue;
+                }
+            }
+            'lists: for order in self.config.granule_order..=self.mm.geometry().max_order {
+                for mt in MigrateType::ALL {
+                    if mt == MigrateType::Isolate {
+                        continue;
+                    }
+                    if self.cycle(ZoneId(zone), order, mt, &mut batch) {
+                        requested.set();
+                    }
+                    if batch.stats.failed {
+                        break 'lists;
+                    }
+                }
+            }
+            self.drain(&mut batch);
+        }
+        if batch.stats.failed {
+            requested.set();
+        }
+        batch.stats
+    }
+
+    fn zone_is_low(&self, zone: ZoneId) -> bool {
+        let zone = self.mm.zone(zone);
+        let reserve = (self.config.batch as u64) << self.config.granule_order;
+        !zone.watermark_ok(0, zone.watermarks().low + reserve, true)
+    }
+
+    /// Walks one free list; true if there is more for another pass (`page_reporting_cycle`).
+    fn cycle(&self, id: ZoneId, order: u8, mt: MigrateType, batch: &mut Batch<'_>) -> bool {
+        let mm = &self.mm;
+        let zone = mm.zone(id);
+        let mut budget = {
+            let area = zone.lock();
+            if area.first(order, mt).is_none() {
+                return false;
+            }
+            area.nr_free[usize::from(order)].div_ceil(BUDGET_SHARE).cast_signed()
+        };
+        loop {
+            // Takes as many as fit, under the lock; isolating takes the lock by itself.
+            let mut wanted = Vec::new();
+            {
+                let mut area = zone.lock();
+                let mut at = area.first(order, mt);
+                while let Some(pfn) = at {
+                    at = mm.next_free(pfn);
+                    if mm.state(pfn) != (FrameState::Buddy { order, reported: false }) {
+                        continue;
+                    }
+                    if budget < 0 {
+                        return true;
+                    }
+                    if batch.held.len() + wanted.len() >= batch.capacity() {
+                        mm.rotate_to(&mut area, order, mt, pfn);
+                        break;
+                    }
+                    batch.stats.offered += 1;
+                    match self.config.holding {
+                        Holding::Pull => {
+                            if !mm.isolate_free_page(id, &mut area, pfn, order) {
+                                batch.stats.low_memory += 1;
+                                break;
+                            }
+                            batch.push(PfnRange::block(pfn, order));
+                        }
+                        Holding::Isolate => wanted.push(pfn),
+                    }
+                }
+            }
+            let more = self.isolate_wanted(&wanted, order, batch);
+            if batch.held.len() < batch.capacity() {
+                return more;
+            }
+            self.drain(batch);
+            if batch.stats.failed {
+                return true;
+            }
+            budget -= 1;
+        }
+    }
+
+    /// Isolates what was found; true if something has to be looked at again.
+    fn isolate_wanted(&self, wanted: &[Pfn], order: u8, batch: &mut Batch<'_>) -> bool {
+        let Config { holding, watermark_guard, .. } = self.config;
+        let mut again = false;
+        for &pfn in wanted {
+            match hold(&self.mm, holding, pfn, order, watermark_guard) {
+                Attempt::Held(range) => batch.push(range),
+                Attempt::NotFree | Attempt::LostRace => batch.stats.lost_race += 1,
+                Attempt::Busy => {
+                    batch.stats.busy += 1;
+                    again = true;
+                }
+                Attempt::LowMemory => {
+                    batch.stats.low_memory += 1;
+                    return true;
+                }
+            }
+        }
+        again
+    }
+
+    /// Reports what is held, puts it back and flags what has not merged (`page_reporting_drain`).
+    fn drain(&self, batch: &mut Batch<'_>) {
+        if batch.held.is_empty() {
+            return;
+        }
+        let result = batch.report();
+        if result == Err(super::ReportError::Timeout) {
+            batch.held.clear();
+            return;
+        }
+        for range in batch.held.drain(..) {
+            match self.config.holding {
+                Holding::Isolate if result.is_ok() => self.mm.undo_reported(range),
+                holding => release(&self.mm, holding, range, result.is_ok()),
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A row of bits that many set and one takes.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Bits in words of 64.
+#[derive(Debug)]
+pub(super) struct Bits(Box<[AtomicU64]>);
+
+impl Bits {
+    /// `len` bits, none of them set.
+    pub(super) fn new(len: usize) -> Self {
+        Self((0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Sets a bit. What was done before is visible to whoever takes it.
+    pub(super) fn set(&self, bit: usize) {
+        let mask = 1 << (bit % 64);
+        let word = &self.0[bit / 64];
+        // Not looked at first: a mark that is about to be taken may be found set, and be gone when
+        // the free that it should stand for is over.
+        word.fetch_or(mask, Ordering::SeqCst);
+    }
+
+    /// Clears a bit; whether it was set.
+    pub(super) fn take(&self, bit: usize) -> bool {
+        let mask = 1 << (bit % 64);
+        self.0[bit / 64].fetch_and(!mask, Ordering::SeqCst) & mask != 0
+    }
+
+    /// Clears a range of bits.
+    pub(super) fn clear(&self, bits: core::ops::Range<usize>) {
+        for bit in bits {
+            self.take(bit);
+        }
+    }
+
+    /// Whether any bit is set.
+    pub(super) fn any(&self) -> bool {
+        self.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
+    /// The bits of `range` that are set now, each word read once.
+    pub(super) fn ones(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = usize> + '_ {
+        let words = range.start / 64..range.end.div_ceil(64);
+        words
+            .flat_map(|word| {
+                let mut bits = self.0[word].load(Ordering::SeqCst);
+                core::iter::from_fn(move || {
+                    let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                    bits &= bits - 1;
+                    Some(word * 64 + bit)
+                })
+            })
+            .filter(move |bit| range.contains(bit))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len() * 64
+    }
+}

@@ -1,0 +1,97 @@
+//! D: one bit a section. "Only remember that some (large) page was not reported in that section."
+
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::{Granules, Tracker, Visit};
+use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
+
+/// Tracker D (David Hildenbrand's last idea in message 002).
+#[derive(Debug)]
+pub struct SectionBit {
+    granules: Granules,
+    bits: Bits,
+    /// The bit is cleared before its section is looked at, as it must be.
+    clear_first: bool,
+    /// Isolation's own moves count as frees.
+    self_trigger: bool,
+}
+
+impl SectionBit {
+    pub(super) fn new(granules: Granules, clear_first: bool, self_trigger: bool) -> Self {
+        Self { granules, bits: Bits::new(granules.sections), clear_first, self_trigger }
+    }
+}
+
+impl FreeHook for SectionBit {
+    fn order(&self) -> u8 {
+        self.granules.order
+    }
+
+    fn after_insert(&self, head: Pfn, _order: u8) {
+        self.bits.set(self.granules.section(head));
+    }
+
+    fn moved(&self, head: Pfn, _order: u8) {
+        if self.self_trigger {
+            self.bits.set(self.granules.section(head));
+        }
+    }
+
+    fn section_online(&self, _section: usize) {}
+
+    fn section_offline(&self, section: usize) {
+        self.bits.take(section);
+    }
+}
+
+impl Tracker for SectionBit {
+    fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
+        self
+    }
+
+    fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+        for section in self.bits.ones(0..self.granules.sections) {
+            if self.clear_first {
+                self.bits.take(section);
+            }
+            let mut left = false;
+            if mm.is_online(section) {
+                let mut granules = self.granules.of_section(section);
+                while let Some(granule) = granules.next() {
+                    match visit(self.granules.pfn(granule)) {
+                        Visit::Done => {}
+                        // Freed since, it has set the section's bit again.
+                        Visit::Held(block) => granules.start = self.granules.index(block.end),
+                        Visit::Keep => left = true,
+                        Visit::Stop => {
+                            self.bits.set(section);
+                            return;
+                        }
+                    }
+                }
+            }
+            if !self.clear_first {
+                self.bits.take(section);
+            }
+            if left {
+                self.bits.set(section);
+            }
+        }
+    }
+
+    fn mark(&self, granule: Pfn) {
+        self.bits.set(self.granules.section(granule));
+    }
+
+    /// A bit for all of the section says nothing of a part of it.
+    fn unmark(&self, _held: PfnRange) {}
+
+    fn has_work(&self) -> bool {
+        self.bits.any()
+    }
+
+    fn bytes(&self, _mm: &Mm) -> usize {
+        self.granules.sections.div_ceil(8)
+    }
+}

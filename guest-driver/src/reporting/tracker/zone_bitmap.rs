@@ -1,0 +1,90 @@
+//! A: one bit a granule, over all of the address space that a zone spans.
+
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::{Granules, Tracker, Visit};
+use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
+
+/// Tracker A (Nitesh Lal's series).
+#[derive(Debug)]
+pub struct ZoneBitmap {
+    granules: Granules,
+    bits: Bits,
+    /// Marked once the block is on its free list, as it must be.
+    ordered: bool,
+}
+
+impl ZoneBitmap {
+    pub(super) fn new(granules: Granules, ordered: bool) -> Self {
+        let len = granules.sections * granules.per_section();
+        Self { granules, bits: Bits::new(len), ordered }
+    }
+
+    fn mark_block(&self, head: Pfn, order: u8) {
+        for granule in self.granules.of_block(head, order) {
+            self.bits.set(granule);
+        }
+    }
+}
+
+impl FreeHook for ZoneBitmap {
+    fn order(&self) -> u8 {
+        self.granules.order
+    }
+
+    fn before_insert(&self, head: Pfn, order: u8) {
+        if !self.ordered {
+            self.mark_block(head, order);
+        }
+    }
+
+    fn after_insert(&self, head: Pfn, order: u8) {
+        if self.ordered {
+            self.mark_block(head, order);
+        }
+    }
+
+    fn section_online(&self, _section: usize) {}
+
+    fn section_offline(&self, section: usize) {
+        self.bits.clear(self.granules.of_section(section));
+    }
+}
+
+impl Tracker for ZoneBitmap {
+    fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
+        self
+    }
+
+    fn take(&self, _mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+        for granule in self.bits.ones(0..self.bits.len()) {
+            if !self.bits.take(granule) {
+                continue;
+            }
+            let verdict = visit(self.granules.pfn(granule));
+            if matches!(verdict, Visit::Keep | Visit::Stop) {
+                self.bits.set(granule);
+            }
+            if verdict == Visit::Stop {
+                return;
+            }
+        }
+    }
+
+    fn mark(&self, granule: Pfn) {
+        self.bits.set(self.granules.index(granule));
+    }
+
+    fn unmark(&self, held: PfnRange) {
+        self.bits.clear(self.granules.of_range(held));
+    }
+
+    fn has_work(&self) -> bool {
+        self.bits.any()
+    }
+
+    fn bytes(&self, _mm: &Mm) -> usize {
+        self.bits.len() / 8
+    }
+}

@@ -1,0 +1,126 @@
+//! B: a bitmap as A's, swapped for an empty one as a whole, with a count of its bits in front.
+
+use std::sync::Arc;
+
+use super::bits::Bits;
+use super::{Granules, Tracker, Visit};
+use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
+use crate::sync::{self, AtomicUsize, Ordering};
+
+/// Tracker B (Alexander Duyck's idea in message 002).
+#[derive(Debug)]
+pub struct ZoneRcu {
+    granules: Granules,
+    bitmaps: [Counted; 2],
+    /// Which of the two frees are marked in.
+    current: AtomicUsize,
+    /// Frees that have looked which it is and are not through (`rcu_read_lock`).
+    readers: AtomicUsize,
+    /// Whether the reporter waits for them before it takes what was swapped out.
+    grace: bool,
+}
+
+#[derive(Debug)]
+struct Counted {
+    bits: Bits,
+    /// Marks since the bitmap was empty: nothing to do while it is zero.
+    marks: AtomicUsize,
+}
+
+impl Counted {
+    fn new(len: usize) -> Self {
+        Self { bits: Bits::new(len), marks: AtomicUsize::new(0) }
+    }
+}
+
+impl ZoneRcu {
+    pub(super) fn new(granules: Granules, grace: bool) -> Self {
+        let len = granules.sections * granules.per_section();
+        Self {
+            granules,
+            bitmaps: [Counted::new(len), Counted::new(len)],
+            current: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
+            grace,
+        }
+    }
+
+    fn mark_all(&self, granules: core::ops::Range<usize>) {
+        self.readers.fetch_add(1, Ordering::SeqCst);
+        let current = &self.bitmaps[self.current.load(Ordering::SeqCst)];
+        for granule in granules {
+            current.bits.set(granule);
+            current.marks.fetch_add(1, Ordering::SeqCst);
+        }
+        self.readers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl FreeHook for ZoneRcu {
+    fn order(&self) -> u8 {
+        self.granules.order
+    }
+
+    fn after_insert(&self, head: Pfn, order: u8) {
+        self.mark_all(self.granules.of_block(head, order));
+    }
+
+    fn section_online(&self, _section: usize) {}
+
+    fn section_offline(&self, section: usize) {
+        for bitmap in &self.bitmaps {
+            bitmap.bits.clear(self.granules.of_section(section));
+        }
+    }
+}
+
+impl Tracker for ZoneRcu {
+    fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
+        self
+    }
+
+    fn take(&self, _mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+        let old = self.current.load(Ordering::SeqCst);
+        self.current.store(old ^ 1, Ordering::SeqCst);
+        if self.grace {
+            // `synchronize_rcu`: whoever still marks in the old one marked before the swap.
+            while self.readers.load(Ordering::SeqCst) > 0 {
+                sync::yield_now();
+            }
+        }
+        let old = &self.bitmaps[old];
+        let mut stopped = false;
+        for granule in old.bits.ones(0..old.bits.len()) {
+            if !old.bits.take(granule) {
+                continue;
+            }
+            let verdict = if stopped { Visit::Stop } else { visit(self.granules.pfn(granule)) };
+            if matches!(verdict, Visit::Keep | Visit::Stop) {
+                self.mark_all(granule..granule + 1);
+            }
+            stopped = verdict == Visit::Stop;
+        }
+        // The bitmap is done with, as if it were freed.
+        old.bits.clear(0..old.bits.len());
+        old.marks.store(0, Ordering::SeqCst);
+    }
+
+    fn mark(&self, granule: Pfn) {
+        let granule = self.granules.index(granule);
+        self.mark_all(granule..granule + 1);
+    }
+
+    fn unmark(&self, held: PfnRange) {
+        for bitmap in &self.bitmaps {
+            bitmap.bits.clear(self.granules.of_range(held));
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.bitmaps[self.current.load(Ordering::SeqCst)].marks.load(Ordering::SeqCst) > 0
+    }
+
+    fn bytes(&self, _mm: &Mm) -> usize {
+        self.bitmaps.iter().map(|bitmap| bitmap.bits.len() / 8 + size_of::<AtomicUsize>()).sum()
+    }
+}

@@ -1,0 +1,69 @@
+//! The inflate and the deflate queue (`tell_host`).
+
+use std::vec::Vec;
+
+use super::{Notify, RequestError, Requests};
+use crate::mm::Pfn;
+use crate::ram::{Gpa, GuestRam};
+use crate::virtio::ring::Buffer;
+
+/// The most page frame numbers in one chain (`VIRTIO_BALLOON_ARRAY_PFNS_MAX`).
+pub const PFNS_PER_CHAIN: usize = 256;
+const PFN_BYTES: usize = size_of::<u32>();
+
+/// The device was not told of all pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device acknowledged {told} pages and not those behind them")]
+pub struct TellError {
+    /// Pages ahead of the chain that failed, all acknowledged.
+    pub told: usize,
+    /// Why that failed.
+    #[source]
+    pub cause: RequestError,
+}
+
+/// A queue of arrays of page frame numbers: to inflate, pages that the guest gives away; to
+/// deflate, pages that it takes back.
+#[derive(Debug)]
+pub struct PageQueue<M, N> {
+    requests: Requests<M, N>,
+    ram: M,
+    buffer: Gpa,
+}
+
+impl<M: GuestRam, N: Notify> PageQueue<M, N> {
+    /// Bytes of the buffer.
+    pub const BUFFER_BYTES: u64 = (PFNS_PER_CHAIN * PFN_BYTES) as u64;
+
+    /// With a `buffer`, [`PageQueue::BUFFER_BYTES`] of the driver's own memory in `ram`.
+    pub fn new(requests: Requests<M, N>, ram: M, buffer: Gpa) -> Self {
+        Self { requests, ram, buffer }
+    }
+
+    /// Tells the device of pages of 4 KiB and waits for its acknowledgement, chain by chain.
+    ///
+    /// # Errors
+    /// [`TellError`].
+    pub fn tell(&mut self, pages: &[Pfn]) -> Result<(), TellError> {
+        let mut told = 0;
+        for chunk in pages.chunks(PFNS_PER_CHAIN) {
+            self.tell_chunk(chunk).map_err(|cause| TellError { told, cause })?;
+            told += chunk.len();
+        }
+        Ok(())
+    }
+
+    fn tell_chunk(&mut self, pages: &[Pfn]) -> Result<(), RequestError> {
+        // The device may still read the buffer for the chain before.
+        if !self.requests.is_idle()? {
+            return Err(RequestError::Busy);
+        }
+        let bytes: Vec<u8> = pages.iter().flat_map(|pfn| pfn.0.to_le_bytes()).collect();
+        self.ram
+            .write(self.buffer, &bytes)
+            .map_err(|error| RequestError::NotTaken(error.into()))?;
+        // A chunk is 1024 bytes at most.
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.requests.send(|ring| ring.add_chain(&[Buffer::readable(self.buffer, len)]))
+    }
+}

@@ -1,0 +1,210 @@
+//! The queues against the naive device, which works while it is kicked.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::{vec, vec::Vec};
+
+use super::*;
+use crate::mm::{Pfn, PfnRange};
+use crate::ram::{Gpa, GuestRam};
+use crate::reporting::{ReportError, ReportSink};
+use crate::virtio::layout::{Descriptor, RingLayout};
+use crate::virtio::ring::DriverRing;
+use crate::virtio::ring::naive_device::{NaiveDevice, VecRam};
+
+const BUFFER: Gpa = Gpa(0x8000);
+const SHORT: Option<Duration> = Some(Duration::from_millis(1));
+
+/// A device and its notifications.
+struct Host<'a> {
+    device: NaiveDevice<'a, VecRam>,
+    /// Keeps what it takes.
+    withholds: bool,
+    kept: Vec<u16>,
+    seen: Vec<Vec<Descriptor>>,
+    kicks: usize,
+    notified: bool,
+}
+
+impl Host<'_> {
+    fn give_back(&mut self, head: u16) {
+        // A length that says nonsense, which the driver has to ignore.
+        self.notified |= self.device.give_back(u32::from(head), 12345);
+    }
+
+    fn give_back_all(&mut self) {
+        for head in std::mem::take(&mut self.kept) {
+            self.give_back(head);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Wire<'a>(Rc<RefCell<Host<'a>>>);
+
+impl Notify for Wire<'_> {
+    fn kick(&mut self) {
+        let mut host = self.0.borrow_mut();
+        host.kicks += 1;
+        while let Some((head, chain)) = host.device.take() {
+            host.seen.push(chain);
+            if host.withholds {
+                host.kept.push(head);
+            } else {
+                host.give_back(head);
+            }
+        }
+    }
+
+    fn wait(&mut self, _: Option<Duration>) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().notified)
+    }
+}
+
+fn requests(ram: &VecRam, size: u16) -> (Requests<&VecRam, Wire<'_>>, Wire<'_>) {
+    let layout = RingLayout::contiguous(Gpa(0x1000), size).unwrap();
+    let ring = DriverRing::new(ram, layout, false).unwrap();
+    let host = Host {
+        device: NaiveDevice::new(ram, layout, false),
+        withholds: false,
+        kept: Vec::new(),
+        seen: Vec::new(),
+        kicks: 0,
+        notified: false,
+    };
+    let wire = Wire(Rc::new(RefCell::new(host)));
+    (Requests::new(ring, wire.clone(), SHORT), wire)
+}
+
+fn blocks(count: u32) -> Vec<PfnRange> {
+    (0..count).map(|block| PfnRange::block(Pfn(block << 9), 9)).collect()
+}
+
+#[test]
+fn a_report_is_one_chain_of_writable_buffers() {
+    for table in [None, Some(BUFFER)] {
+        let ram = VecRam::new(1 << 16);
+        let (requests, wire) = requests(&ram, 32);
+        let mut queue = ReportingQueue::new(requests, table).unwrap();
+        assert_eq!(queue.capacity(), 32);
+        for _ in 0..100 {
+            queue.report(&blocks(32)).unwrap();
+        }
+        queue.report(&[]).unwrap();
+        let host = wire.0.borrow();
+        assert_eq!((host.seen.len(), host.kicks), (100, 100));
+        for (index, descriptor) in host.seen[99].iter().enumerate() {
+            assert_eq!((descriptor.addr, descriptor.len), (Gpa((index as u64) << 21), 2 << 20));
+            assert_eq!(descriptor.flags & Descriptor::WRITE, Descriptor::WRITE);
+        }
+        let counters = queue.counters();
+        assert_eq!((counters.chains, counters.ranges, counters.pages), (100, 3200, 3200 * 512));
+        assert!(counters.waited > Duration::ZERO);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_never_seen() {
+    let ram = VecRam::new(1 << 16);
+    let (small, _) = requests(&ram, 16);
+    assert_eq!(ReportingQueue::new(small, None).err(), Some(QueueTooSmall(16)));
+    let (requests, wire) = requests(&ram, 64);
+    let mut queue = ReportingQueue::new(requests, None).unwrap();
+    assert_eq!(queue.report(&blocks(33)), Err(ReportError::Refused));
+    let four_gib = PfnRange { start: Pfn(0), end: Pfn(1 << 20) };
+    assert_eq!(queue.report(&[four_gib]), Err(ReportError::Refused));
+    assert_eq!(queue.counters().refused, 2);
+    assert!(wire.0.borrow().seen.is_empty());
+}
+
+#[test]
+fn after_a_timeout_nothing_is_reported_until_the_chain_is_back() {
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 64);
+    let mut queue = ReportingQueue::new(requests, Some(BUFFER)).unwrap();
+    wire.0.borrow_mut().withholds = true;
+    assert_eq!(queue.report(&blocks(2)), Err(ReportError::Timeout));
+    assert_eq!(queue.outstanding(), blocks(2));
+    let mut table = [0; Descriptor::BYTES];
+    ram.read(BUFFER, &mut table).unwrap();
+
+    assert_eq!(queue.report(&blocks(1)), Err(ReportError::Refused));
+    assert!(!queue.settle(SHORT));
+    let mut now = [0; Descriptor::BYTES];
+    ram.read(BUFFER, &mut now).unwrap();
+    assert_eq!(table, now, "the table is the device's");
+    assert_eq!(wire.0.borrow().seen.len(), 1);
+
+    {
+        let mut host = wire.0.borrow_mut();
+        // Something that was never given does not count.
+        host.give_back(7);
+        host.withholds = false;
+    }
+    assert!(!queue.settle(SHORT));
+    wire.0.borrow_mut().give_back_all();
+    assert!(queue.settle(SHORT));
+    assert!(queue.outstanding().is_empty());
+    queue.report(&blocks(1)).unwrap();
+    let counters = queue.counters();
+    assert_eq!((counters.chains, counters.timeouts, counters.refused), (1, 1, 1));
+}
+
+#[test]
+fn a_late_acknowledgement_makes_way_for_the_next_report() {
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 64);
+    let mut queue = ReportingQueue::new(requests, None).unwrap();
+    wire.0.borrow_mut().withholds = true;
+    assert_eq!(queue.report(&blocks(2)), Err(ReportError::Timeout));
+    {
+        let mut host = wire.0.borrow_mut();
+        host.give_back_all();
+        host.withholds = false;
+    }
+    queue.report(&blocks(3)).unwrap();
+    assert!(queue.outstanding().is_empty());
+    assert_eq!(wire.0.borrow().seen.len(), 2);
+}
+
+#[test]
+fn page_frame_numbers_go_out_256_at_a_time() {
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 4);
+    let mut queue = PageQueue::new(requests, &ram, BUFFER);
+    let pages: Vec<Pfn> = (0..600).map(|n| Pfn(0x100_0000 + n)).collect();
+    queue.tell(&pages).unwrap();
+    let lengths: Vec<u32> = wire.0.borrow().seen.iter().map(|chain| chain[0].len).collect();
+    assert_eq!(lengths, [1024, 1024, 352]);
+    assert!(wire.0.borrow().seen.iter().all(|chain| chain.len() == 1 && chain[0].flags == 0));
+    let mut last = [0; 4];
+    ram.read(BUFFER, &mut last).unwrap();
+    assert_eq!(u32::from_le_bytes(last), 0x100_0000 + 512);
+
+    wire.0.borrow_mut().withholds = true;
+    let error = queue.tell(&pages).unwrap_err();
+    assert_eq!(error, TellError { told: 0, cause: RequestError::Timeout });
+    let error = queue.tell(&pages).unwrap_err();
+    assert_eq!(error, TellError { told: 0, cause: RequestError::Busy });
+}
+
+#[test]
+fn statistics_are_refilled_when_the_device_asks() {
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 4);
+    let mut queue = StatsQueue::new(requests, &ram, BUFFER);
+    wire.0.borrow_mut().withholds = true;
+    let free = |value| vec![Stat { tag: StatTag::MemFree, value }];
+    queue.offer(&free(1)).unwrap();
+    assert_eq!(queue.offer(&free(2)), Err(RequestError::Busy));
+    assert_eq!(queue.serve(SHORT, || unreachable!("it did not ask")), Ok(false));
+    for value in [3, 4] {
+        wire.0.borrow_mut().give_back_all();
+        assert_eq!(queue.serve(SHORT, || free(value)), Ok(true));
+        let mut bytes = [0; Stat::BYTES];
+        ram.read(BUFFER, &mut bytes).unwrap();
+        assert_eq!(bytes, [4, 0, u8::try_from(value).unwrap(), 0, 0, 0, 0, 0, 0, 0]);
+    }
+    assert_eq!(wire.0.borrow().seen.len(), 3);
+    assert_eq!(wire.0.borrow().seen[2][0].len, 10);
+}

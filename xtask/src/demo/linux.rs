@@ -1,0 +1,104 @@
+//! The demo with a real Linux in QEMU.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::host::Sampler;
+use vmm_integration::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+
+use super::Options;
+use super::measure::{self, Device, Guest, Run, SAMPLE_EVERY, WIND_UP};
+
+/// Bytes of a word that the guest's agent counts as a mismatch.
+const WORD_BYTES: u64 = 8;
+
+/// Boots the guest and runs the demo once with `device`.
+///
+/// # Errors
+/// If the guest or the daemon fails, or Ctrl-C was pressed.
+pub(super) fn run(
+    toolbox: &Toolbox,
+    binary: &Path,
+    device: Device,
+    options: &Options,
+) -> Result<Run> {
+    let memory_bytes = options.memory << 20;
+    let daemon = match device {
+        Device::Daemon => Some(DaemonProcess::spawn(binary, &DaemonOptions::default())?),
+        Device::Qemu => None,
+    };
+    let balloon = match &daemon {
+        Some(daemon) => Balloon::VhostUser { socket: daemon.socket().to_owned() },
+        None => Balloon::Qemu,
+    };
+    eprintln!("{device}: booting a guest of {} MiB", options.memory);
+    let booting = Instant::now();
+    let config = GuestConfig { memory_bytes, balloon, ..GuestConfig::default() };
+    let guest = LinuxGuest::boot(toolbox, config)?;
+    let guest = Arc::new(guest);
+    let described = format!(
+        "Linux {}, {}, {}; booted in {:.1} s",
+        guest.hello().kernel_release,
+        guest.accel(),
+        toolbox.qemu_version,
+        booting.elapsed().as_secs_f64(),
+    );
+    eprintln!("{device}: {described}");
+
+    let asked = Arc::clone(&guest);
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory().try_clone()?, move || {
+        asked.agent().meminfo().ok().map(|meminfo| meminfo.used_bytes())
+    });
+    let outcome = measure::watch(&*guest, sampler, memory_bytes, options.rounds)?;
+    let own_device = guest.own_device_discards();
+    Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
+    let (reports, ranges, discard_calls) = match daemon {
+        Some(mut daemon) => {
+            let summary = daemon.session_summary(WIND_UP)?;
+            daemon.terminate(WIND_UP)?;
+            (Some(summary.chains), summary.ranges, summary.discard_calls)
+        }
+        None => {
+            let count = own_device.context("what QEMU's device traced")?;
+            (None, count.ranges, count.calls)
+        }
+    };
+    Ok(Run {
+        device,
+        guest: described,
+        memory_bytes,
+        rounds: outcome.rounds,
+        reports,
+        ranges,
+        discard_calls,
+        verified_bytes: outcome.verified_bytes,
+        lost_bytes: outcome.lost_bytes,
+        curve: outcome.curve,
+    })
+}
+
+impl Guest for LinuxGuest {
+    fn start_reporting(&self) -> Result<()> {
+        self.load_balloon_driver("")
+    }
+
+    fn alloc(&self, name: u32, bytes: u64, generation: u16) -> Result<()> {
+        self.agent().alloc(name, bytes, generation).map(drop)
+    }
+
+    fn verify(&self, name: u32) -> Result<(u64, u64)> {
+        let verdict = self.agent().verify(name)?;
+        Ok((verdict.checked_bytes, verdict.mismatches * WORD_BYTES))
+    }
+
+    fn free(&self, name: u32) -> Result<()> {
+        self.agent().free(name).map(drop)
+    }
+
+    fn resident_bytes(&self) -> Result<u64> {
+        self.resident_bytes()
+    }
+}
