@@ -12,7 +12,6 @@
 
 extern crate alloc;
 
-pub mod explore;
 pub mod mm;
 pub mod pattern;
 pub mod ram;

@@ -367,15 +367,4 @@ impl Mm {
             last.set_next(None);
         }
     }
-
-    /// Flags the free blocks that begin in `range` and lie whole within it as reported.
-    pub(crate) fn flag_reported(&self, range: PfnRange) {
-        let Some(id) = self.zone_of(range.start) else { return };
-        let _area = self.zone(id).lock();
-        for (head, order) in self.buddies_in(range) {
-            if head.plus(1 << order) <= range.end {
-                self.set_state(head, FrameState::Buddy { order, reported: true });
-            }
-        }
-    }
 }

@@ -50,6 +50,22 @@ impl Mm {
         }
     }
 
+    /// Ends the isolation of `range`, all of it free and reported, and flags the free blocks that lie
+    /// whole within it as reported: before anybody can take and free one of them.
+    pub(crate) fn undo_reported(&self, range: PfnRange) {
+        let Some(id) = self.zone_of(range.start) else { return };
+        let zone = self.zone(id);
+        let mut area = zone.lock();
+        for block in range.step(self.geometry.pageblock_order) {
+            self.unisolate_locked(zone, &mut area, block, None);
+        }
+        for (head, order) in self.buddies_in(range) {
+            if head.plus(1 << order) <= range.end {
+                self.set_state(head, FrameState::Buddy { order, reported: true });
+            }
+        }
+    }
+
     /// Whether every page of `range` is free and isolated (`test_pages_isolated`). Nothing can
     /// leave the free lists then.
     ///
@@ -137,7 +153,16 @@ impl Mm {
     fn unisolate_pageblock(&self, block: Pfn, migratetype: Option<MigrateType>) {
         let Some(id) = self.zone_of(block) else { return };
         let zone = self.zone(id);
-        let mut area = zone.lock();
+        self.unisolate_locked(zone, &mut zone.lock(), block, migratetype);
+    }
+
+    fn unisolate_locked(
+        &self,
+        zone: &Zone,
+        area: &mut FreeArea,
+        block: Pfn,
+        migratetype: Option<MigrateType>,
+    ) {
         if !self.is_isolated(block) {
             return;
         }
@@ -153,15 +178,15 @@ impl Mm {
             && self.state(buddy).buddy_order() == Some(order)
             && !self.is_isolated(buddy);
         if merges {
-            self.take(zone, &mut area, block, order);
+            self.take(zone, area, block, order);
             self.mark_isolated(zone, block, false);
-            self.free_one(zone, &mut area, block, order, Origin::PutBack);
+            self.free_one(zone, area, block, order, Origin::PutBack);
             return;
         }
-        self.split_straddling(zone, &mut area, block, false);
+        self.split_straddling(zone, area, block, false);
         if self.is_isolated(block) {
             let range = PfnRange::block(block, order);
-            self.move_buddies(zone, &mut area, range, |mm| mm.mark_isolated(zone, block, false));
+            self.move_buddies(zone, area, range, |mm| mm.mark_isolated(zone, block, false));
         }
     }
 

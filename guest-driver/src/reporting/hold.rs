@@ -1,6 +1,6 @@
 //! The two ways to keep reported pages from being allocated.
 
-use super::Holding;
+use super::{Config, Holding};
 use crate::mm::{FrameState, IsolateMode, Mm, Pfn, PfnRange};
 
 /// What came of an attempt to hold a granule.
@@ -23,8 +23,11 @@ pub(super) enum Attempt {
 /// Looked for without a lock, and once more with it where that look may mislead: while a free block
 /// is split or merged its parts look as if they were not free, and nobody will free them later and
 /// so mark them again.
-fn find(mm: &Mm, granule: Pfn, order: u8) -> Option<(Pfn, u8)> {
+fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)> {
     let look = || mm.buddy_around(granule).filter(|&(_, found)| found >= order);
+    if !look_again {
+        return look();
+    }
     look().or_else(|| match mm.state(granule) {
         // Somebody has it, and will free it.
         FrameState::Allocated { .. }
@@ -39,15 +42,12 @@ fn find(mm: &Mm, granule: Pfn, order: u8) -> Option<(Pfn, u8)> {
 }
 
 /// Tries to hold the free block around `granule`, a block of `order`.
-pub(super) fn hold(
-    mm: &Mm,
-    holding: Holding,
-    granule: Pfn,
-    order: u8,
-    watermark_guard: bool,
-) -> Attempt {
+pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt {
+    let &Config { holding, watermark_guard, look_again, .. } = config;
     loop {
-        let Some((head, found)) = find(mm, granule, order) else { return Attempt::NotFree };
+        let Some((head, found)) = find(mm, granule, order, look_again) else {
+            return Attempt::NotFree;
+        };
         let Some(id) = mm.zone_of(head) else { return Attempt::NotFree };
         let range = PfnRange::block(head, found);
         let zone = mm.zone(id);
@@ -63,7 +63,7 @@ pub(super) fn hold(
                     return Attempt::Held(range);
                 }
                 mm.undo_isolate_page_range(range, None);
-                if found == order {
+                if found == order || !look_again {
                     return Attempt::LostRace;
                 }
                 // Part of a larger block was taken, and the granule may be free still.
@@ -79,6 +79,9 @@ pub(super) fn hold(
                     } else {
                         Attempt::LowMemory
                     };
+                }
+                if !look_again {
+                    return Attempt::LostRace;
                 }
                 // Split, merged or taken meanwhile: another look tells.
             }

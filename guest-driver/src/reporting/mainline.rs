@@ -3,7 +3,7 @@
 
 use super::hold::{Attempt, hold, release};
 use super::pass::{Batch, PassStats, Reporter};
-use super::{Config, Holding, ReportSink};
+use super::{Holding, ReportSink};
 use crate::mm::zone::ZoneId;
 use crate::mm::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
 use crate::sync::{AtomicBool, Ordering};
@@ -150,10 +150,9 @@ impl Reporter {
 
     /// Isolates what was found; true if something has to be looked at again.
     fn isolate_wanted(&self, wanted: &[Pfn], order: u8, batch: &mut Batch<'_>) -> bool {
-        let Config { holding, watermark_guard, .. } = self.config;
         let mut again = false;
         for &pfn in wanted {
-            match hold(&self.mm, holding, pfn, order, watermark_guard) {
+            match hold(&self.mm, &self.config, pfn, order) {
                 Attempt::Held(range) => batch.push(range),
                 Attempt::NotFree | Attempt::LostRace => batch.stats.lost_race += 1,
                 Attempt::Busy => {

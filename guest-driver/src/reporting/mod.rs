@@ -80,6 +80,10 @@ pub struct Config {
     pub watermark_guard: bool,
     /// What to do with what somebody else isolates.
     pub on_busy: OnBusy,
+    /// Whether a granule that does not look free is looked at again, with the zone's lock held,
+    /// before its mark is forgotten. Known to be wrong without: a
+    /// free block that is being split or merged looks as if its parts were in use.
+    pub look_again: bool,
 }
 
 impl Config {
@@ -92,6 +96,7 @@ impl Config {
         delay: Duration::from_secs(2),
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
+        look_again: true,
     };
 }
 

@@ -139,12 +139,7 @@ impl Reporter {
 
     fn visit(&self, granule: Pfn, tracker: &dyn Tracker, batch: &mut Batch<'_>) -> Visit {
         batch.stats.offered += 1;
-        let Config { holding, granule_order, watermark_guard, .. } = self.config;
-        let att = hold(&self.mm, holding, granule, granule_order, watermark_guard);
-        if std::env::var("DBG").is_ok() {
-            eprintln!("visit {granule:?} {att:?} {:?}", self.mm.state(granule));
-        }
-        match att {
+        match hold(&self.mm, &self.config, granule, self.config.granule_order) {
             Attempt::Held(range) => {
                 tracker.unmark(range);
                 batch.push(range);
