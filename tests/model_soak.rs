@@ -134,9 +134,12 @@ fn quiet(vm: &ModelVm) {
     vm.mm().drain_all(ZoneId(0));
     wait_until(TIMEOUT, DELAY, || {
         let resident = vm.resident_bytes().map_err(|error| error.to_string())?;
-        if resident == 0 { Ok(()) } else { Err(format!("{resident} bytes were never reported")) }
+        // What the reporter holds counts as used, and it may report a section once more.
+        match (resident, vm.used_bytes()) {
+            (0, 0) => Ok(()),
+            (resident, used) => Err(format!("{resident} bytes resident, {used} in use")),
+        }
     })
     .unwrap();
     vm.mm().validate().unwrap();
-    assert_eq!(vm.used_bytes(), 0);
 }
