@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod explore;
 pub mod mm;
 pub mod pattern;
 pub mod ram;

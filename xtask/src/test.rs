@@ -27,6 +27,9 @@ pub(crate) fn all() -> Result<()> {
     heading("lints");
     let lints = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     step("lints", run(&mut cargo(&lints)));
+    let explored = ["clippy", "--locked", "--package", "guest-driver", "--all-targets"];
+    let deny = ["--features", "shuttle", "--", "--deny", "warnings"];
+    step("lints of what is explored", run(cargo(&explored).args(deny)));
 
     heading("documentation");
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
@@ -41,6 +44,11 @@ pub(crate) fn all() -> Result<()> {
 
     heading("tests");
     step("tests", run(&mut cargo(&["test", "--locked", "--workspace"])));
+
+    heading("exploration");
+    let explore = ["test", "--locked", "--profile", "explore", "--package", "guest-driver"];
+    let only = ["--features", "shuttle", "--test", "explore"];
+    step("exploration", run(cargo(&explore).args(only)));
 
     let seconds = started.elapsed().as_secs();
     if !failed.is_empty() {
