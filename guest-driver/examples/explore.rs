@@ -29,7 +29,7 @@ cargo explore [options]
   --schedules N             until something wrong has to show (200000)
   --least N                 schedules that the good ones stand (50000); never less than ten times
                             what the slowest of the wrong ones took
-  --preemptions N           of the exhaustive search of the smallest scenario (2)
+  --preemptions N           of the exhaustive search of the smallest scenario (3)
   --list                    the configurations by name
   --scenario NAME           only this one
     --seed N                  one schedule: repeats what was found
@@ -86,7 +86,7 @@ What is found is a finding about the model, not about Linux.";
             seed: 0,
             most: number("--schedules", 200_000)?,
             least: number("--least", 50_000)?,
-            preemptions: usize::try_from(number("--preemptions", 2)?).unwrap_or(usize::MAX),
+            preemptions: usize::try_from(number("--preemptions", 3)?).unwrap_or(usize::MAX),
             most_exhaustive: 2_000_000,
         };
         let Some(name) = options.get("--scenario") else {

@@ -19,6 +19,8 @@ pub struct Found {
     pub schedules: u64,
     /// What went wrong in the last one, and its seed or number.
     pub violation: Option<(u64, Violation)>,
+    /// Of them, cut off before the end because somebody spun: nothing was checked there.
+    pub cut_off: u64,
     /// There are no more schedules than these.
     pub complete: bool,
 }
@@ -59,6 +61,7 @@ pub fn exhaustive(configuration: &Configuration, preemptions: usize, most: u64) 
 struct Shared {
     /// The next schedule.
     next: AtomicU64,
+    ended: AtomicU64,
     complete: AtomicU64,
     violation: OnceLock<(u64, Violation)>,
 }
@@ -67,6 +70,7 @@ impl Shared {
     fn new(first: u64) -> Self {
         Self {
             next: AtomicU64::new(first),
+            ended: AtomicU64::new(0),
             complete: AtomicU64::new(0),
             violation: OnceLock::new(),
         }
@@ -100,10 +104,11 @@ fn search(
             if let Err(violation) = scenario::run(&result, script.unwrap_or(seed)) {
                 let _ = body.violation.set((seed, violation));
             }
+            body.ended.fetch_add(1, Ordering::Relaxed);
         })
     }));
     drop(quiet);
-    if let Err(panic) = outcome {
+    if let Err(panic) = &outcome {
         let what = panic
             .downcast_ref::<String>()
             .cloned()
@@ -112,8 +117,11 @@ fn search(
         let violation = Violation { invariant: Invariant::Assertion, what };
         let _ = shared.violation.set((shared.current(), violation));
     }
+    let schedules = shared.next.load(Ordering::Relaxed) - first;
+    let panicked = u64::from(outcome.is_err());
     Found {
-        schedules: shared.next.load(Ordering::Relaxed) - first,
+        schedules,
+        cut_off: schedules - shared.ended.load(Ordering::Relaxed) - panicked,
         violation: shared.violation.get().cloned(),
         complete: shared.complete.load(Ordering::Relaxed) != 0,
     }

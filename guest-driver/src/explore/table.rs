@@ -38,7 +38,8 @@ impl Row {
     pub fn as_expected(&self) -> bool {
         let violation = self.found.violation.as_ref().map(|(_, violation)| violation.invariant);
         match self.configuration.expect {
-            Expect::Good => violation.is_none(),
+            // A schedule that was cut off has shown nothing.
+            Expect::Good => violation.is_none() && self.found.cut_off == 0,
             Expect::Bad(of) | Expect::Candidate(of) => violation.is_some_and(|v| of.contains(&v)),
         }
     }
@@ -51,7 +52,10 @@ impl Row {
             Some((seed, violation)) => {
                 format!("{name}: after {schedules} schedules (seed {seed}): {violation}")
             }
-            None => format!("{name}: nothing in {schedules} schedules"),
+            None => match self.found.cut_off {
+                0 => format!("{name}: nothing in {schedules} schedules"),
+                cut => format!("{name}: nothing in {schedules} schedules, {cut} of them cut off"),
+            },
         }
     }
 }
