@@ -82,13 +82,8 @@ impl Mm {
 
     fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
         let AllocRequest { order, migratetype, .. } = request;
-        self.pcp_alloc(zone, cpu, order, migratetype).or_else(|| {
-            let mut area = zone.lock();
-            let pfn = self.rmqueue(zone, &mut area, order, migratetype)?;
-            // Before the lock is let go: a buddy that is freed would merge with it.
-            self.set_state(pfn, FrameState::Tail);
-            Some(pfn)
-        })
+        self.pcp_alloc(zone, cpu, order, migratetype)
+            .or_else(|| self.rmqueue(zone, &mut zone.lock(), order, migratetype))
     }
 
     /// Says who uses an allocated block, for [`super::MovePages`] to find.

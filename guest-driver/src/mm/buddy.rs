@@ -197,8 +197,9 @@ impl Mm {
         }
     }
 
-    /// Takes a block of `order` for an allocation of type `mt` (`__rmqueue`). Its state is for the
-    /// caller to set.
+    /// Takes a block of `order` for an allocation of type `mt` (`__rmqueue`). It is a tail until the
+    /// caller says what it is: left as free, a buddy that is freed would merge with it as soon as
+    /// the lock is let go.
     pub(crate) fn rmqueue(
         &self,
         zone: &Zone,
@@ -214,6 +215,7 @@ impl Mm {
                     .flatten()
             })
             .or_else(|| self.rmqueue_fallback(zone, area, order, mt))
+            .inspect(|&pfn| self.set_state(pfn, FrameState::Tail))
     }
 
     fn rmqueue_smallest(

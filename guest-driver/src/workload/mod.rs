@@ -263,12 +263,13 @@ mod tests {
             Ok(())
         }
 
-        fn load_u16(&self, _: Gpa, _: Ordering) -> Result<u16, RamError> {
-            unimplemented!("no ring is in this memory")
+        // No ring is in this memory.
+        fn load_u16(&self, at: Gpa, _: Ordering) -> Result<u16, RamError> {
+            Err(RamError::OutOfRange { at, len: 2 })
         }
 
-        fn store_u16(&self, _: Gpa, _: u16, _: Ordering) -> Result<(), RamError> {
-            unimplemented!("no ring is in this memory")
+        fn store_u16(&self, at: Gpa, _: u16, _: Ordering) -> Result<(), RamError> {
+            Err(RamError::OutOfRange { at, len: 2 })
         }
     }
 
