@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use log::LevelFilter;
 
+use crate::device::DeviceOptions;
+use crate::memory::MemoryOptions;
+
 /// Gives the memory that a guest does not use back to the host.
 ///
 /// A vhost-user backend for the virtio-balloon device (virtio id 5). The guest reports its free
@@ -68,6 +71,10 @@ pub struct Config {
     pub socket_path: PathBuf,
     /// The least important messages to log.
     pub log_level: LevelFilter,
+    /// What the device offers.
+    pub device: DeviceOptions,
+    /// What may be done to memory.
+    pub memory: MemoryOptions,
 }
 
 /// What a command line asks for that cannot be.
@@ -89,7 +96,12 @@ impl TryFrom<Args> for Config {
         if len > MAX_SOCKET_PATH {
             return Err(ConfigError::PathTooLong(len));
         }
-        Ok(Self { socket_path: args.socket_path, log_level: args.log_level.into() })
+        Ok(Self {
+            socket_path: args.socket_path,
+            log_level: args.log_level.into(),
+            device: DeviceOptions::default(),
+            memory: MemoryOptions::default(),
+        })
     }
 }
 

@@ -7,50 +7,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use log::{debug, warn};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::device::Balloon;
 use crate::device::features::{self, MAX_QUEUE_SIZE, NUM_QUEUES};
 use crate::log_limit::LogLimit;
-use crate::memory::{Fallocate, Reclaimer};
-use crate::metrics::Counters;
+use crate::memory::{Fallocate, GuestMemory, LogBitmap, Reclaimer};
+use crate::state::State;
 use crate::vring::Vring;
 
-/// One balloon device for one frontend connection.
+/// The balloon device, for one frontend connection.
 pub struct BalloonBackend {
-    device: Balloon,
+    state: Arc<State>,
     reclaimer: Reclaimer<Fallocate>,
-    counters: Arc<Counters>,
     limit: LogLimit,
     exit_event: Mutex<Option<RawFd>>,
 }
 
-impl Default for BalloonBackend {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl BalloonBackend {
-    /// A device that counts from zero.
-    pub fn new() -> Self {
-        let counters = Arc::<Counters>::default();
+    /// A connection to the device with this state.
+    pub fn new(state: Arc<State>) -> Self {
+        let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
         Self {
-            device: Balloon::new(Arc::clone(&counters)),
-            reclaimer: Reclaimer::new(Fallocate, Arc::clone(&counters)),
-            counters,
+            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters),
+            state,
             limit: LogLimit::default(),
             exit_event: Mutex::new(None),
         }
-    }
-
-    /// What happened on this connection.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     /// Lets the worker end soon: a discard under way stops after its present call.
@@ -76,7 +62,7 @@ impl Drop for BalloonBackend {
 }
 
 impl VhostUserBackend for BalloonBackend {
-    type Bitmap = ();
+    type Bitmap = LogBitmap;
     type Vring = Vring;
 
     fn num_queues(&self) -> usize {
@@ -88,11 +74,11 @@ impl VhostUserBackend for BalloonBackend {
     }
 
     fn features(&self) -> u64 {
-        features::OFFERED
+        self.state.balloon.offered()
     }
 
     fn acked_features(&self, features: u64) {
-        self.device.set_acked_features(features);
+        self.state.balloon.set_acked_features(features);
     }
 
     /// `CONFIG` is a must: without it QEMU and cloud-hypervisor tell the guest to give up all its
@@ -108,15 +94,15 @@ impl VhostUserBackend for BalloonBackend {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.device.config().read(offset, size)
+        self.state.balloon.config().read(offset, size)
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        self.device.config().write(offset, bytes);
+        self.state.balloon.config().write(offset, bytes);
         Ok(())
     }
 
-    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> io::Result<()> {
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemory>) -> io::Result<()> {
         let memory = memory.memory().into_inner();
         debug!("guest memory: {} regions", memory.num_regions());
         self.reclaimer.set_memory(memory).map_err(io::Error::other)
@@ -153,7 +139,7 @@ impl VhostUserBackend for BalloonBackend {
         let keep_on = || !self.reclaimer.is_stopping();
         let snapshot = || self.reclaimer.snapshot();
         let drained = vring.drain(keep_on, snapshot, |snapshot, head| {
-            self.device.serve(role, head, snapshot.as_ref(), |ranges| {
+            self.state.balloon.serve(role, head, snapshot.as_ref(), |ranges| {
                 let reported = ranges.len();
                 let done = snapshot.discard(ranges);
                 debug!(

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
@@ -19,6 +20,7 @@ use crate::args::Config;
 use crate::log_limit::LogLimit;
 use crate::session::{Session, SessionError};
 use crate::socket::{self, SocketError};
+use crate::state::State;
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
 /// sends SIGTERM sends SIGKILL a few seconds later, and that would leave the socket behind.
@@ -63,6 +65,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let signals = signal_fd().map_err(resources("receive signals"))?;
     let (listener, _socket_file) = socket::listen(&config.socket_path)?;
     let daemon = Daemon {
+        state: Arc::new(State::new(config.device, config.memory)),
         listener: Listener::from(listener),
         signals,
         session: None,
@@ -97,6 +100,7 @@ const DEADLINE: u32 = 3;
 const RETRY: u32 = 4;
 
 struct Daemon {
+    state: Arc<State>,
     listener: Listener,
     signals: OwnedFd,
     session: Option<Session>,
@@ -118,7 +122,7 @@ impl Daemon {
     /// A frontend waits: serve it, and look for no other meanwhile.
     fn connect(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
         let started = match self.session_ended.try_clone() {
-            Ok(ended) => Session::start(&mut self.listener, ended),
+            Ok(ended) => Session::start(&mut self.listener, ended, &self.state),
             Err(error) => Err(SessionError::Resources(error)),
         };
         match started {

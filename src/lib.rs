@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`args`] | the command line, turned into one checked [`Config`] |
 //! | [`daemon`] | the main thread: listener, signals, one session after the other |
+//! | [`state`] | what outlives a connection |
 //! | [`session`] | one frontend connection, from accept to hang-up |
 //! | [`backend`] | vhost-user calls, translated for the device and the memory |
 //! | [`vring`] | one virtqueue: take a chain, have it served, return it |
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod metrics;
 pub mod session;
 mod socket;
+pub mod state;
 pub mod vring;
 
 pub use args::Config;

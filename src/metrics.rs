@@ -30,10 +30,24 @@ pub enum SkipReason {
     Failed,
     /// The session was ending.
     Stopping,
+    /// The operator has paused discarding.
+    Paused,
+    /// The guest is being migrated: what is discarded now could be missed at the destination.
+    Migrating,
+    /// A postcopy migration is under way.
+    Postcopy,
+    /// The operator has pinned the memory.
+    Pinned,
+    /// Memory of hugetlbfs, which is not given back unless an option says so.
+    Hugetlb,
+    /// What backs the memory may not be written, and so not punched.
+    ReadOnly,
+    /// A queue of which the acked features do not say whether it reports or hints.
+    AmbiguousQueue,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries.
-const REASONS: [(SkipReason, &str); 11] = [
+const REASONS: [(SkipReason, &str); 18] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -45,6 +59,13 @@ const REASONS: [(SkipReason, &str); 11] = [
     (SkipReason::NotNegotiated, "not_negotiated"),
     (SkipReason::Failed, "failed"),
     (SkipReason::Stopping, "stopping"),
+    (SkipReason::Paused, "paused"),
+    (SkipReason::Migrating, "migrating"),
+    (SkipReason::Postcopy, "postcopy"),
+    (SkipReason::Pinned, "pinned"),
+    (SkipReason::Hugetlb, "hugetlb"),
+    (SkipReason::ReadOnly, "read_only"),
+    (SkipReason::AmbiguousQueue, "ambiguous_queue"),
 ];
 
 #[derive(Debug, Default)]
@@ -128,6 +149,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What happened after `before`, an earlier snapshot of the same counters.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            chains: self.chains.saturating_sub(before.chains),
+            ranges: self.ranges.saturating_sub(before.ranges),
+            bytes_reported: self.bytes_reported.saturating_sub(before.bytes_reported),
+            bytes_discarded: self.bytes_discarded.saturating_sub(before.bytes_discarded),
+            discard_calls: self.discard_calls.saturating_sub(before.discard_calls),
+            other_chains: self.other_chains.saturating_sub(before.other_chains),
+            skipped: std::array::from_fn(|i| {
+                let ((times, bytes), old) = (self.skipped[i], before.skipped[i]);
+                (times.saturating_sub(old.0), bytes.saturating_sub(old.1))
+            }),
+        }
+    }
+
     /// Bytes left alone for `reason`.
     pub fn skipped_bytes(&self, reason: SkipReason) -> u64 {
         self.skipped[reason as usize].1

@@ -7,10 +7,12 @@ use std::thread::{self, JoinHandle};
 use log::{error, info};
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as FrameworkError, ShutdownHandle, VhostUserDaemon};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::backend::BalloonBackend;
+use crate::memory::GuestMemory;
+use crate::state::State;
 
 /// Why a connection could not be served, or was not served to its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +41,14 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; the connection is closed.
-    pub fn start(listener: &mut Listener, ended: EventFd) -> Result<Self, SessionError> {
-        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let backend = Arc::new(BalloonBackend::new());
+    pub fn start(
+        listener: &mut Listener,
+        ended: EventFd,
+        state: &Arc<State>,
+    ) -> Result<Self, SessionError> {
+        let before = state.counters.snapshot();
+        let memory = GuestMemoryAtomic::new(GuestMemory::new());
+        let backend = Arc::new(BalloonBackend::new(Arc::clone(state)));
         let mut framework =
             VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)
                 .map_err(SessionError::SetUp)?;
@@ -50,6 +57,7 @@ impl Session {
         info!("frontend connected");
 
         let waited = Arc::clone(&backend);
+        let counters = Arc::clone(&state.counters);
         let waiter = thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
@@ -60,7 +68,7 @@ impl Session {
                 waited.stop();
                 // Joins the worker, and unmaps the guest's memory.
                 drop(framework);
-                info!("session: {}", waited.counters().snapshot());
+                info!("session: {}", counters.snapshot().since(&before));
                 if let Err(error) = ended.write(1) {
                     error!("cannot signal the end of a session: {error}");
                 }

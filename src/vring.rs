@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryAtomic};
 
 use crate::device::chain::ChainHead;
+use crate::memory::GuestMemory;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.
-pub type Memory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
+pub type Memory = GuestMemoryAtomic<GuestMemory>;
 
 /// What is wrong with a queue. The driver's fault in every case.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +89,7 @@ impl Vring {
     /// # Errors
     /// [`RingError`]; unless it is [`RingError::Head`], chains may be left on the ring, to be looked
     /// at with the next kick.
-    pub fn drain<S: AsRef<GuestMemoryMmap<()>>>(
+    pub fn drain<S: AsRef<GuestMemory>>(
         &self,
         keep_on: impl Fn() -> bool,
         snapshot: impl Fn() -> S,
@@ -120,7 +121,7 @@ impl Vring {
     }
 
     /// Takes one chain, or finds that there is none. The queue runs and is locked.
-    fn step<S: AsRef<GuestMemoryMmap<()>>>(
+    fn step<S: AsRef<GuestMemory>>(
         &self,
         vring: &mut VringState<Memory>,
         first: bool,
@@ -181,7 +182,7 @@ fn runs(vring: &VringState<Memory>) -> bool {
 
 fn next_chain(
     vring: &mut VringState<Memory>,
-    memory: &GuestMemoryMmap<()>,
+    memory: &GuestMemory,
 ) -> Result<Option<ChainHead>, RingError> {
     let queue = vring.get_queue_mut();
     let (table, queue_size) = (GuestAddress(queue.desc_table()), queue.size());

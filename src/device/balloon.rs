@@ -4,20 +4,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use log::{info, warn};
-use vm_memory::GuestMemoryMmap;
 
 use super::chain::ChainHead;
 use super::config_space::ConfigSpace;
 use super::features::{
-    Features, QueueRole, VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
+    self, Features, QueueRole, VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
 };
-use super::reporting;
+use super::{DeviceOptions, reporting};
 use crate::log_limit::LogLimit;
-use crate::memory::GuestRange;
+use crate::memory::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
 
 /// One virtio-balloon device.
 pub struct Balloon {
+    options: DeviceOptions,
     acked: AtomicU64,
     config: Mutex<ConfigSpace>,
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
@@ -28,14 +28,20 @@ pub struct Balloon {
 
 impl Balloon {
     /// A device that no driver has touched.
-    pub fn new(counters: Arc<Counters>) -> Self {
+    pub fn new(options: DeviceOptions, counters: Arc<Counters>) -> Self {
         Self {
+            options,
             acked: AtomicU64::new(0),
             config: Mutex::default(),
             ranges: Mutex::default(),
             counters,
             limit: LogLimit::default(),
         }
+    }
+
+    /// The feature bits that the device offers.
+    pub fn offered(&self) -> u64 {
+        features::offered(&self.options)
     }
 
     /// Takes over the features that the driver acked.
@@ -72,7 +78,7 @@ impl Balloon {
         &self,
         role: QueueRole,
         head: ChainHead,
-        memory: &GuestMemoryMmap<()>,
+        memory: &GuestMemory,
         discard: impl FnOnce(&mut Vec<GuestRange>),
     ) {
         match role {
@@ -115,10 +121,10 @@ mod tests {
 
     /// What a device with these acked features and this poison hands on of a report of one page.
     fn serve(role: QueueRole, acked: u64, poison: u32) -> Option<Vec<GuestRange>> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let flags = u16::try_from(VRING_DESC_F_WRITE).unwrap();
         memory.write_obj(Descriptor::new(0x8000, 0x1000, flags, 0), GuestAddress(0)).unwrap();
-        let balloon = Balloon::new(Arc::default());
+        let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
         balloon.config().write(12, &poison.to_le_bytes());
         balloon.set_acked_features(acked);
         let head = ChainHead { table: GuestAddress(0), queue_size: 8, index: 0 };

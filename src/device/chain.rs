@@ -6,7 +6,9 @@
 
 use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress};
+
+use crate::memory::GuestMemory;
 
 /// Where a chain begins, and in which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ impl ChainHead {
     /// [`ChainError`] where the chain breaks; `visit` was called for the descriptors before.
     pub fn walk(
         self,
-        memory: &GuestMemoryMmap<()>,
+        memory: &GuestMemory,
         mut visit: impl FnMut(Descriptor),
     ) -> Result<(), ChainError> {
         let mut table = self.table;
@@ -93,11 +95,7 @@ impl ChainHead {
 }
 
 /// Reads descriptor `index` of the table at `table`, once: the guest may change it meanwhile.
-fn read(
-    memory: &GuestMemoryMmap<()>,
-    table: GuestAddress,
-    index: u16,
-) -> Result<Descriptor, ChainError> {
+fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descriptor, ChainError> {
     table
         .checked_add(u64::from(index) * u64::from(DESCRIPTOR_SIZE))
         .and_then(|address| memory.read_obj(address).ok())
@@ -119,7 +117,7 @@ mod tests {
     /// (address, length, flags, next)
     type Raw = (u64, u32, u32, u16);
 
-    fn write(memory: &GuestMemoryMmap<()>, table: u64, descriptors: &[Raw]) {
+    fn write(memory: &GuestMemory, table: u64, descriptors: &[Raw]) {
         for (i, &(addr, len, flags, next)) in descriptors.iter().enumerate() {
             let descriptor = Descriptor::new(addr, len, u16::try_from(flags).unwrap(), next);
             memory.write_obj(descriptor, GuestAddress(table + 16 * i as u64)).unwrap();
@@ -128,7 +126,7 @@ mod tests {
 
     /// The addresses of a chain in a queue of eight, and how its walk ended.
     fn walk(direct: &[Raw], indirect: &[Raw], index: u16) -> (Vec<u64>, Result<(), ChainError>) {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         write(&memory, TABLE, direct);
         write(&memory, OTHER, indirect);
         let mut seen = Vec::new();

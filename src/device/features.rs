@@ -6,6 +6,8 @@ use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
 
+use super::DeviceOptions;
+
 /// `VIRTIO_BALLOON_F_PAGE_POISON`: the guest tells what it fills its free pages with.
 pub const VIRTIO_BALLOON_F_PAGE_POISON: u32 = 4;
 /// `VIRTIO_BALLOON_F_PAGE_REPORTING`: the guest reports its free pages.
@@ -25,13 +27,15 @@ pub const MAX_QUEUE_SIZE: usize = 32768;
 /// Linux gives reporting up when such a guest cannot say so. `IN_ORDER` costs nothing, since chains
 /// are served one after the other, and lets a frontend that lost its backend go on from the used
 /// index.
-pub const OFFERED: u64 = (1 << VIRTIO_F_VERSION_1)
-    | (1 << VIRTIO_F_IN_ORDER)
-    | (1 << VIRTIO_RING_F_EVENT_IDX)
-    | (1 << VIRTIO_RING_F_INDIRECT_DESC)
-    | (1 << VIRTIO_BALLOON_F_PAGE_POISON)
-    | (1 << VIRTIO_BALLOON_F_REPORTING)
-    | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+pub fn offered(options: &DeviceOptions) -> u64 {
+    let reporting = (1 << VIRTIO_BALLOON_F_PAGE_POISON) | (1 << VIRTIO_BALLOON_F_REPORTING);
+    (1 << VIRTIO_F_VERSION_1)
+        | (1 << VIRTIO_F_IN_ORDER)
+        | (1 << VIRTIO_RING_F_EVENT_IDX)
+        | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+        | if options.reporting { reporting } else { 0 }
+        | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+}
 
 /// The features that a driver has acked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,9 @@ mod balloon;
 pub mod chain;
 mod config_space;
 pub mod features;
+mod options;
 mod reporting;
 
 pub use balloon::Balloon;
 pub use config_space::{CONFIG_SPACE_SIZE, ConfigSpace};
+pub use options::DeviceOptions;

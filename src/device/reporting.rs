@@ -2,11 +2,10 @@
 //! the device returns it.
 
 use log::warn;
-use vm_memory::GuestMemoryMmap;
 
 use super::chain::{ChainError, ChainHead};
 use crate::log_limit::LogLimit;
-use crate::memory::{GuestRange, RangeError};
+use crate::memory::{GuestMemory, GuestRange, RangeError};
 use crate::metrics::{Counters, SkipReason};
 
 /// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.
@@ -15,7 +14,7 @@ use crate::metrics::{Counters, SkipReason};
 /// whoever wrote it was not in its right mind, and a page kept is only a page not saved.
 pub(super) fn collect(
     head: ChainHead,
-    memory: &GuestMemoryMmap<()>,
+    memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
     counters: &Counters,
     limit: &LogLimit,

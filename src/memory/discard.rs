@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use log::warn;
-use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
 use super::ranges::{GuestRange, Piece, merge, round_inward, split};
 use super::regions::{Region, RegionError, RegionTable};
+use super::{GuestMemory, Inhibit, MemoryOptions};
 use crate::log_limit::LogLimit;
 use crate::metrics::{Counters, SkipReason};
 
@@ -67,6 +67,8 @@ pub struct Reclaimer<P = Fallocate> {
     /// nothing touches the regions that it took away.
     map: RwLock<Map>,
     punch: P,
+    options: MemoryOptions,
+    inhibit: Arc<Inhibit>,
     stopping: AtomicBool,
     counters: Arc<Counters>,
     limit: LogLimit,
@@ -75,14 +77,21 @@ pub struct Reclaimer<P = Fallocate> {
 /// The guest's memory, mapped and as files.
 #[derive(Default)]
 struct Map {
-    memory: Arc<GuestMemoryMmap<()>>,
+    memory: Arc<GuestMemory>,
     table: RegionTable,
 }
 
 impl<P: PunchHole> Reclaimer<P> {
     /// A reclaimer that has no memory yet, and counts into `counters`.
-    pub fn new(punch: P, counters: Arc<Counters>) -> Self {
+    pub fn new(
+        punch: P,
+        options: MemoryOptions,
+        inhibit: Arc<Inhibit>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
+            options,
+            inhibit,
             map: RwLock::default(),
             punch,
             stopping: AtomicBool::new(false),
@@ -95,7 +104,7 @@ impl<P: PunchHole> Reclaimer<P> {
     ///
     /// # Errors
     /// [`RegionError`]; the old table stays.
-    pub fn set_memory(&self, memory: Arc<GuestMemoryMmap<()>>) -> Result<(), RegionError> {
+    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), RegionError> {
         let table = RegionTable::new(&memory)?;
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { memory, table };
         Ok(())
@@ -125,8 +134,8 @@ pub struct Snapshot<'a, P> {
     reclaimer: &'a Reclaimer<P>,
 }
 
-impl<P> AsRef<GuestMemoryMmap<()>> for Snapshot<'_, P> {
-    fn as_ref(&self) -> &GuestMemoryMmap<()> {
+impl<P> AsRef<GuestMemory> for Snapshot<'_, P> {
+    fn as_ref(&self) -> &GuestMemory {
         &self.map.memory
     }
 }
@@ -142,6 +151,10 @@ impl<P: PunchHole> Snapshot<'_, P> {
         let overlap = merge(ranges);
         if overlap > 0 {
             counters.skip(SkipReason::Overlap, overlap);
+        }
+        if let Some(reason) = self.reclaimer.inhibit.reason() {
+            counters.skip(reason, ranges.iter().map(GuestRange::len).sum());
+            return done;
         }
         let regions = self.map.table.regions();
         for &range in ranges.iter() {
@@ -171,6 +184,10 @@ impl<P: PunchHole> Reclaimer<P> {
         let whole = region
             .offset_of(range.start())
             .and_then(|offset| round_inward(offset, range.len(), region.page_size()));
+        if region.is_hugetlb() && !self.options.hugetlb {
+            self.counters.skip(SkipReason::Hugetlb, range.len());
+            return;
+        }
         let Some((mut offset, mut left)) = whole else {
             self.counters.skip(SkipReason::Unaligned, range.len());
             return;
@@ -236,7 +253,7 @@ mod tests {
 
     /// Guest memory of (guest page, pages) regions that lie one behind the other in one file,
     /// `offset` pages from its start.
-    fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemoryMmap<()>> {
+    fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemory> {
         let file = tempfile::tempfile().unwrap();
         let pages: u64 = offset + regions.iter().map(|r| r.1).sum::<u64>();
         file.set_len(pages * PAGE).unwrap();
@@ -248,16 +265,21 @@ mod tests {
             let region = MmapRegion::from_file(backing, len).unwrap();
             GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
         });
-        Arc::new(GuestMemoryMmap::from_regions(mapped.collect()).unwrap())
+        Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
     }
 
     fn reclaimer(
         recorder: Recorder,
-        memory: &Arc<GuestMemoryMmap<()>>,
+        memory: &Arc<GuestMemory>,
     ) -> (Reclaimer<Arc<Recorder>>, Arc<Recorder>, Arc<Counters>) {
         let counters = Arc::new(Counters::default());
         let recorder = Arc::new(recorder);
-        let reclaimer = Reclaimer::new(Arc::clone(&recorder), Arc::clone(&counters));
+        let reclaimer = Reclaimer::new(
+            Arc::clone(&recorder),
+            MemoryOptions::default(),
+            Arc::default(),
+            Arc::clone(&counters),
+        );
         reclaimer.set_memory(Arc::clone(memory)).unwrap();
         (reclaimer, recorder, counters)
     }

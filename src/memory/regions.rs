@@ -5,11 +5,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use vm_memory::{
-    Address, FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-};
+use vm_memory::{Address, FileOffset, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::ranges::GuestRange;
+use super::{GuestMemory, GuestRegion};
 
 /// Why a memory table from the frontend cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +71,12 @@ impl Region {
         self.page_size
     }
 
+    /// Whether it is memory of hugetlbfs. Only there are pages larger than the host's base pages
+    /// freed as a whole.
+    pub fn is_hugetlb(&self) -> bool {
+        self.page_size > base_page_size()
+    }
+
     /// Where in the file the guest physical address `gpa` of this region lies, in bytes.
     ///
     /// `None` if the address is not in the region.
@@ -94,7 +99,7 @@ impl RegionTable {
     ///
     /// # Errors
     /// [`RegionError`] if a region is not backed by a file that can be asked for its page size.
-    pub fn new(memory: &GuestMemoryMmap<()>) -> Result<Self, RegionError> {
+    pub fn new(memory: &GuestMemory) -> Result<Self, RegionError> {
         // `GuestMemoryMmap` keeps its regions sorted, and lets none overlap.
         Ok(Self { regions: memory.iter().map(region_of).collect::<Result<_, _>>()? })
     }
@@ -105,7 +110,7 @@ impl RegionTable {
     }
 }
 
-fn region_of(region: &GuestRegionMmap<()>) -> Result<Region, RegionError> {
+fn region_of(region: &GuestRegion) -> Result<Region, RegionError> {
     let gpa = region.start_addr().raw_value();
     let len = region.len();
     let range = GuestRange::new(gpa, len).map_err(|_| RegionError::NotARange { gpa, len })?;
@@ -128,9 +133,14 @@ fn backing_page_size(file: &File) -> io::Result<u64> {
     if stat.f_type == libc::HUGETLBFS_MAGIC {
         return u64::try_from(stat.f_bsize).map_err(io::Error::other);
     }
+    Ok(base_page_size())
+}
+
+/// Size in bytes of the host's base pages.
+fn base_page_size() -> u64 {
     // SAFETY: sysconf has no preconditions.
     let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(page_size).map_err(io::Error::other)
+    u64::try_from(page_size).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -145,9 +155,9 @@ mod tests {
         let region = |gpa, offset, len| {
             let backing = FileOffset::new(file.try_clone().unwrap(), offset);
             let mapped = MmapRegion::from_file(backing, len).unwrap();
-            GuestRegionMmap::new(mapped, GuestAddress(gpa)).unwrap()
+            GuestRegion::new(mapped, GuestAddress(gpa)).unwrap()
         };
-        let memory = GuestMemoryMmap::from_regions(vec![
+        let memory = GuestMemory::from_regions(vec![
             region(0, 0, 0x8000),
             region(0x1_0000_0000, 0x8000, 0x8000),
         ])
@@ -180,7 +190,7 @@ mod tests {
 
     #[test]
     fn memory_without_a_file_is_refused() {
-        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
         assert!(matches!(RegionTable::new(&memory), Err(RegionError::NoFile(0))));
     }
 }

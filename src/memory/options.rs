@@ -1,0 +1,11 @@
+//! What an operator lets the daemon do to memory.
+
+/// What may be discarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// Whether pages of hugetlbfs are given back.
+    ///
+    /// Off by default: a page that went back to the pool may be taken by somebody else, and the
+    /// guest that touches it again is killed.
+    pub hugetlb: bool,
+}
