@@ -16,8 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::args::Config;
+use crate::args::{Config, SocketSource};
 use crate::log_limit::LogLimit;
+use crate::memory::Cause;
 use crate::session::{Session, SessionError};
 use crate::socket::{self, SocketError};
 use crate::state::State;
@@ -63,9 +64,14 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
 /// never an error here.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
     let signals = signal_fd().map_err(resources("receive signals"))?;
-    let (listener, _socket_file) = socket::listen(&config.socket_path)?;
+    let SocketSource::Path(socket_path) = &config.socket else {
+        return Err(resources("serve --fd")(io::Error::from(io::ErrorKind::Unsupported)));
+    };
+    let (listener, _socket_file) = socket::listen(socket_path)?;
+    let state = Arc::new(State::new(config.device, config.memory));
+    state.inhibit.set(Cause::Operator, config.paused);
     let daemon = Daemon {
-        state: Arc::new(State::new(config.device, config.memory)),
+        state,
         listener: Listener::from(listener),
         signals,
         session: None,
@@ -79,7 +85,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     };
     let mut manager = EventManager::new().map_err(DaemonError::EventLoop)?;
     let id = manager.add_subscriber(daemon);
-    info!("listening on {}", config.socket_path.display());
+    info!("listening on {}", socket_path.display());
     loop {
         match manager.run() {
             Ok(_) => {}

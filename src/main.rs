@@ -1,14 +1,21 @@
 //! `vhost-device-balloon`: see `--help`.
 
+use std::env;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::Target;
-use vhost_device_balloon::{Config, args::Args, run};
+use vhost_device_balloon::args::{Args, CAPABILITIES};
+use vhost_device_balloon::{Config, run};
 
 fn main() -> ExitCode {
+    // Whatever else the command line says.
+    if env::args_os().any(|arg| arg == "--print-capabilities") {
+        println!("{CAPABILITIES}");
+        return ExitCode::SUCCESS;
+    }
     match start(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
