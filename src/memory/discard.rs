@@ -207,7 +207,7 @@ impl<P: PunchHole> Reclaimer<P> {
             match self.punch.punch_hole(region.file(), offset, len) {
                 Ok(()) => done.bytes += len,
                 Err(error) => {
-                    self.counters.skip(SkipReason::Failed, len);
+                    self.counters.failed(&error, len);
                     self.limit.run(|| {
                         warn!("cannot discard {len} bytes at offset {offset:#x} of the memory file: {error}");
                     });
