@@ -5,9 +5,11 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
+use serde::{Deserialize, Serialize};
 
+use crate::ctl::CtlArgs;
 use crate::device::DeviceOptions;
 use crate::memory::MemoryOptions;
 
@@ -18,8 +20,13 @@ use crate::memory::MemoryOptions;
 /// daemon serves one guest; when the VMM hangs up, the next one may connect.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(group(ArgGroup::new("socket").args(["socket_path", "fd"]).required(true)))]
 pub struct Args {
+    /// What to do instead of being the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Unix socket to listen on.
     ///
     /// A socket that a dead process left there is replaced; anything else that exists there is an
@@ -134,6 +141,13 @@ pub struct Args {
     print_capabilities: bool,
 }
 
+/// What the program does that is not the daemon.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Controls and watches a daemon that was started with --control-socket.
+    Ctl(CtlArgs),
+}
+
 const EXAMPLES: &str = "\
 Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no other balloon):
 
@@ -149,14 +163,33 @@ SIGTERM and SIGINT end the daemon; the guest goes on, without giving memory back
 /// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.
 pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;
 
-/// The levels of `--log-level`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogLevel {
+/// The levels of `--log-level`, which are those of the `log` crate but for its last.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
     Off,
+    /// What keeps the daemon from working.
     Error,
+    /// What somebody should look into.
     Warn,
+    /// Connections, each summed up, and what operators set.
     Info,
+    /// Every report.
     Debug,
+}
+
+impl LogLevel {
+    /// The level that holds now.
+    pub fn now() -> Self {
+        match log::max_level() {
+            LevelFilter::Off => Self::Off,
+            LevelFilter::Error => Self::Error,
+            LevelFilter::Warn => Self::Warn,
+            LevelFilter::Info => Self::Info,
+            LevelFilter::Debug | LevelFilter::Trace => Self::Debug,
+        }
+    }
 }
 
 impl From<LogLevel> for LevelFilter {
@@ -302,7 +335,7 @@ fn checked_path(option: &'static str, path: PathBuf) -> Result<PathBuf, ConfigEr
 
 /// Reads a number of bytes with an optional suffix for a power of 1024: `4096`, `64K`, `512M`, `2G`,
 /// `1T`; `MiB` and the like mean the same.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let expected = || {
         format!("expected a number of bytes such as 4096, 512M or 2G (K, M, G, T), not {text:?}")
     };

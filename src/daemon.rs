@@ -3,13 +3,19 @@
 //! One frontend is served at a time, since a socket stands for one device. A second one that
 //! connects waits in the listener's backlog until the first has gone.
 
+use std::cell::RefCell;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{error, info, warn};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use vhost::vhost_user::Listener;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
@@ -17,10 +23,11 @@ use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::args::{Config, SocketSource};
+use crate::control::server::Server;
 use crate::log_limit::LogLimit;
 use crate::memory::Cause;
 use crate::session::{Session, SessionError};
-use crate::socket::{self, SocketError};
+use crate::socket::{self, SocketError, SocketFile};
 use crate::state::State;
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
@@ -41,6 +48,15 @@ pub enum DaemonError {
     Resources {
         /// What was tried.
         what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// `--metrics-address`.
+    #[error("cannot listen on --metrics-address {address}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -67,11 +83,13 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let SocketSource::Path(socket_path) = &config.socket else {
         return Err(resources("serve --fd")(io::Error::from(io::ErrorKind::Unsupported)));
     };
+    // Before frontends, so that who finds the one socket finds the other, too.
+    let operators = listen_for_operators(config)?;
     let (listener, _socket_file) = socket::listen(socket_path)?;
     let state = Arc::new(State::new(config.device, config.memory));
     state.inhibit.set(Cause::Operator, config.paused);
     let daemon = Daemon {
-        state,
+        state: Arc::clone(&state),
         listener: Listener::from(listener),
         signals,
         session: None,
@@ -83,8 +101,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         ending: false,
         ended: None,
     };
-    let mut manager = EventManager::new().map_err(DaemonError::EventLoop)?;
-    let id = manager.add_subscriber(daemon);
+    let daemon = Rc::new(RefCell::new(daemon));
+    let mut manager = Subscribers::new().map_err(DaemonError::EventLoop)?;
+    manager.add_subscriber(Rc::clone(&daemon) as _);
+    let _control_file = operators.serve(&state, &mut manager)?;
     info!("listening on {}", socket_path.display());
     loop {
         match manager.run() {
@@ -92,10 +112,59 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
             Err(error) => return Err(DaemonError::EventLoop(error)),
         }
-        let daemon = manager.subscriber_mut(id).map_err(DaemonError::EventLoop)?;
-        if let Some(result) = daemon.ended.take() {
+        if let Some(result) = daemon.borrow_mut().ended.take() {
             return result.map_err(DaemonError::EventLoop);
         }
+    }
+}
+
+type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
+
+/// Listens for control clients and for Prometheus, as far as the configuration wants them.
+fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
+    let control = match &config.control_socket {
+        Some(path) => {
+            // Of the process, but there is no thread yet. Whoever may connect may shrink the guest.
+            let before = umask(Mode::from_raw_mode(0o177));
+            let listening = socket::listen(path);
+            umask(before);
+            Some(listening?)
+        }
+        None => None,
+    };
+    let listen = |address| {
+        TcpListener::bind(address).map_err(|source| DaemonError::Metrics { address, source })
+    };
+    Ok(Operators { control, metrics: config.metrics_address.map(listen).transpose()? })
+}
+
+/// Where control clients and Prometheus come from.
+struct Operators {
+    control: Option<(UnixListener, SocketFile)>,
+    metrics: Option<TcpListener>,
+}
+
+impl Operators {
+    /// Serves them from now on, for as long as what this returns is kept.
+    fn serve(
+        self,
+        state: &Arc<State>,
+        manager: &mut Subscribers,
+    ) -> Result<Option<SocketFile>, DaemonError> {
+        let cannot = "serve control clients";
+        let mut file = None;
+        if let Some((listener, made)) = self.control {
+            let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            file = Some(made);
+        }
+        if let Some(listener) = self.metrics {
+            let address = listener.local_addr().map_err(resources(cannot))?;
+            let server = Server::metrics(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            info!("metrics on http://{address}/metrics");
+        }
+        Ok(file)
     }
 }
 

@@ -14,9 +14,13 @@
 //! | [`device`] | features, queue layout, configuration space, what each queue means |
 //! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
 //! | [`metrics`] | what happened, counted |
+//! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
+//! | [`ctl`] | the operator's client |
 
 pub mod args;
 pub mod backend;
+pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod device;
 mod log_limit;

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a queue or a feature bit, and nothing outside makes a discarding system call.
 
+mod backing;
 mod discard;
 mod inhibit;
 mod options;
@@ -11,6 +12,7 @@ mod regions;
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
+pub use backing::Backing;
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use inhibit::{Cause, Inhibit};
 pub use options::MemoryOptions;
