@@ -10,7 +10,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
 use crate::ctl::CtlArgs;
-use crate::device::DeviceOptions;
+use crate::device::{DeviceOptions, OptionsError};
 use crate::memory::MemoryOptions;
 
 /// Gives the memory that a guest does not use back to the host.
@@ -262,20 +262,13 @@ pub enum ConfigError {
         /// The address asked for.
         address: SocketAddr,
     },
-    /// The balloon is made of pages of 4 KiB.
-    #[error("--target takes a multiple of {BALLOON_PAGE} bytes (4K), not {0}")]
-    TargetNotInPages(u64),
-    /// The device counts pages in 32 bits.
-    #[error("--target takes at most {MAX_TARGET} bytes (16T less one page of 4K), not {0}")]
-    TargetTooLarge(u64),
+    /// A device that cannot be.
+    #[error(transparent)]
+    Device(#[from] OptionsError),
 }
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
 const MAX_SOCKET_PATH: usize = 107;
-/// Size of the balloon's pages in bytes, whatever the guest's are (virtio 1.3, 5.5.6).
-const BALLOON_PAGE: u64 = 4096;
-/// The largest target in bytes: `num_pages` is a `u32`.
-const MAX_TARGET: u64 = u32::MAX as u64 * BALLOON_PAGE;
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
@@ -301,12 +294,6 @@ impl TryFrom<Args> for Config {
         {
             return Err(ConfigError::NotLoopback { address });
         }
-        if !args.target.is_multiple_of(BALLOON_PAGE) {
-            return Err(ConfigError::TargetNotInPages(args.target));
-        }
-        if args.target > MAX_TARGET {
-            return Err(ConfigError::TargetTooLarge(args.target));
-        }
         let device = DeviceOptions {
             statistics: args.statistics,
             statistics_interval: Duration::from_secs(args.statistics_interval.into()),
@@ -316,6 +303,7 @@ impl TryFrom<Args> for Config {
             reporting: !args.no_reporting,
             target_bytes: args.target,
         };
+        device.check()?;
         Ok(Self {
             socket,
             control_socket,
@@ -430,9 +418,16 @@ mod tests {
                 Err(ConfigError::NotLoopback { .. })
             ));
         }
-        assert_eq!(config(&["--target", "4097"]), Err(ConfigError::TargetNotInPages(4097)));
-        assert_eq!(config(&["--target", "16T"]), Err(ConfigError::TargetTooLarge(16 << 40)));
-        assert!(config(&["--target", &MAX_TARGET.to_string()]).is_ok());
+        for device in [
+            &["--target", "4097"][..],
+            &["--target", "16T"],
+            &["--free-page-hints"],
+            &["--statistics", "--statistics-interval", "86401"],
+        ] {
+            assert!(matches!(config(device), Err(ConfigError::Device(_))), "{device:?}");
+        }
+        assert!(config(&["--free-page-hints", "--statistics"]).is_ok());
+        assert!(config(&["--free-page-hints", "--no-reporting"]).is_ok());
         assert!(parse(&["--socket-path", "s", "--statistics-interval", "1"]).is_err());
     }
 
