@@ -13,7 +13,7 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::device::features::{self, MAX_QUEUE_SIZE, NUM_QUEUES};
+use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
 use crate::log_limit::LogLimit;
 use crate::memory::{Fallocate, GuestMemory, LogBitmap, Reclaimer};
 use crate::state::State;
@@ -133,7 +133,7 @@ impl VhostUserBackend for BalloonBackend {
         _thread: usize,
     ) -> io::Result<()> {
         let index = usize::from(queue);
-        let (Some(vring), Some(role)) = (vrings.get(index), features::role(index)) else {
+        let (Some(vring), Some(role)) = (vrings.get(index), self.state.balloon.role(index)) else {
             return Ok(());
         };
         let keep_on = || !self.reclaimer.is_stopping();
@@ -146,12 +146,19 @@ impl VhostUserBackend for BalloonBackend {
                     "queue {index}: {reported} ranges reported, {} bytes discarded in {} calls",
                     done.bytes, done.calls
                 );
-            });
+            })
         });
         if let Err(error) = drained {
             let source = std::error::Error::source(&error);
             let source = source.map(|source| format!(": {source}")).unwrap_or_default();
             self.limit.run(|| warn!("queue {index}: {error}{source}"));
+        }
+        if self.state.balloon.take_config_changed()
+            && let Some(frontend) = self.state.frontend()
+            && let Err(error) = frontend.config_changed()
+        {
+            self.limit
+                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
         }
         Ok(())
     }
