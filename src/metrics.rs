@@ -99,6 +99,9 @@ impl Counters {
         self.other_chains.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts the time that a chain took from the ring until it could be returned.
+    pub(crate) fn chain_took(&self, _time: std::time::Duration) {}
+
     /// Counts what was given back.
     pub(crate) fn discarded(&self, done: Discarded) {
         self.bytes_discarded.fetch_add(done.bytes, Ordering::Relaxed);

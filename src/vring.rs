@@ -16,6 +16,7 @@ use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutG
 use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryAtomic};
 
+use crate::device::Outcome;
 use crate::device::chain::ChainHead;
 use crate::memory::GuestMemory;
 
@@ -77,6 +78,14 @@ impl Vring {
         self.inner.get_mut()
     }
 
+    /// Returns the chain that was kept, if there is one.
+    ///
+    /// # Errors
+    /// [`RingError`].
+    pub fn return_kept(&self) -> Result<(), RingError> {
+        Ok(())
+    }
+
     /// Serves every chain on the available ring with `serve` and returns each with used length 0,
     /// until the ring is empty, the frontend stops it, or `keep_on` says no. A chain that begins
     /// past the end of the descriptor table has no place in the used ring and is passed over.
@@ -93,7 +102,7 @@ impl Vring {
         &self,
         keep_on: impl Fn() -> bool,
         snapshot: impl Fn() -> S,
-        mut serve: impl FnMut(&S, ChainHead),
+        mut serve: impl FnMut(&S, ChainHead) -> Outcome,
     ) -> Result<(), RingError> {
         let mut first = true;
         let mut was_empty = false;
@@ -126,7 +135,7 @@ impl Vring {
         vring: &mut VringState<Memory>,
         first: bool,
         snapshot: &impl Fn() -> S,
-        serve: &mut impl FnMut(&S, ChainHead),
+        serve: &mut impl FnMut(&S, ChainHead) -> Outcome,
     ) -> Result<Step, RingError> {
         if first {
             // With EVENT_IDX this does nothing; without, it spares the driver kicks.

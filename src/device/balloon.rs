@@ -15,6 +15,31 @@ use crate::log_limit::LogLimit;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
 
+/// What becomes of a chain that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes back to the driver.
+    Return,
+    /// It stays with the device until the next poll for statistics.
+    Keep,
+}
+
+/// What a migration takes along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SavedBalloon {
+    acked_features: Option<u64>,
+    actual: u32,
+    poison_val: u32,
+}
+
+/// Why a saved device cannot be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// Features that this device does not offer.
+    #[error("features {0:#x} are not offered here")]
+    Features(u64),
+}
+
 /// One virtio-balloon device.
 pub struct Balloon {
     options: DeviceOptions,
@@ -65,6 +90,55 @@ impl Balloon {
         });
     }
 
+    /// The acked features; `None` without a driver.
+    pub fn acked_features(&self) -> Option<u64> {
+        Some(self.acked.load(Ordering::Relaxed)).filter(|features| *features != 0)
+    }
+
+    /// The driver is gone.
+    pub fn reset(&self) {
+        self.acked.store(0, Ordering::Relaxed);
+        self.config().write(0, &[0; super::CONFIG_SPACE_SIZE]);
+    }
+
+    /// What the queue with this index carries.
+    pub fn role(&self, queue: usize) -> Option<QueueRole> {
+        features::role(queue)
+    }
+
+    /// How often statistics are asked for; zero for never.
+    pub fn statistics_interval(&self) -> std::time::Duration {
+        self.options.statistics_interval
+    }
+
+    /// The device for a migration.
+    pub fn save(&self) -> SavedBalloon {
+        let field = |at| {
+            let bytes = self.config().read(at, 4);
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        };
+        SavedBalloon {
+            acked_features: self.acked_features(),
+            actual: field(4),
+            poison_val: field(12),
+        }
+    }
+
+    /// Takes a saved device over.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing has changed.
+    pub fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
+        let unknown = saved.acked_features.unwrap_or(0) & !self.offered();
+        if unknown != 0 {
+            return Err(RestoreError::Features(unknown));
+        }
+        self.config().write(4, &saved.actual.to_le_bytes());
+        self.config().write(12, &saved.poison_val.to_le_bytes());
+        self.acked.store(saved.acked_features.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// The configuration space, locked.
     pub fn config(&self) -> std::sync::MutexGuard<'_, ConfigSpace> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,9 +154,11 @@ impl Balloon {
         head: ChainHead,
         memory: &GuestMemory,
         discard: impl FnOnce(&mut Vec<GuestRange>),
-    ) {
+    ) -> Outcome {
         match role {
-            QueueRole::Inflate | QueueRole::Deflate => self.counters.other_chain(),
+            QueueRole::Inflate | QueueRole::Deflate | QueueRole::Statistics => {
+                self.counters.other_chain();
+            }
             QueueRole::Reporting => {
                 let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
                 reporting::collect(head, memory, &mut ranges, &self.counters, &self.limit);
@@ -95,6 +171,7 @@ impl Balloon {
                 }
             }
         }
+        Outcome::Return
     }
 
     /// Why reported pages must keep their contents; `None` if they may go.

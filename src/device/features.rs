@@ -57,6 +57,8 @@ pub enum QueueRole {
     Deflate,
     /// Free pages that the driver reports.
     Reporting,
+    /// Statistics.
+    Statistics,
 }
 
 /// The role of the queue with this index; `None` past the last queue.

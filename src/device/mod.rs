@@ -10,6 +10,7 @@ pub mod features;
 mod options;
 mod reporting;
 
-pub use balloon::Balloon;
+pub use balloon::{Balloon, Outcome, RestoreError, SavedBalloon};
 pub use config_space::{CONFIG_SPACE_SIZE, ConfigSpace};
+pub use features::QueueRole;
 pub use options::DeviceOptions;
