@@ -1,5 +1,6 @@
 //! The command line, turned into one checked [`Config`].
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -20,8 +21,15 @@ pub struct Args {
     ///
     /// A socket that a dead process left there is replaced; anything else that exists there is an
     /// error. The socket is removed when the daemon ends.
-    #[arg(long, value_name = "PATH")]
-    socket_path: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "fd", conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+
+    /// Descriptor of a Unix socket that whoever started the daemon has opened for it.
+    ///
+    /// One that listens is used like --socket-path, but its file is left alone. One that is
+    /// connected to a frontend is served until that hangs up, and then the daemon ends.
+    #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
+    fd: Option<RawFd>,
 
     /// How much to say on standard error.
     ///
@@ -64,11 +72,20 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
+/// Where frontends come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketSource {
+    /// A path to listen on.
+    Path(PathBuf),
+    /// A socket that this process was started with.
+    Fd(RawFd),
+}
+
 /// What the daemon is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen.
-    pub socket_path: PathBuf,
+    /// Where to listen, or whom to serve.
+    pub socket: SocketSource,
     /// The least important messages to log.
     pub log_level: LevelFilter,
     /// What the device offers.
@@ -83,6 +100,9 @@ pub enum ConfigError {
     /// The kernel's limit for the path of a Unix socket.
     #[error("--socket-path takes at most {MAX_SOCKET_PATH} bytes, this one has {0}")]
     PathTooLong(usize),
+    /// None of the two, or both.
+    #[error("expected either --socket-path or --fd")]
+    Socket,
 }
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
@@ -92,12 +112,16 @@ impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
-        let len = args.socket_path.as_os_str().len();
-        if len > MAX_SOCKET_PATH {
-            return Err(ConfigError::PathTooLong(len));
-        }
+        let socket = match (args.socket_path, args.fd) {
+            (Some(path), None) if path.as_os_str().len() > MAX_SOCKET_PATH => {
+                return Err(ConfigError::PathTooLong(path.as_os_str().len()));
+            }
+            (Some(path), None) => SocketSource::Path(path),
+            (None, Some(fd)) => SocketSource::Fd(fd),
+            _ => return Err(ConfigError::Socket),
+        };
         Ok(Self {
-            socket_path: args.socket_path,
+            socket,
             log_level: args.log_level.into(),
             device: DeviceOptions::default(),
             memory: MemoryOptions::default(),
@@ -123,6 +147,8 @@ mod tests {
     fn defaults_and_limits() {
         let config_ok = config(&["--socket-path", "/run/s"]).unwrap();
         assert_eq!(config_ok.log_level, LevelFilter::Info);
+        assert_eq!(config_ok.socket, SocketSource::Path("/run/s".into()));
+        assert_eq!(config(&["--fd", "3"]).unwrap().socket, SocketSource::Fd(3));
         let long = "x".repeat(108);
         assert_eq!(config(&["--socket-path", &long]), Err(ConfigError::PathTooLong(108)));
     }

@@ -110,6 +110,11 @@ impl<P: PunchHole> Reclaimer<P> {
         Ok(())
     }
 
+    /// Waits for the chain that is being served: what was set before counts for all that follow.
+    pub fn settle(&self) {
+        drop(self.map.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// From now on nothing more is discarded; a discard under way ends after its present call.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);

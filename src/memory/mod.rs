@@ -4,21 +4,20 @@
 
 mod discard;
 mod inhibit;
+mod log_bitmap;
 mod options;
 mod ranges;
 mod regions;
 
-use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use inhibit::{Cause, Inhibit};
+pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
 pub use options::MemoryOptions;
 pub use ranges::{GuestRange, Piece, RangeError, merge, round_inward, split};
 pub use regions::{Region, RegionError, RegionTable};
 
-/// Which pages were written since the frontend asked to know, for live migration.
-pub type LogBitmap = BitmapMmapRegion;
 /// One region of guest memory, mapped.
 pub type GuestRegion = GuestRegionMmap<LogBitmap>;
 /// All guest memory, mapped.
