@@ -138,12 +138,10 @@ impl BalloonBackend {
 
     fn finish_transfer(&self) -> Result<(), StateError> {
         let transfer = lock(&self.transfer).take();
-        let state = transfer.ok_or(StateError::NoTransfer)?.finish()?;
-        if state.is_empty() {
-            return Ok(());
+        if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
+            self.state.balloon.restore(migration::decode(&state)?)?;
+            info!("took over the state of a device that migrated here");
         }
-        self.state.balloon.restore(migration::decode(&state)?)?;
-        info!("took over the state of a device that migrated here");
         Ok(())
     }
 }

@@ -113,25 +113,25 @@ pub fn decode(bytes: &[u8]) -> Result<SavedBalloon, StateError> {
 /// while the other end of the pipe still waits.
 pub(crate) struct Transfer {
     thread: Option<JoinHandle<()>>,
-    result: Receiver<Result<Vec<u8>, StateError>>,
+    result: Receiver<Result<Option<Vec<u8>>, StateError>>,
     cancel: Arc<Wake>,
 }
 
 impl Transfer {
     /// Writes `state` into `file` and closes it. `stop` breaks it off.
     pub(crate) fn save(file: File, state: Vec<u8>, stop: Arc<Wake>) -> Result<Self, StateError> {
-        Self::start(file, stop, move |pipe| pipe.write(&state).map(|()| Vec::new()))
+        Self::start(file, stop, move |pipe| pipe.write(&state).map(|()| None))
     }
 
     /// Reads `file` to its end. `stop` breaks it off.
     pub(crate) fn load(file: File, stop: Arc<Wake>) -> Result<Self, StateError> {
-        Self::start(file, stop, |pipe| pipe.read())
+        Self::start(file, stop, |pipe| pipe.read().map(Some))
     }
 
     fn start(
         file: File,
         stop: Arc<Wake>,
-        work: impl FnOnce(&mut Pipe) -> Result<Vec<u8>, StateError> + Send + 'static,
+        work: impl FnOnce(&mut Pipe) -> Result<Option<Vec<u8>>, StateError> + Send + 'static,
     ) -> Result<Self, StateError> {
         let cancel = Arc::new(Wake::new().map_err(StateError::Transfer)?);
         let mut pipe = Pipe::new(file, [stop, Arc::clone(&cancel)])?;
@@ -149,8 +149,8 @@ impl Transfer {
         Ok(Self { thread: Some(thread), result, cancel })
     }
 
-    /// Waits for the end. What was read; nothing if it was written.
-    pub(crate) fn finish(self) -> Result<Vec<u8>, StateError> {
+    /// Waits for the end. What was read; none if it was written.
+    pub(crate) fn finish(self) -> Result<Option<Vec<u8>>, StateError> {
         match self.result.recv_timeout(END_WITHIN) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(StateError::Endless),

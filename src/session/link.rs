@@ -94,3 +94,50 @@ impl Frontend for Link {
         self.statistics.signal()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    fn seen(link: &Link, request: FrontendReq, fds: impl IntoIterator<Item = OwnedFd>) {
+        let mut message = Message::new();
+        message.set(&[request as u32, 1, 0].map(u32::to_ne_bytes).concat(), fds);
+        link.look(&message);
+    }
+
+    fn link() -> Link {
+        Link::new(Arc::default()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_discarded_under_postcopy() {
+        let link = link();
+        seen(&link, FrontendReq::POSTCOPY_ADVISE, []);
+        seen(&link, FrontendReq::POSTCOPY_LISTEN, []);
+        assert!(link.inhibit.holds(Cause::Postcopy));
+        seen(&link, FrontendReq::POSTCOPY_END, []);
+        assert!(!link.inhibit.holds(Cause::Postcopy));
+    }
+
+    #[test]
+    fn a_change_is_told_in_one_message_that_wants_no_answer() {
+        let link = link();
+        let (mut frontend, backend) = UnixStream::pair().unwrap();
+        seen(&link, FrontendReq::SET_BACKEND_REQ_FD, [backend.into()]);
+        link.config_changed().unwrap();
+        let mut message = [0; 12];
+        frontend.read_exact(&mut message).unwrap();
+        assert_eq!(message.as_slice(), [2_u32, 1, 0].map(u32::to_ne_bytes).concat());
+    }
+
+    #[test]
+    fn what_is_no_channel_is_an_error_and_no_more() {
+        let link = link();
+        let file = memfd_create("no channel", MemfdFlags::CLOEXEC).unwrap();
+        seen(&link, FrontendReq::SET_BACKEND_REQ_FD, [file]);
+        assert_eq!(link.config_changed().unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+    }
+}

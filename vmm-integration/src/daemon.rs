@@ -82,14 +82,24 @@ impl DaemonProcess {
         inotify::add_watch(&events, dir.path(), inotify::WatchFlags::CREATE)?;
         let mut socket = OsString::from("--socket-path=");
         socket.push(socket_in(&dir));
-        let daemon = Self::start(binary, socket, options, dir)?;
+        let daemon = Self::start(binary, socket, Stdio::null(), options, dir)?;
         daemon.wait_until_listening(&events, options.start_timeout)?;
         Ok(daemon)
+    }
+
+    /// Starts `binary` with `--fd` and this socket, which becomes its standard input. Does not wait
+    /// for anything.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn_on(binary: &Path, socket: OwnedFd, options: &DaemonOptions) -> Result<Self> {
+        Self::start(binary, "--fd=0".into(), socket.into(), options, new_dir()?)
     }
 
     fn start(
         binary: &Path,
         socket: OsString,
+        stdin: Stdio,
         options: &DaemonOptions,
         dir: TempDir,
     ) -> Result<Self> {
@@ -99,7 +109,7 @@ impl DaemonProcess {
         if let Some(level) = &options.log_level {
             command.arg(format!("--log-level={level}"));
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(stdin).stdout(log.try_clone()?).stderr(log);
         // SAFETY: the closure makes one system call and nothing else, which neither allocates nor
         // takes a lock.
         unsafe {
@@ -195,6 +205,18 @@ impl DaemonProcess {
     pub fn fd_count(&self) -> Result<usize> {
         let fds = format!("/proc/{}/fd", self.pid());
         Ok(fs::read_dir(&fds).with_context(|| format!("cannot list {fds}"))?.count())
+    }
+
+    /// How many mappings its address space has.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn mapping_count(&self) -> Result<usize> {
+        let maps = format!("/proc/{}/maps", self.pid());
+        Ok(fs::read_to_string(&maps)
+            .with_context(|| format!("cannot read {maps}"))?
+            .lines()
+            .count())
     }
 
     /// The names of its threads.
