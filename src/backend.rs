@@ -88,12 +88,9 @@ impl BalloonBackend {
         if inhibit.holds(Cause::Migration) != logs {
             info!("dirty logging {}", if logs { "on, discarding pauses" } else { "off" });
         }
-        if logs {
-            inhibit.set(Cause::Migration, true);
-            self.reclaimer.settle();
-        }
-        lock(&self.dirty).set_logging(logs);
+        // Once the frontend has its answer nothing is discarded: this waits for a call under way.
         inhibit.set(Cause::Migration, logs);
+        lock(&self.dirty).set_logging(logs);
     }
 
     /// Returns the buffers that the driver has given for its statistics, so that it fills them
@@ -279,7 +276,7 @@ impl VhostUserBackend for BalloonBackend {
                     done.bytes, done.calls
                 );
             });
-            self.state.counters.chain_took(begin.elapsed());
+            self.state.counters.served(begin.elapsed());
             outcome
         });
         if let Err(error) = drained {

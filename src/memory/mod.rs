@@ -8,14 +8,15 @@ mod log_bitmap;
 mod options;
 mod ranges;
 mod regions;
+mod writers_first;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
-pub use inhibit::{Cause, Inhibit};
+pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
 pub use options::MemoryOptions;
-pub use ranges::{GuestRange, Piece, RangeError, merge, round_inward, split};
+pub use ranges::{GuestRange, Leading, Piece, RangeError, leading, merge, round_inward, split};
 pub use regions::{Region, RegionError, RegionTable};
 
 /// One region of guest memory, mapped.
