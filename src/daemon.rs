@@ -3,22 +3,30 @@
 //! One frontend is served at a time, since a socket stands for one device. A second one that
 //! connects waits in the listener's backlog until the first has gone.
 
+use std::cell::RefCell;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{error, info, warn};
+use rustix::fs::Mode;
+use rustix::process::umask;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::args::{Config, SocketSource};
+use crate::control::server::Server;
 use crate::log_limit::LogLimit;
+use crate::memory::Cause;
 use crate::session::{Session, SessionError};
-use crate::socket::{self, Frontends, SocketError};
+use crate::socket::{self, Frontends, SocketError, SocketFile};
 use crate::state::State;
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
@@ -46,6 +54,15 @@ pub enum DaemonError {
     /// The one frontend there is cannot be served.
     #[error("cannot serve the frontend")]
     Frontend(#[source] SessionError),
+    /// `--metrics-address`.
+    #[error("cannot listen on --metrics-address {address}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The event loop itself.
     #[error("the event loop failed: {0:?}")]
     EventLoop(event_manager::Error),
@@ -72,18 +89,27 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
 /// [`DaemonError`] if the daemon cannot start or its event loop fails. What a frontend does is
 /// never an error here.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
-    let receive_signals = || signal_fd().map_err(resources("receive signals"));
-    let (frontends, signals, _socket_file) = match &config.socket {
-        SocketSource::Fd(fd) => (socket::adopt(*fd)?, receive_signals()?, None),
-        SocketSource::Path(path) => {
-            // First, or one that came in between would leave the file behind.
-            let signals = receive_signals()?;
-            let (listener, file) = socket::listen(path)?;
-            (Frontends::Listener(listener), signals, Some(file))
-        }
+    // A descriptor first, while every number is whose the caller says it is; a file after the
+    // signals, or one that came in between would leave it behind.
+    let adopted = match config.socket {
+        SocketSource::Fd(fd) => Some(socket::adopt(fd)?),
+        SocketSource::Path(_) => None,
     };
+    let signals = signal_fd().map_err(resources("receive signals"))?;
+    // Before frontends, so that who finds the one socket finds the other, too.
+    let operators = listen_for_operators(config)?;
+    let (frontends, _socket_file) = match (adopted, &config.socket) {
+        (Some(frontends), _) => (frontends, None),
+        (None, SocketSource::Path(path)) => {
+            let (listener, file) = socket::listen(path)?;
+            (Frontends::Listener(listener), Some(file))
+        }
+        (None, SocketSource::Fd(fd)) => return Err(SocketError::NotOpen(*fd).into()),
+    };
+    let state = Arc::new(State::new(config.device, config.memory));
+    state.inhibit.set(Cause::Operator, config.paused);
     let daemon = Daemon {
-        state: Arc::new(State::new(config.device, config.memory)),
+        state: Arc::clone(&state),
         frontends,
         signals,
         statistics: TimerFd::new().map_err(resources("create a timer"))?,
@@ -97,23 +123,76 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         ending: false,
         ended: None,
     };
-    let mut manager = EventManager::new().map_err(DaemonError::EventLoop)?;
-    let id = manager.add_subscriber(daemon);
+    let daemon = Rc::new(RefCell::new(daemon));
+    let mut manager = Subscribers::new()?;
+    manager.add_subscriber(Rc::clone(&daemon) as _);
+    let _control_file = operators.serve(&state, &mut manager)?;
     match &config.socket {
         SocketSource::Path(path) => info!("listening on {}", path.display()),
         SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
     }
     loop {
-        let daemon = manager.subscriber_mut(id)?;
-        if let Some(result) = daemon.ended.take() {
+        let mut serving = daemon.borrow_mut();
+        if let Some(result) = serving.ended.take() {
             return result;
         }
-        daemon.keep_time();
+        serving.keep_time();
+        drop(serving);
         match manager.run() {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
             Err(error) => return Err(DaemonError::EventLoop(error)),
         }
+    }
+}
+
+type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
+
+/// Listens for control clients and for Prometheus, as far as the configuration wants them.
+fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
+    let control = match &config.control_socket {
+        Some(path) => {
+            // Of the process, but there is no thread yet. Whoever may connect may shrink the guest.
+            let before = umask(Mode::from_raw_mode(0o177));
+            let listening = socket::listen(path);
+            umask(before);
+            Some(listening?)
+        }
+        None => None,
+    };
+    let listen = |address| {
+        TcpListener::bind(address).map_err(|source| DaemonError::Metrics { address, source })
+    };
+    Ok(Operators { control, metrics: config.metrics_address.map(listen).transpose()? })
+}
+
+/// Where control clients and Prometheus come from.
+struct Operators {
+    control: Option<(UnixListener, SocketFile)>,
+    metrics: Option<TcpListener>,
+}
+
+impl Operators {
+    /// Serves them from now on, for as long as what this returns is kept.
+    fn serve(
+        self,
+        state: &Arc<State>,
+        manager: &mut Subscribers,
+    ) -> Result<Option<SocketFile>, DaemonError> {
+        let cannot = "serve control clients";
+        let mut file = None;
+        if let Some((listener, made)) = self.control {
+            let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            file = Some(made);
+        }
+        if let Some(listener) = self.metrics {
+            let address = listener.local_addr().map_err(resources(cannot))?;
+            let server = Server::metrics(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            info!("metrics on http://{address}/metrics");
+        }
+        Ok(file)
     }
 }
 

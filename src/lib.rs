@@ -15,9 +15,13 @@
 //! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
 //! | [`migration`] | the device's state on its way to another daemon |
 //! | [`metrics`] | what happened, counted |
+//! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
+//! | [`ctl`] | the operator's client |
 
 pub mod args;
 pub mod backend;
+pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod device;
 mod log_limit;

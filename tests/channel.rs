@@ -196,7 +196,7 @@ fn a_descriptor_that_is_no_frontend_is_refused() {
     let null = File::open("/dev/null").unwrap().into();
     for fd in [unconnected, datagrams, network, null] {
         let log = refused(start_on(fd));
-        assert!(log.contains("--fd 0: expected a Unix stream socket"), "{log}");
+        assert!(log.contains("--fd 100: expected a Unix stream socket"), "{log}");
     }
     for (args, told) in [
         (&["--fd", "99"][..], "--fd 99: this descriptor is not open"),

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a queue or a feature bit, and nothing outside makes a discarding system call.
 
+mod backing;
 mod discard;
 mod inhibit;
 mod log_bitmap;
@@ -12,6 +13,7 @@ mod writers_first;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
+pub use backing::Backing;
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
