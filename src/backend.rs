@@ -282,6 +282,13 @@ impl VhostUserBackend for BalloonBackend {
         if let Err(error) = drained {
             self.report_ring(index, &error);
         }
+        if self.state.balloon.take_config_changed()
+            && let Some(frontend) = self.state.frontend()
+            && let Err(error) = frontend.config_changed()
+        {
+            self.limit
+                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
+        }
         Ok(())
     }
 

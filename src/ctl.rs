@@ -117,7 +117,8 @@ fn parse_address(text: &str) -> Result<u64, String> {
             u64::from_str_radix(digits, 16).ok()
         }
         Some(_) => None,
-        None => Some(text).filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))
+        None => Some(text)
+            .filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))
             .and_then(|text| text.parse().ok()),
     };
     number.ok_or_else(|| {

@@ -76,7 +76,9 @@ pub fn answer(request: &Request<'_>, access: Access, state: &State) -> Response 
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
     };
-    route(routes, request).and_then(|route| (route.act)(state, request.body)).unwrap_or_else(|no| no)
+    route(routes, request)
+        .and_then(|route| (route.act)(state, request.body))
+        .unwrap_or_else(|no| no)
 }
 
 fn route<'a>(routes: &'a [Route], request: &Request<'_>) -> Result<&'a Route, Response> {
@@ -102,8 +104,9 @@ fn body<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, Response>
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(Response::error(400, format!("expected a body such as {example}")));
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| Response::error(400, format!("expected a body such as {example}: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Response::error(400, format!("expected a body such as {example}: {error}"))
+    })
 }
 
 fn no_body(bytes: &[u8]) -> Result<(), Response> {

@@ -163,8 +163,8 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, &[u8])>, ClientError> {
 }
 
 fn read(status: u16, body: &[u8]) -> Result<String, ClientError> {
-    let body = std::str::from_utf8(body)
-        .map_err(|error| ClientError::NotAnAnswer(error.to_string()))?;
+    let body =
+        std::str::from_utf8(body).map_err(|error| ClientError::NotAnAnswer(error.to_string()))?;
     if status == 200 {
         return Ok(body.to_owned());
     }

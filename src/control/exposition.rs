@@ -80,15 +80,30 @@ impl Picture {
             queues.iter().map(move |(name, queue)| ([("queue", *name)], value(queue)))
         };
         page.counters("chains", "Chains served", None, by_queue(|queue| queue.chains))?;
-        page.counters("ranges", "Ranges of memory that they named", None, by_queue(|queue| queue.ranges))?;
-        page.counters("named", "Bytes in those ranges", Some(Unit::Bytes), by_queue(|queue| queue.bytes))?;
+        page.counters(
+            "ranges",
+            "Ranges of memory that they named",
+            None,
+            by_queue(|queue| queue.ranges),
+        )?;
+        page.counters(
+            "named",
+            "Bytes in those ranges",
+            Some(Unit::Bytes),
+            by_queue(|queue| queue.bytes),
+        )?;
         let discarded = "Given back to the host";
         page.counter("discarded", discarded, Some(Unit::Bytes), counts.bytes_discarded)?;
         let calls = "Discarding system calls";
         page.counter("discard_calls", calls, None, counts.discard_calls)?;
         let skipped = || counts.skipped().map(|(name, skips)| ([("reason", name)], skips));
         let left = "Left alone";
-        page.counters("skipped", left, Some(Unit::Bytes), skipped().map(|(label, skips)| (label, skips.bytes)))?;
+        page.counters(
+            "skipped",
+            left,
+            Some(Unit::Bytes),
+            skipped().map(|(label, skips)| (label, skips.bytes)),
+        )?;
         let times = "Times that memory was left alone";
         page.counters("skips", times, None, skipped().map(|(label, skips)| (label, skips.times)))?;
         let errors = counts.errors().map(|(name, times)| ([("errno", name)], times));
@@ -97,7 +112,8 @@ impl Picture {
         let seconds = Some(&Unit::Seconds);
         let help = "How long chains took from being taken to being returned";
         let time = &counts.chain_time;
-        let bound = |bound: Option<std::time::Duration>| bound.map_or(f64::INFINITY, |at| at.as_secs_f64());
+        let bound =
+            |bound: Option<std::time::Duration>| bound.map_or(f64::INFINITY, |at| at.as_secs_f64());
         let buckets: Vec<_> = time.buckets().map(|(at, chains)| (bound(at), chains)).collect();
         page.0
             .encode_descriptor("chain", help, seconds, MetricType::Histogram)?
@@ -133,12 +149,16 @@ impl Picture {
         let Some(sample) = &self.statistics.sample else { return Ok(()) };
         let help = "Since the guest has told its statistics";
         let mut age = page.0.encode_descriptor(
-            "guest_statistics_age", help, Some(&Unit::Seconds), MetricType::Gauge,
+            "guest_statistics_age",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
         )?;
         age.encode_gauge(&sample.age_seconds)?;
-        let told = sample.values.iter().filter_map(|(name, value)| {
-            Some(([("name", name.as_str())], value.as_u64()?))
-        });
+        let told = sample
+            .values
+            .iter()
+            .filter_map(|(name, value)| Some(([("name", name.as_str())], value.as_u64()?)));
         page.gauges("guest_statistics", "What the guest tells of how it uses its memory", told)
     }
 }
@@ -160,7 +180,8 @@ impl Page<'_> {
         unit: Option<Unit>,
         values: impl Iterator<Item = (L, u64)>,
     ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        let mut metric =
+            self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
         for (label, value) in values {
             metric.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
         }

@@ -156,7 +156,8 @@ impl Response {
     /// The answer as it goes over the wire.
     pub fn to_bytes(&self, keep_alive: bool) -> Vec<u8> {
         let Self { status, content_type, allow, body } = self;
-        let allow = allow.as_ref().map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
+        let allow =
+            allow.as_ref().map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
         let connection = if keep_alive { "keep-alive" } else { "close" };
         format!(
             "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
@@ -256,7 +257,8 @@ mod tests {
 
     #[test]
     fn an_answer_says_how_long_it_is() {
-        let response = Response { allow: Some("GET, PUT".to_owned()), ..Response::error(405, "expected GET") };
+        let response =
+            Response { allow: Some("GET, PUT".to_owned()), ..Response::error(405, "expected GET") };
         let text = String::from_utf8(response.to_bytes(false)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, "{\"error\":\"expected GET\"}\n");

@@ -16,8 +16,8 @@
 pub mod api;
 pub mod client;
 mod connection;
-mod names;
 pub mod exposition;
 pub mod http;
+mod names;
 pub mod server;
 pub mod views;

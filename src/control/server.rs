@@ -165,8 +165,7 @@ impl Server {
 
     /// Looks at the listener if somebody could be let in, and sets the timer for what is due next.
     fn keep_up(&mut self, now: Instant, ops: &mut EventOps) {
-        let accepting =
-            self.not_before.is_none() && self.connections.iter().any(Option::is_none);
+        let accepting = self.not_before.is_none() && self.connections.iter().any(Option::is_none);
         if accepting != self.accepting {
             let events = Events::with_data(&self.listener, CONNECTION, EventSet::IN);
             let changed = if accepting { ops.add(events) } else { ops.remove(events) };
@@ -180,9 +179,7 @@ impl Server {
         // since it fired, and a read would wait for it.
         let set = match deadlines.chain(self.not_before).min() {
             // A duration of zero would stop it.
-            Some(next) => {
-                self.timer.reset((next - now).max(Duration::from_millis(1)), None)
-            }
+            Some(next) => self.timer.reset((next - now).max(Duration::from_millis(1)), None),
             None => self.timer.clear(),
         };
         if let Err(error) = set {

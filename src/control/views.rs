@@ -197,7 +197,12 @@ impl StatisticsView {
     pub fn of(state: &State) -> Self {
         let sample = state.balloon.statistics().map(|sample| SampleView {
             age_seconds: sample.age().as_secs_f64(),
-            values: sample.values.named().map(|(name, value)| (name.to_owned(), value.into())).into_iter().collect(),
+            values: sample
+                .values
+                .named()
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .into_iter()
+                .collect(),
         });
         let interval_seconds = state.balloon.statistics_interval().as_secs_f64();
         Self { interval_seconds, sample }

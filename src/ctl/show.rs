@@ -56,15 +56,21 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
             table.row(format!("  at {:#x}", region.address), text);
         }
     }
-    table.row("pins", if status.pins.is_empty() { "none".to_owned() } else { status.pins.len().to_string() });
+    table.row(
+        "pins",
+        if status.pins.is_empty() { "none".to_owned() } else { status.pins.len().to_string() },
+    );
     for pin in &status.pins {
         let times = if pin.times > 1 { format!(", {} times", pin.times) } else { String::new() };
         table.row(format!("  at {:#x}", pin.address), format!("{}{times}", size(pin.bytes)));
     }
-    table.row("statistics", match status.statistics_interval_seconds {
-        0.0 => "when asked for".to_owned(),
-        seconds => format!("every {seconds} s"),
-    });
+    table.row(
+        "statistics",
+        match status.statistics_interval_seconds {
+            0.0 => "when asked for".to_owned(),
+            seconds => format!("every {seconds} s"),
+        },
+    );
     table.row("hinting", hinting_text(&status.hinting));
     table.row("offered features", list(&status.offered_features));
     let acked = status.acked_features.as_deref();
@@ -181,9 +187,16 @@ mod tests {
             "skipped":{"wraps":{"times":1,"bytes":9},"empty":{"times":0,"bytes":0}},
             "chain_time":{"count":2,"sum_ns":9,"buckets":[[50000,1],[null,1]]}}"#;
         let text = counters(answer).unwrap();
-        let squeezed: Vec<_> =
-            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        for line in ["reporting bytes 2 MiB", "skipped wraps bytes 9 B", "chain_time buckets up to 50µs 1", "chain_time buckets longer 1"] {
+        let squeezed: Vec<_> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        for line in [
+            "reporting bytes 2 MiB",
+            "skipped wraps bytes 9 B",
+            "chain_time buckets up to 50µs 1",
+            "chain_time buckets longer 1",
+        ] {
             assert!(squeezed.iter().any(|found| found == line), "{line} in {text}");
         }
         assert!(!text.contains("empty"), "{text}");
