@@ -76,8 +76,9 @@ pub struct Args {
     /// again without waiting for an answer. Here hinted pages are given back to the host, so a page
     /// that the guest takes into use while its hint is being served may lose what was just written
     /// to it. Free page reporting has no such race. Only for guests that are idle or paused while
-    /// hinting runs, which a control client starts and stops.
-    #[arg(long, verbatim_doc_comment)]
+    /// hinting runs, which a control client starts and stops. Needs --statistics or --no-reporting:
+    /// with neither, nobody could tell which queue the hints are on.
+    #[arg(long)]
     free_page_hints: bool,
 
     /// Lets the guest take pages out of the balloon when it runs out of memory
@@ -128,8 +129,7 @@ pub struct Args {
 
     /// How much to say on standard error.
     ///
-    /// `info` tells of connections and sums each one up; `debug` adds a line for every report. Can
-    /// be changed at run time.
+    /// Can be changed at run time.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
 
@@ -250,11 +250,11 @@ pub enum ConfigError {
     #[error("--control-socket and --socket-path must be different paths, both are {}", .0.display())]
     SamePath(PathBuf),
     /// Not an open descriptor's number.
-    #[error("--fd takes the number of an open socket, 3 or higher, not {0}")]
+    #[error("--fd: expected the number of an open socket, 3 or higher, not {0}")]
     BadFd(RawFd),
     /// Metrics are for this machine only.
     #[error(
-        "--metrics-address takes an address of this machine only, such as 127.0.0.1:{port} or \
+        "--metrics-address: expected an address of this machine only, such as 127.0.0.1:{port} or \
          [::1]:{port}, not {address}: anyone who can reach it could read there",
         port = .address.port()
     )]
