@@ -21,6 +21,7 @@ use crate::memory::MemoryOptions;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 #[command(group(ArgGroup::new("socket").args(["socket_path", "fd"]).required(true)))]
 pub struct Args {
     /// What to do instead of being the daemon.

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
-use clap_complete::Shell;
+use clap_complete::{Generator, Shell};
 use vhost_device_balloon::args::Args;
 
-use crate::cargo::{release_daemon, root};
+use crate::cargo::{release_daemon, root, target};
 
 const NAME: &str = "vhost-device-balloon";
 
@@ -35,7 +35,7 @@ const FILES: [(&str, &str); 5] = [
 /// If the daemon does not build or something cannot be written.
 pub(crate) fn run() -> Result<()> {
     let daemon = release_daemon()?;
-    let dist = root().join("target/dist");
+    let dist = target().join("dist");
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
@@ -49,9 +49,12 @@ pub(crate) fn run() -> Result<()> {
 fn generate(dist: &Path) -> Result<()> {
     let mut command = Args::command();
     for (shell, folder) in COMPLETIONS {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, NAME, &mut script);
         let folder = dist.join(folder);
-        clap_complete::generate_to(shell, &mut command, NAME, made(&folder)?)
-            .with_context(|| format!("cannot write completions for {shell}"))?;
+        let path = made(&folder)?.join(shell.file_name(NAME));
+        fs::write(&path, repaired(String::from_utf8(script)?))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let man = dist.join("share/man/man1");
     clap_mangen::generate_to(command, made(&man)?).context("cannot write man pages")?;
@@ -59,6 +62,12 @@ fn generate(dist: &Path) -> Result<()> {
         put(&root().join(file), &dist.join(folder))?;
     }
     Ok(())
+}
+
+/// clap_complete 4.6 writes the hyphens of the program's name in two ways into a script for bash,
+/// so that subcommands are never recognized (clap issue 6421).
+fn repaired(script: String) -> String {
+    script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
 }
 
 fn made(folder: &Path) -> Result<&Path> {
@@ -116,16 +125,19 @@ mod tests {
         generate(dir.path()).unwrap();
         let completed = |words: &[&str]| -> Vec<String> {
             let script = r#"
-                source "$1/share/bash-completion/completions/vhost-device-balloon.bash" 2>/dev/null ||
-                    source "$1/share/bash-completion/completions/vhost-device-balloon"
+                source "$1/share/bash-completion/completions/vhost-device-balloon.bash"
                 shift
+                complete=$(complete -p "$1")
+                function=${complete##*-F }
                 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
-                _vhost-device-balloon "$1" "${@: -1}" "${@: -2:1}"
+                "${function%% *}" "$1" "${@: -1}" "${@: -2:1}"
                 printf '%s\n' "${COMPREPLY[@]}"
             "#;
             let mut bash = Command::new("bash");
             bash.args(["-c", script, "bash"]).arg(dir.path()).arg(NAME).args(words);
             let output = bash.output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(errors.is_empty(), "{errors}");
             let text = String::from_utf8(output.stdout).unwrap();
             text.lines().map(str::to_owned).collect()
         };
