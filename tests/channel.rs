@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_device_balloon::device::DeviceOptions;
-use vhost_device_balloon::memory::MemoryOptions;
+use vhost_device_balloon::memory::{Cause, MemoryOptions};
 use vhost_device_balloon::session::Session;
 use vhost_device_balloon::state::State;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
@@ -85,6 +85,7 @@ impl Inside {
         self.ended.read().unwrap();
         self.session.join();
         assert!(self.state.frontend().is_none());
+        assert!(!self.state.inhibit.holds(Cause::Migration));
     }
 }
 
@@ -100,6 +101,19 @@ fn a_change_of_the_configuration_reaches_the_frontend() {
     expect_served(&mut guest);
     drop(guest);
     inside.end();
+}
+
+/// What a frontend asked for goes with it, and what the operator asked for stays.
+#[test]
+fn a_migration_ends_with_its_frontend() {
+    let (inside, mut guest) = inside(AttachOptions::default());
+    let state = Arc::clone(&inside.state);
+    state.inhibit.set(Cause::Operator, true);
+    guest.set_logging(true).unwrap();
+    assert!(state.inhibit.holds(Cause::Migration));
+    drop(guest);
+    inside.end();
+    assert!(state.inhibit.holds(Cause::Operator));
 }
 
 #[test]
