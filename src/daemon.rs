@@ -91,20 +91,19 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
 pub fn run(config: &Config) -> Result<(), DaemonError> {
     // A descriptor first, while every number is whose the caller says it is; a file after the
     // signals, or one that came in between would leave it behind.
-    let adopted = match config.socket {
-        SocketSource::Fd(fd) => Some(socket::adopt(fd)?),
-        SocketSource::Path(_) => None,
+    let adopted = match &config.socket {
+        SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
+        SocketSource::Path(path) => Err(path),
     };
     let signals = signal_fd().map_err(resources("receive signals"))?;
     // Before frontends, so that who finds the one socket finds the other, too.
     let operators = listen_for_operators(config)?;
-    let (frontends, _socket_file) = match (adopted, &config.socket) {
-        (Some(frontends), _) => (frontends, None),
-        (None, SocketSource::Path(path)) => {
+    let (frontends, _socket_file) = match adopted {
+        Ok(frontends) => (frontends, None),
+        Err(path) => {
             let (listener, file) = socket::listen(path)?;
             (Frontends::Listener(listener), Some(file))
         }
-        (None, SocketSource::Fd(fd)) => return Err(SocketError::NotOpen(*fd).into()),
     };
     let state = Arc::new(State::new(config.device, config.memory));
     state.inhibit.set(Cause::Operator, config.paused);

@@ -291,9 +291,12 @@ mod tests {
         assert!(matches!(load.finish(), Err(StateError::BrokenOff)));
         drop(write);
 
-        let (_read, write) = pipe().unwrap();
-        // More than a pipe takes.
-        let save = Transfer::save(write.into(), vec![0; 1 << 20], ends).unwrap();
+        let (read, write) = pipe().unwrap();
+        let ends = stop();
+        // More than a pipe takes, and it has begun.
+        let save = Transfer::save(write.into(), vec![0; 1 << 20], Arc::clone(&ends)).unwrap();
+        poll(&mut [PollFd::new(&read, PollFlags::IN)], None).unwrap();
+        ends.signal().unwrap();
         assert!(matches!(save.finish(), Err(StateError::BrokenOff)));
     }
 

@@ -9,19 +9,21 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use guest_driver::ram::{Gpa, GpaRange};
+use guest_driver::ram::{Gpa, GpaRange, GuestRam};
+use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::ring::Buffer;
 use rustix::net::{AddressFamily, SocketType, socket};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_device_balloon::device::DeviceOptions;
-use vhost_device_balloon::memory::MemoryOptions;
+use vhost_device_balloon::memory::{Cause, MemoryOptions};
 use vhost_device_balloon::session::Session;
 use vhost_device_balloon::state::State;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
+use vmm_integration::host::wait_until;
 use vmm_integration::ram::{Backing, Ram, RamLayout};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
@@ -60,7 +62,11 @@ struct Inside {
 }
 
 fn inside(options: AttachOptions) -> (Inside, Attachment) {
-    let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
+    inside_with(DeviceOptions::default(), options)
+}
+
+fn inside_with(device: DeviceOptions, options: AttachOptions) -> (Inside, Attachment) {
+    let state = Arc::new(State::new(device, MemoryOptions::default()));
     let ended = EventFd::new(EFD_CLOEXEC).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     assert!(state.frontend().is_none());
@@ -79,6 +85,7 @@ impl Inside {
         self.ended.read().unwrap();
         self.session.join();
         assert!(self.state.frontend().is_none());
+        assert!(!self.state.inhibit.holds(Cause::Migration));
     }
 }
 
@@ -94,6 +101,19 @@ fn a_change_of_the_configuration_reaches_the_frontend() {
     expect_served(&mut guest);
     drop(guest);
     inside.end();
+}
+
+/// What a frontend asked for goes with it, and what the operator asked for stays.
+#[test]
+fn a_migration_ends_with_its_frontend() {
+    let (inside, mut guest) = inside(AttachOptions::default());
+    let state = Arc::clone(&inside.state);
+    state.inhibit.set(Cause::Operator, true);
+    guest.set_logging(true).unwrap();
+    assert!(state.inhibit.holds(Cause::Migration));
+    drop(guest);
+    inside.end();
+    assert!(state.inhibit.holds(Cause::Operator));
 }
 
 #[test]
@@ -138,19 +158,63 @@ fn a_channel_that_is_full_or_broken_stalls_nothing() {
     inside.end();
 }
 
+/// The driver's buffer with the free memory in it (`VIRTIO_BALLOON_S_MEMFREE`), at `at`.
+fn statistics(ram: &Ram, at: Gpa, free: u64) -> Buffer {
+    let mut bytes = 4_u16.to_le_bytes().to_vec();
+    bytes.extend(free.to_le_bytes());
+    ram.write(at, &bytes).unwrap();
+    Buffer::readable(at, 10)
+}
+
+/// The buffer stays with the device until statistics are asked for, and then comes back to be
+/// filled anew.
 #[test]
-fn statistics_can_be_asked_for_at_any_time() {
-    let (inside, mut guest) = inside(AttachOptions::default());
-    for _ in 0..10 {
-        inside.state.frontend().unwrap().poll_statistics().unwrap();
-        expect_served(&mut guest);
-    }
+fn statistics_come_when_they_are_asked_for() {
+    let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };
+    let (inside, mut guest) = inside_with(device, AttachOptions::default());
+    let queue = guest.index(BalloonQueue::Stats).unwrap();
+    let at = guest.scratch().start();
     let frontend = inside.state.frontend().unwrap();
+    // Without a buffer there is nothing to return.
+    frontend.poll_statistics().unwrap();
+    for free in 1..=5 {
+        let buffer = statistics(guest.ram(), at, free);
+        guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
+        guest.publish(queue).unwrap();
+        // Taken once they are known, and kept until the poll.
+        wait_until(TIMEOUT, Duration::from_millis(1), || {
+            let sample = inside.state.balloon.statistics().map(|s| s.values.free_bytes);
+            if sample == Some(Some(free)) { Ok(()) } else { Err(format!("{sample:?}")) }
+        })
+        .unwrap();
+        assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
+        frontend.poll_statistics().unwrap();
+        assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
+    }
     drop(guest);
     inside.end();
-    // It may be held for a moment longer.
+    // It may be held for a moment longer than the session.
     frontend.poll_statistics().unwrap();
-    assert!(frontend.config_changed().is_err());
+}
+
+/// By the daemon's timer, for as long as a frontend is connected.
+#[test]
+fn statistics_are_polled_in_their_interval() {
+    let args = ["--statistics", "--statistics-interval=1"].map(Into::into).to_vec();
+    let options = DaemonOptions { args, ..DaemonOptions::default() };
+    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
+    for _ in 0..2 {
+        let mut guest =
+            Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+        let queue = guest.index(BalloonQueue::Stats).unwrap();
+        let at = guest.scratch().start();
+        let begin = Instant::now();
+        for free in 0..2 {
+            let buffer = statistics(guest.ram(), at, free);
+            guest.submit_and_wait(queue, &[buffer]).unwrap();
+        }
+        assert!(begin.elapsed() >= A_SECOND, "{:?}", begin.elapsed());
+    }
 }
 
 #[test]
@@ -281,7 +345,7 @@ fn descriptors_that_nobody_asked_for_are_not_kept() {
         }
         expect_closed(stream);
     }
-    vmm_integration::host::wait_until(TIMEOUT, Duration::from_millis(1), || {
+    wait_until(TIMEOUT, Duration::from_millis(1), || {
         let held = daemon.fd_count().map_err(|error| error.to_string())?;
         if held == fresh { Ok(()) } else { Err(format!("{held} descriptors, {fresh} at first")) }
     })

@@ -72,17 +72,31 @@ pub struct LogBitmap {
     base: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     state: RwLock<State>,
-    /// The first and the last byte that were written before there was a log.
-    unlogged: [AtomicUsize; 2],
+    unlogged: Unlogged,
 }
 
-impl Default for Shared {
+/// The first and the last byte that were written before there was a log.
+#[derive(Debug)]
+struct Unlogged([AtomicUsize; 2]);
+
+impl Default for Unlogged {
     fn default() -> Self {
-        let unlogged = [AtomicUsize::new(usize::MAX), AtomicUsize::new(0)];
-        Self { state: RwLock::default(), unlogged }
+        Self([AtomicUsize::new(usize::MAX), AtomicUsize::new(0)])
+    }
+}
+
+impl Unlogged {
+    fn note(&self, from: usize, to: usize) {
+        self.0[0].fetch_min(from, Ordering::Relaxed);
+        self.0[1].fetch_max(to, Ordering::Relaxed);
+    }
+
+    fn range(&self) -> Option<(usize, usize)> {
+        let [first, last] = self.0.each_ref().map(|byte| byte.load(Ordering::Relaxed));
+        (first <= last).then_some((first, last))
     }
 }
 
@@ -114,9 +128,7 @@ impl LogBitmap {
         if state.log.is_some() {
             return;
         }
-        let [first, last] =
-            self.shared.unlogged.each_ref().map(|byte| byte.load(Ordering::Relaxed));
-        if on && first <= last {
+        if on && let Some((first, last)) = self.shared.unlogged.range() {
             log.mark(first, last);
         }
         state.log = Some(log);
@@ -132,10 +144,7 @@ impl Bitmap for LogBitmap {
         match &state.log {
             Some(log) if state.on => log.mark(from, to),
             Some(_) => {}
-            None => {
-                self.shared.unlogged[0].fetch_min(from, Ordering::Relaxed);
-                self.shared.unlogged[1].fetch_max(to, Ordering::Relaxed);
-            }
+            None => self.shared.unlogged.note(from, to),
         }
     }
 
@@ -228,4 +237,24 @@ pub struct LogTooSmall {
     len: u64,
     #[source]
     source: io::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log can only be had from the framework: `tests/migration.rs` goes on from here.
+    #[test]
+    fn what_is_written_before_there_is_a_log_is_remembered() {
+        let bitmap = LogBitmap::default();
+        assert_eq!(bitmap.shared.unlogged.range(), None);
+        bitmap.mark_dirty(0x5000, 0);
+        assert_eq!(bitmap.shared.unlogged.range(), None);
+        bitmap.slice_at(0x3000).mark_dirty(0x10, 8);
+        bitmap.mark_dirty(0x2000, 4);
+        assert_eq!(bitmap.shared.unlogged.range(), Some((0x2000, 0x3017)));
+        bitmap.slice_at(usize::MAX).mark_dirty(usize::MAX, usize::MAX);
+        assert_eq!(bitmap.shared.unlogged.range(), Some((0x2000, usize::MAX)));
+        assert!(!bitmap.dirty_at(0x2000));
+    }
 }
