@@ -1,8 +1,9 @@
 //! How fast reported memory goes back to the host through the real queue and the daemon's process,
 //! beside what the kernel makes of the same memory without them.
 //!
-//! All ways take turns over the same ranges of the same memory, filled anew each time, and the best
-//! round of each counts: what disturbs a round only ever makes it slower.
+//! All ways take turns over the same ranges of the same memory, filled anew each time, round after
+//! round. Of each chain its best round counts: what disturbs one only ever makes it slower. With
+//! several chains outstanding they cannot be told apart, and the best round of all of them counts.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -97,10 +98,11 @@ pub(crate) struct GiveBack {
     goals: Vec<Goal>,
 }
 
-/// Measures every backing that this host has.
-pub(crate) fn measure() -> Result<GiveBack> {
+/// Measures every backing that this host has, or those of whose name `only` is part.
+pub(crate) fn measure(only: Option<&str>) -> Result<GiveBack> {
     let (mut cases, mut not_measured) = (Vec::new(), Vec::new());
-    for pages in [Pages::Base, Pages::Transparent, Pages::Hugetlb] {
+    let wanted = |pages: &Pages| only.is_none_or(|name| pages.to_string().contains(name));
+    for pages in [Pages::Base, Pages::Transparent, Pages::Hugetlb].into_iter().filter(wanted) {
         match memory(pages) {
             Ok((ram, _pool)) => {
                 cases.extend(backing(pages, &ram).with_context(|| pages.to_string())?);
@@ -147,20 +149,27 @@ fn backing(pages: Pages, ram: &Ram) -> Result<Vec<Case>> {
         for lie in [Lie::Adjacent, Lie::Scattered] {
             let chains = chains(span(pages), range_mib * MIB, lie);
             let bytes: u64 = chains.iter().flatten().map(|range| range.len()).sum();
-            let mut best = [Duration::MAX; WAYS.len()];
+            let mut best: [Option<Vec<Duration>>; WAYS.len()] = Default::default();
             for _ in 0..rounds(pages) {
                 for (way, best) in WAYS.iter().zip(&mut best) {
                     for range in chains.iter().flatten() {
                         ram.populate(*range)?;
                     }
                     let before = ram.resident_bytes()?;
-                    *best = (*best).min(run(*way, &mut guest, ram, &chains)?);
+                    let times = run(*way, &mut guest, ram, &chains)?;
+                    *best = Some(match best.take() {
+                        None => times,
+                        Some(best) => best.into_iter().zip(times).map(|(a, b)| a.min(b)).collect(),
+                    });
                     let given = before - ram.resident_bytes()?;
                     ensure!(given == bytes, "{way:?} gave {given} of {bytes} bytes back");
                 }
             }
             let [queue, queue_depth_4, raw_merged, raw_ranges, raw_ranges_madvise] =
-                best.map(|time| gib(bytes) / time.as_secs_f64());
+                best.map(|times| {
+                    let time: Duration = times.iter().flatten().sum();
+                    gib(bytes) / time.as_secs_f64()
+                });
             cases.push(Case {
                 pages,
                 range_mib,
@@ -204,12 +213,19 @@ fn chains(span: u64, range: u64, lie: Lie) -> Vec<Vec<GpaRange>> {
     (0..span / chain).map(|i| of_chain(FIRST + i * chain)).collect()
 }
 
-fn run(way: Way, guest: &mut Attachment, ram: &Ram, chains: &[Vec<GpaRange>]) -> Result<Duration> {
+/// How long each chain took, or all of them if they cannot be told apart.
+fn run(
+    way: Way,
+    guest: &mut Attachment,
+    ram: &Ram,
+    chains: &[Vec<GpaRange>],
+) -> Result<Vec<Duration>> {
     match way {
-        Way::Queue(depth) => queue(guest, chains, depth),
-        Way::Merged => punch(ram, &merged(chains), false),
-        Way::Ranges => punch(ram, &chains.concat(), false),
-        Way::RangesAdvised => punch(ram, &chains.concat(), true),
+        Way::Queue(1) => chains.chunks(1).map(|chain| queue(guest, chain, 1)).collect(),
+        Way::Queue(depth) => Ok(vec![queue(guest, chains, depth)?]),
+        Way::Merged => chains.iter().map(|chain| punch(ram, &merged(chain), false)).collect(),
+        Way::Ranges => chains.iter().map(|chain| punch(ram, chain, false)).collect(),
+        Way::RangesAdvised => chains.iter().map(|chain| punch(ram, chain, true)).collect(),
     }
 }
 
@@ -240,18 +256,16 @@ fn queue(guest: &mut Attachment, chains: &[Vec<GpaRange>], depth: usize) -> Resu
     }
 }
 
-/// The same memory in as few ranges as each chain can be put into.
-fn merged(chains: &[Vec<GpaRange>]) -> Vec<GpaRange> {
-    let mut runs = Vec::new();
-    for chain in chains {
-        let mut ranges = chain.clone();
-        ranges.sort_by_key(|range| range.start());
-        runs.extend(ranges.chunk_by(|a, b| a.end() == Some(b.start())).filter_map(|run| {
-            let (first, last) = (run.first()?, run.last()?);
-            Some(GpaRange::between(first.start(), last.end()?))
-        }));
-    }
-    runs
+/// The same memory in as few ranges as the chain can be put into.
+fn merged(chain: &[GpaRange]) -> Vec<GpaRange> {
+    let mut ranges = chain.to_vec();
+    ranges.sort_by_key(|range| range.start());
+    let runs = ranges.chunk_by(|a, b| a.end() == Some(b.start()));
+    runs.filter_map(|run| {
+        let (first, last) = (run.first()?, run.last()?);
+        Some(GpaRange::between(first.start(), last.end()?))
+    })
+    .collect()
 }
 
 fn punch(ram: &Ram, ranges: &[GpaRange], advise: bool) -> Result<Duration> {
@@ -293,7 +307,7 @@ fn goals(cases: &[Case]) -> Vec<Goal> {
 
 impl fmt::Display for GiveBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Memory given back in GiB/s, best round, ways taking turns")?;
+        writeln!(f, "Memory given back in GiB/s, each chain's best round, ways taking turns")?;
         writeln!(
             f,
             "  {:<26} {:>9} {:>9} {:>9} {:>9} {:>9}",

@@ -38,7 +38,8 @@ const STARTS: u32 = 20;
 const IDLE: Duration = Duration::from_secs(5);
 /// Makes this program the other end of the raw ping-pong: stdin is one eventfd, stdout the other.
 const PONG: &str = "--pong";
-/// Measures nothing but how fast memory goes back.
+/// Measures nothing but how fast memory goes back, with a word behind it only for the backings of
+/// whose name it is part.
 const GIVE_BACK: &str = "--give-back";
 
 #[derive(Serialize)]
@@ -89,8 +90,9 @@ fn main() -> Result<()> {
     if args.iter().any(|arg| arg == PONG) {
         return pong();
     }
-    if args.iter().any(|arg| arg == GIVE_BACK) {
-        print!("{}", give_back::measure()?);
+    if let Some(at) = args.iter().position(|arg| arg == GIVE_BACK) {
+        let only = args.get(at + 1).filter(|arg| !arg.starts_with('-'));
+        print!("{}", give_back::measure(only.map(String::as_str))?);
         return Ok(());
     }
     let figures = Figures {
@@ -99,7 +101,7 @@ fn main() -> Result<()> {
         start: start()?,
         idle: idle(false)?,
         idle_attached: idle(true)?,
-        give_back: give_back::measure()?,
+        give_back: give_back::measure(None)?,
     };
     if args.iter().any(|arg| arg == "--json") {
         println!("{}", serde_json::to_string_pretty(&figures)?);
