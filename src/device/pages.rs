@@ -254,8 +254,9 @@ mod tests {
 
     #[test]
     fn of_a_list_that_runs_out_of_memory_the_read_part_counts() {
-        let list = MEMORY - COPY_SIZE as u64;
-        let (pages, counters) = inflated(&[(list, COPY_SIZE as u32 + 4, 0, 0)], &[]);
+        let copied = u32::try_from(COPY_SIZE).unwrap();
+        let list = MEMORY - u64::from(copied);
+        let (pages, counters) = inflated(&[(list, copied + 4, 0, 0)], &[]);
         assert_eq!(pages.len(), COPY_SIZE / PFN_SIZE);
         assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 4);
     }
