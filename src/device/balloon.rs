@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::{info, warn};
 
@@ -46,6 +46,13 @@ struct Polling {
     sample: Option<Sample>,
 }
 
+/// An ID for the first round of hinting that no daemon before this one has given to the same driver,
+/// unless it began rounds faster than one a second.
+fn first_hint_id() -> u32 {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u32::try_from(since_1970.as_secs() % u64::from(u32::MAX)).unwrap_or_default()
+}
+
 /// A panic while one of the locks is held leaves nothing half done that matters.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,7 +67,7 @@ impl Balloon {
             acked: Mutex::default(),
             config: Mutex::default(),
             statistics: Mutex::new(Polling { interval: options.statistics_interval, sample: None }),
-            hinting: Mutex::default(),
+            hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
             ranges: Mutex::default(),
             counters,
@@ -227,8 +234,10 @@ impl Balloon {
 
     /// The device as another daemon needs it to go on under the same driver.
     pub fn save(&self) -> SavedBalloon {
+        let next_hint_cmd_id = lock(&self.hinting).next_id();
         let config = *self.config();
         SavedBalloon {
+            next_hint_cmd_id,
             acked_features: self.acked_features(),
             num_pages: config.num_pages(),
             actual: config.actual(),
@@ -257,7 +266,7 @@ impl Balloon {
         *lock(&self.acked) = saved.acked_features.map(Features);
         lock(&self.statistics).sample = None;
         let mut hinting = lock(&self.hinting);
-        hinting.restore(saved.free_page_hint_cmd_id);
+        hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
         let mut config = self.config();
         config.set_num_pages(saved.num_pages);
         config.set_actual(saved.actual);
@@ -401,6 +410,14 @@ mod tests {
         (handed, outcome)
     }
 
+    /// Starts a round and returns its ID.
+    fn start_hinting(balloon: &Balloon) -> u32 {
+        balloon.start_hinting().unwrap();
+        let id = balloon.config().free_page_hint_cmd_id();
+        assert!(id >= 2);
+        id
+    }
+
     fn page(gpa: u64) -> Option<Vec<GuestRange>> {
         Some(vec![GuestRange::new(gpa, 0x1000).unwrap()])
     }
@@ -466,10 +483,9 @@ mod tests {
         assert_eq!(balloon.start_hinting(), Err(HintingError::NotAcked));
         balloon.set_acked_features(HINTS | STATISTICS);
         assert_eq!(serve(&balloon, QueueRole::Hinting, &[]).0, None);
-        balloon.start_hinting().unwrap();
-        assert_eq!(balloon.config().free_page_hint_cmd_id(), 2);
+        let id = start_hinting(&balloon);
         assert!(!balloon.take_config_changed(), "the caller knows");
-        serve(&balloon, QueueRole::Hinting, &2_u32.to_le_bytes());
+        serve(&balloon, QueueRole::Hinting, &id.to_le_bytes());
         assert_eq!(serve(&balloon, QueueRole::Hinting, &[]), (page(BUFFER), Outcome::Return));
         serve(&balloon, QueueRole::Hinting, &0_u32.to_le_bytes());
         assert!(balloon.take_config_changed());
@@ -487,8 +503,8 @@ mod tests {
     fn stopping_in_the_middle_of_a_discard_keeps_the_pages_from_the_driver_until_its_end() {
         let balloon = everything();
         balloon.set_acked_features(HINTS | STATISTICS);
-        balloon.start_hinting().unwrap();
-        serve(&balloon, QueueRole::Hinting, &2_u32.to_le_bytes());
+        let id = start_hinting(&balloon);
+        serve(&balloon, QueueRole::Hinting, &id.to_le_bytes());
         let memory = memory();
         write(&memory, TABLE, &[(BUFFER, 0x1000, WRITE, 0)]);
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
@@ -561,12 +577,14 @@ mod tests {
         assert!(!there.take_config_changed());
 
         // A round cannot go on elsewhere: the driver is to have its pages back.
-        here.start_hinting().unwrap();
+        let id = start_hinting(&here);
         there.restore(here.save()).unwrap();
         assert_eq!(there.config().free_page_hint_cmd_id(), 1);
         assert!(there.take_config_changed());
-        there.start_hinting().unwrap();
-        assert_eq!(there.config().free_page_hint_cmd_id(), 3);
+        // Nor may its ID come again, even if it is long over.
+        here.stop_hinting().unwrap();
+        there.restore(here.save()).unwrap();
+        assert_eq!(start_hinting(&there), id + 1);
     }
 
     #[test]

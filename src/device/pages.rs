@@ -3,7 +3,7 @@
 //!
 //! What is inflated is discarded whatever `poison_val` says. Only what is *reported* has to keep
 //! the poison (5.5.6.7.2); of the balloon's pages the device may modify the contents (5.5.6.2), and
-//! a driver that negotiated `PAGE_POISON` fills them itself when it uses them again (5.5.6.5.1).
+//! a driver that negotiated `PAGE_POISON` fills them itself when it uses them again (5.5.6.6.1).
 //! Linux does by freeing them, and QEMU discards them all the same (`balloon_inflate_page`).
 //!
 //! A deflated page comes back when the guest touches it, with or without `MUST_TELL_HOST`, so there
