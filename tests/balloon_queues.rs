@@ -11,16 +11,26 @@ use guest_driver::{
         ring::Buffer,
     },
 };
-use std::{os::unix::net::UnixListener, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::{fd::FromRawFd, unix::net::UnixListener},
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 use tempfile::TempDir;
 use vhost::vhost_user::Listener;
 use vhost_device_balloon::{
-    device::{DeviceOptions, HintingState, Sample},
-    memory::MemoryOptions,
+    device::{Balloon, DeviceOptions, HintingState, QueueRole, Sample, chain::ChainHead},
+    memory::{GuestMemory, GuestRegion, MemoryOptions, PunchHole, Reclaimer},
     metrics::SkipReason,
     session::Session,
     state::State,
 };
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, FileOffset, GuestAddress, MmapRegion};
 use vmm_integration::{
     daemon::{DaemonOptions, DaemonProcess},
     frontend::{AttachOptions, Attachment},
@@ -144,6 +154,60 @@ fn hostile_lists_of_pages_lose_nothing_that_they_do_not_name() {
     ram.verify_pattern(kept, 1).unwrap();
     send(&mut guest, INFLATE, &pfns([8 * MIB]));
     assert!(ram.is_zero(range(8 * MIB, PAGE)).unwrap());
+}
+
+/// Writes down what would be punched.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<(u64, u64)>>);
+
+impl PunchHole for &Recorder {
+    fn punch_hole(&self, _file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.0.lock().unwrap().push((offset, len));
+        Ok(())
+    }
+}
+
+/// No huge page has to be free: none is touched.
+#[test]
+fn a_huge_page_goes_back_when_one_chain_names_all_of_it() {
+    const HUGE: u64 = 2 * MIB;
+    const LISTS: u64 = 1 << 30;
+    let map = |name: &std::ffi::CStr, flags| {
+        // SAFETY: the name is a C string, and the descriptor is new and owned by nobody else.
+        let file = unsafe { File::from_raw_fd(libc::memfd_create(name.as_ptr(), flags)) };
+        file.set_len(2 * HUGE).unwrap();
+        MmapRegion::from_file(FileOffset::new(file, 0), 2 * 2048 * 1024).unwrap()
+    };
+    let flags = libc::MFD_HUGETLB | 21 << libc::MFD_HUGE_SHIFT;
+    let regions = [(0, map(c"huge", flags)), (LISTS, map(c"lists", 0))]
+        .map(|(start, mapped)| GuestRegion::new(mapped, GuestAddress(start)).unwrap());
+    let memory = Arc::new(GuestMemory::from_regions(regions.into()).unwrap());
+
+    let (recorder, counters) = (Recorder::default(), Arc::default());
+    let options = MemoryOptions { hugetlb: true };
+    let reclaimer = Reclaimer::new(&recorder, options, Arc::default(), Arc::clone(&counters));
+    reclaimer.set_memory(Arc::clone(&memory)).unwrap();
+    let balloon = Balloon::new(DeviceOptions::default(), Arc::clone(&counters));
+    let inflate = |pages: Vec<u64>| {
+        memory.write_slice(&pfns(pages.iter().copied()), GuestAddress(LISTS + PAGE)).unwrap();
+        let len = u32::try_from(4 * pages.len()).unwrap();
+        let list = Descriptor::new(LISTS + PAGE, len, 0, 0);
+        memory.write_obj(list, GuestAddress(LISTS)).unwrap();
+        let head = ChainHead { table: GuestAddress(LISTS), queue_size: 1, index: 0 };
+        let snapshot = reclaimer.snapshot();
+        balloon.serve(QueueRole::Inflate, head, &memory, |ranges| {
+            snapshot.discard(ranges);
+        });
+    };
+    let page: Vec<u64> = (0..HUGE / PAGE).map(|i| HUGE + (i * 31 % 512) * PAGE).collect();
+    let (first, second) = page.split_at(256);
+    inflate(first.to_vec());
+    inflate(second.to_vec());
+    assert_eq!(*recorder.0.lock().unwrap(), [], "the device keeps no pages from chain to chain");
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Unaligned), HUGE);
+    inflate(page.clone());
+    assert_eq!(*recorder.0.lock().unwrap(), [(HUGE, HUGE)]);
+    assert_eq!(counters.snapshot().bytes_discarded, HUGE);
 }
 
 /// A device in this process, for one frontend.
