@@ -233,14 +233,19 @@ impl Device {
         })
     }
 
-    /// Serves the frontend that `attach` makes of the socket's path.
-    fn serve<T>(&self, attach: impl FnOnce(&Path) -> T) -> (T, Session) {
+    /// Serves the frontend that `attach` makes of the socket's path, once the session `before` is
+    /// over: there is one at a time.
+    fn serve<T>(&self, before: Option<Session>, attach: impl FnOnce(&Path) -> T) -> (T, Session) {
         let path = self.dir.path().join("socket");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let ended = EventFd::new(libc::EFD_CLOEXEC).unwrap();
         thread::scope(|scope| {
-            let accept = move || Ok(listener.accept()?.0);
+            let accept = move || {
+                let stream = listener.accept()?.0;
+                before.into_iter().for_each(Session::join);
+                Ok(stream)
+            };
             let session = scope.spawn(|| Session::start(accept, ended, &self.state));
             let guest = attach(&path);
             (guest, session.join().unwrap().unwrap())
@@ -248,7 +253,7 @@ impl Device {
     }
 
     fn attach(&self, ram: &Ram, options: AttachOptions) -> (Attachment, Session) {
-        self.serve(|path| Attachment::connect(path, ram, options).unwrap())
+        self.serve(None, |path| Attachment::connect(path, ram, options).unwrap())
     }
 
     /// Waits until a sample is there that is not `before`.
@@ -291,8 +296,7 @@ fn a_statistics_buffer_stays_with_the_device_and_survives_a_stop_and_another_bac
     assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
 
     // The VMM connects anew, under the same driver.
-    let (mut guest, again) = device.serve(|path| guest.reconnect(path).unwrap());
-    session.join();
+    let (mut guest, session) = device.serve(Some(session), |path| guest.reconnect(path).unwrap());
     let third = device.sample(Some(&second));
     assert_eq!(third.values.free_bytes, Some(77));
     assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
@@ -312,7 +316,7 @@ fn a_statistics_buffer_stays_with_the_device_and_survives_a_stop_and_another_bac
     assert_eq!((used.id, used.len), (head, 0));
     assert_eq!(device.sample(Some(&third)).values.free_bytes, Some(88));
     drop(guest);
-    again.join();
+    session.join();
 }
 
 /// Sends a hint of a mebibyte at `start`; says whether it was discarded.
