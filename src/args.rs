@@ -51,8 +51,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
-    /// Address and port of this machine, such as 127.0.0.1:9090 or [::1]:9090, for the Prometheus
-    /// metrics.
+    /// Address and port of this machine for the Prometheus metrics, such as `127.0.0.1:9090` or
+    /// `[::1]:9090`.
     ///
     /// Serves `GET /metrics` and nothing else, to every user of this machine, so an address that
     /// others can reach is refused. Port 0 takes a free one, and the log says which.
