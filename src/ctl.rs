@@ -78,8 +78,9 @@ enum Command {
     Pin(Memory),
     /// Takes one pin of exactly this memory back.
     Unpin(Memory),
-    /// Has the guest hint which of its pages are free. The daemon's --free-page-hints says what that
-    /// risks.
+    /// Has the guest hint which of its pages are free.
+    ///
+    /// The daemon's help says what that risks (--free-page-hints).
     Hinting {
         /// Whether a round begins or ends.
         action: HintingAction,

@@ -260,9 +260,11 @@ fn hinting_is_started_and_stopped() {
     let one = start(&["--statistics", "--free-page-hints"]);
     let mut guest = one.attach();
     let started = one.control.done("POST", "/v1/hinting/start", "").unwrap();
-    assert_eq!((&started["state"], &started["requested_id"]), (&json!("running"), &json!(2)));
+    assert_eq!(started["state"], "running");
     assert!(guest.wait_config_change(SOON).unwrap());
-    assert_eq!(guest.get_config().unwrap().free_page_hint_cmd_id, 2);
+    // 0 and 1 are STOP and DONE.
+    let id = guest.get_config().unwrap().free_page_hint_cmd_id;
+    assert!(id >= 2 && started["requested_id"] == id, "{id}: {started}");
     let (output, errors) = one.ctl(&["hinting", "start"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors.contains("under way"), "{errors}");

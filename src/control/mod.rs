@@ -1,8 +1,8 @@
 //! What an operator can see and set: HTTP/1.1 over a Unix socket, and metrics for Prometheus.
 //!
 //! HTTP because the tools are there already: cloud-hypervisor and Firecracker are controlled the
-//! same way, `curl --unix-socket` speaks it, Prometheus scrapes it, and one protocol does for control
-//! and metrics. [`api`] says what there is to ask for.
+//! same way, `curl --unix-socket` speaks it, Prometheus scrapes it, and one protocol does for
+//! control and metrics. [`api`] says what there is to ask for.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | [`http`] | requests and answers as bytes |
 //! | [`api`] | what each path and method means for the device |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
+//! | [`views`] | the shape of what is shown |
 //! | [`client`] | a client for the other end |
 
 pub mod api;
