@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Invariant, Violation};
-use crate::mm::{Mm, Pfn, PfnRange};
+use crate::mm::{MigrateType, Mm, Pfn, PfnRange};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
@@ -18,6 +18,8 @@ struct Page {
     with_host: bool,
     /// Acknowledged since it was last in use.
     reported: bool,
+    /// What its pageblock was when it was submitted.
+    migratetype: Option<MigrateType>,
 }
 
 /// The pages of a guest, and the first thing that went wrong.
@@ -110,6 +112,7 @@ impl Ghost {
                 self.violate(Invariant::K1, format!("{pfn:?} is reported and is {page:?}"));
             }
             page.with_host = true;
+            page.migratetype = Some(mm.sections.underlying_migratetype(pfn));
         });
         let section = range.start.0 >> mm.geometry().section_order;
         if !mm.is_online(section as usize) {
@@ -131,11 +134,41 @@ impl Ghost {
     }
 
     /// The host gives these pages back.
-    pub fn acknowledge(&self, range: PfnRange) {
-        self.each(range, |_, page| {
+    pub fn acknowledge(&self, mm: &Mm, range: PfnRange) {
+        self.each(range, |pfn, page| {
             page.with_host = false;
             page.reported = true;
+            let (before, now) = (page.migratetype, mm.sections.underlying_migratetype(pfn));
+            if before != Some(now) {
+                let what = format!("{pfn:?}, {before:?} before, is {now:?} with the host");
+                self.violate(Invariant::K5, what);
+            }
         });
+    }
+
+    /// The migratetype of every pageblock, those beneath an isolation; none for what is not online.
+    pub fn migratetypes(mm: &Mm) -> Vec<Option<MigrateType>> {
+        let geometry = mm.geometry();
+        let of = |section| {
+            let blocks = geometry.section_range(section).step(geometry.pageblock_order);
+            blocks.map(move |block| {
+                mm.is_online(section).then(|| mm.sections.underlying_migratetype(block))
+            })
+        };
+        (0..mm.section_count()).flat_map(of).collect()
+    }
+
+    /// No report has changed a pageblock's migratetype: one of a reserve, or any one if the reporter
+    /// promises that.
+    pub fn check_migratetypes(&self, mm: &Mm, before: &[Option<MigrateType>], any: bool) {
+        for (block, (before, now)) in before.iter().zip(Self::migratetypes(mm)).enumerate() {
+            let of_interest =
+                |mt: &Option<MigrateType>| mt.is_some_and(|mt| any || !mt.is_mergeable());
+            if *before != now && (of_interest(before) || of_interest(&now)) {
+                let what = format!("pageblock {block} was {before:?} and is {now:?}");
+                self.violate(Invariant::K5, what);
+            }
+        }
     }
 
     fn isolated(&self) -> MutexGuard<'_, Vec<PfnRange>> {

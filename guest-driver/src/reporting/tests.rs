@@ -21,12 +21,16 @@ impl Host {
 }
 
 impl ReportSink for Host {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         if let Some(error) = self.failing {
             return Err(error);
         }
         self.reports.push(ranges.to_vec());
         Ok(())
+    }
+
+    fn settle(&mut self) -> bool {
+        true
     }
 
     fn capacity(&self) -> usize {
@@ -128,12 +132,15 @@ fn pages_of_a_report_cannot_be_had_meanwhile() {
     /// Allocates all that there is while the host has the report.
     struct Greedy<'a>(&'a Mm, Vec<Pfn>);
     impl ReportSink for Greedy<'_> {
-        fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+        fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
             while let Ok(pfn) = self.0.alloc(1, AllocRequest::movable(9)) {
                 assert!(!ranges.iter().any(|range| range.contains(pfn)));
                 self.1.push(pfn);
             }
             Ok(())
+        }
+        fn settle(&mut self) -> bool {
+            true
         }
         fn capacity(&self) -> usize {
             32
