@@ -57,11 +57,7 @@ struct Figures {
 struct Instantly;
 
 impl ReportSink for Instantly {
-    fn report(
-        &mut self,
-        ranges: &[PfnRange],
-        _: Option<Duration>,
-    ) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         black_box(ranges);
         Ok(())
     }
