@@ -107,12 +107,13 @@ impl Ghost {
 
     /// The host gets these pages.
     pub fn submit(&self, mm: &Mm, range: PfnRange, isolated: bool) {
+        let migratetypes = Self::of_range(mm, range);
         self.each(range, |pfn, page| {
             if page.used_by.is_some() || page.with_host {
                 self.violate(Invariant::K1, format!("{pfn:?} is reported and is {page:?}"));
             }
             page.with_host = true;
-            page.migratetype = Some(mm.sections.underlying_migratetype(pfn));
+            page.migratetype = migratetypes.get(block_of(mm, range, pfn)).copied();
         });
         let section = range.start.0 >> mm.geometry().section_order;
         if !mm.is_online(section as usize) {
@@ -135,15 +136,24 @@ impl Ghost {
 
     /// The host gives these pages back.
     pub fn acknowledge(&self, mm: &Mm, range: PfnRange) {
+        let migratetypes = Self::of_range(mm, range);
         self.each(range, |pfn, page| {
             page.with_host = false;
             page.reported = true;
-            let (before, now) = (page.migratetype, mm.sections.underlying_migratetype(pfn));
-            if before != Some(now) {
-                let what = format!("{pfn:?}, {before:?} before, is {now:?} with the host");
+            let now = migratetypes.get(block_of(mm, range, pfn)).copied();
+            if page.migratetype != now {
+                let before = page.migratetype;
+                let what = format!("{pfn:?} was {before:?} and is {now:?} with the host");
                 self.violate(Invariant::K5, what);
             }
         });
+    }
+
+    /// The migratetype of each pageblock. Asked before the pages are locked: to look at the model
+    /// is a scheduling point.
+    fn of_range(mm: &Mm, range: PfnRange) -> Vec<MigrateType> {
+        let blocks = range.step(mm.geometry().pageblock_order);
+        blocks.map(|block| mm.sections.underlying_migratetype(block)).collect()
     }
 
     /// The migratetype of every pageblock, those beneath an isolation; none for what is not online.
@@ -212,4 +222,9 @@ impl Ghost {
             }
         }
     }
+}
+
+/// The place of a page's pageblock in `range`.
+fn block_of(mm: &Mm, range: PfnRange, pfn: Pfn) -> usize {
+    ((pfn.0 - range.start.0) >> mm.geometry().pageblock_order) as usize
 }

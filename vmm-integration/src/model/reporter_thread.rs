@@ -1,6 +1,7 @@
 //! The reporter in real time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ const NAME: &str = "reporter";
 /// that needs reporting the thread sleeps.
 pub struct ReporterThread {
     schedule: Arc<Schedule>,
+    passes: Arc<AtomicU64>,
     thread: JoinHandle<Ended>,
 }
 
@@ -47,20 +49,27 @@ impl ReporterThread {
     pub fn start(mut reporter: Reporter, mut queue: ReportingQueue<Ram, Line>) -> Result<Self> {
         let schedule = Arc::clone(reporter.schedule());
         let waiting = Arc::clone(&schedule);
+        let passes = Arc::new(AtomicU64::new(0));
+        let made = Arc::clone(&passes);
         let thread = thread::Builder::new().name(NAME.into()).spawn(move || {
-            let (mut stats, mut passes) = (PassStats::default(), 0);
+            let mut stats = PassStats::default();
             while waiting.wait() {
                 stats += reporter.pass(&mut queue);
-                passes += 1;
+                made.fetch_add(1, Ordering::Relaxed);
             }
-            Ended { reporter, queue, stats, passes }
+            Ended { reporter, queue, stats, passes: made.load(Ordering::Relaxed) }
         });
-        Ok(Self { schedule, thread: thread.context("cannot start the reporter's thread")? })
+        Ok(Self { schedule, passes, thread: thread.context("cannot start the reporter's thread")? })
     }
 
     /// When its next pass is due; none if all is quiet.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    /// How many passes it has made so far.
+    pub fn passes(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
     }
 
     /// Ends it behind the pass that is under way. If the daemon is gone and reports wait as long as
