@@ -310,7 +310,8 @@ fn what_a_stopped_daemon_was_given_is_held_until_it_goes_on() {
         assert_eq!(guest.reporter.withheld_pages(), held);
         // What is left can be used, and what is held cannot.
         guest.holdings.alloc(KEPT, 64 * MIB, 9, 2).unwrap();
-        let section = guest.queue.outstanding()[0].start.0 as usize * 4096 / SECTION as usize;
+        let first = guest.queue.outstanding()[0].start.address();
+        let section = usize::try_from(first / SECTION).unwrap();
         let offline = guest.vm.mm().offline_block(section, &guest.holdings, &|| true);
         assert!(offline.is_err());
         guest.vm.mm().validate().unwrap();
