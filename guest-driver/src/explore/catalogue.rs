@@ -153,7 +153,10 @@ pub fn good() -> Vec<Configuration> {
                 let mut scenario = scenario.clone();
                 if tracker == TrackerKind::PageReported {
                     // Mainline forgets what it has no memory to spare for, so there is enough.
-                    scenario.sections = 8;
+                    (scenario.sections, scenario.movable) = match scenario.movable {
+                        0 => (8, 0),
+                        _ => (12, 4),
+                    };
                 }
                 all.push(Configuration {
                     name: format!("{}-{how}-{}", letter(tracker), scenario.name),
