@@ -57,9 +57,13 @@ struct Figures {
 struct Instantly;
 
 impl ReportSink for Instantly {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         black_box(ranges);
         Ok(())
+    }
+
+    fn settle(&mut self) -> bool {
+        true
     }
 
     fn capacity(&self) -> usize {
