@@ -45,7 +45,7 @@ pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use section::Sections;
-use zone::Zone;
+use zone::{Zone, Zonelists};
 
 /// Told about blocks that a CPU, an isolator's failure or onlining has freed, of the order that
 /// [`FreeHook::order`] says and larger, buddies merged.
@@ -121,6 +121,7 @@ pub struct Mm {
     pub(crate) semantics: KernelSemantics,
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
+    zonelists: Zonelists,
     hook: OnceLock<Arc<dyn FreeHook>>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
@@ -130,15 +131,17 @@ impl Mm {
     /// Memory as `layout` says, all of it free.
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry;
+        let zones: Vec<Zone> = layout
+            .zones
+            .iter()
+            .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
+            .collect();
         let mm = Self {
             geometry,
             semantics: layout.semantics,
             sections: Sections::new(geometry, layout.sections),
-            zones: layout
-                .zones
-                .iter()
-                .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
-                .collect(),
+            zonelists: Zonelists::new(&zones),
+            zones,
             hook: OnceLock::new(),
             hotplug: crate::sync::Lock::new(()),
         };
