@@ -149,7 +149,7 @@ impl Mm {
             pfn = head;
             order += 1;
         }
-        let hook = self.hook().filter(|hook| order >= hook.order());
+        let hook = self.hook_for(order);
         if let (Origin::Freed, Some(hook)) = (origin, hook) {
             hook.before_insert(pfn, order);
         }

@@ -122,7 +122,8 @@ pub struct Mm {
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
     zonelists: Zonelists,
-    hook: OnceLock<Arc<dyn FreeHook>>,
+    /// With its order, so that a free that is of no interest to it does not ask it.
+    hook: OnceLock<(u8, Arc<dyn FreeHook>)>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -160,11 +161,16 @@ impl Mm {
     /// # Errors
     /// Gives the hook back if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
-        self.hook.set(hook)
+        self.hook.set((hook.order(), hook)).map_err(|(_, hook)| hook)
     }
 
-    pub(crate) fn hook(&self) -> Option<&Arc<dyn FreeHook>> {
-        self.hook.get()
+    pub(crate) fn hook(&self) -> Option<&dyn FreeHook> {
+        self.hook.get().map(|(_, hook)| hook.as_ref())
+    }
+
+    /// The hook if blocks of `order` interest it.
+    pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
+        self.hook.get().filter(|&&(least, _)| order >= least).map(|(_, hook)| hook.as_ref())
     }
 
     /// Orders and sizes.
