@@ -89,14 +89,16 @@ impl Mm {
         }
     }
 
-    /// Every block of a list, first to last.
+    /// Every block of a list, first to last; more than there is memory for if it has become a ring.
     pub(crate) fn list(&self, area: &FreeArea, order: u8, mt: MigrateType) -> Vec<Pfn> {
         let mut at = area.first(order, mt);
+        let most = self.section_count() << (self.geometry.section_order - order);
         std::iter::from_fn(|| {
             let pfn = at?;
             at = self.sections.frame(pfn).and_then(super::Frame::next);
             Some(pfn)
         })
+        .take(most + 1)
         .collect()
     }
 
