@@ -55,6 +55,11 @@ pub trait FreeHook: Send + Sync {
     /// The smallest order of interest.
     fn order(&self) -> u8;
 
+    /// Whether [`FreeHook::before_insert`] is to be called.
+    fn listens_before(&self) -> bool {
+        false
+    }
+
     /// The block is about to be put on its free list. Only a tracker that is meant to go wrong
     /// listens here.
     fn before_insert(&self, _head: Pfn, _order: u8) {}
@@ -70,6 +75,14 @@ pub trait FreeHook: Send + Sync {
 
     /// A section has gone offline.
     fn section_offline(&self, section: usize);
+}
+
+/// A hook with what it has to say of itself, so that a free that is of no interest to it does not
+/// call it.
+struct InstalledHook {
+    order: u8,
+    listens_before: bool,
+    hook: Arc<dyn FreeHook>,
 }
 
 /// How the memory of a new [`Mm`] is laid out.
@@ -122,8 +135,7 @@ pub struct Mm {
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
     zonelists: Zonelists,
-    /// With its order, so that a free that is of no interest to it does not ask it.
-    hook: OnceLock<(u8, Arc<dyn FreeHook>)>,
+    hook: OnceLock<InstalledHook>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -161,16 +173,31 @@ impl Mm {
     /// # Errors
     /// Gives the hook back if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
-        self.hook.set((hook.order(), hook)).map_err(|(_, hook)| hook)
+        let (order, listens_before) = (hook.order(), hook.listens_before());
+        let installed = InstalledHook { order, listens_before, hook };
+        self.hook.set(installed).map_err(|refused| refused.hook)
     }
 
     pub(crate) fn hook(&self) -> Option<&dyn FreeHook> {
-        self.hook.get().map(|(_, hook)| hook.as_ref())
+        self.hook.get().map(|installed| installed.hook.as_ref())
     }
 
     /// The hook if blocks of `order` interest it.
     pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
-        self.hook.get().filter(|&&(least, _)| order >= least).map(|(_, hook)| hook.as_ref())
+        self.hook.get().filter(|hook| order >= hook.order).map(|installed| installed.hook.as_ref())
+    }
+
+    /// The hook if it wants to be told of blocks of `order` before they are on their lists.
+    pub(crate) fn hook_before(&self, order: u8) -> Option<&dyn FreeHook> {
+        let listens = |hook: &&InstalledHook| hook.listens_before && order >= hook.order;
+        self.hook.get().filter(listens).map(|installed| installed.hook.as_ref())
+    }
+
+    /// Takes the lock of this frame's zone and lets it go: whoever had it is done with what it did.
+    pub(crate) fn pass_zone_lock(&self, pfn: Pfn) {
+        if let Some(id) = self.zone_of(pfn) {
+            drop(self.zone(id).lock());
+        }
     }
 
     /// Orders and sizes.

@@ -161,6 +161,10 @@ impl Granules {
         first..first + (1 << (order - self.order))
     }
 
+    fn first_pfn(self, section: usize) -> Pfn {
+        self.pfn(section * self.per_section())
+    }
+
     fn of_section(self, section: usize) -> core::ops::Range<usize> {
         let per = self.per_section();
         section * per..(section + 1) * per

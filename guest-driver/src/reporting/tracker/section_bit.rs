@@ -35,7 +35,7 @@ impl FreeHook for SectionBit {
     }
 
     fn after_insert(&self, head: Pfn, _order: u8) {
-        self.bits.set(self.granules.section(head));
+        self.bits.set_under_lock(self.granules.section(head));
         self.passes.request();
     }
 
@@ -62,6 +62,8 @@ impl Tracker for SectionBit {
         for section in self.bits.ones(0..self.granules.sections) {
             if self.clear_first {
                 self.bits.take(section);
+                // Who found the bit set is done with its free.
+                mm.pass_zone_lock(self.granules.first_pfn(section));
             }
             let mut left = false;
             if mm.is_online(section) {

@@ -35,10 +35,12 @@ impl FreeHook for ZoneBitmap {
         self.granules.order
     }
 
+    fn listens_before(&self) -> bool {
+        !self.ordered
+    }
+
     fn before_insert(&self, head: Pfn, order: u8) {
-        if !self.ordered {
-            self.mark_block(head, order);
-        }
+        self.mark_block(head, order);
     }
 
     fn after_insert(&self, head: Pfn, order: u8) {
