@@ -23,6 +23,13 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     socket_path: PathBuf,
 
+    /// Gives pages of hugetlbfs back, too.
+    ///
+    /// A page that went back to the pool may be taken by somebody else; the guest that touches it
+    /// again is then killed (SIGBUS).
+    #[arg(long)]
+    hugetlb: bool,
+
     /// How much to say on standard error.
     ///
     /// `info` tells of connections and sums each one up; `debug` adds a line for every report.
@@ -100,7 +107,7 @@ impl TryFrom<Args> for Config {
             socket_path: args.socket_path,
             log_level: args.log_level.into(),
             device: DeviceOptions::default(),
-            memory: MemoryOptions::default(),
+            memory: MemoryOptions { hugetlb: args.hugetlb },
         })
     }
 }

@@ -1,72 +1,26 @@
 //! What the daemon did, counted.
+//!
+//! Counters only grow, so that whoever scrapes them can trust differences; an operator's reset
+//! moves the point that [`Counters::since_reset`] counts from. They live in a fixed number of
+//! atomics: counting neither allocates nor waits.
+
+mod chain_time;
+mod reason;
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
 
 use crate::memory::Discarded;
+use chain_time::Histogram;
+use reason::{ERRORS, REASONS, error_place};
 
-/// Why reported memory was not discarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipReason {
-    /// A range of no bytes.
-    Empty,
-    /// A range that passes the end of the address space.
-    Wraps,
-    /// A descriptor that the device may not write: no report (virtio 1.3, 5.5.6.7).
-    NotWritable,
-    /// Guest physical addresses that are not guest memory.
-    OutOfMemory,
-    /// The parts of a range that do not fill a page of what backs it.
-    Unaligned,
-    /// Bytes that the same chain had named already.
-    Overlap,
-    /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
-    Poisoned,
-    /// A descriptor chain that breaks off or breaks the rules: none of it is trusted.
-    BrokenChain,
-    /// The guest has not negotiated free page reporting.
-    NotNegotiated,
-    /// The kernel refused.
-    Failed,
-    /// The session was ending.
-    Stopping,
-    /// The operator has paused discarding.
-    Paused,
-    /// The guest is being migrated: what is discarded now could be missed at the destination.
-    Migrating,
-    /// A postcopy migration is under way.
-    Postcopy,
-    /// The operator has pinned the memory.
-    Pinned,
-    /// Memory of hugetlbfs, which is not given back unless an option says so.
-    Hugetlb,
-    /// What backs the memory may not be written, and so not punched.
-    ReadOnly,
-    /// A queue of which the acked features do not say whether it reports or hints.
-    AmbiguousQueue,
-}
-
-/// Every [`SkipReason`] with the name it has in summaries.
-const REASONS: [(SkipReason, &str); 18] = [
-    (SkipReason::Empty, "empty"),
-    (SkipReason::Wraps, "wraps"),
-    (SkipReason::NotWritable, "not_writable"),
-    (SkipReason::OutOfMemory, "out_of_memory"),
-    (SkipReason::Unaligned, "unaligned"),
-    (SkipReason::Overlap, "overlap"),
-    (SkipReason::Poisoned, "poisoned"),
-    (SkipReason::BrokenChain, "broken_chain"),
-    (SkipReason::NotNegotiated, "not_negotiated"),
-    (SkipReason::Failed, "failed"),
-    (SkipReason::Stopping, "stopping"),
-    (SkipReason::Paused, "paused"),
-    (SkipReason::Migrating, "migrating"),
-    (SkipReason::Postcopy, "postcopy"),
-    (SkipReason::Pinned, "pinned"),
-    (SkipReason::Hugetlb, "hugetlb"),
-    (SkipReason::ReadOnly, "read_only"),
-    (SkipReason::AmbiguousQueue, "ambiguous_queue"),
-];
+pub use chain_time::ChainTime;
+pub use reason::SkipReason;
 
 #[derive(Debug, Default)]
 struct Skipped {
@@ -74,105 +28,227 @@ struct Skipped {
     bytes: AtomicU64,
 }
 
-/// Counters of one session. Relaxed atomics: each is right by itself, together they are a picture.
+/// What came on the queues of one kind.
 #[derive(Debug, Default)]
-pub struct Counters {
+struct Queue {
     chains: AtomicU64,
     ranges: AtomicU64,
-    bytes_reported: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Queue {
+    fn count(&self, ranges: u64, bytes: u64) {
+        self.chains.fetch_add(1, Ordering::Relaxed);
+        self.ranges.fetch_add(ranges, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> QueueCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        QueueCounts {
+            chains: read(&self.chains),
+            ranges: read(&self.ranges),
+            bytes: read(&self.bytes),
+        }
+    }
+}
+
+/// Counters of one daemon. Relaxed atomics: each is right by itself, together they are a picture.
+#[derive(Debug, Default)]
+pub struct Counters {
+    reporting: Queue,
+    inflate: Queue,
+    deflate: Queue,
+    hinting: Queue,
     bytes_discarded: AtomicU64,
     discard_calls: AtomicU64,
-    other_chains: AtomicU64,
     skipped: [Skipped; REASONS.len()],
+    errors: [AtomicU64; ERRORS.len()],
+    chain_time: Histogram,
+    /// What had been counted when the operator reset the counters.
+    reset: Mutex<Snapshot>,
 }
 
 impl Counters {
     /// Counts a chain of `ranges` reported ranges, `bytes` bytes in all.
-    pub(crate) fn reported(&self, ranges: u64, bytes: u64) {
-        self.chains.fetch_add(1, Ordering::Relaxed);
-        self.ranges.fetch_add(ranges, Ordering::Relaxed);
-        self.bytes_reported.fetch_add(bytes, Ordering::Relaxed);
+    pub fn reported(&self, ranges: u64, bytes: u64) {
+        self.reporting.count(ranges, bytes);
     }
 
-    /// Counts a chain of the inflate queue or the deflate queue.
-    pub(crate) fn other_chain(&self) {
-        self.other_chains.fetch_add(1, Ordering::Relaxed);
+    /// Counts a chain of the inflate queue: `ranges` runs of pages, `bytes` bytes in all.
+    pub fn inflated(&self, ranges: u64, bytes: u64) {
+        self.inflate.count(ranges, bytes);
+    }
+
+    /// Counts a chain of the deflate queue, like [`Counters::inflated`].
+    pub fn deflated(&self, ranges: u64, bytes: u64) {
+        self.deflate.count(ranges, bytes);
+    }
+
+    /// Counts a chain of the hinting queue: `ranges` hinted ranges, `bytes` bytes in all.
+    pub fn hinted(&self, ranges: u64, bytes: u64) {
+        self.hinting.count(ranges, bytes);
+    }
+
+    /// Counts that a chain, whatever its queue, was served within `time`.
+    pub fn served(&self, time: Duration) {
+        self.chain_time.record(time);
     }
 
     /// Counts what was given back.
-    pub(crate) fn discarded(&self, done: Discarded) {
+    pub fn discarded(&self, done: Discarded) {
         self.bytes_discarded.fetch_add(done.bytes, Ordering::Relaxed);
         self.discard_calls.fetch_add(done.calls, Ordering::Relaxed);
     }
 
     /// Counts `bytes` bytes that were left alone for `reason`.
-    pub(crate) fn skip(&self, reason: SkipReason, bytes: u64) {
+    pub fn skip(&self, reason: SkipReason, bytes: u64) {
         let skipped = &self.skipped[reason as usize];
         skipped.times.fetch_add(1, Ordering::Relaxed);
         skipped.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The counters as they stand.
+    /// Counts that the kernel refused to discard `bytes` bytes.
+    pub fn failed(&self, error: &io::Error, bytes: u64) {
+        self.errors[error_place(error)].fetch_add(1, Ordering::Relaxed);
+        self.skip(SkipReason::Failed, bytes);
+    }
+
+    /// Everything since the daemon started, whatever was reset.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Snapshot {
-            chains: read(&self.chains),
-            ranges: read(&self.ranges),
-            bytes_reported: read(&self.bytes_reported),
+            reporting: self.reporting.snapshot(),
+            inflate: self.inflate.snapshot(),
+            deflate: self.deflate.snapshot(),
+            hinting: self.hinting.snapshot(),
             bytes_discarded: read(&self.bytes_discarded),
             discard_calls: read(&self.discard_calls),
-            other_chains: read(&self.other_chains),
-            skipped: std::array::from_fn(|i| {
-                (read(&self.skipped[i].times), read(&self.skipped[i].bytes))
+            skipped: std::array::from_fn(|i| Skips {
+                times: read(&self.skipped[i].times),
+                bytes: read(&self.skipped[i].bytes),
             }),
+            errors: std::array::from_fn(|i| read(&self.errors[i])),
+            chain_time: self.chain_time.snapshot(),
+        }
+    }
+
+    /// Has [`Counters::since_reset`] count from here on.
+    pub fn reset(&self) {
+        let now = self.snapshot();
+        *self.reset.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Everything since the last [`Counters::reset`], or since the start.
+    pub fn since_reset(&self) -> Snapshot {
+        let reset = *self.reset.lock().unwrap_or_else(PoisonError::into_inner);
+        self.snapshot().since(&reset)
+    }
+}
+
+/// What came on the queues of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QueueCounts {
+    /// Descriptor chains.
+    pub chains: u64,
+    /// Ranges of memory that they named.
+    pub ranges: u64,
+    /// Bytes in those ranges.
+    pub bytes: u64,
+}
+
+impl QueueCounts {
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            chains: self.chains.saturating_sub(before.chains),
+            ranges: self.ranges.saturating_sub(before.ranges),
+            bytes: self.bytes.saturating_sub(before.bytes),
         }
     }
 }
 
-/// [`Counters`] at one moment. Its text is one line of `name=value`, skipped reasons as
-/// `skipped_REASON=TIMES/BYTES`, those that never happened left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was left alone for one reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Skips {
+    /// How often.
+    pub times: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+}
+
+/// [`Counters`] at one moment. Plain data.
+///
+/// Its text is one line of `name=value`, skipped reasons as `skipped_REASON=TIMES/BYTES`, what never
+/// happened left out where it is not among the first five.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    /// Reports that came: descriptor chains of a reporting queue.
-    pub chains: u64,
-    /// Ranges in them: device-writable descriptors that are a range.
-    pub ranges: u64,
-    /// Bytes in those ranges.
-    pub bytes_reported: u64,
+    /// Free page reports.
+    pub reporting: QueueCounts,
+    /// Pages that went into the balloon.
+    pub inflate: QueueCounts,
+    /// Pages that came out of it.
+    pub deflate: QueueCounts,
+    /// Free page hints.
+    pub hinting: QueueCounts,
     /// Bytes given back to the host.
     pub bytes_discarded: u64,
-    /// Discarding system calls.
+    /// Discarding system calls, those that failed included.
     pub discard_calls: u64,
-    /// Chains of the inflate and deflate queues, returned without being acted on.
-    pub other_chains: u64,
-    skipped: [(u64, u64); REASONS.len()],
+    #[serde(serialize_with = "by_reason")]
+    skipped: [Skips; REASONS.len()],
+    #[serde(serialize_with = "by_name")]
+    errors: [u64; ERRORS.len()],
+    /// How long chains took, of every queue.
+    pub chain_time: ChainTime,
+}
+
+fn by_reason<S: Serializer>(skipped: &[Skips], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(REASONS.iter().map(|(_, name)| name).zip(skipped))
+}
+
+fn by_name<S: Serializer>(errors: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+    let named = ERRORS.iter().map(|(_, name)| name).zip(errors);
+    serializer.collect_map(named.filter(|(_, times)| **times > 0))
 }
 
 impl Snapshot {
     /// What happened after `before`, an earlier snapshot of the same counters.
     pub fn since(&self, before: &Self) -> Self {
         Self {
-            chains: self.chains.saturating_sub(before.chains),
-            ranges: self.ranges.saturating_sub(before.ranges),
-            bytes_reported: self.bytes_reported.saturating_sub(before.bytes_reported),
+            reporting: self.reporting.since(&before.reporting),
+            inflate: self.inflate.since(&before.inflate),
+            deflate: self.deflate.since(&before.deflate),
+            hinting: self.hinting.since(&before.hinting),
             bytes_discarded: self.bytes_discarded.saturating_sub(before.bytes_discarded),
             discard_calls: self.discard_calls.saturating_sub(before.discard_calls),
-            other_chains: self.other_chains.saturating_sub(before.other_chains),
-            skipped: std::array::from_fn(|i| {
-                let ((times, bytes), old) = (self.skipped[i], before.skipped[i]);
-                (times.saturating_sub(old.0), bytes.saturating_sub(old.1))
+            skipped: std::array::from_fn(|i| Skips {
+                times: self.skipped[i].times.saturating_sub(before.skipped[i].times),
+                bytes: self.skipped[i].bytes.saturating_sub(before.skipped[i].bytes),
             }),
+            errors: std::array::from_fn(|i| self.errors[i].saturating_sub(before.errors[i])),
+            chain_time: self.chain_time.since(&before.chain_time),
         }
+    }
+
+    /// Every reason to leave memory alone, by its name, and what was left for it.
+    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
+        REASONS.iter().map(|(_, name)| *name).zip(self.skipped.iter().copied())
     }
 
     /// Bytes left alone for `reason`.
     pub fn skipped_bytes(&self, reason: SkipReason) -> u64 {
-        self.skipped[reason as usize].1
+        self.skipped[reason as usize].bytes
     }
 
     /// Bytes left alone, whatever the reason.
     pub fn all_skipped_bytes(&self) -> u64 {
-        self.skipped.iter().map(|(_, bytes)| bytes).sum()
+        self.skipped.iter().map(|skips| skips.bytes).sum()
+    }
+
+    /// The kernel's errors by their names (`EPERM`; `other` for those that have none here), and how
+    /// often each came.
+    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        ERRORS.iter().map(|(_, name)| *name).zip(self.errors.iter().copied())
     }
 }
 
@@ -180,19 +256,25 @@ impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "chains={} ranges={} bytes_reported={} bytes_discarded={} discard_calls={} other_chains={}",
-            self.chains,
-            self.ranges,
-            self.bytes_reported,
+            "chains={} ranges={} bytes_reported={} bytes_discarded={} discard_calls={}",
+            self.reporting.chains,
+            self.reporting.ranges,
+            self.reporting.bytes,
             self.bytes_discarded,
             self.discard_calls,
-            self.other_chains,
         )?;
-        for (reason, name) in REASONS {
-            let (times, bytes) = self.skipped[reason as usize];
-            if times > 0 {
-                write!(f, " skipped_{name}={times}/{bytes}")?;
+        for (name, queue) in
+            [("inflate", self.inflate), ("deflate", self.deflate), ("hinting", self.hinting)]
+        {
+            if queue.chains > 0 {
+                write!(f, " {name}_chains={} {name}_bytes={}", queue.chains, queue.bytes)?;
             }
+        }
+        for (name, Skips { times, bytes }) in self.skipped().filter(|(_, skips)| skips.times > 0) {
+            write!(f, " skipped_{name}={times}/{bytes}")?;
+        }
+        for (name, times) in self.errors().filter(|(_, times)| *times > 0) {
+            write!(f, " error_{name}={times}")?;
         }
         Ok(())
     }
@@ -202,23 +284,46 @@ impl fmt::Display for Snapshot {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_reason_has_its_own_place() {
-        for (place, (reason, _)) in REASONS.iter().enumerate() {
-            assert_eq!(*reason as usize, place);
-        }
+    fn busy() -> Counters {
+        let counters = Counters::default();
+        counters.reported(32, 1 << 26);
+        counters.inflated(2, 8192);
+        counters.discarded(Discarded { bytes: 1 << 26, calls: 1 });
+        counters.skip(SkipReason::Wraps, 9);
+        counters.failed(&io::Error::from_raw_os_error(libc::EPERM), 4096);
+        counters.served(Duration::from_micros(30));
+        counters
     }
 
     #[test]
     fn a_snapshot_reads_as_one_line() {
-        let counters = Counters::default();
-        counters.reported(32, 1 << 26);
-        counters.discarded(Discarded { bytes: 1 << 26, calls: 1 });
-        counters.skip(SkipReason::Wraps, 9);
         assert_eq!(
-            counters.snapshot().to_string(),
-            "chains=1 ranges=32 bytes_reported=67108864 bytes_discarded=67108864 \
-             discard_calls=1 other_chains=0 skipped_wraps=1/9"
+            busy().snapshot().to_string(),
+            "chains=1 ranges=32 bytes_reported=67108864 bytes_discarded=67108864 discard_calls=1 \
+             inflate_chains=1 inflate_bytes=8192 skipped_wraps=1/9 skipped_failed=1/4096 \
+             error_EPERM=1"
         );
+    }
+
+    #[test]
+    fn a_snapshot_is_plain_data() {
+        let json = serde_json::to_value(busy().snapshot()).unwrap();
+        assert_eq!(json["reporting"]["ranges"], 32);
+        assert_eq!(json["skipped"]["wraps"], serde_json::json!({"times": 1, "bytes": 9}));
+        assert_eq!(json["skipped"]["pinned"]["bytes"], 0);
+        assert_eq!(json["errors"], serde_json::json!({"EPERM": 1}));
+        assert_eq!(json["chain_time"]["buckets"], serde_json::json!([[50_000, 1]]));
+    }
+
+    #[test]
+    fn a_reset_is_the_operators_and_changes_nothing_for_others() {
+        let counters = busy();
+        counters.reset();
+        assert_eq!(counters.since_reset(), Snapshot::default());
+        counters.served(Duration::ZERO);
+        counters.hinted(1, 4096);
+        let since = counters.since_reset();
+        assert_eq!((since.hinting.bytes, since.chain_time.count()), (4096, 1));
+        assert_eq!(counters.snapshot().reporting.ranges, 32);
     }
 }

@@ -82,7 +82,8 @@ impl Balloon {
         discard: impl FnOnce(&mut Vec<GuestRange>),
     ) {
         match role {
-            QueueRole::Inflate | QueueRole::Deflate => self.counters.other_chain(),
+            QueueRole::Inflate => self.counters.inflated(0, 0),
+            QueueRole::Deflate => self.counters.deflated(0, 0),
             QueueRole::Reporting => {
                 let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
                 reporting::collect(head, memory, &mut ranges, &self.counters, &self.limit);

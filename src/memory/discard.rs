@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLockReadGuard};
 
 use log::warn;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
-use super::ranges::{GuestRange, Piece, merge, round_inward, split};
+use super::ranges::{GuestRange, Leading, Piece, leading, merge, split};
 use super::regions::{Region, RegionError, RegionTable};
+use super::writers_first::WritersFirst;
 use super::{GuestMemory, Inhibit, MemoryOptions};
 use crate::log_limit::LogLimit;
 use crate::metrics::{Counters, SkipReason};
@@ -65,7 +66,7 @@ pub struct Discarded {
 pub struct Reclaimer<P = Fallocate> {
     /// Held for reading while a chain is served: once a change of the memory table is answered,
     /// nothing touches the regions that it took away.
-    map: RwLock<Map>,
+    map: WritersFirst<Map>,
     punch: P,
     options: MemoryOptions,
     inhibit: Arc<Inhibit>,
@@ -92,7 +93,7 @@ impl<P: PunchHole> Reclaimer<P> {
         Self {
             options,
             inhibit,
-            map: RwLock::default(),
+            map: WritersFirst::default(),
             punch,
             stopping: AtomicBool::new(false),
             counters,
@@ -106,7 +107,7 @@ impl<P: PunchHole> Reclaimer<P> {
     /// [`RegionError`]; the old table stays.
     pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), RegionError> {
         let table = RegionTable::new(&memory)?;
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { memory, table };
+        *self.map.write() = Map { memory, table };
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl<P: PunchHole> Reclaimer<P> {
     /// The guest's memory as it is seen for one chain; a change of the memory table waits until it
     /// is dropped.
     pub fn snapshot(&self) -> Snapshot<'_, P> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self.map.read();
         Snapshot { map, reclaimer: self }
     }
 }
@@ -181,184 +182,73 @@ impl<P: PunchHole> Snapshot<'_, P> {
 impl<P: PunchHole> Reclaimer<P> {
     /// Discards the whole pages of `range`, which lies within `region`.
     fn discard_in(&self, region: &Region, range: GuestRange, done: &mut Discarded) {
-        let whole = region
-            .offset_of(range.start())
-            .and_then(|offset| round_inward(offset, range.len(), region.page_size()));
         if region.is_hugetlb() && !self.options.hugetlb {
             self.counters.skip(SkipReason::Hugetlb, range.len());
             return;
         }
-        let Some((mut offset, mut left)) = whole else {
+        if region.is_read_only() {
+            self.counters.skip(SkipReason::ReadOnly, range.len());
+            return;
+        }
+        let Some((whole, offset)) = region.whole_pages(range) else {
             self.counters.skip(SkipReason::Unaligned, range.len());
             return;
         };
-        if range.len() > left {
-            self.counters.skip(SkipReason::Unaligned, range.len() - left);
+        if range.len() > whole.len() {
+            self.counters.skip(SkipReason::Unaligned, range.len() - whole.len());
         }
         // Both are powers of two, so the larger is a multiple of the page size.
         let most = MOST_BYTES_A_CALL.max(region.page_size());
-        while left > 0 {
+        let mut rest = Some(whole);
+        while let Some(left) = rest {
             if self.is_stopping() {
-                self.counters.skip(SkipReason::Stopping, left);
+                self.counters.skip(SkipReason::Stopping, left.len());
                 return;
             }
-            let len = left.min(most);
-            done.calls += 1;
-            match self.punch.punch_hole(region.file(), offset, len) {
-                Ok(()) => done.bytes += len,
-                Err(error) => {
-                    self.counters.skip(SkipReason::Failed, len);
-                    self.limit.run(|| {
-                        warn!("cannot discard {len} bytes at offset {offset:#x} of the memory file: {error}");
-                    });
+            // Kept for this one call, so that who forbids something need not wait for the next.
+            let permit = match self.inhibit.permit() {
+                Ok(permit) => permit,
+                Err(reason) => {
+                    self.counters.skip(reason, left.len());
+                    return;
                 }
+            };
+            let len = match leading(left, region.page_size(), permit.pinned()) {
+                Leading::Free(len) => {
+                    let len = len.min(most);
+                    // Within the whole pages, of which the last one's end fits.
+                    self.punch(region, offset + (left.start() - whole.start()), len, done);
+                    len
+                }
+                Leading::Pinned(len) => {
+                    self.counters.skip(SkipReason::Pinned, len);
+                    len
+                }
+            };
+            rest = left.after(len);
+        }
+    }
+
+    /// Makes the one call for `len` bytes, whole pages, at `offset` of the file of `region`.
+    fn punch(&self, region: &Region, offset: u64, len: u64, done: &mut Discarded) {
+        done.calls += 1;
+        match self.punch.punch_hole(region.file(), offset, len) {
+            Ok(()) => done.bytes += len,
+            Err(error) => {
+                self.counters.failed(&error, len);
+                // A seal may have come after the memory table.
+                let sealed = region.look_again();
+                self.limit.run(|| {
+                    let why = if sealed { ", which is sealed by now" } else { "" };
+                    warn!(
+                        "cannot discard {len} bytes at offset {offset:#x} of the memory file\
+                         {why}: {error}"
+                    );
+                });
             }
-            offset += len;
-            left -= len;
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::sync::Mutex;
-    use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
-
-    const PAGE: u64 = 4096;
-
-    /// Writes down each call, and fails those that begin at an offset of its choice.
-    #[derive(Default)]
-    struct Recorder {
-        calls: Mutex<Vec<(u64, u64)>>,
-        failing: Option<u64>,
-    }
-
-    impl PunchHole for Recorder {
-        fn punch_hole(&self, _file: &File, offset: u64, len: u64) -> io::Result<()> {
-            self.calls.lock().unwrap().push((offset, len));
-            if self.failing == Some(offset) {
-                return Err(io::Error::from_raw_os_error(libc::EPERM));
-            }
-            Ok(())
-        }
-    }
-
-    impl<P: PunchHole> PunchHole for Arc<P> {
-        fn punch_hole(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
-            (**self).punch_hole(file, offset, len)
-        }
-    }
-
-    /// Guest memory of (guest page, pages) regions that lie one behind the other in one file,
-    /// `offset` pages from its start.
-    fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemory> {
-        let file = tempfile::tempfile().unwrap();
-        let pages: u64 = offset + regions.iter().map(|r| r.1).sum::<u64>();
-        file.set_len(pages * PAGE).unwrap();
-        let mut at = offset * PAGE;
-        let mapped = regions.iter().map(|&(page, pages)| {
-            let backing = FileOffset::new(file.try_clone().unwrap(), at);
-            at += pages * PAGE;
-            let len = usize::try_from(pages * PAGE).unwrap();
-            let region = MmapRegion::from_file(backing, len).unwrap();
-            GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
-        });
-        Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
-    }
-
-    fn reclaimer(
-        recorder: Recorder,
-        memory: &Arc<GuestMemory>,
-    ) -> (Reclaimer<Arc<Recorder>>, Arc<Recorder>, Arc<Counters>) {
-        let counters = Arc::new(Counters::default());
-        let recorder = Arc::new(recorder);
-        let reclaimer = Reclaimer::new(
-            Arc::clone(&recorder),
-            MemoryOptions::default(),
-            Arc::default(),
-            Arc::clone(&counters),
-        );
-        reclaimer.set_memory(Arc::clone(memory)).unwrap();
-        (reclaimer, recorder, counters)
-    }
-
-    fn ranges(list: &[(u64, u64)]) -> Vec<GuestRange> {
-        list.iter().map(|&(start, len)| GuestRange::new(start, len).unwrap()).collect()
-    }
-
-    #[test]
-    fn adjacent_ranges_cost_one_call() {
-        let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, 64)], 3));
-        let mut chain = ranges(&[(8 * PAGE, PAGE), (6 * PAGE, PAGE), (7 * PAGE, PAGE)]);
-        assert_eq!(
-            reclaimer.snapshot().discard(&mut chain),
-            Discarded { bytes: 3 * PAGE, calls: 1 }
-        );
-        assert_eq!(*recorder.calls.lock().unwrap(), [(9 * PAGE, 3 * PAGE)]);
-    }
-
-    #[test]
-    fn a_failing_call_loses_only_itself() {
-        let failing = Recorder { failing: Some(4 * PAGE), ..Recorder::default() };
-        let (reclaimer, _, counters) = reclaimer(failing, &memory(&[(0, 64)], 0));
-        let mut chain = ranges(&[(4 * PAGE, PAGE), (8 * PAGE, PAGE)]);
-        assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: PAGE, calls: 2 });
-        assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Failed), PAGE);
-    }
-
-    #[test]
-    fn after_stop_nothing_is_discarded() {
-        let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, 8)], 0));
-        reclaimer.stop();
-        assert_eq!(reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)])), Discarded::default());
-        assert!(recorder.calls.lock().unwrap().is_empty());
-        assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Stopping), PAGE);
-    }
-
-    #[test]
-    fn a_long_range_is_cut_so_that_a_stop_is_heard() {
-        let pages = 3 * MOST_BYTES_A_CALL / PAGE + 1;
-        let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
-        let done = reclaimer.snapshot().discard(&mut ranges(&[(0, pages * PAGE)]));
-        assert_eq!(done, Discarded { bytes: pages * PAGE, calls: 4 });
-        assert_eq!(recorder.calls.lock().unwrap()[3], (3 * MOST_BYTES_A_CALL, PAGE));
-    }
-
-    proptest! {
-        /// Against a reference that goes page by page: a page is discarded, once, exactly if every
-        /// byte of it was reported and it is guest memory; every reported byte is accounted for.
-        #[test]
-        fn discards_what_a_page_by_page_reference_would(
-            chain in prop::collection::vec((0u64..60 * PAGE, 1u64..20 * PAGE), 0..12),
-            offset in 0u64..4,
-        ) {
-            // Two regions that touch, a hole, and a third.
-            let layout = [(2, 10), (12, 5), (30, 20)];
-            let (reclaimer, recorder, counters) =
-                reclaimer(Recorder::default(), &memory(&layout, offset));
-            let mut chain = ranges(&chain);
-            let reported = |byte: u64| chain.iter().any(|r| r.start() <= byte && byte < r.end());
-            let mut expected = Vec::new();
-            let mut file_page = offset;
-            for (page, pages) in layout {
-                for page in page..page + pages {
-                    if (page * PAGE..(page + 1) * PAGE).all(reported) {
-                        expected.push(file_page);
-                    }
-                    file_page += 1;
-                }
-            }
-            let named: u64 = chain.iter().map(GuestRange::len).sum();
-            let done = reclaimer.snapshot().discard(&mut chain);
-            let mut got: Vec<u64> = recorder.calls.lock().unwrap().iter()
-                .flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
-            got.sort_unstable();
-            prop_assert_eq!(got, expected);
-            let snapshot = counters.snapshot();
-            prop_assert_eq!(snapshot.bytes_discarded, done.bytes);
-            prop_assert_eq!(named, done.bytes + snapshot.all_skipped_bytes());
-        }
-    }
-}
+mod tests;

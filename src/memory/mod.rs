@@ -7,14 +7,15 @@ mod inhibit;
 mod options;
 mod ranges;
 mod regions;
+mod writers_first;
 
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
-pub use inhibit::{Cause, Inhibit};
+pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
 pub use options::MemoryOptions;
-pub use ranges::{GuestRange, Piece, RangeError, merge, round_inward, split};
+pub use ranges::{GuestRange, Leading, Piece, RangeError, leading, merge, round_inward, split};
 pub use regions::{Region, RegionError, RegionTable};
 
 /// Which pages were written since the frontend asked to know, for live migration.

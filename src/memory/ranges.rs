@@ -48,6 +48,12 @@ impl GuestRange {
     pub fn len(&self) -> u64 {
         self.end - self.start
     }
+
+    /// What is left behind the first `bytes` bytes; `None` if nothing is.
+    pub fn after(&self, bytes: u64) -> Option<Self> {
+        let start = self.start.checked_add(bytes).filter(|start| *start < self.end)?;
+        Some(Self { start, end: self.end })
+    }
 }
 
 /// Sorts `ranges` and joins those that touch or overlap, in place and without allocating.
@@ -129,6 +135,37 @@ pub fn round_inward(offset: u64, len: u64, page_size: u64) -> Option<(u64, u64)>
     (end > start).then(|| (start, end - start))
 }
 
+/// How the pages at the beginning of a range stand to what is pinned, see [`leading`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leading {
+    /// As many bytes, whole pages, touch nothing that is pinned.
+    Free(u64),
+    /// As many bytes, whole pages, each touch something that is pinned.
+    Pinned(u64),
+}
+
+/// How many pages at the beginning of `range` can be treated alike: up to the next page that one of
+/// `pins` touches, or up to the end of that pin.
+///
+/// `range` begins on a border of the pages that back it and is a multiple of `page_size` bytes
+/// long, so its pages are counted from its start and a page that is pinned in part is pinned.
+/// `pins` are sorted and do not touch each other, as [`merge`] leaves them. The answer is never
+/// zero bytes, unless `page_size` is.
+pub fn leading(range: GuestRange, page_size: u64, pins: &[GuestRange]) -> Leading {
+    let next = pins.partition_point(|pin| pin.end <= range.start);
+    let Some(pin) = pins.get(next).filter(|pin| pin.start < range.end) else {
+        return Leading::Free(range.len());
+    };
+    let page_of = |bytes: u64| bytes.checked_div(page_size).unwrap_or(0) * page_size;
+    let free = page_of(pin.start.saturating_sub(range.start));
+    if free > 0 {
+        return Leading::Free(free);
+    }
+    // At least one byte; the last page of the pin ends within the range, since both are whole.
+    let last = pin.end.min(range.end) - range.start - 1;
+    Leading::Pinned(page_of(last) + page_size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +189,14 @@ mod tests {
         assert_eq!(GuestRange::new(u64::MAX, 1), Err(RangeError::Wraps));
         assert_eq!(GuestRange::new(1, u64::MAX), Err(RangeError::Wraps));
         assert_eq!(range(u64::MAX - 1, 1).end(), u64::MAX);
+    }
+
+    #[test]
+    fn what_is_left_ends_where_the_range_does() {
+        assert_eq!(range(5, 10).after(0), Some(range(5, 10)));
+        assert_eq!(range(5, 10).after(9), Some(range(14, 1)));
+        assert_eq!(range(5, 10).after(10), None);
+        assert_eq!(range(5, 10).after(u64::MAX), None);
     }
 
     #[test]
@@ -247,12 +292,42 @@ mod tests {
         }
 
         #[test]
+        fn leading_tells_pages_apart_as_a_page_by_page_reference_would(
+            start in 0u64..100, pages in 1u64..30, shift in 0u32..5, pins in small_ranges(8),
+        ) {
+            let page_size = 1u64 << shift;
+            let whole = range(start, pages * page_size);
+            let naive: Vec<bool> = (0..pages).map(|page| {
+                let (first, end) = (start + page * page_size, start + (page + 1) * page_size);
+                pins.iter().any(|pin| pin.start < end && first < pin.end)
+            }).collect();
+            let mut merged = pins.clone();
+            merge(&mut merged);
+            let (mut at, mut got) = (whole.start, Vec::new());
+            while at < whole.end {
+                let left = GuestRange { start: at, end: whole.end };
+                let (len, pinned) = match leading(left, page_size, &merged) {
+                    Leading::Free(len) => (len, false),
+                    Leading::Pinned(len) => (len, true),
+                };
+                prop_assert!(len > 0 && len.is_multiple_of(page_size));
+                got.extend(std::iter::repeat_n(pinned, usize::try_from(len / page_size).unwrap()));
+                at += len;
+            }
+            prop_assert_eq!(at, whole.end);
+            prop_assert_eq!(got, naive);
+        }
+
+        #[test]
         fn nothing_panics_on_any_numbers(
             gpa: u64, len: u64, offset: u64, page_size: u64,
         ) {
             let _ = round_inward(offset, len, page_size);
             if let Ok(range) = GuestRange::new(gpa, len) {
                 let regions = GuestRange::new(offset, page_size).ok();
+                if let Some(pages) = len.checked_next_multiple_of(4096).and_then(|len| GuestRange::new(gpa, len).ok()) {
+                    let _ = leading(pages, 4096, regions.as_slice());
+                }
                 let pieces = split(range, regions.as_slice());
                 prop_assert_eq!(
                     pieces.map(|p| match p { Piece::Inside { range, .. } | Piece::Outside(range) => range.len() }).sum::<u64>(),

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vm_memory::{Address, FileOffset, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::ranges::GuestRange;
+use super::ranges::{GuestRange, round_inward};
 use super::{GuestMemory, GuestRegion};
 
 /// Why a memory table from the frontend cannot be served.
@@ -25,24 +26,26 @@ pub enum RegionError {
         len: u64,
     },
     /// The file would not tell what it is.
-    #[error("cannot read the page size of the memory region at guest address {gpa:#x}")]
-    PageSize {
+    #[error("cannot tell what backs the memory region at guest address {gpa:#x}")]
+    Backing {
         /// Guest physical address.
         gpa: u64,
-        /// What `fstatfs` said.
+        /// What `fstatfs` or `fcntl` said.
         #[source]
         source: io::Error,
     },
 }
 
-/// One region of guest memory and the file that backs it.
-#[derive(Clone, Debug)]
+/// One region of guest memory and the file that backs it. The file is asked once what it is.
+#[derive(Debug)]
 pub struct Region {
     range: GuestRange,
     file: Arc<File>,
     /// Where in the file the first byte of the region lies.
     file_offset: u64,
     page_size: u64,
+    /// The descriptor or a seal forbids to write the file, and so to punch it.
+    read_only: AtomicBool,
 }
 
 impl AsRef<GuestRange> for Region {
@@ -58,6 +61,7 @@ impl Region {
             file: Arc::clone(backing.arc()),
             file_offset: backing.start(),
             page_size: backing_page_size(backing.file())?,
+            read_only: AtomicBool::new(refuses_writes(backing.file())?),
         })
     }
 
@@ -77,6 +81,31 @@ impl Region {
         self.page_size > base_page_size()
     }
 
+    /// Whether the descriptor or a seal is known to forbid to write the file: punching it would
+    /// fail.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed)
+    }
+
+    /// Asks the file again whether it may be written, after it refused to be punched, and says
+    /// whether it may not.
+    ///
+    /// Through a mapping that is there already `F_SEAL_FUTURE_WRITE` lets the guest write on.
+    pub fn look_again(&self) -> bool {
+        let read_only = refuses_writes(&self.file).unwrap_or(false);
+        self.read_only.fetch_or(read_only, Ordering::Relaxed);
+        read_only
+    }
+
+    /// The part of `range`, which lies in this region, that fills whole pages of the file, and
+    /// where in the file it begins; `None` if there is none.
+    pub fn whole_pages(&self, range: GuestRange) -> Option<(GuestRange, u64)> {
+        let offset = self.offset_of(range.start())?;
+        let (first, len) = round_inward(offset, range.len(), self.page_size)?;
+        let whole = GuestRange::new(range.start().checked_add(first - offset)?, len).ok()?;
+        Some((whole, first))
+    }
+
     /// Where in the file the guest physical address `gpa` of this region lies, in bytes.
     ///
     /// `None` if the address is not in the region.
@@ -89,7 +118,7 @@ impl Region {
 }
 
 /// All regions of the guest's memory, in ascending order of guest physical address.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct RegionTable {
     regions: Vec<Region>,
 }
@@ -115,7 +144,7 @@ fn region_of(region: &GuestRegion) -> Result<Region, RegionError> {
     let len = region.len();
     let range = GuestRange::new(gpa, len).map_err(|_| RegionError::NotARange { gpa, len })?;
     let backing = region.file_offset().ok_or(RegionError::NoFile(gpa))?;
-    Region::new(range, backing).map_err(|source| RegionError::PageSize { gpa, source })
+    Region::new(range, backing).map_err(|source| RegionError::Backing { gpa, source })
 }
 
 /// Size in bytes of the smallest part of `file` that a punch can free.
@@ -134,6 +163,19 @@ fn backing_page_size(file: &File) -> io::Result<u64> {
         return u64::try_from(stat.f_bsize).map_err(io::Error::other);
     }
     Ok(base_page_size())
+}
+
+/// Whether the kernel would refuse to punch `file` because it may not be written.
+fn refuses_writes(file: &File) -> io::Result<bool> {
+    // SAFETY: fcntl on an open descriptor, without pointers.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: as above. Files that know no seals answer with an error, which is no seal.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    let sealed = seals > 0 && seals & (libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE) != 0;
+    Ok(sealed || flags & libc::O_ACCMODE == libc::O_RDONLY)
 }
 
 /// Size in bytes of the host's base pages.

@@ -3,12 +3,16 @@
 use anyhow::{Context, Result, ensure};
 use guest_driver::ram::{Gpa, GpaRange, GuestRam, RamError};
 use rustix::{
-    fs::{MemfdFlags, fstat, ftruncate, memfd_create},
+    fs::{MemfdFlags, Mode, OFlags, fstat, ftruncate, memfd_create, openat},
     mm::{Advice, madvise},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+        fsopen,
+    },
 };
 use std::{
     fs::File,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, atomic::Ordering},
 };
 use vhost::VhostUserMemoryRegionInfo;
@@ -193,13 +197,22 @@ impl Ram {
         self.advise(range, Advice::LinuxPopulateWrite)
     }
 
+    /// Drops this process's pages of `range` from its page tables (`MADV_DONTNEED`). The memory
+    /// files keep them.
+    ///
+    /// # Errors
+    /// Where `range` is not all RAM.
+    pub fn forget(&self, range: GpaRange) -> Result<()> {
+        self.advise(range, Advice::LinuxDontNeed)
+    }
+
     fn advise(&self, range: GpaRange, advice: Advice) -> Result<()> {
         ensure!(self.contains(range), "{range} is not all RAM");
         for segment in self.segments(range) {
             let start = self.host_pointer(segment.range.start())?.cast();
             let len = usize::try_from(segment.range.len())?;
             // SAFETY: the segment lies in one of our own mappings, which lives as long as `self`,
-            // and neither advice that is given changes what the memory holds.
+            // and no advice that is given changes what the memory holds, since it is shared.
             unsafe { madvise(start, len, advice) }
                 .with_context(|| format!("{advice:?} for {}", segment.range))?;
         }
@@ -208,18 +221,30 @@ impl Ram {
 }
 
 fn create_file(backing: Backing, bytes: u64) -> Result<File> {
-    let flags = MemfdFlags::CLOEXEC
-        | match backing {
-            Backing::Memfd => MemfdFlags::empty(),
-            Backing::Hugetlb { page_bytes } => {
-                // The kernel takes the page size's logarithm (MFD_HUGE_SHIFT).
-                let log2 = page_bytes.ilog2() << 26;
-                MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(log2)
-            }
-        };
-    let file = File::from(memfd_create("guest-ram", flags)?);
+    let memfd = |flags| memfd_create("guest-ram", MemfdFlags::CLOEXEC | flags);
+    let file = File::from(match backing {
+        Backing::Memfd => memfd(MemfdFlags::ALLOW_SEALING)?,
+        Backing::Hugetlb { page_bytes } => {
+            // The kernel takes the page size's logarithm (MFD_HUGE_SHIFT).
+            let log2 = page_bytes.ilog2() << 26;
+            memfd(MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(log2))?
+        }
+        Backing::Transparent => huge_tmpfs_file()?,
+        Backing::File => tempfile::tempfile()?.into(),
+    });
     ftruncate(&file, bytes)?;
     Ok(file)
+}
+
+/// A file of a tmpfs that is mounted nowhere and goes with it.
+fn huge_tmpfs_file() -> Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "huge", "always")?;
+    fsconfig_set_string(&context, "size", "100%")?;
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(openat(&mount, "guest-ram", flags, Mode::RUSR | Mode::WUSR)?)
 }
 
 impl GuestRam for Ram {

@@ -21,13 +21,12 @@ use serde::Serialize;
 use super::layout::BOOT_FILE;
 use super::{GuestMemory, ModelConfig, ModelVm};
 use crate::daemon::{DaemonOptions, DaemonProcess};
+use crate::hugetlb::Pool;
 use crate::ram::Backing;
 
 /// The order that memory is taken and freed in: the largest block.
 const ORDER: u8 = 10;
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
-const POOL: &str = "/proc/sys/vm/nr_hugepages";
-const FREE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// What the guest's memory is made of.
@@ -204,16 +203,6 @@ pub fn end_to_end(
     Ok(EndToEnd { memory_bytes, rounds, backings })
 }
 
-/// The pool of huge pages, put back to what it was.
-struct Pool(String);
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // Whoever may raise it may put it back.
-        let _ = fs::write(POOL, &self.0);
-    }
-}
-
 /// Makes sure that there are such pages. What is returned keeps them.
 fn available(pages: Pages, bytes: u64) -> Result<Option<Pool>> {
     match pages {
@@ -228,24 +217,7 @@ fn available(pages: Pages, bytes: u64) -> Result<Option<Pool>> {
             );
             Ok(None)
         }
-        Pages::Hugetlb => {
-            let number = |path: &str| -> Result<u64> {
-                let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
-                text.trim().parse().with_context(|| format!("{path} is {text:?}"))
-            };
-            let needed = bytes.div_ceil(HUGE_PAGE_BYTES);
-            let missing = needed.saturating_sub(number(FREE)?);
-            if missing == 0 {
-                return Ok(None);
-            }
-            let before = number(POOL)?;
-            let pool = Pool(before.to_string());
-            fs::write(POOL, (before + missing).to_string())
-                .with_context(|| format!("{missing} huge pages are missing, {POOL}"))?;
-            let free = number(FREE)?;
-            ensure!(free >= needed, "{needed} huge pages are needed and {free} can be had");
-            Ok(Some(pool))
-        }
+        Pages::Hugetlb => Pool::with_free(HUGE_PAGE_BYTES, bytes).map(Some),
     }
 }
 
@@ -275,7 +247,8 @@ impl<S: ReportSink> ReportSink for Recorder<S> {
 }
 
 fn measure(daemon: &Path, pages: Pages, memory_bytes: u64, rounds: u32) -> Result<Figures> {
-    let mut daemon = DaemonProcess::spawn(daemon, &DaemonOptions::default())?;
+    let options = DaemonOptions { args: vec!["--hugetlb".into()], ..DaemonOptions::default() };
+    let mut daemon = DaemonProcess::spawn(daemon, &options)?;
     let mut memory = GuestMemory::flat(memory_bytes, 1);
     memory.huge_pages = pages == Pages::Transparent;
     if pages == Pages::Hugetlb {

@@ -12,6 +12,11 @@ const FOUR_GIB: u64 = 4 << 30;
 pub enum Backing {
     /// Pages of 4 KiB, or transparent huge ones where they are asked for.
     Memfd,
+    /// Transparent huge pages of a tmpfs of its own (`huge=always`), whatever the host says to
+    /// memfds; mounting it takes root.
+    Transparent,
+    /// An unnamed file in the directory for temporary files, whatever file system that is on.
+    File,
     /// Pages of `page_bytes` out of the pool of hugetlbfs.
     Hugetlb {
         /// The page size in bytes, a power of two that the host has a pool for.
@@ -23,7 +28,7 @@ impl Backing {
     /// The smallest piece that can be given back, in bytes.
     pub const fn page_bytes(self) -> u64 {
         match self {
-            Self::Memfd => BASE_PAGE_BYTES,
+            Self::Memfd | Self::Transparent | Self::File => BASE_PAGE_BYTES,
             Self::Hugetlb { page_bytes } => page_bytes,
         }
     }

@@ -3,6 +3,8 @@
 //! Every figure stands beside a yardstick that was measured in the same run, taking turns with it,
 //! since absolute times vary from machine to machine.
 
+mod give_back;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use give_back::GiveBack;
 use guest_driver::ram::Gpa;
 use guest_driver::virtio::ring::Buffer;
 use hdrhistogram::Histogram;
@@ -35,6 +38,9 @@ const STARTS: u32 = 20;
 const IDLE: Duration = Duration::from_secs(5);
 /// Makes this program the other end of the raw ping-pong: stdin is one eventfd, stdout the other.
 const PONG: &str = "--pong";
+/// Measures nothing but how fast memory goes back, with a word behind it only for the backings of
+/// whose name it is part.
+const GIVE_BACK: &str = "--give-back";
 
 #[derive(Serialize)]
 struct Figures {
@@ -43,6 +49,7 @@ struct Figures {
     start: Start,
     idle: Idle,
     idle_attached: Idle,
+    give_back: GiveBack,
 }
 
 /// Nanoseconds.
@@ -83,12 +90,18 @@ fn main() -> Result<()> {
     if args.iter().any(|arg| arg == PONG) {
         return pong();
     }
+    if let Some(at) = args.iter().position(|arg| arg == GIVE_BACK) {
+        let only = args.get(at + 1).filter(|arg| !arg.starts_with('-'));
+        print!("{}", give_back::measure(only.map(String::as_str))?);
+        return Ok(());
+    }
     let figures = Figures {
         round_trip: round_trip()?,
         calls: calls()?,
         start: start()?,
         idle: idle(false)?,
         idle_attached: idle(true)?,
+        give_back: give_back::measure(None)?,
     };
     if args.iter().any(|arg| arg == "--json") {
         println!("{}", serde_json::to_string_pretty(&figures)?);
@@ -129,10 +142,13 @@ fn print(figures: &Figures) {
             None => println!("  system calls         not counted, there is no strace here"),
         }
     }
+    print!("\n{}", figures.give_back);
 }
 
-fn spawn() -> Result<DaemonProcess> {
-    DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default())
+fn spawn(args: &[&str]) -> Result<DaemonProcess> {
+    let args = args.iter().map(Into::into).collect();
+    let options = DaemonOptions { args, ..DaemonOptions::default() };
+    DaemonProcess::spawn(Path::new(BINARY), &options)
 }
 
 fn attach(daemon: &DaemonProcess) -> Result<Attachment> {
@@ -154,7 +170,7 @@ fn pin(pid: Option<u32>, cpu: usize) -> Result<()> {
 }
 
 fn round_trip() -> Result<RoundTrip> {
-    let daemon = spawn()?;
+    let daemon = spawn(&[])?;
     let mut guest = attach(&daemon)?;
     let mut raw = Raw::new()?;
     if std::thread::available_parallelism()?.get() > 1 {
@@ -255,7 +271,7 @@ fn pong() -> Result<()> {
 }
 
 fn calls() -> Result<Calls> {
-    let daemon = spawn()?;
+    let daemon = spawn(&[])?;
     let mut guest = attach(&daemon)?;
     guest.ram().populate(guest_driver::ram::GpaRange::between(Gpa(8 * MIB), Gpa(40 * MIB)))?;
     let report: Vec<Buffer> =
@@ -289,7 +305,7 @@ fn start() -> Result<Start> {
 }
 
 fn idle(attached: bool) -> Result<Idle> {
-    let daemon = spawn()?;
+    let daemon = spawn(&[])?;
     let guest = attached.then(|| attach(&daemon)).transpose()?;
     // Starting is over when every thread sleeps.
     wait_until(TIMEOUT, Duration::from_millis(10), || {

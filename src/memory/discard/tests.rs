@@ -1,0 +1,292 @@
+use super::*;
+use crate::memory::Cause;
+use proptest::prelude::*;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
+
+const PAGE: u64 = 4096;
+
+/// Writes down each call, and fails those that begin at an offset of its choice.
+#[derive(Default)]
+struct Recorder {
+    calls: Mutex<Vec<(u64, u64)>>,
+    failing: Option<u64>,
+}
+
+impl PunchHole for Recorder {
+    fn punch_hole(&self, _file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.calls.lock().unwrap().push((offset, len));
+        if self.failing == Some(offset) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        Ok(())
+    }
+}
+
+impl<P: PunchHole> PunchHole for Arc<P> {
+    fn punch_hole(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        (**self).punch_hole(file, offset, len)
+    }
+}
+
+/// Guest memory of (guest page, pages) regions that lie one behind the other in one file,
+/// `offset` pages from its start.
+fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemory> {
+    let file = tempfile::tempfile().unwrap();
+    let pages: u64 = offset + regions.iter().map(|r| r.1).sum::<u64>();
+    file.set_len(pages * PAGE).unwrap();
+    let mut at = offset * PAGE;
+    let mapped = regions.iter().map(|&(page, pages)| {
+        let backing = FileOffset::new(file.try_clone().unwrap(), at);
+        at += pages * PAGE;
+        let len = usize::try_from(pages * PAGE).unwrap();
+        let region = MmapRegion::from_file(backing, len).unwrap();
+        GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
+    });
+    Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
+}
+
+fn reclaimer(
+    recorder: Recorder,
+    memory: &Arc<GuestMemory>,
+) -> (Reclaimer<Arc<Recorder>>, Arc<Recorder>, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let recorder = Arc::new(recorder);
+    let reclaimer = Reclaimer::new(
+        Arc::clone(&recorder),
+        MemoryOptions::default(),
+        Arc::default(),
+        Arc::clone(&counters),
+    );
+    reclaimer.set_memory(Arc::clone(memory)).unwrap();
+    (reclaimer, recorder, counters)
+}
+
+fn ranges(list: &[(u64, u64)]) -> Vec<GuestRange> {
+    list.iter().map(|&(start, len)| GuestRange::new(start, len).unwrap()).collect()
+}
+
+#[test]
+fn adjacent_ranges_cost_one_call() {
+    let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, 64)], 3));
+    let mut chain = ranges(&[(8 * PAGE, PAGE), (6 * PAGE, PAGE), (7 * PAGE, PAGE)]);
+    assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: 3 * PAGE, calls: 1 });
+    assert_eq!(*recorder.calls.lock().unwrap(), [(9 * PAGE, 3 * PAGE)]);
+}
+
+#[test]
+fn a_failing_call_loses_only_itself() {
+    let failing = Recorder { failing: Some(4 * PAGE), ..Recorder::default() };
+    let (reclaimer, _, counters) = reclaimer(failing, &memory(&[(0, 64)], 0));
+    let mut chain = ranges(&[(4 * PAGE, PAGE), (8 * PAGE, PAGE)]);
+    assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: PAGE, calls: 2 });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Failed), PAGE);
+}
+
+#[test]
+fn after_stop_nothing_is_discarded() {
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, 8)], 0));
+    reclaimer.stop();
+    assert_eq!(reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)])), Discarded::default());
+    assert!(recorder.calls.lock().unwrap().is_empty());
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Stopping), PAGE);
+}
+
+#[test]
+fn a_long_range_is_cut_so_that_a_stop_is_heard() {
+    let pages = 3 * MOST_BYTES_A_CALL / PAGE + 1;
+    let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
+    let done = reclaimer.snapshot().discard(&mut ranges(&[(0, pages * PAGE)]));
+    assert_eq!(done, Discarded { bytes: pages * PAGE, calls: 4 });
+    assert_eq!(recorder.calls.lock().unwrap()[3], (3 * MOST_BYTES_A_CALL, PAGE));
+}
+
+/// A call that takes as long as the test wants.
+struct Slow {
+    started: Sender<u64>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl PunchHole for Slow {
+    fn punch_hole(&self, _file: &File, offset: u64, _len: u64) -> io::Result<()> {
+        self.started.send(offset).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    }
+}
+
+/// Forbids something in the middle of the first of two calls. What is forbidden must be answered
+/// after that call and before the next, and the answer must hold.
+fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) + Send, left: SkipReason) {
+    let (started, calls) = channel();
+    let (finish, go_on) = channel();
+    let (answer, answered) = channel();
+    let (inhibit, counters) = (Arc::<Inhibit>::default(), Arc::<Counters>::default());
+    let slow = Slow { started, go_on: Mutex::new(go_on) };
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(slow, options, Arc::clone(&inhibit), Arc::clone(&counters));
+    reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap();
+    std::thread::scope(|scope| {
+        let worker = scope
+            .spawn(|| reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE), (4 * PAGE, PAGE)])));
+        assert_eq!(calls.recv().unwrap(), 0);
+        scope.spawn(|| {
+            forbid(&inhibit);
+            answer.send(()).unwrap();
+        });
+        // Never while the call is under way; this is the one thing that has no event.
+        assert!(answered.recv_timeout(Duration::from_millis(100)).is_err());
+        finish.send(()).unwrap();
+        answered.recv().unwrap();
+        assert_eq!(worker.join().unwrap(), Discarded { bytes: PAGE, calls: 1 });
+    });
+    assert_eq!(counters.snapshot().skipped_bytes(left), PAGE);
+}
+
+#[test]
+fn a_pause_is_answered_after_the_call_under_way_and_before_the_next() {
+    forbid_during_a_call(|inhibit| inhibit.set(Cause::Operator, true), SkipReason::Paused);
+    forbid_during_a_call(|inhibit| inhibit.set(Cause::Migration, true), SkipReason::Migrating);
+}
+
+#[test]
+fn a_pin_is_answered_after_the_call_under_way_and_before_the_next() {
+    let pin = |inhibit: &Inhibit| inhibit.pin(GuestRange::new(4 * PAGE, 1).unwrap()).unwrap();
+    forbid_during_a_call(pin, SkipReason::Pinned);
+}
+
+#[test]
+fn a_pinned_byte_keeps_its_page_and_no_other() {
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(8, 64)], 3));
+    reclaimer.inhibit.pin(GuestRange::new(20 * PAGE - 1, 2).unwrap()).unwrap();
+    let mut chain = ranges(&[(8 * PAGE, 64 * PAGE)]);
+    let done = reclaimer.snapshot().discard(&mut chain);
+    assert_eq!(done, Discarded { bytes: 62 * PAGE, calls: 2 });
+    assert_eq!(*recorder.calls.lock().unwrap(), [(3 * PAGE, 11 * PAGE), (16 * PAGE, 51 * PAGE)]);
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Pinned), 2 * PAGE);
+}
+
+fn sealable(pages: u64) -> File {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"sealable".as_ptr(), flags) };
+    assert!(fd >= 0);
+    // SAFETY: a new descriptor that nothing else owns.
+    let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    file.write_all_at(&vec![7; usize::try_from(pages * PAGE).unwrap()], 0).unwrap();
+    file
+}
+
+fn seal(file: &File, seals: libc::c_int) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: fcntl on an open descriptor, without pointers.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// All of `file`, mapped at guest address 0 for reading, and for writing if `write` says so.
+fn map(file: &File, write: bool) -> Arc<GuestMemory> {
+    let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+    let backing = FileOffset::new(file.try_clone().unwrap(), 0);
+    let region = MmapRegion::build(Some(backing), len, protection, libc::MAP_SHARED).unwrap();
+    let region = GuestRegionMmap::new(region, GuestAddress(0)).unwrap();
+    Arc::new(GuestMemory::from_regions(vec![region]).unwrap())
+}
+
+/// What becomes of a report of eight pages of this memory.
+fn give_back(memory: Arc<GuestMemory>) -> (Discarded, crate::metrics::Snapshot) {
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    reclaimer.set_memory(memory).unwrap();
+    (reclaimer.snapshot().discard(&mut ranges(&[(0, 8 * PAGE)])), counters.snapshot())
+}
+
+#[test]
+fn memory_that_may_not_be_written_is_skipped_without_a_call() {
+    for seals in [libc::F_SEAL_WRITE, libc::F_SEAL_FUTURE_WRITE] {
+        let file = sealable(8);
+        seal(&file, seals);
+        let (done, counted) = give_back(map(&file, false));
+        assert_eq!(done, Discarded::default());
+        assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 8 * PAGE);
+    }
+    let writable = tempfile::NamedTempFile::new().unwrap();
+    writable.as_file().set_len(8 * PAGE).unwrap();
+    let (done, counted) = give_back(map(&File::open(writable.path()).unwrap(), false));
+    assert_eq!(done, Discarded::default());
+    assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 8 * PAGE);
+}
+
+/// As crosvm and QEMU seal theirs.
+#[test]
+fn memory_of_a_sealed_size_is_given_back() {
+    let file = sealable(8);
+    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL);
+    let (done, _) = give_back(map(&file, true));
+    assert_eq!(done, Discarded { bytes: 8 * PAGE, calls: 1 });
+    assert_eq!(file.metadata().unwrap().blocks(), 0);
+}
+
+#[test]
+fn a_seal_that_comes_later_is_found_out_with_the_first_call() {
+    let file = sealable(8);
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    reclaimer.set_memory(map(&file, true)).unwrap();
+    // A mapping that is there may go on writing.
+    seal(&file, libc::F_SEAL_FUTURE_WRITE);
+    for _ in 0..3 {
+        reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)]));
+    }
+    let counted = counters.snapshot();
+    assert_eq!((counted.discard_calls, counted.bytes_discarded), (1, 0));
+    assert_eq!(counted.errors().find(|(name, _)| *name == "EPERM"), Some(("EPERM", 1)));
+    assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 2 * PAGE);
+}
+
+proptest! {
+    /// Against a reference that goes page by page: a page is discarded, once, exactly if every
+    /// byte of it was reported, it is guest memory and no byte of it is pinned; every reported byte
+    /// is accounted for.
+    #[test]
+    fn discards_what_a_page_by_page_reference_would(
+        chain in prop::collection::vec((0u64..60 * PAGE, 1u64..20 * PAGE), 0..12),
+        pins in prop::collection::vec((0u64..60 * PAGE, 1u64..5 * PAGE), 0..4),
+        offset in 0u64..4,
+    ) {
+        // Two regions that touch, a hole, and a third.
+        let layout = [(2, 10), (12, 5), (30, 20)];
+        let (reclaimer, recorder, counters) =
+            reclaimer(Recorder::default(), &memory(&layout, offset));
+        let (mut chain, pins) = (ranges(&chain), ranges(&pins));
+        pins.iter().for_each(|pin| reclaimer.inhibit.pin(*pin).unwrap());
+        let pinned = |byte: u64| pins.iter().any(|r| r.start() <= byte && byte < r.end());
+        let reported = |byte: u64| chain.iter().any(|r| r.start() <= byte && byte < r.end());
+        let mut expected = Vec::new();
+        let mut file_page = offset;
+        for (page, pages) in layout {
+            for page in page..page + pages {
+                let mut bytes = page * PAGE..(page + 1) * PAGE;
+                if bytes.clone().all(reported) && !bytes.any(pinned) {
+                    expected.push(file_page);
+                }
+                file_page += 1;
+            }
+        }
+        let named: u64 = chain.iter().map(GuestRange::len).sum();
+        let done = reclaimer.snapshot().discard(&mut chain);
+        let mut got: Vec<u64> = recorder.calls.lock().unwrap().iter()
+            .flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
+        got.sort_unstable();
+        prop_assert_eq!(got, expected);
+        let snapshot = counters.snapshot();
+        prop_assert_eq!(snapshot.bytes_discarded, done.bytes);
+        prop_assert_eq!(named, done.bytes + snapshot.all_skipped_bytes());
+    }
+}

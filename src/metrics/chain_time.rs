@@ -1,0 +1,141 @@
+//! How long chains took, as a histogram with fixed buckets.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
+
+/// The upper bounds of the buckets in nanoseconds: 1, 2, 5 and their tens, from 1 µs to 10 s. What
+/// takes longer than the last falls into one bucket more.
+const BOUNDS_NS: [u64; 22] = bounds();
+const BUCKETS: usize = BOUNDS_NS.len() + 1;
+
+const fn bounds() -> [u64; 22] {
+    let mut bounds = [0; 22];
+    let (mut i, mut decade) = (0, 1_000);
+    while i < bounds.len() {
+        bounds[i] = decade * [1, 2, 5][i % 3];
+        i += 1;
+        if i % 3 == 0 {
+            decade *= 10;
+        }
+    }
+    bounds
+}
+
+/// The histogram as it grows.
+#[derive(Debug, Default)]
+pub(super) struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    pub(super) fn record(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS_NS.partition_point(|bound| *bound < ns);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> ChainTime {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ChainTime {
+            buckets: std::array::from_fn(|i| read(&self.buckets[i])),
+            sum_ns: read(&self.sum_ns),
+        }
+    }
+}
+
+/// How long chains took, from being taken off the ring to being returned.
+///
+/// It serializes as `count`, `sum_ns` and `buckets`, a list of the bounds in nanoseconds (`null`
+/// for none) and how many chains took at most that long and longer than the bound before; buckets
+/// without chains are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChainTime {
+    buckets: [u64; BUCKETS],
+    sum_ns: u64,
+}
+
+impl ChainTime {
+    /// How many chains were served.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// What they took together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns)
+    }
+
+    /// Each bucket's upper bound, `None` for the last, which has none, and how many chains fell
+    /// into it alone. Prometheus wants them summed up.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        let bounds = BOUNDS_NS.iter().map(|ns| Some(Duration::from_nanos(*ns)));
+        bounds.chain([None]).zip(self.buckets.iter().copied())
+    }
+
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            buckets: std::array::from_fn(|i| self.buckets[i].saturating_sub(before.buckets[i])),
+            sum_ns: self.sum_ns.saturating_sub(before.sum_ns),
+        }
+    }
+}
+
+impl Serialize for ChainTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ChainTime", 3)?;
+        fields.serialize_field("count", &self.count())?;
+        fields.serialize_field("sum_ns", &self.sum_ns)?;
+        fields.serialize_field("buckets", &Buckets(self))?;
+        fields.end()
+    }
+}
+
+struct Buckets<'a>(&'a ChainTime);
+
+impl Serialize for Buckets<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        for (place, count) in self.0.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
+            list.serialize_element(&(BOUNDS_NS.get(place), count))?;
+        }
+        list.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_go_from_a_microsecond_to_ten_seconds() {
+        assert_eq!(BOUNDS_NS[..4], [1_000, 2_000, 5_000, 10_000]);
+        assert_eq!(BOUNDS_NS[21], 10_000_000_000);
+        assert!(BOUNDS_NS.is_sorted());
+    }
+
+    #[test]
+    fn a_time_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        for ns in [0, 1_000, 1_001, 10_000_000_000, 10_000_000_001, u64::MAX >> 1] {
+            histogram.record(Duration::from_nanos(ns));
+        }
+        let time = histogram.snapshot();
+        let filled: Vec<_> = time.buckets().filter(|(_, count)| *count > 0).collect();
+        let bound = |ns| Some(Duration::from_nanos(ns));
+        assert_eq!(
+            filled,
+            [(bound(1_000), 2), (bound(2_000), 1), (bound(10_000_000_000), 1), (None, 2)]
+        );
+        assert_eq!(time.count(), 6);
+        assert_eq!(time.since(&time), ChainTime::default());
+        let json = serde_json::to_value(time).unwrap();
+        assert_eq!(
+            json["buckets"],
+            serde_json::json!([[1000, 2], [2000, 1], [10000000000u64, 1], [null, 2]])
+        );
+    }
+}
