@@ -1,10 +1,15 @@
 //! The command line, turned into one checked [`Config`].
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
+use serde::{Deserialize, Serialize};
 
+use crate::ctl::CtlArgs;
 use crate::device::DeviceOptions;
 use crate::memory::MemoryOptions;
 
@@ -15,26 +20,132 @@ use crate::memory::MemoryOptions;
 /// daemon serves one guest; when the VMM hangs up, the next one may connect.
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(group(ArgGroup::new("socket").args(["socket_path", "fd"]).required(true)))]
 pub struct Args {
+    /// What to do instead of being the daemon.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Unix socket to listen on.
     ///
     /// A socket that a dead process left there is replaced; anything else that exists there is an
     /// error. The socket is removed when the daemon ends.
     #[arg(long, value_name = "PATH")]
-    socket_path: PathBuf,
+    socket_path: Option<PathBuf>,
 
-    /// Gives pages of hugetlbfs back, too.
+    /// Open file descriptor of the vhost-user socket, instead of --socket-path.
     ///
-    /// A page that went back to the pool may be taken by somebody else; the guest that touches it
-    /// again is then killed (SIGBUS).
+    /// For a VMM or a manager that starts the daemon itself. A descriptor that listens serves one
+    /// frontend after the other; one that is connected serves that frontend, and the daemon ends
+    /// when it hangs up.
+    #[arg(long, value_name = "FDNUM")]
+    fd: Option<RawFd>,
+
+    /// Unix socket to control and watch the daemon through: HTTP with JSON, and Prometheus metrics.
+    ///
+    /// `vhost-device-balloon ctl` is a client for it, and so is `curl --unix-socket PATH
+    /// http://localhost/v1/status`. Only the daemon's user may connect (mode 0600): whoever can,
+    /// can shrink the guest. The rules for the file are those of --socket-path.
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
+
+    /// Address and port of this machine, such as 127.0.0.1:9090 or [::1]:9090, for the Prometheus
+    /// metrics.
+    ///
+    /// Serves `GET /metrics` and nothing else, to every user of this machine, so an address that
+    /// others can reach is refused. Port 0 takes a free one, and the log says which.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics_address: Option<SocketAddr>,
+
+    /// Has the guest tell how it uses its memory (VIRTIO_BALLOON_F_STATS_VQ).
+    #[arg(long)]
+    statistics: bool,
+
+    /// How often the guest is asked for its statistics, in seconds; 0 for only when a control client
+    /// asks.
+    ///
+    /// Every poll wakes the guest. Can be changed at run time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "statistics")]
+    statistics_interval: u32,
+
+    /// Lets the guest hint which pages are free (VIRTIO_BALLOON_F_FREE_PAGE_HINT). Risks the guest's
+    /// data: read --help first.
+    ///
+    /// Hints are made to spare a live migration the free pages: the guest may use a hinted page
+    /// again without waiting for an answer. Here hinted pages are given back to the host, so a page
+    /// that the guest takes into use while its hint is being served may lose what was just written
+    /// to it. Free page reporting has no such race. Only for guests that are idle or paused while
+    /// hinting runs, which a control client starts and stops.
+    #[arg(long, verbatim_doc_comment)]
+    free_page_hints: bool,
+
+    /// Lets the guest take pages out of the balloon when it runs out of memory
+    /// (VIRTIO_BALLOON_F_DEFLATE_ON_OOM).
+    ///
+    /// Without it a target that is too large has the guest's OOM killer end processes. With it the
+    /// balloon may stay smaller than its target.
+    #[arg(long)]
+    deflate_on_oom: bool,
+
+    /// Has the guest say so before it uses a page of the balloon again
+    /// (VIRTIO_BALLOON_F_MUST_TELL_HOST).
+    ///
+    /// Nothing here needs it: a page that was given back is there again, zeroed, at the first
+    /// touch. For guests and tools that expect it.
+    #[arg(long)]
+    must_tell_host: bool,
+
+    /// Does not offer free page reporting: memory comes back through the balloon's target only.
+    #[arg(long)]
+    no_reporting: bool,
+
+    /// How large the balloon is to be at first, in bytes, or with a suffix: K, M, G or T for powers
+    /// of 1024.
+    ///
+    /// That much memory is taken from the guest, in whole pages of 4 KiB, as far as it can spare
+    /// it. Can be changed at run time, if the VMM takes messages from its backends.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    target: u64,
+
+    /// Gives pages of hugetlbfs back to the host as well. Risks the guest's life: read --help
+    /// first.
+    ///
+    /// A page that is given back goes to the host's pool of huge pages, and whoever asks first gets
+    /// it. If the pool is empty when the guest touches the page again, the kernel ends the VMM with
+    /// SIGBUS. Only where the pool is large enough for all guests at once, or their VMMs reserve
+    /// what they map.
     #[arg(long)]
     hugetlb: bool,
 
+    /// Starts paused: the guest's reports are answered, and nothing is given back until a control
+    /// client resumes it.
+    ///
+    /// For a guest whose memory must stay as it is for now, such as one with a device passed
+    /// through (VFIO), or one that a snapshot is being loaded into.
+    #[arg(long)]
+    paused: bool,
+
     /// How much to say on standard error.
     ///
-    /// `info` tells of connections and sums each one up; `debug` adds a line for every report.
+    /// `info` tells of connections and sums each one up; `debug` adds a line for every report. Can
+    /// be changed at run time.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
+
+    /// Prints what this backend is, as JSON, and exits; all other options are ignored.
+    ///
+    /// For management software that looks for backends, as the vhost-user specification asks
+    /// ("Backend program conventions").
+    #[arg(long)]
+    print_capabilities: bool,
+}
+
+/// What the program does that is not the daemon.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Controls and watches a daemon that was started with --control-socket.
+    Ctl(CtlArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -49,14 +160,36 @@ Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no 
 
 SIGTERM and SIGINT end the daemon; the guest goes on, without giving memory back.";
 
-/// The levels of `--log-level`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogLevel {
+/// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.
+pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;
+
+/// The levels of `--log-level`, which are those of the `log` crate but for its last.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
     Off,
+    /// What keeps the daemon from working.
     Error,
+    /// What somebody should look into.
     Warn,
+    /// Connections, each summed up, and what operators set.
     Info,
+    /// Every report.
     Debug,
+}
+
+impl LogLevel {
+    /// The level that holds now.
+    pub fn now() -> Self {
+        match log::max_level() {
+            LevelFilter::Off => Self::Off,
+            LevelFilter::Error => Self::Error,
+            LevelFilter::Warn => Self::Warn,
+            LevelFilter::Info => Self::Info,
+            LevelFilter::Debug | LevelFilter::Trace => Self::Debug,
+        }
+    }
 }
 
 impl From<LogLevel> for LevelFilter {
@@ -71,45 +204,153 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
+/// Where the frontend is met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketSource {
+    /// The daemon listens at this path.
+    Path(PathBuf),
+    /// The daemon was given a socket, which listens or is connected. Not checked yet.
+    Fd(RawFd),
+}
+
 /// What the daemon is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen.
-    pub socket_path: PathBuf,
+    /// Where frontends connect.
+    pub socket: SocketSource,
+    /// Where to listen for control clients, if for any.
+    pub control_socket: Option<PathBuf>,
+    /// Where to listen for Prometheus, if at all; a loopback address.
+    pub metrics_address: Option<SocketAddr>,
     /// The least important messages to log.
     pub log_level: LevelFilter,
     /// What the device offers.
     pub device: DeviceOptions,
     /// What may be done to memory.
     pub memory: MemoryOptions,
+    /// Whether nothing is to be discarded until the operator says so.
+    pub paused: bool,
 }
 
 /// What a command line asks for that cannot be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
+    /// Neither a path nor a descriptor, or both.
+    #[error("expected either --socket-path PATH or --fd FDNUM")]
+    NoSocket,
     /// The kernel's limit for the path of a Unix socket.
-    #[error("--socket-path takes at most {MAX_SOCKET_PATH} bytes, this one has {0}")]
-    PathTooLong(usize),
+    #[error("{option} takes a path of at most {MAX_SOCKET_PATH} bytes, this one has {len}")]
+    PathTooLong {
+        /// The option.
+        option: &'static str,
+        /// How long the path is.
+        len: usize,
+    },
+    /// Two sockets at one path.
+    #[error("--control-socket and --socket-path must be different paths, both are {}", .0.display())]
+    SamePath(PathBuf),
+    /// Not an open descriptor's number.
+    #[error("--fd takes the number of an open socket, 3 or higher, not {0}")]
+    BadFd(RawFd),
+    /// Metrics are for this machine only.
+    #[error(
+        "--metrics-address takes an address of this machine only, such as 127.0.0.1:{port} or \
+         [::1]:{port}, not {address}: anyone who can reach it could read there",
+        port = .address.port()
+    )]
+    NotLoopback {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The balloon is made of pages of 4 KiB.
+    #[error("--target takes a multiple of {BALLOON_PAGE} bytes (4K), not {0}")]
+    TargetNotInPages(u64),
+    /// The device counts pages in 32 bits.
+    #[error("--target takes at most {MAX_TARGET} bytes (16T less one page of 4K), not {0}")]
+    TargetTooLarge(u64),
 }
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
 const MAX_SOCKET_PATH: usize = 107;
+/// Size of the balloon's pages in bytes, whatever the guest's are (virtio 1.3, 5.5.6).
+const BALLOON_PAGE: u64 = 4096;
+/// The largest target in bytes: `num_pages` is a `u32`.
+const MAX_TARGET: u64 = u32::MAX as u64 * BALLOON_PAGE;
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
 
     fn try_from(args: Args) -> Result<Self, ConfigError> {
-        let len = args.socket_path.as_os_str().len();
-        if len > MAX_SOCKET_PATH {
-            return Err(ConfigError::PathTooLong(len));
+        let socket = match (args.socket_path, args.fd) {
+            (Some(path), None) => SocketSource::Path(checked_path("--socket-path", path)?),
+            // 0, 1 and 2 are open in every program (vhost-user specification, "Backend program
+            // conventions"), and the last is where the log goes.
+            (None, Some(fd)) if fd <= libc::STDERR_FILENO => return Err(ConfigError::BadFd(fd)),
+            (None, Some(fd)) => SocketSource::Fd(fd),
+            _ => return Err(ConfigError::NoSocket),
+        };
+        let control_socket =
+            args.control_socket.map(|path| checked_path("--control-socket", path)).transpose()?;
+        if let (SocketSource::Path(path), Some(control)) = (&socket, &control_socket)
+            && path == control
+        {
+            return Err(ConfigError::SamePath(path.clone()));
         }
+        if let Some(address) = args.metrics_address
+            && !address.ip().is_loopback()
+        {
+            return Err(ConfigError::NotLoopback { address });
+        }
+        if !args.target.is_multiple_of(BALLOON_PAGE) {
+            return Err(ConfigError::TargetNotInPages(args.target));
+        }
+        if args.target > MAX_TARGET {
+            return Err(ConfigError::TargetTooLarge(args.target));
+        }
+        let device = DeviceOptions {
+            statistics: args.statistics,
+            statistics_interval: Duration::from_secs(args.statistics_interval.into()),
+            free_page_hints: args.free_page_hints,
+            deflate_on_oom: args.deflate_on_oom,
+            must_tell_host: args.must_tell_host,
+            reporting: !args.no_reporting,
+            target_bytes: args.target,
+        };
         Ok(Self {
-            socket_path: args.socket_path,
+            socket,
+            control_socket,
+            metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
-            device: DeviceOptions::default(),
+            device,
             memory: MemoryOptions { hugetlb: args.hugetlb },
+            paused: args.paused,
         })
     }
+}
+
+fn checked_path(option: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    let len = Path::as_os_str(&path).len();
+    if len > MAX_SOCKET_PATH { Err(ConfigError::PathTooLong { option, len }) } else { Ok(path) }
+}
+
+/// Reads a number of bytes with an optional suffix for a power of 1024: `4096`, `64K`, `512M`, `2G`,
+/// `1T`; `MiB` and the like mean the same.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let expected = || {
+        format!("expected a number of bytes such as 4096, 512M or 2G (K, M, G, T), not {text:?}")
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = text.split_at(digits);
+    let shift = match suffix {
+        "" => 0,
+        "K" | "k" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number.checked_mul(1 << shift).ok_or_else(expected)
 }
 
 #[cfg(test)]
@@ -117,8 +358,12 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from([&["vhost-device-balloon"], args].concat())
+    }
+
     fn config(args: &[&str]) -> Result<Config, ConfigError> {
-        Args::try_parse_from([&["vhost-device-balloon"], args].concat()).unwrap().try_into()
+        parse(&[&["--socket-path", "/run/s"], args].concat()).unwrap().try_into()
     }
 
     #[test]
@@ -127,10 +372,80 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_limits() {
-        let config_ok = config(&["--socket-path", "/run/s"]).unwrap();
-        assert_eq!(config_ok.log_level, LevelFilter::Info);
+    fn by_default_it_reports_and_nothing_else() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.socket, SocketSource::Path("/run/s".into()));
+        assert_eq!(config.log_level, LevelFilter::Info);
+        assert_eq!(config.device, DeviceOptions::default());
+        assert_eq!(config.memory, MemoryOptions::default());
+        assert_eq!((config.control_socket, config.metrics_address), (None, None));
+        assert!(!config.paused);
+    }
+
+    #[test]
+    fn every_option_arrives() {
+        let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
+            --statistics-interval 5 --free-page-hints --deflate-on-oom --must-tell-host \
+            --no-reporting --target 512M --hugetlb --paused --log-level debug";
+        let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
+        assert_eq!(config.control_socket, Some("/run/c".into()));
+        assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
+        assert_eq!(
+            config.device,
+            DeviceOptions {
+                statistics: true,
+                statistics_interval: Duration::from_secs(5),
+                free_page_hints: true,
+                deflate_on_oom: true,
+                must_tell_host: true,
+                reporting: false,
+                target_bytes: 512 << 20,
+            }
+        );
+        assert!(config.memory.hugetlb && config.paused);
+        assert_eq!(config.log_level, LevelFilter::Debug);
+        let fd = Config::try_from(parse(&["--fd", "3"]).unwrap()).unwrap();
+        assert_eq!(fd.socket, SocketSource::Fd(3));
+    }
+
+    #[test]
+    fn there_is_one_socket() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--socket-path", "s", "--fd", "3"]).is_err());
+        let fd = |number: &str| Config::try_from(parse(&["--fd", number]).unwrap());
+        assert_eq!(fd("2"), Err(ConfigError::BadFd(2)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
         let long = "x".repeat(108);
-        assert_eq!(config(&["--socket-path", &long]), Err(ConfigError::PathTooLong(108)));
+        assert_eq!(
+            config(&["--control-socket", &long]),
+            Err(ConfigError::PathTooLong { option: "--control-socket", len: 108 })
+        );
+        assert!(matches!(config(&["--control-socket", "/run/s"]), Err(ConfigError::SamePath(_))));
+        for address in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "[2001:db8::1]:1"] {
+            assert!(matches!(
+                config(&["--metrics-address", address]),
+                Err(ConfigError::NotLoopback { .. })
+            ));
+        }
+        assert_eq!(config(&["--target", "4097"]), Err(ConfigError::TargetNotInPages(4097)));
+        assert_eq!(config(&["--target", "16T"]), Err(ConfigError::TargetTooLarge(16 << 40)));
+        assert!(config(&["--target", &MAX_TARGET.to_string()]).is_ok());
+        assert!(parse(&["--socket-path", "s", "--statistics-interval", "1"]).is_err());
+    }
+
+    #[test]
+    fn sizes_are_read_as_powers_of_1024() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("64K"), Ok(64 << 10));
+        assert_eq!(parse_size("512M"), Ok(512 << 20));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("1T"), Ok(1 << 40));
+        for bad in ["", "M", "-1", "+1", "1.5G", "1MB", "0x10", "1 M", "16777216T", "１"] {
+            assert!(parse_size(bad).unwrap_err().contains("expected"), "{bad}");
+        }
     }
 }

@@ -1,11 +1,16 @@
 //! The vhost-user backend: translates the framework's calls for the device and the memory.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use log::{debug, warn};
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use log::{debug, info, warn};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost_user_backend::VhostUserBackend;
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
@@ -13,36 +18,141 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::device::features::{self, MAX_QUEUE_SIZE, NUM_QUEUES};
+use crate::daemon::report;
+use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
+use crate::device::{Outcome, QueueRole};
 use crate::log_limit::LogLimit;
-use crate::memory::{Fallocate, GuestMemory, LogBitmap, Reclaimer};
+use crate::memory::{Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer};
+use crate::migration::{self, StateError, Transfer};
+use crate::session::Link;
 use crate::state::State;
-use crate::vring::Vring;
+use crate::vring::{RingError, Vring};
+use crate::wake::Wake;
+
+/// `VHOST_F_LOG_ALL`: the frontend wants to know which pages this daemon writes.
+///
+/// It belongs to vhost-user and not to the device. It is offered to every frontend, since one that
+/// migrates its guest refuses to where the backend does not know it; the driver's side of the
+/// device never sees it.
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
+
+/// What the worker is told when statistics are to be asked for. The framework has taken the numbers
+/// up to that of the queues for itself.
+pub(crate) const STATISTICS_WANTED: u16 = 6;
+const _: () = assert!(STATISTICS_WANTED as usize > NUM_QUEUES);
 
 /// The balloon device, for one frontend connection.
 pub struct BalloonBackend {
     state: Arc<State>,
     reclaimer: Reclaimer<Fallocate>,
+    dirty: Mutex<DirtyLog>,
+    link: Arc<Link>,
+    stop: Arc<Wake>,
+    transfer: Mutex<Option<Transfer>>,
     limit: LogLimit,
     exit_event: Mutex<Option<RawFd>>,
 }
 
 impl BalloonBackend {
-    /// A connection to the device with this state.
-    pub fn new(state: Arc<State>) -> Self {
+    /// A connection to the device with this state. `stop` is signalled when it is to end.
+    pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> Self {
         let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
         Self {
             reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters),
             state,
+            dirty: Mutex::default(),
+            link,
+            stop,
+            transfer: Mutex::new(None),
             limit: LogLimit::default(),
             exit_event: Mutex::new(None),
         }
     }
 
-    /// Lets the worker end soon: a discard under way stops after its present call.
+    /// Lets everything that is under way for this connection end soon: a discard stops after its
+    /// present call, a transfer of the device's state and the relay at once.
     pub fn stop(&self) {
         self.reclaimer.stop();
+        if let Err(error) = self.stop.signal() {
+            warn!("cannot signal the end of a session: {error}");
+        }
     }
+
+    /// The frontend logs dirty pages from now on, or does not.
+    ///
+    /// A log means a live migration, and nothing is discarded during one. A page that is discarded
+    /// after its contents were sent reads as zeros here and as what it held there; and if it were
+    /// marked dirty for that, the frontend would read it, which fills the hole again.
+    fn follow_migration(&self, logs: bool) {
+        let inhibit = &self.state.inhibit;
+        if inhibit.holds(Cause::Migration) != logs {
+            info!("dirty logging {}", if logs { "on, discarding pauses" } else { "off" });
+        }
+        // Once the frontend has its answer nothing is discarded: this waits for a call under way.
+        inhibit.set(Cause::Migration, logs);
+        lock(&self.dirty).set_logging(logs);
+    }
+
+    /// Returns the buffers that the driver has given for its statistics, so that it fills them
+    /// anew.
+    fn ask_for_statistics(&self, vrings: &[Vring]) {
+        self.link.statistics_wanted();
+        for (index, vring) in vrings.iter().enumerate() {
+            if self.state.balloon.role(index) == Some(QueueRole::Statistics)
+                && let Err(error) = vring.return_kept()
+            {
+                self.report_ring(index, &error);
+            }
+        }
+    }
+
+    fn report_ring(&self, queue: usize, error: &RingError) {
+        let source = std::error::Error::source(error);
+        let source = source.map(|source| format!(": {source}")).unwrap_or_default();
+        self.limit.run(|| warn!("queue {queue}: {error}{source}"));
+    }
+
+    fn start_transfer(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> Result<(), StateError> {
+        // The only phase that there is (vhost-user protocol, "Device state transfer parameters").
+        let VhostTransferStatePhase::STOPPED = phase;
+        let stop = Arc::clone(&self.stop);
+        // One that is still under way is broken off.
+        drop(lock(&self.transfer).take());
+        let transfer = match direction {
+            VhostTransferStateDirection::SAVE => {
+                Transfer::save(file, migration::encode(&self.state.balloon.save())?, stop)?
+            }
+            VhostTransferStateDirection::LOAD => Transfer::load(file, stop)?,
+        };
+        *lock(&self.transfer) = Some(transfer);
+        Ok(())
+    }
+
+    fn finish_transfer(&self) -> Result<(), StateError> {
+        let transfer = lock(&self.transfer).take();
+        if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
+            self.state.balloon.restore(migration::decode(&state)?)?;
+            info!("took over the state of a device that migrated here");
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The framework keeps what it is told to itself.
+fn told(result: Result<(), StateError>) -> io::Result<()> {
+    result.map_err(|error| {
+        report("cannot move the device's state", &error);
+        io::Error::other(error)
+    })
 }
 
 /// Closes the eventfd that told the worker to exit.
@@ -74,21 +184,34 @@ impl VhostUserBackend for BalloonBackend {
     }
 
     fn features(&self) -> u64 {
-        self.state.balloon.offered()
+        self.state.balloon.offered() | LOG_ALL
     }
 
     fn acked_features(&self, features: u64) {
-        self.state.balloon.set_acked_features(features);
+        self.follow_migration(features & LOG_ALL != 0);
+        self.state.balloon.set_acked_features(features & !LOG_ALL);
     }
 
     /// `CONFIG` is a must: without it QEMU and cloud-hypervisor tell the guest to give up all its
-    /// memory. The backend channel (`BACKEND_REQ`) is not offered, since there is nothing to say on
-    /// it yet: QEMU reports an end of file at start-up when a backend takes it and closes it.
+    /// memory.
+    ///
+    /// Not offered: `INFLIGHT_SHMFD`, because chains are served in order, so that the used index
+    /// alone says where to go on after a crash; `PAGEFAULT`, because under postcopy a page that is
+    /// still to come is a hole like any other, so that frontends refuse postcopy by themselves.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::DEVICE_STATE
+    }
+
+    /// The guest has reset the device. Its queues are disabled; a migration goes on.
+    fn reset_device(&self) {
+        self.state.balloon.reset();
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
@@ -105,6 +228,7 @@ impl VhostUserBackend for BalloonBackend {
     fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemory>) -> io::Result<()> {
         let memory = memory.memory().into_inner();
         debug!("guest memory: {} regions", memory.num_regions());
+        lock(&self.dirty).set_memory(Arc::clone(&memory)).map_err(io::Error::other)?;
         self.reclaimer.set_memory(memory).map_err(io::Error::other)
     }
 
@@ -112,8 +236,7 @@ impl VhostUserBackend for BalloonBackend {
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
         match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
             Ok((consumer, notifier)) => {
-                *self.exit_event.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(consumer.as_raw_fd());
+                *lock(&self.exit_event) = Some(consumer.as_raw_fd());
                 Some((consumer, notifier))
             }
             Err(error) => {
@@ -127,32 +250,58 @@ impl VhostUserBackend for BalloonBackend {
     /// Never: an error from here ends the framework's worker in silence.
     fn handle_event(
         &self,
-        queue: u16,
+        event: u16,
         _events: EventSet,
         vrings: &[Vring],
         _thread: usize,
     ) -> io::Result<()> {
-        let index = usize::from(queue);
-        let (Some(vring), Some(role)) = (vrings.get(index), features::role(index)) else {
+        if event == STATISTICS_WANTED {
+            self.ask_for_statistics(vrings);
+            return Ok(());
+        }
+        let index = usize::from(event);
+        let balloon = &self.state.balloon;
+        let (Some(vring), Some(role)) = (vrings.get(index), balloon.role(index)) else {
             return Ok(());
         };
         let keep_on = || !self.reclaimer.is_stopping();
         let snapshot = || self.reclaimer.snapshot();
-        let drained = vring.drain(keep_on, snapshot, |snapshot, head| {
-            self.state.balloon.serve(role, head, snapshot.as_ref(), |ranges| {
-                let reported = ranges.len();
+        let drained = vring.drain(keep_on, snapshot, |snapshot, head| -> Outcome {
+            let begin = Instant::now();
+            let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
+                let named = ranges.len();
                 let done = snapshot.discard(ranges);
                 debug!(
-                    "queue {index}: {reported} ranges reported, {} bytes discarded in {} calls",
+                    "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
                     done.bytes, done.calls
                 );
             });
+            self.state.counters.served(begin.elapsed());
+            outcome
         });
         if let Err(error) = drained {
-            let source = std::error::Error::source(&error);
-            let source = source.map(|source| format!(": {source}")).unwrap_or_default();
-            self.limit.run(|| warn!("queue {index}: {error}{source}"));
+            self.report_ring(index, &error);
+        }
+        if self.state.balloon.take_config_changed()
+            && let Some(frontend) = self.state.frontend()
+            && let Err(error) = frontend.config_changed()
+        {
+            self.limit
+                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
         }
         Ok(())
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        told(self.start_transfer(direction, phase, file)).map(|()| None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        told(self.finish_transfer())
     }
 }

@@ -3,23 +3,30 @@
 //! One frontend is served at a time, since a socket stands for one device. A second one that
 //! connects waits in the listener's backlog until the first has gone.
 
+use std::cell::RefCell;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{error, info, warn};
-use vhost::vhost_user::Listener;
+use rustix::fs::Mode;
+use rustix::process::umask;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::args::Config;
+use crate::args::{Config, SocketSource};
+use crate::control::server::Server;
 use crate::log_limit::LogLimit;
+use crate::memory::Cause;
 use crate::session::{Session, SessionError};
-use crate::socket::{self, SocketError};
+use crate::socket::{self, Frontends, SocketError, SocketFile};
 use crate::state::State;
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
@@ -44,9 +51,27 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The one frontend there is cannot be served.
+    #[error("cannot serve the frontend")]
+    Frontend(#[source] SessionError),
+    /// `--metrics-address`.
+    #[error("cannot listen on --metrics-address {address}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The event loop itself.
     #[error("the event loop failed: {0:?}")]
     EventLoop(event_manager::Error),
+}
+
+impl From<event_manager::Error> for DaemonError {
+    fn from(error: event_manager::Error) -> Self {
+        Self::EventLoop(error)
+    }
 }
 
 fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> DaemonError {
@@ -54,20 +79,40 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
 }
 
 /// Listens on the configured socket and serves frontends, one after the other, until SIGTERM or
-/// SIGINT. The socket's file is gone when this returns.
+/// SIGINT. The file of a socket that it made is gone when this returns. The frontend of a connected
+/// socket is served until it hangs up.
 ///
 /// Must be called before any thread is started: it blocks the two signals for the whole process.
+/// Must be called before anything is opened if the socket is a descriptor.
 ///
 /// # Errors
 /// [`DaemonError`] if the daemon cannot start or its event loop fails. What a frontend does is
 /// never an error here.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    // A descriptor first, while every number is whose the caller says it is; a file after the
+    // signals, or one that came in between would leave it behind.
+    let adopted = match &config.socket {
+        SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
+        SocketSource::Path(path) => Err(path),
+    };
     let signals = signal_fd().map_err(resources("receive signals"))?;
-    let (listener, _socket_file) = socket::listen(&config.socket_path)?;
+    // Before frontends, so that who finds the one socket finds the other, too.
+    let operators = listen_for_operators(config)?;
+    let (frontends, _socket_file) = match adopted {
+        Ok(frontends) => (frontends, None),
+        Err(path) => {
+            let (listener, file) = socket::listen(path)?;
+            (Frontends::Listener(listener), Some(file))
+        }
+    };
+    let state = Arc::new(State::new(config.device, config.memory));
+    state.inhibit.set(Cause::Operator, config.paused);
     let daemon = Daemon {
-        state: Arc::new(State::new(config.device, config.memory)),
-        listener: Listener::from(listener),
+        state: Arc::clone(&state),
+        frontends,
         signals,
+        statistics: TimerFd::new().map_err(resources("create a timer"))?,
+        statistics_every: Duration::ZERO,
         session: None,
         session_ended: EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
             .map_err(resources("create an eventfd"))?,
@@ -77,19 +122,76 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         ending: false,
         ended: None,
     };
-    let mut manager = EventManager::new().map_err(DaemonError::EventLoop)?;
-    let id = manager.add_subscriber(daemon);
-    info!("listening on {}", config.socket_path.display());
+    let daemon = Rc::new(RefCell::new(daemon));
+    let mut manager = Subscribers::new()?;
+    manager.add_subscriber(Rc::clone(&daemon) as _);
+    let _control_file = operators.serve(&state, &mut manager)?;
+    match &config.socket {
+        SocketSource::Path(path) => info!("listening on {}", path.display()),
+        SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
+    }
     loop {
+        let mut serving = daemon.borrow_mut();
+        if let Some(result) = serving.ended.take() {
+            return result;
+        }
+        serving.keep_time();
+        drop(serving);
         match manager.run() {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
             Err(error) => return Err(DaemonError::EventLoop(error)),
         }
-        let daemon = manager.subscriber_mut(id).map_err(DaemonError::EventLoop)?;
-        if let Some(result) = daemon.ended.take() {
-            return result.map_err(DaemonError::EventLoop);
+    }
+}
+
+type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
+
+/// Listens for control clients and for Prometheus, as far as the configuration wants them.
+fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
+    let control = match &config.control_socket {
+        Some(path) => {
+            // Of the process, but there is no thread yet. Whoever may connect may shrink the guest.
+            let before = umask(Mode::from_raw_mode(0o177));
+            let listening = socket::listen(path);
+            umask(before);
+            Some(listening?)
         }
+        None => None,
+    };
+    let listen = |address| {
+        TcpListener::bind(address).map_err(|source| DaemonError::Metrics { address, source })
+    };
+    Ok(Operators { control, metrics: config.metrics_address.map(listen).transpose()? })
+}
+
+/// Where control clients and Prometheus come from.
+struct Operators {
+    control: Option<(UnixListener, SocketFile)>,
+    metrics: Option<TcpListener>,
+}
+
+impl Operators {
+    /// Serves them from now on, for as long as what this returns is kept.
+    fn serve(
+        self,
+        state: &Arc<State>,
+        manager: &mut Subscribers,
+    ) -> Result<Option<SocketFile>, DaemonError> {
+        let cannot = "serve control clients";
+        let mut file = None;
+        if let Some((listener, made)) = self.control {
+            let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            file = Some(made);
+        }
+        if let Some(listener) = self.metrics {
+            let address = listener.local_addr().map_err(resources(cannot))?;
+            let server = Server::metrics(listener, Arc::clone(state)).map_err(resources(cannot))?;
+            manager.add_subscriber(Rc::new(RefCell::new(server)));
+            info!("metrics on http://{address}/metrics");
+        }
+        Ok(file)
     }
 }
 
@@ -98,11 +200,16 @@ const SIGNAL: u32 = 1;
 const SESSION_ENDED: u32 = 2;
 const DEADLINE: u32 = 3;
 const RETRY: u32 = 4;
+const STATISTICS: u32 = 5;
 
 struct Daemon {
     state: Arc<State>,
-    listener: Listener,
+    frontends: Frontends,
     signals: OwnedFd,
+    /// Asks for statistics while a frontend is connected.
+    statistics: TimerFd,
+    /// What that timer is set to; zero if it stands.
+    statistics_every: Duration,
     session: Option<Session>,
     session_ended: EventFd,
     deadline: TimerFd,
@@ -111,24 +218,38 @@ struct Daemon {
     /// Was told to end, and waits for the session to wind up.
     ending: bool,
     /// How the event loop is to be left.
-    ended: Option<Result<(), event_manager::Error>>,
+    ended: Option<Result<(), DaemonError>>,
 }
 
 impl Daemon {
-    fn connections(&self) -> Events {
-        Events::with_data(&self.listener, CONNECTION, EventSet::IN)
+    /// Whether a frontend waits; none where the only one there is came with the process.
+    fn connections(&self) -> Option<Events> {
+        match &self.frontends {
+            Frontends::Listener(listener) => {
+                Some(Events::with_data(listener, CONNECTION, EventSet::IN))
+            }
+            Frontends::Connected(_) => None,
+        }
     }
 
     /// A frontend waits: serve it, and look for no other meanwhile.
-    fn connect(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+    fn connect(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+        if let Some(events) = self.connections() {
+            ops.remove(events)?;
+        }
+        let frontends = &mut self.frontends;
+        let accept = || match frontends {
+            Frontends::Listener(listener) => listener.accept().map(|(stream, _)| stream),
+            Frontends::Connected(stream) => stream.take().ok_or(io::ErrorKind::NotConnected.into()),
+        };
         let started = match self.session_ended.try_clone() {
-            Ok(ended) => Session::start(&mut self.listener, ended, &self.state),
+            Ok(ended) => Session::start(accept, ended, &self.state),
             Err(error) => Err(SessionError::Resources(error)),
         };
         match started {
-            Ok(session) => {
-                self.session = Some(session);
-                ops.remove(self.connections())
+            Ok(session) => self.session = Some(session),
+            Err(error) if matches!(self.frontends, Frontends::Connected(None)) => {
+                return Err(DaemonError::Frontend(error));
             }
             Err(error) => {
                 // It waits still, and would wake this loop again at once.
@@ -136,28 +257,66 @@ impl Daemon {
                 if let Err(error) = self.retry.reset(RETRY_AFTER, None) {
                     warn!("cannot set a timer, no frontend will be served again: {error}");
                 }
-                ops.remove(self.connections())
             }
+        }
+        Ok(())
+    }
+
+    /// Waits for a frontend, or serves the one that there is.
+    fn next_frontend(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+        match self.connections() {
+            Some(events) => Ok(ops.add(events)?),
+            None => self.connect(ops),
         }
     }
 
-    fn try_again(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+    fn try_again(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
         if let Err(error) = self.retry.wait() {
             warn!("cannot read a timer: {error}");
         }
-        ops.add(self.connections())
+        self.next_frontend(ops)
     }
 
-    fn session_over(&mut self, ops: &mut EventOps) -> Result<(), event_manager::Error> {
+    fn session_over(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
         let _ = self.session_ended.read();
         if let Some(session) = self.session.take() {
             session.join();
         }
-        if self.ending {
+        if self.ending || matches!(self.frontends, Frontends::Connected(None)) {
             self.ended = Some(Ok(()));
             return Ok(());
         }
-        ops.add(self.connections())
+        self.next_frontend(ops)
+    }
+
+    /// Sets the timer for statistics to the interval that holds now, whoever changed it.
+    fn keep_time(&mut self) {
+        let interval = match &self.session {
+            Some(_) => self.state.balloon.statistics_interval(),
+            None => Duration::ZERO,
+        };
+        if interval == self.statistics_every {
+            return;
+        }
+        let set = match interval.is_zero() {
+            true => self.statistics.clear(),
+            false => self.statistics.reset(interval, Some(interval)),
+        };
+        if let Err(error) = set {
+            warn!("cannot set the timer for statistics: {error}");
+        }
+        self.statistics_every = interval;
+    }
+
+    fn ask_for_statistics(&mut self) {
+        if let Err(error) = self.statistics.wait() {
+            warn!("cannot read a timer: {error}");
+        }
+        if let Some(frontend) = self.state.frontend()
+            && let Err(error) = frontend.poll_statistics()
+        {
+            self.limit.run(|| warn!("cannot ask for statistics: {error}"));
+        }
     }
 
     fn end(&mut self) {
@@ -184,14 +343,16 @@ impl Daemon {
 impl MutEventSubscriber for Daemon {
     fn init(&mut self, ops: &mut EventOps) {
         let added = [
-            self.connections(),
             Events::with_data(&self.signals, SIGNAL, EventSet::IN),
             Events::with_data(&self.session_ended, SESSION_ENDED, EventSet::IN),
             Events::with_data(&self.deadline, DEADLINE, EventSet::IN),
             Events::with_data(&self.retry, RETRY, EventSet::IN),
+            Events::with_data(&self.statistics, STATISTICS, EventSet::IN),
         ]
         .into_iter()
-        .try_for_each(|events| ops.add(events));
+        .try_for_each(|events| ops.add(events))
+        .map_err(DaemonError::EventLoop)
+        .and_then(|()| self.next_frontend(ops));
         if let Err(error) = added {
             self.ended = Some(Err(error));
         }
@@ -202,6 +363,10 @@ impl MutEventSubscriber for Daemon {
             CONNECTION => self.connect(ops),
             SESSION_ENDED => self.session_over(ops),
             RETRY => self.try_again(ops),
+            STATISTICS => {
+                self.ask_for_statistics();
+                Ok(())
+            }
             SIGNAL => {
                 self.end();
                 Ok(())

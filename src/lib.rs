@@ -13,19 +13,26 @@
 //! | [`vring`] | one virtqueue: take a chain, have it served, return it |
 //! | [`device`] | features, queue layout, configuration space, what each queue means |
 //! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
+//! | [`migration`] | the device's state on its way to another daemon |
 //! | [`metrics`] | what happened, counted |
+//! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
+//! | [`ctl`] | the operator's client |
 
 pub mod args;
 pub mod backend;
+pub mod control;
+pub mod ctl;
 pub mod daemon;
 pub mod device;
 mod log_limit;
 pub mod memory;
 pub mod metrics;
+pub mod migration;
 pub mod session;
 mod socket;
 pub mod state;
 pub mod vring;
+mod wake;
 
 pub use args::Config;
 pub use daemon::run;

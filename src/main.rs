@@ -1,15 +1,26 @@
 //! `vhost-device-balloon`: see `--help`.
 
+use std::env;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use env_logger::Target;
-use vhost_device_balloon::{Config, args::Args, run};
+use vhost_device_balloon::args::{Args, CAPABILITIES, Command};
+use vhost_device_balloon::{Config, run};
 
 fn main() -> ExitCode {
-    match start(Args::parse()) {
+    // Whatever else the command line says.
+    if env::args_os().any(|arg| arg == "--print-capabilities") {
+        let printed = writeln!(io::stdout(), "{CAPABILITIES}");
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let mut args = Args::parse();
+    if let Some(Command::Ctl(ctl)) = args.command.take() {
+        return ctl.run();
+    }
+    match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("vhost-device-balloon: {error}");
@@ -28,12 +39,14 @@ fn main() -> ExitCode {
 fn start(args: Args) -> Result<(), Box<dyn Error>> {
     let config = Config::try_from(args)?;
     env_logger::Builder::new()
-        .filter_level(config.log_level)
+        // What passes is for `log::set_max_level` to say, which can be told anew at any time.
+        .filter_level(log::LevelFilter::Debug)
         // These log at a rate that the guest chooses; what matters of it is logged here as well.
         .filter_module("virtio_queue", log::LevelFilter::Off)
         .format_timestamp_millis()
         .target(Target::Pipe(Box::new(PatientStderr)))
         .init();
+    log::set_max_level(config.log_level);
     Ok(run(&config)?)
 }
 

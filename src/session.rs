@@ -1,18 +1,30 @@
 //! One frontend connection, from accept to hang-up.
 
+mod link;
+mod message;
+mod relay;
+
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use log::{error, info};
 use vhost::vhost_user::{Error as VhostUserError, Listener};
-use vhost_user_backend::{Error as FrameworkError, ShutdownHandle, VhostUserDaemon};
+use vhost_user_backend::{Error as FrameworkError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
+use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::BalloonBackend;
-use crate::memory::GuestMemory;
-use crate::state::State;
+use crate::backend::{BalloonBackend, STATISTICS_WANTED};
+use crate::daemon::report;
+use crate::memory::{Cause, GuestMemory};
+use crate::state::{Frontend, State};
+use crate::wake::Wake;
+
+pub(crate) use link::Link;
+pub use message::MessageError;
+use relay::Relay;
 
 /// Why a connection could not be served, or was not served to its end.
 #[derive(Debug, thiserror::Error)]
@@ -26,69 +38,89 @@ pub enum SessionError {
     /// The frontend broke the protocol.
     #[error("the frontend broke the vhost-user protocol: {0}")]
     Protocol(FrameworkError),
+    /// The frontend sent what is no message.
+    #[error("the frontend broke the vhost-user protocol")]
+    Message(#[from] MessageError),
 }
 
-/// A frontend that is being served, by the framework's threads and one that waits for its end.
+/// A frontend that is being served, by the framework's threads and one that passes messages on to
+/// them and then waits for their end.
 pub struct Session {
-    waiter: JoinHandle<()>,
-    shutdown: Option<ShutdownHandle>,
+    thread: JoinHandle<()>,
     backend: Arc<BalloonBackend>,
 }
 
 impl Session {
-    /// Accepts the connection that waits on `listener` and serves it. When it is over, and all
-    /// that belongs to it is gone, `ended` is signalled.
+    /// Serves the connection that `accept` gives, which is called once everything else is there.
+    /// When it is over, and all that belongs to it is gone, `ended` is signalled.
     ///
     /// # Errors
-    /// [`SessionError`]; the connection is closed.
+    /// [`SessionError`]; a connection that was accepted is closed.
     pub fn start(
-        listener: &mut Listener,
+        accept: impl FnOnce() -> io::Result<UnixStream>,
         ended: EventFd,
         state: &Arc<State>,
     ) -> Result<Self, SessionError> {
         let before = state.counters.snapshot();
         let memory = GuestMemoryAtomic::new(GuestMemory::new());
-        let backend = Arc::new(BalloonBackend::new(Arc::clone(state)));
+        let stop = Arc::new(Wake::new().map_err(SessionError::Resources)?);
+        let link =
+            Arc::new(Link::new(Arc::clone(&state.inhibit)).map_err(SessionError::Resources)?);
+        let backend =
+            Arc::new(BalloonBackend::new(Arc::clone(state), Arc::clone(&link), Arc::clone(&stop)));
         let mut framework =
             VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)
                 .map_err(SessionError::SetUp)?;
-        framework.start(listener).map_err(SessionError::SetUp)?;
-        let shutdown = framework.shutdown_handle();
+        for worker in framework.get_epoll_handlers() {
+            let (fd, data) = (link.statistics_fd(), u64::from(STATISTICS_WANTED));
+            worker.register_listener(fd, EventSet::IN, data).map_err(SessionError::Resources)?;
+        }
+        let (inner, listener) = relay::pair().map_err(SessionError::Resources)?;
+        framework.start(&mut Listener::from(listener)).map_err(SessionError::SetUp)?;
+        let frontend = accept().map_err(SessionError::Resources)?;
         info!("frontend connected");
 
-        let waited = Arc::clone(&backend);
-        let counters = Arc::clone(&state.counters);
-        let waiter = thread::Builder::new()
-            .name("session".to_owned())
-            .spawn(move || {
-                match outcome(framework.wait()) {
-                    Ok(()) => info!("frontend disconnected"),
-                    Err(error) => error!("{error}; connection closed"),
-                }
-                waited.stop();
-                // Joins the worker, and unmaps the guest's memory.
-                drop(framework);
-                info!("session: {}", counters.snapshot().since(&before));
-                if let Err(error) = ended.write(1) {
-                    error!("cannot signal the end of a session: {error}");
-                }
-            })
-            .map_err(SessionError::Resources)?;
-        Ok(Self { waiter, shutdown, backend })
+        let relay = Relay { frontend, framework: inner, stop };
+        state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
+        let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
+        let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
+            let relayed = relay.run(|message| link.look(message));
+            working.stop();
+            // The relay has hung up on the framework.
+            let served = outcome(framework.wait());
+            match relayed.map_err(SessionError::Message).and(served) {
+                Ok(()) => info!("frontend disconnected"),
+                Err(error) => report("connection closed", &error),
+            }
+            shared.set_frontend(None);
+            // Joins the worker, and unmaps the guest's memory.
+            drop(framework);
+            // Whoever migrated, it was this frontend.
+            shared.inhibit.set(Cause::Migration, false);
+            shared.inhibit.set(Cause::Postcopy, false);
+            info!("session: {}", shared.counters.snapshot().since(&before));
+            if let Err(error) = ended.write(1) {
+                error!("cannot signal the end of a session: {error}");
+            }
+        });
+        match thread {
+            Ok(thread) => Ok(Self { thread, backend }),
+            Err(error) => {
+                state.set_frontend(None);
+                Err(SessionError::Resources(error))
+            }
+        }
     }
 
     /// Hangs up on the frontend.
     pub fn hang_up(&self) {
         self.backend.stop();
-        if let Some(shutdown) = &self.shutdown {
-            shutdown.shutdown();
-        }
     }
 
     /// Waits for the last thread, which has signalled the end or is about to.
     pub fn join(self) {
-        if self.waiter.join().is_err() {
-            error!("the thread that waits for the frontend panicked");
+        if self.thread.join().is_err() {
+            error!("the thread of a session panicked");
         }
     }
 }

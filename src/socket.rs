@@ -1,12 +1,17 @@
-//! The listening socket, and the file that it leaves in the file system.
+//! The socket that frontends come from: one to listen on, with the file that it leaves in the file
+//! system, or one that this process was started with.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use log::warn;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType, getpeername};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +34,68 @@ pub enum SocketError {
         #[source]
         source: io::Error,
     },
+    /// `--fd` names nothing.
+    #[error(
+        "--fd {0}: this descriptor is not open; expected a Unix socket that whoever starts the \
+         daemon leaves open for it"
+    )]
+    NotOpen(RawFd),
+    /// `--fd` names something else.
+    #[error(
+        "--fd {0}: expected a Unix stream socket that listens or is connected to a frontend, this \
+         descriptor is none"
+    )]
+    NotAFrontend(RawFd),
+    /// The kernel's reason.
+    #[error("--fd {fd}: cannot use this socket")]
+    Adopt {
+        /// The descriptor.
+        fd: RawFd,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where frontends come from.
+#[derive(Debug)]
+pub(crate) enum Frontends {
+    /// One after another.
+    Listener(UnixListener),
+    /// The only one there will be; none once it is served.
+    Connected(Option<UnixStream>),
+}
+
+/// Takes over a socket that this process was started with, told by `SO_ACCEPTCONN`: some start
+/// their vhost-user backends with a socket that listens, others with one that is connected.
+///
+/// Must be called before anything is opened: a number that the caller did not leave open may name
+/// something of our own from then on.
+pub(crate) fn adopt(fd: RawFd) -> Result<Frontends, SocketError> {
+    let fail = |source| SocketError::Adopt { fd, source };
+    // SAFETY: fcntl on a number, without pointers.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(SocketError::NotOpen(fd));
+    }
+    // SAFETY: it is open, and nothing here has opened anything yet, so it came from whoever
+    // started this process, and is ours alone.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let is_unix = socket_domain(&socket) == Ok(AddressFamily::UNIX)
+        && socket_type(&socket) == Ok(SocketType::STREAM);
+    if !is_unix {
+        return Err(SocketError::NotAFrontend(fd));
+    }
+    fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
+    if socket_acceptconn(&socket).map_err(|error| fail(error.into()))? {
+        let listener = UnixListener::from(socket);
+        // Another process may be faster to take a connection.
+        listener.set_nonblocking(true).map_err(fail)?;
+        return Ok(Frontends::Listener(listener));
+    }
+    match getpeername(&socket) {
+        Ok(_) => Ok(Frontends::Connected(Some(socket.into()))),
+        Err(_) => Err(SocketError::NotAFrontend(fd)),
+    }
 }
 
 /// The file of a listening socket; removed when dropped, if it is still the same file.
@@ -59,6 +126,7 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
     };
     let listener = listener.map_err(fail)?;
     let inode = inode(path).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
     Ok((listener, SocketFile { path: path.to_owned(), inode }))
 }
 

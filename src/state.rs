@@ -2,10 +2,10 @@
 //! frontend that comes back goes on where it was.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::device::{Balloon, DeviceOptions};
-use crate::memory::{Inhibit, MemoryOptions};
+use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
 
 /// What the daemon may ask of a connected frontend, from any thread.
@@ -35,6 +35,8 @@ pub struct State {
     /// What happened since the start, or since the last reset of the counters.
     pub counters: Arc<Counters>,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
+    /// Weak, so that no file of a guest is open for longer than its frontend is connected.
+    regions: Mutex<Weak<RegionTable>>,
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
             inhibit: Arc::default(),
             counters,
             frontend: Mutex::default(),
+            regions: Mutex::default(),
         }
     }
 
@@ -58,5 +61,15 @@ impl State {
     /// A frontend has connected, or has gone.
     pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
+    }
+
+    /// What backs the guest's memory now; `None` if there is none. To look at, and not to keep.
+    pub fn regions(&self) -> Option<Arc<RegionTable>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// The frontend has sent this table of its memory.
+    pub fn set_regions(&self, regions: &Arc<RegionTable>) {
+        *self.regions.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(regions);
     }
 }

@@ -4,6 +4,12 @@
 //! taken out: a kick that blocks or fails stalls or ends the framework's worker in silence, a kick
 //! that is replaced is never watched, and a worker that always has work keeps the control thread
 //! from a lock that is not fair.
+//!
+//! Chains are served and returned in the order in which they came, so the used ring says how far the
+//! device is: a queue that is started goes on there. A chain that was taken and not returned is seen
+//! again, whether it was kept when the queue was stopped or a daemon was killed over it. (After a
+//! chain that cannot be returned the used ring is behind for good, and chains after it are served
+//! again: whoever began a chain past the end of the table has that coming.)
 
 use std::fs::File;
 use std::io;
@@ -13,10 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryAtomic};
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
-use crate::device::chain::ChainHead;
+use crate::device::chain::{ChainHead, Outcome};
 use crate::memory::GuestMemory;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.
@@ -46,6 +52,8 @@ const MOST_RETIRED: usize = 16;
 #[derive(Clone)]
 pub struct Vring {
     inner: VringMutex<Memory>,
+    /// Where the rings lie.
+    memory: Memory,
     shared: Arc<Shared>,
 }
 
@@ -55,6 +63,8 @@ struct Shared {
     waiting: AtomicUsize,
     /// Chains were returned and the driver has not been told. Touched under the queue's lock.
     unsignalled: AtomicBool,
+    /// The chain that the device keeps ([`Outcome::Keep`]). Touched under the queue's lock.
+    kept: Mutex<Option<u16>>,
     /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
     /// so they have to be read still.
     retired: Mutex<Vec<OwnedFd>>,
@@ -77,9 +87,36 @@ impl Vring {
         self.inner.get_mut()
     }
 
+    fn kept(&self) -> MutexGuard<'_, Option<u16>> {
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on behind what the used ring says was returned. The queue does not run, or is locked.
+    fn resume(&self, vring: &mut VringState<Memory>) {
+        *self.kept() = None;
+        let memory = self.memory.memory();
+        let queue = vring.get_queue_mut();
+        // Where the ring cannot be read the queue will say so, if it is ever used.
+        if let Ok(used) = queue.used_idx(&*memory, Ordering::Acquire) {
+            queue.set_next_used(used.0);
+            queue.set_next_avail(used.0);
+        }
+    }
+
+    /// Puts the chain that is kept back, as if it had not been taken. The queue is locked.
+    fn put_back(&self, vring: &mut VringState<Memory>) {
+        if self.kept().take().is_some() {
+            let queue = vring.get_queue_mut();
+            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+        }
+    }
+
     /// Serves every chain on the available ring with `serve` and returns each with used length 0,
     /// until the ring is empty, the frontend stops it, or `keep_on` says no. A chain that begins
     /// past the end of the descriptor table has no place in the used ring and is passed over.
+    ///
+    /// One chain is kept if `serve` says so, until the next one comes or [`Vring::return_kept`] is
+    /// called.
     ///
     /// `snapshot` gives the guest's memory as it is to be seen for one chain. The lock is held
     /// while a chain is served and let go between chains: when the frontend has its answer to
@@ -93,7 +130,7 @@ impl Vring {
         &self,
         keep_on: impl Fn() -> bool,
         snapshot: impl Fn() -> S,
-        mut serve: impl FnMut(&S, ChainHead),
+        mut serve: impl FnMut(&S, ChainHead) -> Outcome,
     ) -> Result<(), RingError> {
         let mut first = true;
         let mut was_empty = false;
@@ -126,7 +163,7 @@ impl Vring {
         vring: &mut VringState<Memory>,
         first: bool,
         snapshot: &impl Fn() -> S,
-        serve: &mut impl FnMut(&S, ChainHead),
+        serve: &mut impl FnMut(&S, ChainHead) -> Outcome,
     ) -> Result<Step, RingError> {
         if first {
             // With EVENT_IDX this does nothing; without, it spares the driver kicks.
@@ -137,14 +174,46 @@ impl Vring {
             if head.index >= head.queue_size {
                 return Ok(Step::PassedOver(head.index));
             }
-            serve(&snapshot, head);
-            vring.add_used(head.index, 0).map_err(RingError::Broken)?;
-            self.shared.unsignalled.store(true, Ordering::Relaxed);
+            let outcome = serve(&snapshot, head);
+            let mut kept = self.kept();
+            // A driver has one such buffer out; with a second it takes the first back, and chains
+            // stay in order.
+            if let Some(before) = kept.take() {
+                self.add_used(vring, before)?;
+            }
+            match outcome {
+                Outcome::Return => self.add_used(vring, head.index)?,
+                Outcome::Keep => *kept = Some(head.index),
+            }
             return Ok(Step::Served);
         }
         self.signal(vring)?;
         let more = vring.enable_notification().map_err(RingError::Broken)?;
         Ok(if more { Step::NotEmptyAfterAll } else { Step::Empty })
+    }
+
+    /// Returns the chain that the device keeps, with used length 0, and tells the driver: it is to
+    /// send another. Says whether there was one, and the queue runs. For the worker, like
+    /// [`Vring::drain`].
+    ///
+    /// # Errors
+    /// [`RingError`]; the chain is not kept any more.
+    pub fn return_kept(&self) -> Result<bool, RingError> {
+        let mut vring = self.worker_lock();
+        if !runs(&vring) {
+            return Ok(false);
+        }
+        let Some(head) = self.kept().take() else { return Ok(false) };
+        self.add_used(&mut vring, head)?;
+        self.signal(&mut vring)?;
+        Ok(true)
+    }
+
+    /// Returns the chain that begins at `head` with used length 0.
+    fn add_used(&self, vring: &mut VringState<Memory>, head: u16) -> Result<(), RingError> {
+        vring.add_used(head, 0).map_err(RingError::Broken)?;
+        self.shared.unsignalled.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Tells the driver about returned chains, if there are any and it wants to know.
@@ -242,7 +311,8 @@ impl<'a> VringStateMutGuard<'a, Memory> for Vring {
 /// Every one of these is called by the control thread, but for [`VringT::read_kick`].
 impl VringT<Memory> for Vring {
     fn new(memory: Memory, max_queue_size: u16) -> Result<Self, QueueError> {
-        Ok(Self { inner: VringMutex::new(memory, max_queue_size)?, shared: Arc::default() })
+        let inner = VringMutex::new(memory.clone(), max_queue_size)?;
+        Ok(Self { inner, memory, shared: Arc::default() })
     }
 
     /// # Errors
@@ -321,17 +391,35 @@ impl VringT<Memory> for Vring {
         self.control(VringT::needs_notification)
     }
 
+    /// Disabling is also what becomes of a queue when the frontend resets the device.
     fn set_enabled(&self, enabled: bool) {
-        self.control(|vring| vring.set_enabled(enabled));
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            if !enabled {
+                self.put_back(&mut state);
+            }
+            state.set_enabled(enabled);
+        });
     }
 
+    /// QEMU sets the addresses of running queues again when it begins to log dirty pages. Where
+    /// they are others than before it is another ring.
     fn set_queue_info(
         &self,
         desc_table: u64,
         avail_ring: u64,
         used_ring: u64,
     ) -> Result<(), QueueError> {
-        self.control(|vring| vring.set_queue_info(desc_table, avail_ring, used_ring))
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            let place = |queue: &Queue| (queue.desc_table(), queue.avail_ring(), queue.used_ring());
+            let before = place(state.get_queue());
+            let result = state.set_queue_info(desc_table, avail_ring, used_ring);
+            if state.get_queue().ready() && place(state.get_queue()) != before {
+                self.resume(&mut state);
+            }
+            result
+        })
     }
 
     fn queue_next_avail(&self) -> u16 {
@@ -342,8 +430,15 @@ impl VringT<Memory> for Vring {
         self.control(|vring| vring.set_queue_next_avail(base));
     }
 
+    /// The framework reads the index from guest memory and sets it afterwards, without the lock in
+    /// between. A queue that runs knows better.
     fn set_queue_next_used(&self, idx: u16) {
-        self.control(|vring| vring.set_queue_next_used(idx));
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            if !state.get_queue().ready() {
+                state.get_queue_mut().set_next_used(idx);
+            }
+        });
     }
 
     fn queue_used_idx(&self) -> Result<u16, QueueError> {
@@ -358,14 +453,209 @@ impl VringT<Memory> for Vring {
         self.control(|vring| vring.set_queue_event_idx(enabled));
     }
 
+    /// A queue that starts goes on where the used ring says.
     fn set_queue_ready(&self, ready: bool) {
         self.control(|vring| {
             let mut state = vring.get_mut();
-            if !ready && let Err(error) = self.signal(&mut state) {
-                // The last chance: a driver that waits would wait for ever.
-                warn!("cannot notify the driver of a queue that stops: {error}");
+            if ready {
+                self.resume(&mut state);
+            } else {
+                if let Err(error) = self.signal(&mut state) {
+                    // The last chance: a driver that waits would wait for ever.
+                    warn!("cannot notify the driver of a queue that stops: {error}");
+                }
+                self.put_back(&mut state);
             }
             state.get_queue_mut().set_ready(ready);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::Bytes;
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    const TABLE: u64 = 0x1000;
+    const AVAIL: u64 = 0x2000;
+    const USED: u64 = 0x3000;
+    const SIZE: u16 = 4;
+
+    /// A driver that writes a ring of four descriptors by hand.
+    struct Driver {
+        memory: Memory,
+        vring: Vring,
+        call: EventFd,
+    }
+
+    impl Driver {
+        fn new() -> Self {
+            let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+            let memory = Memory::new(memory);
+            let vring = Vring::new(memory.clone(), 256).unwrap();
+            let call = EventFd::new(EFD_NONBLOCK).unwrap();
+            let driver = Self { memory, vring, call };
+            for index in 0..u64::from(SIZE) {
+                driver.write(TABLE + 16 * index, Descriptor::new(0x4000, 16, 0, 0));
+            }
+            driver.start(USED, 0);
+            driver
+        }
+
+        /// What a frontend does with a queue that is to go on at `base`.
+        fn start(&self, used_ring: u64, base: u16) {
+            self.vring.set_queue_size(SIZE);
+            self.vring.set_queue_next_avail(base);
+            self.vring.set_queue_info(TABLE, AVAIL, used_ring).unwrap();
+            let used = self.vring.queue_used_idx().unwrap();
+            self.vring.set_queue_next_used(used);
+            // SAFETY: the descriptor is new, and nobody else's.
+            let call = unsafe {
+                use std::os::fd::{FromRawFd, IntoRawFd};
+                File::from_raw_fd(self.call.try_clone().unwrap().into_raw_fd())
+            };
+            self.vring.set_call(Some(call));
+            self.vring.set_queue_ready(true);
+            self.vring.set_enabled(true);
+        }
+
+        fn write<T: vm_memory::ByteValued>(&self, at: u64, value: T) {
+            self.memory.memory().write_obj(value, GuestAddress(at)).unwrap();
+        }
+
+        /// Makes the chain that begins at `head` available.
+        fn add(&self, head: u16) {
+            let index: u16 = self.memory.memory().read_obj(GuestAddress(AVAIL + 2)).unwrap();
+            self.write(AVAIL + 4 + 2 * u64::from(index % SIZE), head);
+            self.write(AVAIL + 2, index.wrapping_add(1));
+        }
+
+        /// The heads of the chains that came back, all of length 0.
+        fn returned(&self) -> Vec<u32> {
+            let memory = self.memory.memory();
+            let count: u16 = memory.read_obj(GuestAddress(USED + 2)).unwrap();
+            (0..u64::from(count))
+                .map(|i| {
+                    let entry: [u32; 2] =
+                        memory.read_obj(GuestAddress(USED + 4 + 8 * (i % 4))).unwrap();
+                    assert_eq!(entry[1], 0);
+                    entry[0]
+                })
+                .collect()
+        }
+
+        /// The heads that are served with this outcome.
+        fn serve(&self, outcome: Outcome) -> Vec<u16> {
+            let served = RefCell::new(Vec::new());
+            let memory = Arc::new(GuestMemory::clone(&self.memory.memory()));
+            self.vring
+                .drain(
+                    || true,
+                    || Arc::clone(&memory),
+                    |_, head| {
+                        served.borrow_mut().push(head.index);
+                        outcome
+                    },
+                )
+                .unwrap();
+            served.into_inner()
+        }
+    }
+
+    #[test]
+    fn a_chain_is_kept_until_it_is_asked_for() {
+        let driver = Driver::new();
+        assert!(!driver.vring.return_kept().unwrap());
+        driver.add(2);
+        assert_eq!(driver.serve(Outcome::Keep), [2]);
+        assert_eq!(driver.returned(), [0_u32; 0]);
+        assert_eq!(driver.serve(Outcome::Keep), [0_u16; 0]);
+        assert!(driver.call.read().is_err(), "there is nothing to say");
+        assert!(driver.vring.return_kept().unwrap());
+        assert_eq!(driver.returned(), [2]);
+        assert_eq!(driver.call.read().unwrap(), 1);
+        assert!(!driver.vring.return_kept().unwrap());
+    }
+
+    #[test]
+    fn one_chain_is_kept_and_the_order_stays() {
+        let driver = Driver::new();
+        for head in [3, 0, 1] {
+            driver.add(head);
+        }
+        assert_eq!(driver.serve(Outcome::Keep), [3, 0, 1]);
+        assert_eq!(driver.returned(), [3, 0]);
+        driver.add(2);
+        assert_eq!(driver.serve(Outcome::Return), [2]);
+        assert_eq!(driver.returned(), [3, 0, 1, 2]);
+        assert!(!driver.vring.return_kept().unwrap());
+    }
+
+    #[test]
+    fn a_kept_chain_is_seen_again_when_the_queue_starts_again() {
+        let driver = Driver::new();
+        driver.add(1);
+        driver.serve(Outcome::Return);
+        driver.add(2);
+        driver.serve(Outcome::Keep);
+        driver.vring.set_queue_ready(false);
+        assert!(!driver.vring.return_kept().unwrap(), "nothing is written to a queue that stands");
+        // The chain counts as not taken, for whoever goes on with this queue.
+        assert_eq!(driver.vring.queue_next_avail(), 1);
+        // cloud-hypervisor's base is what the driver has made available.
+        driver.start(USED, 2);
+        assert!(!driver.vring.return_kept().unwrap());
+        assert_eq!(driver.serve(Outcome::Keep), [2]);
+        assert!(driver.vring.return_kept().unwrap());
+        assert_eq!(driver.returned(), [1, 2]);
+    }
+
+    #[test]
+    fn what_a_dead_daemon_had_taken_is_seen_again() {
+        let driver = Driver::new();
+        driver.add(1);
+        driver.serve(Outcome::Return);
+        driver.add(2);
+        driver.add(3);
+        driver.serve(Outcome::Keep);
+        assert_eq!(driver.returned(), [1, 2]);
+        let again = Driver { vring: Vring::new(driver.memory.clone(), 256).unwrap(), ..driver };
+        again.start(USED, 3);
+        assert_eq!(again.serve(Outcome::Return), [3]);
+        assert_eq!(again.returned(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_disabled_queue_puts_its_chain_back() {
+        let driver = Driver::new();
+        driver.add(1);
+        driver.serve(Outcome::Keep);
+        driver.vring.set_enabled(false);
+        assert!(!driver.vring.return_kept().unwrap());
+        driver.vring.set_enabled(true);
+        assert!(!driver.vring.return_kept().unwrap());
+        assert_eq!(driver.serve(Outcome::Keep), [1]);
+        assert!(driver.vring.return_kept().unwrap());
+    }
+
+    /// Dirty logging begins with the addresses of queues that run.
+    #[test]
+    fn addresses_that_come_again_change_nothing_and_others_are_another_ring() {
+        let driver = Driver::new();
+        driver.add(1);
+        driver.serve(Outcome::Keep);
+        driver.vring.set_queue_info(TABLE, AVAIL, USED).unwrap();
+        // What the framework read before the worker returned a chain.
+        driver.vring.set_queue_next_used(7);
+        assert!(driver.vring.return_kept().unwrap());
+        assert_eq!(driver.returned(), [1]);
+        driver.add(2);
+        driver.serve(Outcome::Keep);
+        driver.vring.set_queue_info(TABLE, AVAIL, USED + 0x1000).unwrap();
+        assert!(!driver.vring.return_kept().unwrap(), "the chain is not the new ring's");
+        assert_eq!(driver.serve(Outcome::Return), [1, 2]);
     }
 }

@@ -21,6 +21,16 @@ pub struct ChainHead {
     pub index: u16,
 }
 
+/// What is to become of a chain that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It goes back to the driver at once.
+    Return,
+    /// It stays with the device until it is asked for: a statistics buffer, with which the device
+    /// says later that it wants the next (virtio 1.3, 5.5.6.3).
+    Keep,
+}
+
 /// How a chain breaks the rules. The guest's mistake, or its malice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
@@ -103,21 +113,27 @@ fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descrip
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_WRITE};
 
-    const NEXT: u32 = VRING_DESC_F_NEXT;
+    pub(in super::super) const NEXT: u32 = VRING_DESC_F_NEXT;
     const INDIRECT: u32 = VRING_DESC_F_INDIRECT;
-    const WRITE: u32 = VRING_DESC_F_WRITE;
-    const TABLE: u64 = 0x1000;
+    pub(in super::super) const WRITE: u32 = VRING_DESC_F_WRITE;
+    pub(in super::super) const TABLE: u64 = 0x1000;
     const OTHER: u64 = 0x2000;
 
     /// (address, length, flags, next)
     type Raw = (u64, u32, u32, u16);
 
-    fn write(memory: &GuestMemory, table: u64, descriptors: &[Raw]) {
+    /// 64 KiB of guest memory from address 0 on.
+    pub(in super::super) fn memory() -> GuestMemory {
+        GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap()
+    }
+
+    /// Writes descriptors to the table at `table`.
+    pub(in super::super) fn write(memory: &GuestMemory, table: u64, descriptors: &[Raw]) {
         for (i, &(addr, len, flags, next)) in descriptors.iter().enumerate() {
             let descriptor = Descriptor::new(addr, len, u16::try_from(flags).unwrap(), next);
             memory.write_obj(descriptor, GuestAddress(table + 16 * i as u64)).unwrap();
@@ -126,7 +142,7 @@ mod tests {
 
     /// The addresses of a chain in a queue of eight, and how its walk ended.
     fn walk(direct: &[Raw], indirect: &[Raw], index: u16) -> (Vec<u64>, Result<(), ChainError>) {
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let memory = memory();
         write(&memory, TABLE, direct);
         write(&memory, OTHER, indirect);
         let mut seen = Vec::new();

@@ -7,9 +7,22 @@ mod balloon;
 pub mod chain;
 mod config_space;
 pub mod features;
+mod hinting;
 mod options;
+mod pages;
 mod reporting;
+mod saved;
+mod statistics;
 
 pub use balloon::Balloon;
-pub use config_space::{CONFIG_SPACE_SIZE, ConfigSpace};
-pub use options::DeviceOptions;
+pub use chain::Outcome;
+pub use config_space::{
+    BALLOON_PAGE_SIZE, CONFIG_SPACE_SIZE, ConfigSpace, MAX_BALLOON_BYTES, TargetError,
+};
+pub use features::QueueRole;
+pub use hinting::{HintingError, HintingState, HintingStatus};
+pub use options::{
+    DeviceOptions, IntervalError, MAX_STATISTICS_INTERVAL, MIN_STATISTICS_INTERVAL, OptionsError,
+};
+pub use saved::{RestoreError, SavedBalloon};
+pub use statistics::{Sample, Statistics};

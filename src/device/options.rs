@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use super::config_space::{TargetError, pages};
+
+/// The longest time between two polls of statistics; the shortest is [`MIN_STATISTICS_INTERVAL`].
+pub const MAX_STATISTICS_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest time between two polls of statistics: a guest that is asked more often has little
+/// else to do.
+pub const MIN_STATISTICS_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Which parts of the device there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
@@ -35,5 +43,101 @@ impl Default for DeviceOptions {
             reporting: true,
             target_bytes: 0,
         }
+    }
+}
+
+/// Options that do not go together, or a value that none can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// Hints and reports without statistics: see [`super::features::role`].
+    #[error(
+        "free page hints and free page reporting cannot be offered together without statistics: \
+         queue 3 would carry hints in the specification's numbering and reports in Linux's. Add \
+         statistics, or leave hints or reporting out"
+    )]
+    AmbiguousQueues,
+    /// The interval of the statistics.
+    #[error(transparent)]
+    Interval(#[from] IntervalError),
+    /// The balloon's first size.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+/// Why statistics cannot be polled that often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntervalError {
+    /// The device has no statistics queue.
+    #[error("statistics are not offered to the guest, so there is nothing to poll")]
+    NotOffered,
+    /// Too short or too long.
+    #[error(
+        "a statistics interval is 0 (never) or from {min:?} to {max:?}, not {0:?}",
+        min = MIN_STATISTICS_INTERVAL,
+        max = MAX_STATISTICS_INTERVAL
+    )]
+    OutOfRange(Duration),
+}
+
+impl DeviceOptions {
+    /// Whether there can be a device with these options.
+    ///
+    /// # Errors
+    /// [`OptionsError`], which says what to change.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        if self.free_page_hints && self.reporting && !self.statistics {
+            return Err(OptionsError::AmbiguousQueues);
+        }
+        self.check_interval(self.statistics_interval)?;
+        pages(self.target_bytes)?;
+        Ok(())
+    }
+
+    /// Whether statistics can be polled every `interval`; zero, never, is always possible.
+    pub(super) fn check_interval(&self, interval: Duration) -> Result<(), IntervalError> {
+        if interval.is_zero() {
+            return Ok(());
+        }
+        if !self.statistics {
+            return Err(IntervalError::NotOffered);
+        }
+        if !(MIN_STATISTICS_INTERVAL..=MAX_STATISTICS_INTERVAL).contains(&interval) {
+            return Err(IntervalError::OutOfRange(interval));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_beside_reports_need_statistics() {
+        let options = DeviceOptions::default();
+        assert_eq!(options.check(), Ok(()));
+        let both = DeviceOptions { free_page_hints: true, ..options };
+        assert_eq!(both.check(), Err(OptionsError::AmbiguousQueues));
+        assert!(both.check().unwrap_err().to_string().contains("Add statistics"));
+        assert_eq!(DeviceOptions { statistics: true, ..both }.check(), Ok(()));
+        assert_eq!(DeviceOptions { reporting: false, ..both }.check(), Ok(()));
+    }
+
+    #[test]
+    fn values_have_their_limits() {
+        let statistics = DeviceOptions { statistics: true, ..DeviceOptions::default() };
+        let every = |statistics_interval| DeviceOptions { statistics_interval, ..statistics };
+        for good in [Duration::ZERO, MIN_STATISTICS_INTERVAL, MAX_STATISTICS_INTERVAL] {
+            assert_eq!(every(good).check(), Ok(()));
+        }
+        for bad in [Duration::from_nanos(1), Duration::from_secs(86401), Duration::MAX] {
+            let expected = OptionsError::Interval(IntervalError::OutOfRange(bad));
+            assert_eq!(every(bad).check(), Err(expected));
+        }
+        let deaf = DeviceOptions { statistics: false, ..every(Duration::from_secs(1)) };
+        assert_eq!(deaf.check(), Err(OptionsError::Interval(IntervalError::NotOffered)));
+        let target = |target_bytes| DeviceOptions { target_bytes, ..DeviceOptions::default() };
+        assert_eq!(target(1 << 30).check(), Ok(()));
+        assert_eq!(target(4097).check(), Err(OptionsError::Target(TargetError::NotPages(4097))));
     }
 }

@@ -47,3 +47,11 @@ pub(super) fn collect(
         ranges.clear();
     }
 }
+
+/// Counts what a chain names on a queue of which nobody can tell what it carries.
+pub(super) fn turn_down(head: ChainHead, memory: &GuestMemory, counters: &Counters) {
+    let mut bytes = 0;
+    // Where it breaks off does not matter: nothing of it is used.
+    let _ = head.walk(memory, |descriptor| bytes += u64::from(descriptor.len()));
+    counters.skip(SkipReason::AmbiguousQueue, bytes);
+}

@@ -39,10 +39,18 @@ pub enum SkipReason {
     ReadOnly,
     /// A queue of which the acked features do not say whether it reports or hints.
     AmbiguousQueue,
+    /// A descriptor that the device may only write, where it was to read.
+    NotReadable,
+    /// A buffer, or what is left of one, that is not what its queue carries.
+    Malformed,
+    /// More page frame numbers or statistics than are read of one chain.
+    TooMany,
+    /// Hinted pages that nobody has asked for, or not any more.
+    NotHinting,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 18] = [
+pub(super) const REASONS: [(SkipReason, &str); 22] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -61,6 +69,10 @@ pub(super) const REASONS: [(SkipReason, &str); 18] = [
     (SkipReason::Hugetlb, "hugetlb"),
     (SkipReason::ReadOnly, "read_only"),
     (SkipReason::AmbiguousQueue, "ambiguous_queue"),
+    (SkipReason::NotReadable, "not_readable"),
+    (SkipReason::Malformed, "malformed"),
+    (SkipReason::TooMany, "too_many"),
+    (SkipReason::NotHinting, "not_hinting"),
 ];
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

@@ -11,7 +11,11 @@ use rustix::{
 use std::{
     ffi::OsString,
     fs::{self, File},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -26,6 +30,9 @@ pub use summary::Summary;
 const ACCEPTS_CONNECTIONS: u32 = 1 << 16;
 /// Between a socket's bind and its listen, of which only the first can be waited for.
 const BIND_TO_LISTEN: Duration = Duration::from_millis(1);
+
+/// What a descriptor that is passed to a daemon is called there.
+pub const PASSED_FD: RawFd = 100;
 
 /// How a daemon is started.
 #[derive(Clone, Debug)]
@@ -82,14 +89,25 @@ impl DaemonProcess {
         inotify::add_watch(&events, dir.path(), inotify::WatchFlags::CREATE)?;
         let mut socket = OsString::from("--socket-path=");
         socket.push(socket_in(&dir));
-        let daemon = Self::start(binary, socket, options, dir)?;
+        let daemon = Self::start(binary, socket, None, options, dir)?;
         daemon.wait_until_listening(&events, options.start_timeout)?;
         Ok(daemon)
+    }
+
+    /// Starts `binary` with `--fd` and this descriptor, which is number [`PASSED_FD`] there. Does
+    /// not wait for anything.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn spawn_on(binary: &Path, socket: OwnedFd, options: &DaemonOptions) -> Result<Self> {
+        let argument = format!("--fd={PASSED_FD}").into();
+        Self::start(binary, argument, Some(socket), options, new_dir()?)
     }
 
     fn start(
         binary: &Path,
         socket: OsString,
+        passed: Option<OwnedFd>,
         options: &DaemonOptions,
         dir: TempDir,
     ) -> Result<Self> {
@@ -100,10 +118,17 @@ impl DaemonProcess {
             command.arg(format!("--log-level={level}"));
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // SAFETY: the closure makes one system call and nothing else, which neither allocates nor
-        // takes a lock.
+        // SAFETY: the closure makes two system calls and nothing else, which neither allocates nor
+        // takes a lock. The number that it takes is none that anything in the child uses.
         unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || {
+                if let Some(fd) = &passed
+                    && libc::dup2(fd.as_raw_fd(), PASSED_FD) < 0
+                {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
         }
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
@@ -195,6 +220,18 @@ impl DaemonProcess {
     pub fn fd_count(&self) -> Result<usize> {
         let fds = format!("/proc/{}/fd", self.pid());
         Ok(fs::read_dir(&fds).with_context(|| format!("cannot list {fds}"))?.count())
+    }
+
+    /// How many mappings its address space has.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn mapping_count(&self) -> Result<usize> {
+        let maps = format!("/proc/{}/maps", self.pid());
+        Ok(fs::read_to_string(&maps)
+            .with_context(|| format!("cannot read {maps}"))?
+            .lines()
+            .count())
     }
 
     /// The names of its threads.

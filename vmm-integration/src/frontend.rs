@@ -30,11 +30,13 @@ use watchdog::Watchdog;
 
 mod config_channel;
 mod line;
+mod migration;
 mod options;
 mod queue;
 mod watchdog;
 
 pub use line::Line;
+pub use migration::DirtyLog;
 pub use options::{AttachOptions, MemoryHandover};
 
 /// More queues than any balloon has, until the backend says how many it has.
@@ -75,7 +77,15 @@ impl Attachment {
     /// # Errors
     /// Where the backend refuses or does not answer, or the options do not fit it or the RAM.
     pub fn connect(socket: &Path, ram: &Ram, options: AttachOptions) -> Result<Self> {
-        Self::open(socket, ram.clone(), options, BTreeMap::new())
+        Self::open(dial(socket)?, ram.clone(), options, BTreeMap::new())
+    }
+
+    /// As [`Attachment::connect`], over a connection that is there.
+    ///
+    /// # Errors
+    /// See [`Attachment::connect`].
+    pub fn over(stream: UnixStream, ram: &Ram, options: AttachOptions) -> Result<Self> {
+        Self::open(stream, ram.clone(), options, BTreeMap::new())
     }
 
     /// Connects to another backend, or to the same again, under a driver that goes on with its
@@ -91,7 +101,7 @@ impl Attachment {
         let options = AttachOptions { features, regions, free_pages: None, ..self.options };
         // The backend has to see the hang-up first: it may serve one frontend at a time.
         drop((self.frontend, self.watchdog));
-        let again = Self::open(socket, ram, options, queues)?;
+        let again = Self::open(dial(socket)?, ram, options, queues)?;
         ensure!(
             again.features == features,
             "the backend offers {:#x} where the driver uses {features:#x}",
@@ -101,13 +111,11 @@ impl Attachment {
     }
 
     fn open(
-        socket: &Path,
+        stream: UnixStream,
         ram: Ram,
         options: AttachOptions,
         queues: BTreeMap<u16, Queue>,
     ) -> Result<Self> {
-        let stream = UnixStream::connect(socket)
-            .with_context(|| format!("cannot connect to {}", socket.display()))?;
         let watchdog = Watchdog::new(stream.try_clone()?)?;
         let empty = GpaRange::default();
         let mut attachment = Self {
@@ -402,4 +410,8 @@ impl Attachment {
         self.announced.retain(|announced| *announced != region);
         Ok(())
     }
+}
+
+fn dial(socket: &Path) -> Result<UnixStream> {
+    UnixStream::connect(socket).with_context(|| format!("cannot connect to {}", socket.display()))
 }

@@ -1,0 +1,302 @@
+//! What can be asked for, and what it does.
+//!
+//! | method and path | body | what |
+//! |---|---|---|
+//! | `GET /v1/status` | | everything but the numbers below |
+//! | `GET /v1/statistics` | | what the guest told last of how it uses its memory |
+//! | `POST /v1/statistics/refresh` | | asks the guest again; the answer does not wait for it |
+//! | `PUT /v1/statistics-interval` | `{"seconds": n}` | how often it is asked; 0 for never |
+//! | `PUT /v1/target` | `{"bytes": n}` | how large the balloon is to be |
+//! | `POST /v1/pause`, `POST /v1/resume` | | whether anything is given back |
+//! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that stays |
+//! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
+//! | `GET /v1/counters` | | what was done since the last reset |
+//! | `POST /v1/counters/reset` | | counts from 0 again; metrics go on |
+//! | `PUT /v1/log-level` | `{"level": "info"}` | how much is logged |
+//! | `GET /metrics` | | metrics for Prometheus, since the daemon started |
+//!
+//! Numbers are bytes, pages are nowhere. Whatever cannot be done is answered with a status of its
+//! own and `{"error": "..."}`, which says what was expected, and has changed nothing.
+
+use std::io;
+use std::time::Duration;
+
+use log::{LevelFilter, info};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::exposition;
+use super::http::{Request, Response};
+use super::views::{HintingView, PausedView, StatisticsView, StatusView};
+use crate::args::LogLevel;
+use crate::memory::{Cause, GuestRange, PinError};
+use crate::state::State;
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// All there is.
+    Everything,
+    /// `GET /metrics` and nothing else.
+    Metrics,
+}
+
+/// An answer, or the answer that says why not.
+type Answer = Result<Response, Response>;
+
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    act: fn(&State, &[u8]) -> Answer,
+}
+
+const METRICS: Route = Route { method: "GET", path: "/metrics", act: metrics };
+
+const ROUTES: [Route; 15] = [
+    Route { method: "GET", path: "/v1/status", act: status },
+    Route { method: "GET", path: "/v1/statistics", act: statistics },
+    Route { method: "POST", path: "/v1/statistics/refresh", act: refresh_statistics },
+    Route { method: "PUT", path: "/v1/statistics-interval", act: set_statistics_interval },
+    Route { method: "PUT", path: "/v1/target", act: set_target },
+    Route { method: "POST", path: "/v1/pause", act: pause },
+    Route { method: "POST", path: "/v1/resume", act: resume },
+    Route { method: "PUT", path: "/v1/pins", act: pin },
+    Route { method: "DELETE", path: "/v1/pins", act: unpin },
+    Route { method: "POST", path: "/v1/hinting/start", act: start_hinting },
+    Route { method: "POST", path: "/v1/hinting/stop", act: stop_hinting },
+    Route { method: "GET", path: "/v1/counters", act: counters },
+    Route { method: "POST", path: "/v1/counters/reset", act: reset_counters },
+    Route { method: "PUT", path: "/v1/log-level", act: set_log_level },
+    METRICS,
+];
+
+/// Does what `request` asks for, if `access` allows it.
+pub fn answer(request: &Request<'_>, access: Access, state: &State) -> Response {
+    let routes = match access {
+        Access::Everything => &ROUTES[..],
+        Access::Metrics => &[METRICS],
+    };
+    route(routes, request)
+        .and_then(|route| (route.act)(state, request.body))
+        .unwrap_or_else(|no| no)
+}
+
+fn route<'a>(routes: &'a [Route], request: &Request<'_>) -> Result<&'a Route, Response> {
+    let here = || routes.iter().filter(|route| route.path == request.path);
+    if let Some(route) = here().find(|route| route.method == request.method) {
+        return Ok(route);
+    }
+    let list = |items: Vec<&str>| items.join(", ");
+    let methods: Vec<_> = here().map(|route| route.method).collect();
+    if methods.is_empty() {
+        let mut paths: Vec<_> = routes.iter().map(|route| route.path).collect();
+        paths.dedup();
+        return Err(Response::error(404, format!("expected one of the paths {}", list(paths))));
+    }
+    let allow = list(methods);
+    let error = Response::error(405, format!("expected one of the methods {allow}"));
+    Err(Response { allow: Some(allow), ..error })
+}
+
+/// Reads a body of the form of `example`.
+fn body<T: DeserializeOwned>(bytes: &[u8], example: &str) -> Result<T, Response> {
+    // A list of the fields' values would do for serde.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Response::error(400, format!("expected a body such as {example}")));
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        Response::error(400, format!("expected a body such as {example}: {error}"))
+    })
+}
+
+fn no_body(bytes: &[u8]) -> Result<(), Response> {
+    match bytes {
+        [] => Ok(()),
+        _ => Err(Response::error(400, "expected no body")),
+    }
+}
+
+/// The answer to what is well said and cannot be done as things stand.
+fn conflict(error: impl std::fmt::Display) -> Response {
+    Response::error(409, error.to_string())
+}
+
+fn unavailable(what: &str, error: &io::Error) -> Response {
+    Response::error(503, format!("{what}: {error}"))
+}
+
+/// `VIRTIO_BALLOON_F_STATS_VQ`.
+const STATS_VQ: u32 = 1;
+
+const NO_FRONTEND: &str = "expected a connected frontend, there is none";
+
+/// Tells the driver, if there is one, that the configuration space has changed.
+fn announce(state: &State) -> io::Result<()> {
+    state.frontend().map_or(Ok(()), |frontend| frontend.config_changed())
+}
+
+fn status(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    Ok(Response::json(&StatusView::of(state)))
+}
+
+fn statistics(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    Ok(Response::json(&StatisticsView::of(state)))
+}
+
+fn refresh_statistics(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    if !state.balloon.options().statistics {
+        return Err(conflict("expected a daemon that was started with --statistics"));
+    }
+    let frontend = state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
+    if state.balloon.acked_features().is_none_or(|acked| acked >> STATS_VQ & 1 == 0) {
+        return Err(conflict("expected a guest whose driver has acked statistics (bit 1)"));
+    }
+    frontend
+        .poll_statistics()
+        .map_err(|error| unavailable("the guest cannot be asked for its statistics", &error))?;
+    Ok(Response::json(&StatisticsView::of(state)))
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Interval {
+    seconds: u32,
+}
+
+fn set_statistics_interval(state: &State, bytes: &[u8]) -> Answer {
+    let interval: Interval = body(bytes, r#"{"seconds": 10}"#)?;
+    let duration = Duration::from_secs(interval.seconds.into());
+    state.balloon.set_statistics_interval(duration).map_err(conflict)?;
+    info!("statistics interval {} s", interval.seconds);
+    Ok(Response::json(&interval))
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Target {
+    bytes: u64,
+}
+
+fn set_target(state: &State, bytes: &[u8]) -> Answer {
+    let target: Target = body(bytes, r#"{"bytes": 536870912}"#)?;
+    let before = state.balloon.target_bytes();
+    let set = |bytes| {
+        state.balloon.set_target(bytes).map_err(|error| Response::error(400, error.to_string()))
+    };
+    set(target.bytes)?;
+    if let Err(error) = announce(state) {
+        set(before)?;
+        return Err(unavailable("the guest cannot be told of a new target", &error));
+    }
+    info!("target {} bytes", target.bytes);
+    Ok(Response::json(&target))
+}
+
+fn pause(state: &State, bytes: &[u8]) -> Answer {
+    set_paused(state, bytes, true)
+}
+
+fn resume(state: &State, bytes: &[u8]) -> Answer {
+    set_paused(state, bytes, false)
+}
+
+fn set_paused(state: &State, bytes: &[u8], paused: bool) -> Answer {
+    no_body(bytes)?;
+    state.inhibit.set(Cause::Operator, paused);
+    info!("{}", if paused { "paused" } else { "resumed" });
+    Ok(Response::json(&PausedView::of(state)))
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    address: u64,
+    bytes: u64,
+}
+
+impl Memory {
+    fn read(bytes: &[u8]) -> Result<(Self, GuestRange), Response> {
+        let memory: Self = body(bytes, r#"{"address": 4294967296, "bytes": 1048576}"#)?;
+        let range = GuestRange::new(memory.address, memory.bytes)
+            .map_err(|error| Response::error(400, format!("expected memory, not {error}")))?;
+        Ok((memory, range))
+    }
+}
+
+fn pin(state: &State, bytes: &[u8]) -> Answer {
+    let (memory, range) = Memory::read(bytes)?;
+    state.inhibit.pin(range).map_err(conflict)?;
+    info!("pinned {:#x}..{:#x}", range.start(), range.end());
+    Ok(Response::json(&memory))
+}
+
+fn unpin(state: &State, bytes: &[u8]) -> Answer {
+    let (memory, range) = Memory::read(bytes)?;
+    state.inhibit.unpin(range).map_err(|error| {
+        let status = if matches!(error, PinError::NotPinned { .. }) { 404 } else { 409 };
+        Response::error(status, error.to_string())
+    })?;
+    info!("unpinned {:#x}..{:#x}", range.start(), range.end());
+    Ok(Response::json(&memory))
+}
+
+fn start_hinting(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    let frontend = state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
+    state.balloon.start_hinting().map_err(conflict)?;
+    if let Err(error) = frontend.config_changed() {
+        // The driver may have seen it even so; what it hints then is turned down.
+        let _ = state.balloon.stop_hinting();
+        return Err(unavailable("the guest cannot be asked for hints", &error));
+    }
+    info!("hinting started");
+    Ok(Response::json(&HintingView::of(state)))
+}
+
+fn stop_hinting(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    state.balloon.stop_hinting().map_err(conflict)?;
+    info!("hinting stopped");
+    announce(state).map_err(|error| {
+        unavailable("hints are turned down from now on, but the guest cannot be told", &error)
+    })?;
+    Ok(Response::json(&HintingView::of(state)))
+}
+
+fn counters(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    Ok(Response::json(&state.counters.since_reset()))
+}
+
+fn reset_counters(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    state.counters.reset();
+    Ok(Response::json(&state.counters.since_reset()))
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Level {
+    level: LogLevel,
+}
+
+fn set_log_level(_state: &State, bytes: &[u8]) -> Answer {
+    let level: Level = body(bytes, r#"{"level": "info"}"#)?;
+    log::set_max_level(LevelFilter::from(level.level));
+    info!("log level {}", LevelFilter::from(level.level));
+    Ok(Response::json(&level))
+}
+
+fn metrics(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    match exposition::text(state) {
+        Ok(body) => {
+            let content_type = exposition::CONTENT_TYPE;
+            Ok(Response { status: 200, content_type, allow: None, body })
+        }
+        Err(error) => Err(Response::error(500, error.to_string())),
+    }
+}

@@ -1,0 +1,207 @@
+//! The metrics as Prometheus scrapes them (OpenMetrics 1.0, text).
+//!
+//! Counters are those since the daemon started: a reset by an operator does not touch them.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::views::{MemoryView, PausedView, StatisticsView};
+use crate::metrics::Snapshot;
+use crate::state::State;
+
+/// What [`text`] is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics, of one moment.
+///
+/// # Errors
+/// None that happens: text can be written to memory.
+pub fn text(state: &State) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("balloon");
+    registry.register_collector(Box::new(Picture::of(state)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Everything that metrics are made of.
+#[derive(Debug)]
+struct Picture {
+    counts: Snapshot,
+    connected: bool,
+    target_bytes: u64,
+    actual_bytes: u64,
+    paused: PausedView,
+    pins: usize,
+    memory: Option<MemoryView>,
+    statistics: StatisticsView,
+}
+
+impl Picture {
+    fn of(state: &State) -> Self {
+        Self {
+            counts: state.counters.snapshot(),
+            connected: state.frontend().is_some(),
+            target_bytes: state.balloon.target_bytes(),
+            actual_bytes: state.balloon.actual_bytes(),
+            paused: PausedView::of(state),
+            pins: state.inhibit.pins().len(),
+            memory: MemoryView::of(state),
+            statistics: StatisticsView::of(state),
+        }
+    }
+}
+
+impl Collector for Picture {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.work(&mut page)?;
+        self.memory(&mut page)?;
+        self.guest(&mut page)
+    }
+}
+
+impl Picture {
+    /// What came on the queues, and what became of it.
+    fn work(&self, page: &mut Page<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        let queues = [
+            ("reporting", counts.reporting),
+            ("inflate", counts.inflate),
+            ("deflate", counts.deflate),
+            ("hinting", counts.hinting),
+        ];
+        let by_queue = |value: fn(&crate::metrics::QueueCounts) -> u64| {
+            queues.iter().map(move |(name, queue)| ([("queue", *name)], value(queue)))
+        };
+        page.counters("chains", "Chains served", None, by_queue(|queue| queue.chains))?;
+        page.counters(
+            "ranges",
+            "Ranges of memory that they named",
+            None,
+            by_queue(|queue| queue.ranges),
+        )?;
+        page.counters(
+            "named",
+            "Bytes in those ranges",
+            Some(Unit::Bytes),
+            by_queue(|queue| queue.bytes),
+        )?;
+        let discarded = "Given back to the host";
+        page.counter("discarded", discarded, Some(Unit::Bytes), counts.bytes_discarded)?;
+        let calls = "Discarding system calls";
+        page.counter("discard_calls", calls, None, counts.discard_calls)?;
+        let skipped = || counts.skipped().map(|(name, skips)| ([("reason", name)], skips));
+        let left = "Left alone";
+        page.counters(
+            "skipped",
+            left,
+            Some(Unit::Bytes),
+            skipped().map(|(label, skips)| (label, skips.bytes)),
+        )?;
+        let times = "Times that memory was left alone";
+        page.counters("skips", times, None, skipped().map(|(label, skips)| (label, skips.times)))?;
+        let errors = counts.errors().map(|(name, times)| ([("errno", name)], times));
+        page.counters("errors", "Discarding system calls that failed", None, errors)?;
+
+        let seconds = Some(&Unit::Seconds);
+        let help = "How long chains took from being taken to being returned";
+        let time = &counts.chain_time;
+        let bound =
+            |bound: Option<std::time::Duration>| bound.map_or(f64::INFINITY, |at| at.as_secs_f64());
+        let buckets: Vec<_> = time.buckets().map(|(at, chains)| (bound(at), chains)).collect();
+        page.0
+            .encode_descriptor("chain", help, seconds, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(time.sum().as_secs_f64(), time.count(), &buckets, None)
+    }
+
+    /// What the operator has set, and where it led.
+    fn memory(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.gauge("connected", "Whether a frontend is connected", None, self.connected.into())?;
+        let target = "Wanted in the balloon";
+        page.gauge("target", target, Some(Unit::Bytes), self.target_bytes)?;
+        let actual = "In the balloon, as the guest says";
+        page.gauge("actual", actual, Some(Unit::Bytes), self.actual_bytes)?;
+        let causes = PausedView::CAUSES.iter().map(|(_, name)| {
+            let holds = self.paused.paused_by.iter().any(|by| by == name);
+            ([("cause", *name)], u64::from(holds))
+        });
+        page.gauges("paused", "Whether nothing is given back, and why", causes)?;
+        page.gauge("pins", "Pinned ranges", None, self.pins as u64)?;
+        if let Some(memory) = &self.memory {
+            let help = "Memory of the guest";
+            page.gauge("guest_memory", help, Some(Unit::Bytes), memory.bytes)?;
+            if let Some(bytes) = memory.resident_bytes {
+                let help = "Resident in the files that back the guest's memory";
+                page.gauge("resident", help, Some(Unit::Bytes), bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the guest says of itself.
+    fn guest(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(sample) = &self.statistics.sample else { return Ok(()) };
+        let help = "Since the guest has told its statistics";
+        let mut age = page.0.encode_descriptor(
+            "guest_statistics_age",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        age.encode_gauge(&sample.age_seconds)?;
+        let told = sample
+            .values
+            .iter()
+            .filter_map(|(name, value)| Some(([("name", name.as_str())], value.as_u64()?)));
+        page.gauges("guest_statistics", "What the guest tells of how it uses its memory", told)
+    }
+}
+
+/// Writes one metric after another.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn counter(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
+        self.0
+            .encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        values: impl Iterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut metric =
+            self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (label, value) in values {
+            metric.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn gauges<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (label, value) in values {
+            metric.encode_family(&label)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! What an operator can see and set: HTTP/1.1 over a Unix socket, and metrics for Prometheus.
+//!
+//! HTTP because the tools are there already: cloud-hypervisor and Firecracker are controlled the
+//! same way, `curl --unix-socket` speaks it, Prometheus scrapes it, and one protocol does for control
+//! and metrics. [`api`] says what there is to ask for.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | [`server`] | listeners, connections and deadlines, in the main thread's event loop |
+//! | `connection` | one connection: bytes in, bytes out, never blocking |
+//! | [`http`] | requests and answers as bytes |
+//! | [`api`] | what each path and method means for the device |
+//! | [`exposition`] | the metrics, in the format of Prometheus |
+//! | [`client`] | a client for the other end |
+
+pub mod api;
+pub mod client;
+mod connection;
+pub mod exposition;
+pub mod http;
+mod names;
+pub mod server;
+pub mod views;

@@ -1,0 +1,210 @@
+//! What a control client is shown: the shape of the JSON, for the daemon and for its client.
+
+use serde::{Deserialize, Serialize};
+
+use super::names;
+use crate::args::LogLevel;
+use crate::device::HintingState;
+use crate::device::features::NUM_QUEUES;
+use crate::memory::{Backing, Cause};
+use crate::state::State;
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StatusView {
+    /// The daemon's.
+    pub version: String,
+    /// Whether a frontend is connected.
+    pub connected: bool,
+    /// Features that the device offers.
+    pub offered_features: Vec<String>,
+    /// Features that the guest's driver has acked; none if there is no driver.
+    pub acked_features: Option<Vec<String>>,
+    /// What each queue carries, with the acked features.
+    pub queues: Vec<QueueView>,
+    /// Bytes that are wanted in the balloon.
+    pub target_bytes: u64,
+    /// Bytes that the guest says are in it.
+    pub actual_bytes: u64,
+    /// Seconds between two polls of the statistics; 0 for never.
+    pub statistics_interval_seconds: f64,
+    /// Free page hinting.
+    pub hinting: HintingView,
+    /// Why nothing is given back now.
+    #[serde(flatten)]
+    pub paused: PausedView,
+    /// Memory that stays.
+    pub pins: Vec<PinView>,
+    /// The guest's memory; none if there is none yet.
+    pub memory: Option<MemoryView>,
+    /// The least important messages that are logged.
+    pub log_level: LogLevel,
+}
+
+impl StatusView {
+    /// The status now.
+    pub fn of(state: &State) -> Self {
+        let balloon = &state.balloon;
+        let role = |index| {
+            let role = names::role(balloon.role(index)?).to_owned();
+            Some(QueueView { index, role })
+        };
+        let pins = state.inhibit.pins();
+        let pin = |pin: crate::memory::Pin| PinView {
+            address: pin.range.start(),
+            bytes: pin.range.len(),
+            times: pin.count,
+        };
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connected: state.frontend().is_some(),
+            offered_features: names::features(balloon.offered()),
+            acked_features: balloon.acked_features().map(names::features),
+            queues: (0..NUM_QUEUES).filter_map(role).collect(),
+            target_bytes: balloon.target_bytes(),
+            actual_bytes: balloon.actual_bytes(),
+            statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
+            hinting: HintingView::of(state),
+            paused: PausedView::of(state),
+            pins: pins.into_iter().map(pin).collect(),
+            memory: MemoryView::of(state),
+            log_level: LogLevel::now(),
+        }
+    }
+}
+
+/// One queue.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct QueueView {
+    /// Its index.
+    pub index: usize,
+    /// What it carries.
+    pub role: String,
+}
+
+/// Why nothing is given back now; each cause comes and goes by itself.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct PausedView {
+    /// `operator`, `migration` and `postcopy`, those that hold.
+    pub paused_by: Vec<String>,
+}
+
+impl PausedView {
+    /// Every cause with its name.
+    pub(super) const CAUSES: [(Cause, &str); 3] = [
+        (Cause::Operator, "operator"),
+        (Cause::Migration, "migration"),
+        (Cause::Postcopy, "postcopy"),
+    ];
+
+    /// The causes now.
+    pub fn of(state: &State) -> Self {
+        let holds = Self::CAUSES.into_iter().filter(|(cause, _)| state.inhibit.holds(*cause));
+        Self { paused_by: holds.map(|(_, name)| name.to_owned()).collect() }
+    }
+}
+
+/// Memory that stays, whatever the guest reports.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct PinView {
+    /// Guest physical address.
+    pub address: u64,
+    /// Length.
+    pub bytes: u64,
+    /// How often it was pinned and not unpinned.
+    pub times: u32,
+}
+
+/// How free page hinting stands.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct HintingView {
+    /// `stopped`, `running` or `done`.
+    pub state: String,
+    /// What the device asks for: 0 to stop, 1 for done, or the ID of a round.
+    pub requested_id: u32,
+    /// What the driver sent last.
+    pub driver_id: Option<u32>,
+    /// Ranges that came in this round.
+    pub ranges: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+impl HintingView {
+    /// The last round.
+    pub fn of(state: &State) -> Self {
+        let status = state.balloon.hinting();
+        let name = match status.state {
+            HintingState::Stopped => "stopped",
+            HintingState::Running => "running",
+            HintingState::Done => "done",
+        };
+        Self {
+            state: name.to_owned(),
+            requested_id: status.requested_id,
+            driver_id: status.driver_id,
+            ranges: status.ranges,
+            bytes: status.bytes,
+        }
+    }
+}
+
+/// The guest's memory and what backs it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct MemoryView {
+    /// Bytes in all regions.
+    pub bytes: u64,
+    /// Bytes of the files behind them that are there, each file counted once; none if the kernel
+    /// would not say.
+    pub resident_bytes: Option<u64>,
+    /// The regions.
+    pub regions: Vec<Backing>,
+}
+
+impl MemoryView {
+    /// The memory of the frontend that is connected.
+    pub fn of(state: &State) -> Option<Self> {
+        let table = state.regions()?;
+        let regions = table.backings();
+        Some(Self {
+            bytes: regions.iter().map(|region| region.bytes).sum(),
+            resident_bytes: table.resident_bytes().ok(),
+            regions,
+        })
+    }
+}
+
+/// `GET /v1/statistics`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct StatisticsView {
+    /// Seconds between two polls; 0 for never.
+    pub interval_seconds: f64,
+    /// The last sample; none if the guest has sent none.
+    pub sample: Option<SampleView>,
+}
+
+/// What a guest told of how it uses its memory.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SampleView {
+    /// Seconds since it came.
+    pub age_seconds: f64,
+    /// Each statistic by its name, in the order of the tags; none for what the guest does not tell.
+    pub values: serde_json::Map<String, serde_json::Value>,
+}
+
+impl StatisticsView {
+    /// The statistics now.
+    pub fn of(state: &State) -> Self {
+        let sample = state.balloon.statistics().map(|sample| SampleView {
+            age_seconds: sample.age().as_secs_f64(),
+            values: sample
+                .values
+                .named()
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .into_iter()
+                .collect(),
+        });
+        let interval_seconds = state.balloon.statistics_interval().as_secs_f64();
+        Self { interval_seconds, sample }
+    }
+}

@@ -1,0 +1,205 @@
+//! Answers of the daemon as tables to read.
+
+use serde_json::{Error, Value};
+
+use crate::control::views::{HintingView, PausedView, StatisticsView, StatusView};
+
+/// Rows of a name and a value, the values in one column.
+#[derive(Default)]
+struct Table(Vec<(String, String)>);
+
+impl Table {
+    fn row(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    fn text(self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        self.0.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+    }
+}
+
+/// Bytes in the largest unit that leaves a digit before the point: `1.5 GiB`.
+fn size(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let Some((shift, unit)) = UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
+        return format!("{bytes} B");
+    };
+    let whole = bytes >> shift;
+    let rest = bytes & ((1 << shift) - 1);
+    // In hundredths, rounded down: what is shown is there.
+    match (u128::from(rest) * 100) >> shift {
+        0 => format!("{whole} {unit}"),
+        hundredths => format!("{whole}.{hundredths:02} {unit}"),
+    }
+}
+
+fn list(items: &[String]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
+pub(super) fn status(answer: &str) -> Result<String, Error> {
+    let status: StatusView = serde_json::from_str(answer)?;
+    let mut table = Table::default();
+    table.row("version", status.version);
+    table.row("frontend", if status.connected { "connected" } else { "none" });
+    table.row("giving back", giving_back(&status.paused));
+    table.row("target", size(status.target_bytes));
+    table.row("in the balloon", size(status.actual_bytes));
+    if let Some(memory) = &status.memory {
+        let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
+        table.row("guest memory", format!("{}, {resident} resident", size(memory.bytes)));
+        for region in &memory.regions {
+            let kind = if region.hugetlb { "hugetlb" } else { "shared" };
+            let pages = size(region.page_bytes);
+            let text = format!("{} of {kind} memory, {pages} pages", size(region.bytes));
+            table.row(format!("  at {:#x}", region.address), text);
+        }
+    }
+    table.row(
+        "pins",
+        if status.pins.is_empty() { "none".to_owned() } else { status.pins.len().to_string() },
+    );
+    for pin in &status.pins {
+        let times = if pin.times > 1 { format!(", {} times", pin.times) } else { String::new() };
+        table.row(format!("  at {:#x}", pin.address), format!("{}{times}", size(pin.bytes)));
+    }
+    table.row(
+        "statistics",
+        match status.statistics_interval_seconds {
+            0.0 => "when asked for".to_owned(),
+            seconds => format!("every {seconds} s"),
+        },
+    );
+    table.row("hinting", hinting_text(&status.hinting));
+    table.row("offered features", list(&status.offered_features));
+    let acked = status.acked_features.as_deref();
+    table.row("acked features", acked.map_or("no driver yet".to_owned(), list));
+    for queue in &status.queues {
+        table.row(format!("queue {}", queue.index), queue.role.as_str());
+    }
+    table.row("log level", format!("{:?}", status.log_level).to_lowercase());
+    Ok(table.text())
+}
+
+pub(super) fn statistics(answer: &str) -> Result<String, Error> {
+    let view: StatisticsView = serde_json::from_str(answer)?;
+    let Some(sample) = view.sample else {
+        return Ok("The guest has told nothing yet.\n".to_owned());
+    };
+    let mut table = Table::default();
+    table.row("age", format!("{:.1} s", sample.age_seconds));
+    for (name, value) in &sample.values {
+        table.row(name, value.as_u64().map_or("not told".to_owned(), |value| number(name, value)));
+    }
+    Ok(table.text())
+}
+
+/// Everything that was counted and is not 0.
+pub(super) fn counters(answer: &str) -> Result<String, Error> {
+    let counters: Value = serde_json::from_str(answer)?;
+    let mut table = Table::default();
+    add(&mut table, "", &counters);
+    if table.0.is_empty() {
+        return Ok("Nothing was counted yet.\n".to_owned());
+    }
+    Ok(table.text())
+}
+
+fn add(table: &mut Table, name: &str, value: &Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let name = if name.is_empty() { key.clone() } else { format!("{name} {key}") };
+                add(table, &name, value);
+            }
+        }
+        // A bucket: how long, and how many.
+        Value::Array(items) => {
+            for item in items {
+                let bound = match item[0].as_u64() {
+                    Some(ns) => format!("up to {:?}", std::time::Duration::from_nanos(ns)),
+                    None => "longer".to_owned(),
+                };
+                table.row(format!("{name} {bound}"), item[1].to_string());
+            }
+        }
+        Value::Number(count) if count.as_u64() != Some(0) => {
+            table.row(name, count.as_u64().map_or(count.to_string(), |count| number(name, count)));
+        }
+        _ => {}
+    }
+}
+
+/// A value that is bytes if its name says so.
+fn number(name: &str, value: u64) -> String {
+    match name.split([' ', '_']).any(|word| word == "bytes") {
+        true => size(value),
+        false => value.to_string(),
+    }
+}
+
+pub(super) fn paused(answer: &str) -> Result<String, Error> {
+    let paused: PausedView = serde_json::from_str(answer)?;
+    Ok(format!("giving back: {}\n", giving_back(&paused)))
+}
+
+fn giving_back(paused: &PausedView) -> String {
+    match &paused.paused_by[..] {
+        [] => "yes".to_owned(),
+        causes => format!("no, paused by {}", causes.join(", ")),
+    }
+}
+
+pub(super) fn hinting(answer: &str) -> Result<String, Error> {
+    let hinting: HintingView = serde_json::from_str(answer)?;
+    Ok(format!("hinting: {}\n", hinting_text(&hinting)))
+}
+
+fn hinting_text(hinting: &HintingView) -> String {
+    match hinting.ranges {
+        0 => hinting.state.clone(),
+        ranges => format!("{}, {ranges} ranges of {}", hinting.state, size(hinting.bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_never_more_than_there_is() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (4096, "4 KiB"),
+            (1536 << 20, "1.50 GiB"),
+            ((1 << 30) - 1, "1023.99 MiB"),
+            (u64::MAX, "16777215.99 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn counters_are_a_table_of_what_happened() {
+        let answer = r#"{"reporting":{"chains":2,"ranges":0,"bytes":2097152},"bytes_discarded":7,
+            "skipped":{"wraps":{"times":1,"bytes":9},"empty":{"times":0,"bytes":0}},
+            "chain_time":{"count":2,"sum_ns":9,"buckets":[[50000,1],[null,1]]}}"#;
+        let text = counters(answer).unwrap();
+        let squeezed: Vec<_> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        for line in [
+            "reporting bytes 2 MiB",
+            "skipped wraps bytes 9 B",
+            "chain_time buckets up to 50µs 1",
+            "chain_time buckets longer 1",
+        ] {
+            assert!(squeezed.iter().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!text.contains("empty"), "{text}");
+        assert_eq!(counters("{}").unwrap(), "Nothing was counted yet.\n");
+    }
+}

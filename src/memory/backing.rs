@@ -1,0 +1,89 @@
+//! What backs the guest's memory, for somebody to look at.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Region, RegionTable};
+
+/// One region of the guest's memory.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Backing {
+    /// Guest physical address.
+    pub address: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Size of the smallest part that can be given back.
+    pub page_bytes: u64,
+    /// Whether it is memory of hugetlbfs.
+    pub hugetlb: bool,
+}
+
+impl From<&Region> for Backing {
+    fn from(region: &Region) -> Self {
+        let range = region.as_ref();
+        Self {
+            address: range.start(),
+            bytes: range.len(),
+            page_bytes: region.page_size(),
+            hugetlb: region.is_hugetlb(),
+        }
+    }
+}
+
+impl RegionTable {
+    /// The regions, by address.
+    pub fn backings(&self) -> Vec<Backing> {
+        self.regions().iter().map(Backing::from).collect()
+    }
+
+    /// Bytes of the files behind the regions that are there, in memory or swapped out: each file
+    /// counted once, and with all that it holds, be it part of a region or not.
+    ///
+    /// # Errors
+    /// What `fstat` says.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        let mut seen = HashSet::new();
+        let mut bytes: u64 = 0;
+        for region in self.regions() {
+            let file = region.file().metadata()?;
+            if seen.insert((file.dev(), file.ino())) {
+                // In units of 512 bytes, whatever the file system's are (stat(2)).
+                bytes = bytes.saturating_add(file.blocks().saturating_mul(512));
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{GuestMemory, GuestRegion};
+    use super::*;
+    use std::os::unix::fs::FileExt;
+    use vm_memory::{FileOffset, GuestAddress, MmapRegion};
+
+    #[test]
+    fn a_file_is_counted_once() {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(0x10000).unwrap();
+        let region = |gpa, offset| {
+            let backing = FileOffset::new(file.try_clone().unwrap(), offset);
+            let mapped = MmapRegion::from_file(backing, 0x8000).unwrap();
+            GuestRegion::new(mapped, GuestAddress(gpa)).unwrap()
+        };
+        let regions = vec![region(0, 0), region(0x10_0000, 0x8000)];
+        let memory = GuestMemory::from_regions(regions).unwrap();
+        let table = RegionTable::new(&memory).unwrap();
+        assert_eq!(table.resident_bytes().unwrap(), 0);
+        file.write_at(&[1], 0x1000).unwrap();
+        file.write_at(&[1], 0x9000).unwrap();
+        assert_eq!(table.resident_bytes().unwrap(), 0x2000);
+        let [low, high] = &table.backings()[..] else { panic!("two regions") };
+        assert_eq!((low.address, high.address), (0, 0x10_0000));
+        let expected = Backing { address: 0, bytes: 0x8000, page_bytes: 4096, hugetlb: false };
+        assert_eq!(low, &expected);
+    }
+}

@@ -1,0 +1,354 @@
+//! The connection to a frontend: the backend channel, `--fd`, and messages that are none.
+
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_driver::ram::{Gpa, GpaRange, GuestRam};
+use guest_driver::virtio::balloon::BalloonQueue;
+use guest_driver::virtio::ring::Buffer;
+use rustix::net::{AddressFamily, SocketType, socket};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_device_balloon::device::DeviceOptions;
+use vhost_device_balloon::memory::{Cause, MemoryOptions};
+use vhost_device_balloon::session::Session;
+use vhost_device_balloon::state::State;
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::frontend::{AttachOptions, Attachment};
+use vmm_integration::host::wait_until;
+use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+const MIB: u64 = 1 << 20;
+const REPORTING: u16 = 2;
+const TIMEOUT: Duration = Duration::from_secs(20);
+const A_SECOND: Duration = Duration::from_secs(1);
+const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
+
+fn start() -> DaemonProcess {
+    DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap()
+}
+
+fn start_on(socket: impl Into<OwnedFd>) -> DaemonProcess {
+    DaemonProcess::spawn_on(Path::new(BINARY), socket.into(), &DaemonOptions::default()).unwrap()
+}
+
+fn ram() -> Ram {
+    Ram::new(&RamLayout::with_seam_and_hole(Backing::Memfd)).unwrap()
+}
+
+/// A report goes all the way through.
+fn expect_served(guest: &mut Attachment) {
+    let range = GpaRange::new(Gpa(8 * MIB), MIB).unwrap();
+    guest.ram().write_pattern(range, 1).unwrap();
+    let report = Buffer::writable(Gpa(8 * MIB), 1 << 20);
+    guest.submit_and_wait(REPORTING, &[report]).unwrap();
+    assert!(guest.ram().is_zero(range).unwrap());
+}
+
+/// A session in this process, where its state can be reached, and a frontend on its other end.
+struct Inside {
+    state: Arc<State>,
+    session: Session,
+    ended: EventFd,
+}
+
+fn inside(options: AttachOptions) -> (Inside, Attachment) {
+    inside_with(DeviceOptions::default(), options)
+}
+
+fn inside_with(device: DeviceOptions, options: AttachOptions) -> (Inside, Attachment) {
+    let state = Arc::new(State::new(device, MemoryOptions::default()));
+    let ended = EventFd::new(EFD_CLOEXEC).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    assert!(state.frontend().is_none());
+    let session = Session::start(|| Ok(theirs), ended.try_clone().unwrap(), &state).unwrap();
+    let guest = Attachment::over(ours, &ram(), options).unwrap();
+    (Inside { state, session, ended }, guest)
+}
+
+impl Inside {
+    fn changed(&self) -> std::io::Result<()> {
+        self.state.frontend().unwrap().config_changed()
+    }
+
+    /// After the frontend has hung up.
+    fn end(self) {
+        self.ended.read().unwrap();
+        self.session.join();
+        assert!(self.state.frontend().is_none());
+        assert!(!self.state.inhibit.holds(Cause::Migration));
+    }
+}
+
+#[test]
+fn a_change_of_the_configuration_reaches_the_frontend() {
+    let (inside, mut guest) = inside(AttachOptions::default());
+    assert!(!guest.wait_config_change(Duration::ZERO).unwrap());
+    for _ in 0..3 {
+        inside.changed().unwrap();
+        assert!(guest.wait_config_change(TIMEOUT).unwrap());
+    }
+    assert!(!guest.wait_config_change(Duration::ZERO).unwrap());
+    expect_served(&mut guest);
+    drop(guest);
+    inside.end();
+}
+
+/// What a frontend asked for goes with it, and what the operator asked for stays.
+#[test]
+fn a_migration_ends_with_its_frontend() {
+    let (inside, mut guest) = inside(AttachOptions::default());
+    let state = Arc::clone(&inside.state);
+    state.inhibit.set(Cause::Operator, true);
+    guest.set_logging(true).unwrap();
+    assert!(state.inhibit.holds(Cause::Migration));
+    drop(guest);
+    inside.end();
+    assert!(state.inhibit.holds(Cause::Operator));
+}
+
+#[test]
+fn without_a_channel_a_change_is_an_error() {
+    let known = AttachOptions::KNOWN_PROTOCOL_FEATURES;
+    let protocol_features = known - VhostUserProtocolFeatures::BACKEND_REQ;
+    let options = AttachOptions { protocol_features, ..AttachOptions::default() };
+    let (inside, mut guest) = inside(options);
+    let error = inside.changed().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
+    assert!(error.to_string().contains("SET_BACKEND_REQ_FD"), "{error}");
+    expect_served(&mut guest);
+    drop(guest);
+    inside.end();
+}
+
+/// A frontend that does not read its channel gets an error on it, never a wait, and nothing else
+/// suffers; one that opens another is told there.
+#[test]
+fn a_channel_that_is_full_or_broken_stalls_nothing() {
+    let (inside, mut guest) = inside(AttachOptions::default());
+    let error = (0..100_000).find_map(|_| inside.changed().err()).unwrap();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    expect_served(&mut guest);
+    assert!(guest.wait_config_change(TIMEOUT).unwrap());
+    inside.changed().unwrap();
+
+    let (mut frontend, backend) = UnixStream::pair().unwrap();
+    guest
+        .control("set backend channel", |frontend| frontend.set_backend_request_fd(&backend))
+        .unwrap();
+    drop(backend);
+    inside.changed().unwrap();
+    frontend.read_exact(&mut [0; 12]).unwrap();
+    // Open, with nothing to read: QEMU takes an end of file for an error.
+    frontend.set_nonblocking(true).unwrap();
+    assert_eq!(frontend.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(frontend);
+    assert_eq!(inside.changed().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    expect_served(&mut guest);
+    drop(guest);
+    inside.end();
+}
+
+/// The driver's buffer with the free memory in it (`VIRTIO_BALLOON_S_MEMFREE`), at `at`.
+fn statistics(ram: &Ram, at: Gpa, free: u64) -> Buffer {
+    let mut bytes = 4_u16.to_le_bytes().to_vec();
+    bytes.extend(free.to_le_bytes());
+    ram.write(at, &bytes).unwrap();
+    Buffer::readable(at, 10)
+}
+
+/// The buffer stays with the device until statistics are asked for, and then comes back to be
+/// filled anew.
+#[test]
+fn statistics_come_when_they_are_asked_for() {
+    let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };
+    let (inside, mut guest) = inside_with(device, AttachOptions::default());
+    let queue = guest.index(BalloonQueue::Stats).unwrap();
+    let at = guest.scratch().start();
+    let frontend = inside.state.frontend().unwrap();
+    // Without a buffer there is nothing to return.
+    frontend.poll_statistics().unwrap();
+    for free in 1..=5 {
+        let buffer = statistics(guest.ram(), at, free);
+        guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
+        guest.publish(queue).unwrap();
+        // Taken once they are known, and kept until the poll.
+        wait_until(TIMEOUT, Duration::from_millis(1), || {
+            let sample = inside.state.balloon.statistics().map(|s| s.values.free_bytes);
+            if sample == Some(Some(free)) { Ok(()) } else { Err(format!("{sample:?}")) }
+        })
+        .unwrap();
+        assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
+        frontend.poll_statistics().unwrap();
+        assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
+    }
+    drop(guest);
+    inside.end();
+    // It may be held for a moment longer than the session.
+    frontend.poll_statistics().unwrap();
+}
+
+/// By the daemon's timer, for as long as a frontend is connected.
+#[test]
+fn statistics_are_polled_in_their_interval() {
+    let args = ["--statistics", "--statistics-interval=1"].map(Into::into).to_vec();
+    let options = DaemonOptions { args, ..DaemonOptions::default() };
+    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
+    for _ in 0..2 {
+        let mut guest =
+            Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+        let queue = guest.index(BalloonQueue::Stats).unwrap();
+        let at = guest.scratch().start();
+        let begin = Instant::now();
+        for free in 0..2 {
+            let buffer = statistics(guest.ram(), at, free);
+            guest.submit_and_wait(queue, &[buffer]).unwrap();
+        }
+        assert!(begin.elapsed() >= A_SECOND, "{:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn a_connected_socket_is_served_until_the_frontend_hangs_up() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut daemon = start_on(theirs);
+    let mut guest = Attachment::over(ours, &ram(), AttachOptions::default()).unwrap();
+    expect_served(&mut guest);
+    drop(guest);
+    let status = daemon.wait(TIMEOUT).unwrap().expect("it ends by itself");
+    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut daemon = start_on(theirs);
+    let mut guest = Attachment::over(ours, &ram(), AttachOptions::default()).unwrap();
+    expect_served(&mut guest);
+    assert_eq!(daemon.terminate(A_SECOND).unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn a_listening_socket_is_served_and_its_file_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let mut daemon = start_on(UnixListener::bind(&path).unwrap());
+    for _ in 0..2 {
+        let mut guest = Attachment::connect(&path, &ram(), AttachOptions::default()).unwrap();
+        expect_served(&mut guest);
+    }
+    assert_eq!(daemon.terminate(TIMEOUT).unwrap().status.code(), Some(0));
+    assert!(path.exists());
+}
+
+#[test]
+fn a_descriptor_that_is_no_frontend_is_refused() {
+    let refused = |mut daemon: DaemonProcess| {
+        let status = daemon.wait(TIMEOUT).unwrap().expect("it ends by itself");
+        assert_eq!(status.code(), Some(1));
+        daemon.log()
+    };
+    let unconnected = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let datagrams = socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
+    let network = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let null = File::open("/dev/null").unwrap().into();
+    for fd in [unconnected, datagrams, network, null] {
+        let log = refused(start_on(fd));
+        assert!(log.contains("--fd 100: expected a Unix stream socket"), "{log}");
+    }
+    for (args, told) in [
+        (&["--fd", "99"][..], "--fd 99: this descriptor is not open"),
+        (&["--fd", "-1"], "-1"),
+        (&["--fd", "3", "--socket-path", "/none/s"], "cannot be used with"),
+        (&[], "--socket-path"),
+    ] {
+        let output = Command::new(BINARY).args(args).output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(told), "{text}");
+    }
+}
+
+/// The end of a connection that the daemon closes.
+fn expect_closed(mut stream: UnixStream) {
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+}
+
+#[test]
+fn a_message_that_cannot_be_one_ends_the_session_and_says_why() {
+    let daemon = start();
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream.write_all(&[1_u32, 1, 4097].map(u32::to_ne_bytes).concat()).unwrap();
+    expect_closed(stream);
+    let told = "message 1 announces 4097 bytes, expected at most 4096";
+    assert!(daemon.wait_for_log(told, TIMEOUT).unwrap(), "{}", daemon.log());
+    let mut guest =
+        Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+    expect_served(&mut guest);
+}
+
+/// In the middle of a message, and of answers that it does not read: neither keeps the daemon from
+/// its end, nor from the next frontend.
+#[test]
+fn a_frontend_that_stalls_keeps_nobody_waiting() {
+    let get_features = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+    let stall = |daemon: &DaemonProcess, reads: bool| {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        if reads {
+            stream.write_all(&get_features[..7]).unwrap();
+        } else {
+            stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+            while stream.write_all(&get_features).is_ok() {}
+        }
+        stream
+    };
+    for reads in [true, false] {
+        let mut daemon = start();
+        drop(stall(&daemon, reads));
+        let mut guest =
+            Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+        expect_served(&mut guest);
+        drop(guest);
+        let _stalls = stall(&daemon, reads);
+        assert!(daemon.wait_for_log("frontend connected", TIMEOUT).unwrap());
+        let ended = daemon.terminate(A_SECOND).unwrap();
+        assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
+        assert!(!daemon.log().contains("takes too long"), "{}", daemon.log());
+    }
+}
+
+/// Descriptors that no message has are closed, not collected.
+#[test]
+fn descriptors_that_nobody_asked_for_are_not_kept() {
+    let daemon = start();
+    let fresh = daemon.fd_count().unwrap();
+    for _ in 0..5 {
+        let stream = UnixStream::connect(daemon.socket()).unwrap();
+        let fds: Vec<_> = (0..40).map(|_| rustix::pipe::pipe().unwrap().0).collect();
+        let raw: Vec<_> = fds.iter().map(|fd| fd.try_clone().unwrap().into_raw_fd()).collect();
+        let message = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+        vmm_sys_util::sock_ctrl_msg::ScmSocket::send_with_fds(&stream, &[&message[..]], &raw)
+            .unwrap();
+        for fd in raw {
+            // SAFETY: given up above, and owned by nobody else.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+        expect_closed(stream);
+    }
+    wait_until(TIMEOUT, Duration::from_millis(1), || {
+        let held = daemon.fd_count().map_err(|error| error.to_string())?;
+        if held == fresh { Ok(()) } else { Err(format!("{held} descriptors, {fresh} at first")) }
+    })
+    .unwrap();
+    assert!(daemon.log().contains("more descriptors than expected"), "{}", daemon.log());
+}
