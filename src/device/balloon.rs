@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use log::{info, warn};
 
@@ -46,6 +46,13 @@ struct Polling {
     sample: Option<Sample>,
 }
 
+/// An ID for the first round of hinting that no daemon before this one has given to the same driver,
+/// unless it began rounds faster than one a second.
+fn first_hint_id() -> u32 {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u32::try_from(since_1970.as_secs() % u64::from(u32::MAX)).unwrap_or_default()
+}
+
 /// A panic while one of the locks is held leaves nothing half done that matters.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -60,7 +67,7 @@ impl Balloon {
             acked: Mutex::default(),
             config: Mutex::default(),
             statistics: Mutex::new(Polling { interval: options.statistics_interval, sample: None }),
-            hinting: Mutex::default(),
+            hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
             ranges: Mutex::default(),
             counters,
@@ -227,8 +234,10 @@ impl Balloon {
 
     /// The device as another daemon needs it to go on under the same driver.
     pub fn save(&self) -> SavedBalloon {
+        let next_hint_cmd_id = lock(&self.hinting).next_id();
         let config = *self.config();
         SavedBalloon {
+            next_hint_cmd_id,
             acked_features: self.acked_features(),
             num_pages: config.num_pages(),
             actual: config.actual(),
@@ -257,7 +266,7 @@ impl Balloon {
         *lock(&self.acked) = saved.acked_features.map(Features);
         lock(&self.statistics).sample = None;
         let mut hinting = lock(&self.hinting);
-        hinting.restore(saved.free_page_hint_cmd_id);
+        hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
         let mut config = self.config();
         config.set_num_pages(saved.num_pages);
         config.set_actual(saved.actual);
@@ -356,253 +365,4 @@ impl Balloon {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
-    use super::super::features::VIRTIO_BALLOON_F_STATS_VQ;
-    use super::super::hinting::HintingState;
-    use super::*;
-    use vm_memory::{Bytes, GuestAddress};
-
-    const STATISTICS: u64 = 1 << VIRTIO_BALLOON_F_STATS_VQ;
-    const HINTS: u64 = 1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
-    const REPORTING: u64 = 1 << VIRTIO_BALLOON_F_REPORTING;
-    const POISON: u64 = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
-
-    /// Where a chain's first buffer lies.
-    const BUFFER: u64 = 0x8000;
-
-    fn everything() -> Balloon {
-        let options = DeviceOptions {
-            statistics: true,
-            free_page_hints: true,
-            deflate_on_oom: true,
-            must_tell_host: true,
-            ..DeviceOptions::default()
-        };
-        options.check().unwrap();
-        Balloon::new(options, Arc::default())
-    }
-
-    /// Serves a chain of one buffer with these bytes, or of one page if there are none: what is
-    /// handed on, and what is to become of the chain.
-    fn serve(
-        balloon: &Balloon,
-        role: QueueRole,
-        bytes: &[u8],
-    ) -> (Option<Vec<GuestRange>>, Outcome) {
-        let memory = memory();
-        memory.write_slice(bytes, GuestAddress(BUFFER)).unwrap();
-        let len = u32::try_from(bytes.len()).unwrap();
-        let page = (BUFFER, 0x1000, WRITE, 0);
-        write(&memory, TABLE, &[if len == 0 { page } else { (BUFFER, len, 0, 0) }]);
-        let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-        let mut handed = None;
-        let outcome = balloon.serve(role, head, &memory, |ranges| handed = Some(ranges.clone()));
-        (handed, outcome)
-    }
-
-    fn page(gpa: u64) -> Option<Vec<GuestRange>> {
-        Some(vec![GuestRange::new(gpa, 0x1000).unwrap()])
-    }
-
-    #[test]
-    fn reported_pages_are_handed_on_unless_something_forbids_it() {
-        let reported = |acked, poison: u32| {
-            let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
-            balloon.config().write(12, &poison.to_le_bytes());
-            balloon.set_acked_features(acked);
-            let (handed, outcome) = serve(&balloon, QueueRole::Reporting, &[]);
-            assert_eq!(outcome, Outcome::Return);
-            handed
-        };
-        assert_eq!(reported(REPORTING, 0), page(BUFFER));
-        assert_eq!(reported(REPORTING | POISON, 0), page(BUFFER));
-        // Not acked, so the field means nothing.
-        assert_eq!(reported(REPORTING, 7), page(BUFFER));
-        assert_eq!(reported(REPORTING | POISON, 7), None);
-        assert_eq!(reported(0, 0), None);
-    }
-
-    #[test]
-    fn inflated_pages_are_handed_on_whatever_their_poison_and_deflated_ones_never() {
-        let balloon = everything();
-        balloon.config().write(12, &7_u32.to_le_bytes());
-        balloon.set_acked_features(POISON);
-        let (handed, outcome) = serve(&balloon, QueueRole::Inflate, &3_u32.to_le_bytes());
-        assert_eq!((handed, outcome), (page(0x3000), Outcome::Return));
-        let (handed, outcome) = serve(&balloon, QueueRole::Deflate, &3_u32.to_le_bytes());
-        assert_eq!((handed, outcome), (None, Outcome::Return));
-    }
-
-    #[test]
-    fn an_ambiguous_queue_discards_nothing() {
-        let balloon = everything();
-        balloon.set_acked_features(HINTS | REPORTING);
-        assert_eq!(balloon.role(3), Some(QueueRole::Ambiguous));
-        assert_eq!(serve(&balloon, QueueRole::Ambiguous, &[]), (None, Outcome::Return));
-        let snapshot = balloon.counters.snapshot();
-        assert_eq!(snapshot.skipped_bytes(SkipReason::AmbiguousQueue), 0x1000);
-    }
-
-    #[test]
-    fn a_statistics_buffer_is_read_and_kept() {
-        let balloon = everything();
-        let empty = serve(&balloon, QueueRole::Statistics, &[0; 20]);
-        assert_eq!(empty, (None, Outcome::Keep));
-        assert!(balloon.statistics().is_none());
-        let bytes = [&4_u16.to_le_bytes()[..], &99_u64.to_le_bytes()].concat();
-        assert_eq!(serve(&balloon, QueueRole::Statistics, &bytes), (None, Outcome::Keep));
-        let sample = balloon.statistics().unwrap();
-        assert_eq!(sample.values.free_bytes, Some(99));
-        assert!(sample.age() < Duration::from_secs(600));
-        // What tells nothing leaves the last sample.
-        serve(&balloon, QueueRole::Statistics, &[1; 9]);
-        assert_eq!(balloon.statistics().unwrap().at, sample.at);
-    }
-
-    #[test]
-    fn hints_are_handed_on_during_a_round_and_done_follows() {
-        let balloon = everything();
-        assert_eq!(balloon.start_hinting(), Err(HintingError::NotAcked));
-        balloon.set_acked_features(HINTS | STATISTICS);
-        assert_eq!(serve(&balloon, QueueRole::Hinting, &[]).0, None);
-        balloon.start_hinting().unwrap();
-        assert_eq!(balloon.config().free_page_hint_cmd_id(), 2);
-        assert!(!balloon.take_config_changed(), "the caller knows");
-        serve(&balloon, QueueRole::Hinting, &2_u32.to_le_bytes());
-        assert_eq!(serve(&balloon, QueueRole::Hinting, &[]), (page(BUFFER), Outcome::Return));
-        serve(&balloon, QueueRole::Hinting, &0_u32.to_le_bytes());
-        assert!(balloon.take_config_changed());
-        assert!(!balloon.take_config_changed());
-        assert_eq!(balloon.config().free_page_hint_cmd_id(), 1);
-        let status = balloon.hinting();
-        assert_eq!((status.state, status.ranges), (HintingState::Done, 1));
-        assert_eq!(status.bytes, 0x1000);
-        assert_eq!(balloon.stop_hinting(), Err(HintingError::NotRunning));
-        let plain = Balloon::new(DeviceOptions::default(), Arc::default());
-        assert_eq!(plain.start_hinting(), Err(HintingError::NotOffered));
-    }
-
-    #[test]
-    fn stopping_in_the_middle_of_a_discard_keeps_the_pages_from_the_driver_until_its_end() {
-        let balloon = everything();
-        balloon.set_acked_features(HINTS | STATISTICS);
-        balloon.start_hinting().unwrap();
-        serve(&balloon, QueueRole::Hinting, &2_u32.to_le_bytes());
-        let memory = memory();
-        write(&memory, TABLE, &[(BUFFER, 0x1000, WRITE, 0)]);
-        let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-        balloon.serve(QueueRole::Hinting, head, &memory, |_| {
-            // What another thread does meanwhile; it must not wait.
-            balloon.stop_hinting().unwrap();
-            assert_eq!(balloon.config().free_page_hint_cmd_id(), 0);
-        });
-        assert_eq!(balloon.config().free_page_hint_cmd_id(), 1);
-        assert!(balloon.take_config_changed());
-    }
-
-    #[test]
-    fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
-        let options = DeviceOptions { target_bytes: 1 << 20, ..DeviceOptions::default() };
-        let balloon = Balloon::new(options, Arc::default());
-        assert_eq!(balloon.config().read(0, 4), 256_u32.to_le_bytes());
-        assert_eq!(balloon.set_target(1), Err(TargetError::NotPages(1)));
-        assert_eq!(balloon.target_bytes(), 1 << 20);
-        balloon.set_target(2 << 20).unwrap();
-        assert_eq!(balloon.config().num_pages(), 512);
-        assert_eq!(balloon.actual_bytes(), 0);
-        balloon.config().write(4, &300_u32.to_le_bytes());
-        assert_eq!(balloon.actual_bytes(), 300 * 4096);
-        assert_eq!(balloon.target_bytes(), 2 << 20);
-    }
-
-    #[test]
-    fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
-        let balloon = everything();
-        let interval = Duration::from_secs(5);
-        balloon.set_target(1 << 20).unwrap();
-        balloon.set_statistics_interval(interval).unwrap();
-        balloon.set_acked_features(STATISTICS | HINTS | REPORTING | POISON);
-        balloon.config().write(0, &[7; 16]);
-        balloon.start_hinting().unwrap();
-        serve(&balloon, QueueRole::Statistics, &[4, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        assert!(balloon.statistics().is_some());
-        balloon.reset();
-        assert_eq!(balloon.acked_features(), None);
-        assert_eq!((balloon.target_bytes(), balloon.statistics_interval()), (1 << 20, interval));
-        let config = *balloon.config();
-        assert_eq!((config.actual(), config.poison_val()), (0, 0));
-        assert_eq!(config.free_page_hint_cmd_id(), 0);
-        assert!(balloon.statistics().is_none());
-        assert_eq!(balloon.hinting().state, HintingState::Stopped);
-    }
-
-    #[test]
-    fn an_interval_needs_statistics() {
-        let plain = Balloon::new(DeviceOptions::default(), Arc::default());
-        let second = Duration::from_secs(1);
-        assert_eq!(plain.set_statistics_interval(second), Err(IntervalError::NotOffered));
-        assert_eq!(plain.statistics_interval(), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_device_goes_on_elsewhere_as_it_was() {
-        let here = everything();
-        here.set_target(3 << 20).unwrap();
-        here.set_statistics_interval(Duration::from_secs(2)).unwrap();
-        here.config().write(4, &[1; 12]);
-        here.set_acked_features(STATISTICS | HINTS | REPORTING | POISON | 1 << 32);
-        let saved = here.save();
-        let json = serde_json::to_string(&saved).unwrap();
-        let there = everything();
-        there.restore(serde_json::from_str(&json).unwrap()).unwrap();
-        assert_eq!(there.save(), saved);
-        assert_eq!(*there.config(), *here.config());
-        assert!(!there.take_config_changed());
-
-        // A round cannot go on elsewhere: the driver is to have its pages back.
-        here.start_hinting().unwrap();
-        there.restore(here.save()).unwrap();
-        assert_eq!(there.config().free_page_hint_cmd_id(), 1);
-        assert!(there.take_config_changed());
-        there.start_hinting().unwrap();
-        assert_eq!(there.config().free_page_hint_cmd_id(), 3);
-    }
-
-    #[test]
-    fn a_device_that_offers_less_does_not_go_on() {
-        let less = Balloon::new(DeviceOptions::default(), Arc::default());
-        let before = less.save();
-        let here = everything();
-        here.set_acked_features(STATISTICS | REPORTING);
-        let missing = STATISTICS;
-        let error = RestoreError::NotOffered { acked: STATISTICS | REPORTING, missing };
-        assert_eq!(less.restore(here.save()), Err(error));
-        let interval = Duration::from_nanos(1);
-        let saved = SavedBalloon { statistics_interval: interval, ..here.save() };
-        assert!(matches!(here.restore(saved), Err(RestoreError::Interval(_))));
-        assert_eq!(less.save(), before);
-        // What the driver did not ack it does not miss.
-        here.set_acked_features(REPORTING);
-        less.restore(SavedBalloon { statistics_interval: interval, ..here.save() }).unwrap();
-        assert_eq!(less.statistics_interval(), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_chain_of_any_queue_may_break_off() {
-        let balloon = everything();
-        balloon.set_acked_features(u64::MAX);
-        balloon.start_hinting().unwrap();
-        let memory = memory();
-        write(&memory, TABLE, &[(BUFFER, 0x1000, WRITE | NEXT, 9)]);
-        let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-        for queue in 0..features::NUM_QUEUES {
-            let role = balloon.role(queue).unwrap();
-            let mut bytes = 0;
-            balloon.serve(role, head, &memory, |ranges| {
-                bytes = ranges.iter().map(GuestRange::len).sum();
-            });
-            assert_eq!(bytes, 0, "{role:?}");
-        }
-    }
-}
+mod tests;

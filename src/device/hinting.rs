@@ -73,7 +73,8 @@ pub struct HintingStatus {
 #[derive(Debug)]
 pub(super) struct Hinting {
     state: HintingState,
-    /// The ID of the next round. None is used again before all others were.
+    /// The ID of the next round. None comes twice: Linux takes no notice of a request with the ID
+    /// of its last round (`report_free_page_func`).
     next: u32,
     /// What the configuration space says.
     requested: u32,
@@ -87,11 +88,12 @@ pub(super) struct Hinting {
     bytes: u64,
 }
 
-impl Default for Hinting {
-    fn default() -> Self {
+impl Hinting {
+    /// No round so far; the first one gets the ID `first`, or the lowest there is.
+    pub(super) fn new(first: u32) -> Self {
         Self {
             state: HintingState::Stopped,
-            next: FIRST_ID,
+            next: first.max(FIRST_ID),
             requested: STOP,
             driver: None,
             serving: false,
@@ -100,9 +102,12 @@ impl Default for Hinting {
             bytes: 0,
         }
     }
-}
 
-impl Hinting {
+    /// The ID of the next round.
+    pub(super) fn next_id(&self) -> u32 {
+        self.next
+    }
+
     /// What belongs in the configuration space.
     pub(super) fn command_id(&self) -> u32 {
         self.requested
@@ -146,16 +151,13 @@ impl Hinting {
 
     /// A new driver: it holds no pages, and no round is under way.
     pub(super) fn reset(&mut self) {
-        *self = Self { next: self.next, serving: self.serving, ..Self::default() };
+        *self = Self { serving: self.serving, ..Self::new(self.next) };
     }
 
-    /// Goes on from what another device left in the configuration space. A round that was under way
-    /// there is over: its pages are the driver's again.
-    pub(super) fn restore(&mut self, command_id: u32) {
-        self.reset();
-        if command_id >= FIRST_ID {
-            self.next = following(command_id);
-        }
+    /// Goes on from what another device left in the configuration space, with its next ID. A round
+    /// that was under way there is over: its pages are the driver's again.
+    pub(super) fn restore(&mut self, command_id: u32, next: u32) {
+        *self = Self { serving: self.serving, ..Self::new(next) };
         self.requested = if command_id == STOP { STOP } else { DONE };
     }
 
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_round_goes_from_its_id_to_done() {
-        let (mut hinting, counters) = (Hinting::default(), Counters::default());
+        let (mut hinting, counters) = (Hinting::new(0), Counters::default());
         assert_eq!(hinting.command_id(), STOP);
         assert_eq!(hinting.stop(), Err(HintingError::NotRunning));
         for id in [2, 3] {
@@ -332,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_chain_may_hold_a_whole_round() {
-        let (mut hinting, counters) = (Hinting::default(), Counters::default());
+        let (mut hinting, counters) = (Hinting::new(0), Counters::default());
         hinting.start().unwrap();
         let items = [Page, Command(7), Page, Command(2), Page, Command(STOP), Page];
         assert_eq!(serve(&mut hinting, &items, &counters), (1, true));
@@ -341,7 +343,7 @@ mod tests {
 
     #[test]
     fn stop_lets_the_driver_have_its_pages() {
-        let (mut hinting, counters) = (Hinting::default(), Counters::default());
+        let (mut hinting, counters) = (Hinting::new(0), Counters::default());
         hinting.start().unwrap();
         serve(&mut hinting, &[Command(2)], &counters);
         hinting.stop().unwrap();
@@ -355,7 +357,7 @@ mod tests {
 
     #[test]
     fn done_waits_for_the_discard_that_is_under_way() {
-        let mut hinting = Hinting::default();
+        let mut hinting = Hinting::new(0);
         hinting.start().unwrap();
         let chain = hinting.begin();
         hinting.stop().unwrap();
@@ -374,25 +376,30 @@ mod tests {
 
     #[test]
     fn a_new_driver_finds_no_round_and_no_id_comes_again() {
-        let (mut hinting, counters) = (Hinting::default(), Counters::default());
+        let (mut hinting, counters) = (Hinting::new(0), Counters::default());
         hinting.start().unwrap();
         serve(&mut hinting, &[Command(2), Page], &counters);
         hinting.reset();
         assert_eq!((hinting.command_id(), hinting.status().driver_id), (STOP, None));
         hinting.start().unwrap();
         assert_eq!(hinting.command_id(), 3);
-        hinting.restore(u32::MAX);
+        hinting.restore(u32::MAX - 1, u32::MAX);
         assert_eq!((hinting.command_id(), hinting.status().state), (DONE, HintingState::Stopped));
-        hinting.start().unwrap();
-        assert_eq!(hinting.command_id(), FIRST_ID);
-        hinting.restore(STOP);
-        assert_eq!(hinting.command_id(), STOP);
+        for id in [u32::MAX, FIRST_ID] {
+            hinting.start().unwrap();
+            assert_eq!(hinting.command_id(), id);
+            hinting.stop().unwrap();
+        }
+        for (command_id, expected) in [(STOP, STOP), (DONE, DONE)] {
+            hinting.restore(command_id, 1);
+            assert_eq!((hinting.command_id(), hinting.next_id()), (expected, FIRST_ID));
+        }
     }
 
     #[test]
     fn what_is_no_hint_is_skipped() {
         let memory = memory();
-        let (mut hinting, counters) = (Hinting::default(), Counters::default());
+        let (mut hinting, counters) = (Hinting::new(0), Counters::default());
         hinting.start().unwrap();
         memory.write_obj(2_u32.to_le(), GuestAddress(COMMANDS)).unwrap();
         write(
@@ -419,7 +426,7 @@ mod tests {
         assert_eq!(snapshot.all_skipped_bytes(), 9);
         // Broken off, its commands do not count either.
         write(&memory, TABLE + 5 * 16, &[(PAGE, 0x1000, WRITE | NEXT, 9)]);
-        let mut chain = Hinting { requested: 2, ..Hinting::default() }.begin();
+        let mut chain = Hinting { requested: 2, ..Hinting::new(0) }.begin();
         chain.collect(head, &memory, &mut ranges, &counters).unwrap_err();
         assert_eq!((ranges.len(), chain.driver), (0, None));
         assert_eq!(counters.snapshot().skipped_bytes(SkipReason::BrokenChain), 0x1000);
@@ -454,7 +461,7 @@ mod tests {
         /// ID comes twice, and a round that ends leaves no page with the driver for ever.
         #[test]
         fn pages_count_only_under_the_present_id(steps in steps()) {
-            let (mut hinting, counters) = (Hinting::default(), Counters::default());
+            let (mut hinting, counters) = (Hinting::new(0), Counters::default());
             let mut driver = None;
             let mut last_id = 1;
             for step in steps {

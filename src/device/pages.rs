@@ -3,7 +3,7 @@
 //!
 //! What is inflated is discarded whatever `poison_val` says. Only what is *reported* has to keep
 //! the poison (5.5.6.7.2); of the balloon's pages the device may modify the contents (5.5.6.2), and
-//! a driver that negotiated `PAGE_POISON` fills them itself when it uses them again (5.5.6.5.1).
+//! a driver that negotiated `PAGE_POISON` fills them itself when it uses them again (5.5.6.6.1).
 //! Linux does by freeing them, and QEMU discards them all the same (`balloon_inflate_page`).
 //!
 //! A deflated page comes back when the guest touches it, with or without `MUST_TELL_HOST`, so there
@@ -254,8 +254,9 @@ mod tests {
 
     #[test]
     fn of_a_list_that_runs_out_of_memory_the_read_part_counts() {
-        let list = MEMORY - COPY_SIZE as u64;
-        let (pages, counters) = inflated(&[(list, COPY_SIZE as u32 + 4, 0, 0)], &[]);
+        let copied = u32::try_from(COPY_SIZE).unwrap();
+        let list = MEMORY - u64::from(copied);
+        let (pages, counters) = inflated(&[(list, copied + 4, 0, 0)], &[]);
         assert_eq!(pages.len(), COPY_SIZE / PFN_SIZE);
         assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 4);
     }

@@ -18,6 +18,8 @@ pub struct SavedBalloon {
     pub actual: u32,
     /// Which round of hinting was wanted.
     pub free_page_hint_cmd_id: u32,
+    /// Which ID the next round is to have: the driver knows those before it.
+    pub next_hint_cmd_id: u32,
     /// What the driver fills its free pages with.
     pub poison_val: u32,
     /// How often statistics are polled.
