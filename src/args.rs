@@ -10,7 +10,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
 use crate::ctl::CtlArgs;
-use crate::device::DeviceOptions;
+use crate::device::{DeviceOptions, OptionsError};
 use crate::memory::MemoryOptions;
 
 /// Gives the memory that a guest does not use back to the host.
@@ -21,6 +21,7 @@ use crate::memory::MemoryOptions;
 #[derive(Debug, Parser)]
 #[command(version, after_long_help = EXAMPLES)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 #[command(group(ArgGroup::new("socket").args(["socket_path", "fd"]).required(true)))]
 pub struct Args {
     /// What to do instead of being the daemon.
@@ -50,8 +51,8 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     control_socket: Option<PathBuf>,
 
-    /// Address and port of this machine, such as 127.0.0.1:9090 or [::1]:9090, for the Prometheus
-    /// metrics.
+    /// Address and port of this machine for the Prometheus metrics, such as `127.0.0.1:9090` or
+    /// `[::1]:9090`.
     ///
     /// Serves `GET /metrics` and nothing else, to every user of this machine, so an address that
     /// others can reach is refused. Port 0 takes a free one, and the log says which.
@@ -76,8 +77,9 @@ pub struct Args {
     /// again without waiting for an answer. Here hinted pages are given back to the host, so a page
     /// that the guest takes into use while its hint is being served may lose what was just written
     /// to it. Free page reporting has no such race. Only for guests that are idle or paused while
-    /// hinting runs, which a control client starts and stops.
-    #[arg(long, verbatim_doc_comment)]
+    /// hinting runs, which a control client starts and stops. Needs --statistics or --no-reporting:
+    /// with neither, nobody could tell which queue the hints are on.
+    #[arg(long)]
     free_page_hints: bool,
 
     /// Lets the guest take pages out of the balloon when it runs out of memory
@@ -128,8 +130,7 @@ pub struct Args {
 
     /// How much to say on standard error.
     ///
-    /// `info` tells of connections and sums each one up; `debug` adds a line for every report. Can
-    /// be changed at run time.
+    /// Can be changed at run time.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
 
@@ -250,11 +251,11 @@ pub enum ConfigError {
     #[error("--control-socket and --socket-path must be different paths, both are {}", .0.display())]
     SamePath(PathBuf),
     /// Not an open descriptor's number.
-    #[error("--fd takes the number of an open socket, 3 or higher, not {0}")]
+    #[error("--fd: expected the number of an open socket, 3 or higher, not {0}")]
     BadFd(RawFd),
     /// Metrics are for this machine only.
     #[error(
-        "--metrics-address takes an address of this machine only, such as 127.0.0.1:{port} or \
+        "--metrics-address: expected an address of this machine only, such as 127.0.0.1:{port} or \
          [::1]:{port}, not {address}: anyone who can reach it could read there",
         port = .address.port()
     )]
@@ -262,20 +263,13 @@ pub enum ConfigError {
         /// The address asked for.
         address: SocketAddr,
     },
-    /// The balloon is made of pages of 4 KiB.
-    #[error("--target takes a multiple of {BALLOON_PAGE} bytes (4K), not {0}")]
-    TargetNotInPages(u64),
-    /// The device counts pages in 32 bits.
-    #[error("--target takes at most {MAX_TARGET} bytes (16T less one page of 4K), not {0}")]
-    TargetTooLarge(u64),
+    /// A device that cannot be.
+    #[error(transparent)]
+    Device(#[from] OptionsError),
 }
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
 const MAX_SOCKET_PATH: usize = 107;
-/// Size of the balloon's pages in bytes, whatever the guest's are (virtio 1.3, 5.5.6).
-const BALLOON_PAGE: u64 = 4096;
-/// The largest target in bytes: `num_pages` is a `u32`.
-const MAX_TARGET: u64 = u32::MAX as u64 * BALLOON_PAGE;
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
@@ -301,12 +295,6 @@ impl TryFrom<Args> for Config {
         {
             return Err(ConfigError::NotLoopback { address });
         }
-        if !args.target.is_multiple_of(BALLOON_PAGE) {
-            return Err(ConfigError::TargetNotInPages(args.target));
-        }
-        if args.target > MAX_TARGET {
-            return Err(ConfigError::TargetTooLarge(args.target));
-        }
         let device = DeviceOptions {
             statistics: args.statistics,
             statistics_interval: Duration::from_secs(args.statistics_interval.into()),
@@ -316,6 +304,7 @@ impl TryFrom<Args> for Config {
             reporting: !args.no_reporting,
             target_bytes: args.target,
         };
+        device.check()?;
         Ok(Self {
             socket,
             control_socket,
@@ -430,9 +419,16 @@ mod tests {
                 Err(ConfigError::NotLoopback { .. })
             ));
         }
-        assert_eq!(config(&["--target", "4097"]), Err(ConfigError::TargetNotInPages(4097)));
-        assert_eq!(config(&["--target", "16T"]), Err(ConfigError::TargetTooLarge(16 << 40)));
-        assert!(config(&["--target", &MAX_TARGET.to_string()]).is_ok());
+        for device in [
+            &["--target", "4097"][..],
+            &["--target", "16T"],
+            &["--free-page-hints"],
+            &["--statistics", "--statistics-interval", "86401"],
+        ] {
+            assert!(matches!(config(device), Err(ConfigError::Device(_))), "{device:?}");
+        }
+        assert!(config(&["--free-page-hints", "--statistics"]).is_ok());
+        assert!(config(&["--free-page-hints", "--no-reporting"]).is_ok());
         assert!(parse(&["--socket-path", "s", "--statistics-interval", "1"]).is_err());
     }
 

@@ -229,7 +229,9 @@ impl VhostUserBackend for BalloonBackend {
         let memory = memory.memory().into_inner();
         debug!("guest memory: {} regions", memory.num_regions());
         lock(&self.dirty).set_memory(Arc::clone(&memory)).map_err(io::Error::other)?;
-        self.reclaimer.set_memory(memory).map_err(io::Error::other)
+        let regions = self.reclaimer.set_memory(memory).map_err(io::Error::other)?;
+        self.state.set_regions(&regions);
+        Ok(())
     }
 
     /// The framework joins its worker when a connection ends, and wakes it with this.

@@ -24,9 +24,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Options of `ctl`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "\
+#[command(
+    disable_help_subcommand = true,
+    after_help = "\
 The exit status is 0 if it was done, 1 if the daemon refused, 2 if the command line is wrong, and 3
-if no daemon answers.")]
+if no daemon answers."
+)]
 pub struct CtlArgs {
     /// The daemon's --control-socket.
     #[arg(long, value_name = "PATH")]

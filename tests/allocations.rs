@@ -146,10 +146,12 @@ fn a_report_costs_no_allocation() {
                     snapshot,
                     |snapshot, head| {
                         let start = Instant::now();
-                        balloon.serve(QueueRole::Reporting, head, snapshot.as_ref(), |ranges| {
+                        let role = QueueRole::Reporting;
+                        let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
                             snapshot.discard(ranges);
                         });
                         counters.served(start.elapsed());
+                        outcome
                     },
                 )
                 .unwrap();

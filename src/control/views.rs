@@ -20,7 +20,7 @@ pub struct StatusView {
     pub offered_features: Vec<String>,
     /// Features that the guest's driver has acked; none if there is no driver.
     pub acked_features: Option<Vec<String>>,
-    /// What each queue carries, with the acked features.
+    /// What each queue carries, which follows from the acked features; empty without a driver.
     pub queues: Vec<QueueView>,
     /// Bytes that are wanted in the balloon.
     pub target_bytes: u64,
@@ -46,6 +46,7 @@ impl StatusView {
     pub fn of(state: &State) -> Self {
         let balloon = &state.balloon;
         let role = |index| {
+            balloon.acked_features()?;
             let role = names::role(balloon.role(index)?).to_owned();
             Some(QueueView { index, role })
         };
@@ -188,7 +189,7 @@ pub struct StatisticsView {
 pub struct SampleView {
     /// Seconds since it came.
     pub age_seconds: f64,
-    /// Each statistic by its name, in the order of the tags; none for what the guest does not tell.
+    /// Each statistic by its name; `null` for what the guest does not tell.
     pub values: serde_json::Map<String, serde_json::Value>,
 }
 

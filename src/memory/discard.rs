@@ -79,7 +79,7 @@ pub struct Reclaimer<P = Fallocate> {
 #[derive(Default)]
 struct Map {
     memory: Arc<GuestMemory>,
-    table: RegionTable,
+    table: Arc<RegionTable>,
 }
 
 impl<P: PunchHole> Reclaimer<P> {
@@ -101,14 +101,14 @@ impl<P: PunchHole> Reclaimer<P> {
         }
     }
 
-    /// Takes over a new memory table, after the chain that is being served.
+    /// Takes over a new memory table, after the chain that is being served, and returns it.
     ///
     /// # Errors
     /// [`RegionError`]; the old table stays.
-    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), RegionError> {
-        let table = RegionTable::new(&memory)?;
-        *self.map.write() = Map { memory, table };
-        Ok(())
+    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<Arc<RegionTable>, RegionError> {
+        let table = Arc::new(RegionTable::new(&memory)?);
+        *self.map.write() = Map { memory, table: Arc::clone(&table) };
+        Ok(table)
     }
 
     /// From now on nothing more is discarded; a discard under way ends after its present call.

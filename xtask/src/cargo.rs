@@ -13,6 +13,11 @@ pub(crate) fn root() -> PathBuf {
     root
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Cargo with these arguments, in the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -38,7 +43,5 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// If it does not build.
 pub(crate) fn release_daemon() -> Result<PathBuf> {
     run(&mut cargo(&["build", "--locked", "--release", "--package", "vhost-device-balloon"]))?;
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("release/vhost-device-balloon"))
+    Ok(target().join("release/vhost-device-balloon"))
 }

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod demo;
+mod dist;
 mod setup;
 mod test;
 
@@ -32,6 +33,9 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
+    /// completions and descriptor file, to be copied to /usr.
+    Dist,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
     Setup,
 }
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Bench::Guest { all, json } } => {
             bench("guest", &[("--all", all), ("--json", json)])
         }
+        Command::Dist => dist::run(),
         Command::Setup => setup::guest().map(drop),
     };
     match done {
