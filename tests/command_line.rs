@@ -1,5 +1,7 @@
 //! The command line of the program, as a shell or management software uses it.
 
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
