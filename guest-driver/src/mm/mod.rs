@@ -45,7 +45,7 @@ pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use section::Sections;
-use zone::Zone;
+use zone::{Zone, Zonelists};
 
 /// Told about blocks that a CPU, an isolator's failure or onlining has freed, of the order that
 /// [`FreeHook::order`] says and larger, buddies merged.
@@ -54,6 +54,11 @@ use zone::Zone;
 pub trait FreeHook: Send + Sync {
     /// The smallest order of interest.
     fn order(&self) -> u8;
+
+    /// Whether [`FreeHook::before_insert`] is to be called.
+    fn listens_before(&self) -> bool {
+        false
+    }
 
     /// The block is about to be put on its free list. Only a tracker that is meant to go wrong
     /// listens here.
@@ -70,6 +75,14 @@ pub trait FreeHook: Send + Sync {
 
     /// A section has gone offline.
     fn section_offline(&self, section: usize);
+}
+
+/// A hook with what it has to say of itself, so that a free that is of no interest to it does not
+/// call it.
+struct InstalledHook {
+    order: u8,
+    listens_before: bool,
+    hook: Arc<dyn FreeHook>,
 }
 
 /// How the memory of a new [`Mm`] is laid out.
@@ -121,7 +134,8 @@ pub struct Mm {
     pub(crate) semantics: KernelSemantics,
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
-    hook: OnceLock<Arc<dyn FreeHook>>,
+    zonelists: Zonelists,
+    hook: OnceLock<InstalledHook>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -130,15 +144,17 @@ impl Mm {
     /// Memory as `layout` says, all of it free.
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry;
+        let zones: Vec<Zone> = layout
+            .zones
+            .iter()
+            .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
+            .collect();
         let mm = Self {
             geometry,
             semantics: layout.semantics,
             sections: Sections::new(geometry, layout.sections),
-            zones: layout
-                .zones
-                .iter()
-                .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
-                .collect(),
+            zonelists: Zonelists::new(&zones),
+            zones,
             hook: OnceLock::new(),
             hotplug: crate::sync::Lock::new(()),
         };
@@ -157,11 +173,31 @@ impl Mm {
     /// # Errors
     /// Gives the hook back if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
-        self.hook.set(hook)
+        let (order, listens_before) = (hook.order(), hook.listens_before());
+        let installed = InstalledHook { order, listens_before, hook };
+        self.hook.set(installed).map_err(|refused| refused.hook)
     }
 
-    pub(crate) fn hook(&self) -> Option<&Arc<dyn FreeHook>> {
-        self.hook.get()
+    pub(crate) fn hook(&self) -> Option<&dyn FreeHook> {
+        self.hook.get().map(|installed| installed.hook.as_ref())
+    }
+
+    /// The hook if blocks of `order` interest it.
+    pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
+        self.hook.get().filter(|hook| order >= hook.order).map(|installed| installed.hook.as_ref())
+    }
+
+    /// The hook if it wants to be told of blocks of `order` before they are on their lists.
+    pub(crate) fn hook_before(&self, order: u8) -> Option<&dyn FreeHook> {
+        let listens = |hook: &&InstalledHook| hook.listens_before && order >= hook.order;
+        self.hook.get().filter(listens).map(|installed| installed.hook.as_ref())
+    }
+
+    /// Takes the lock of this frame's zone and lets it go: whoever had it is done with what it did.
+    pub(crate) fn pass_zone_lock(&self, pfn: Pfn) {
+        if let Some(id) = self.zone_of(pfn) {
+            drop(self.zone(id).lock());
+        }
     }
 
     /// Orders and sizes.

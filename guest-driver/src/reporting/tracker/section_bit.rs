@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::{Granules, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, Visit};
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker D (David Hildenbrand's last idea in message 002).
 #[derive(Debug)]
 pub struct SectionBit {
     granules: Granules,
+    passes: Arc<Schedule>,
     bits: Bits,
     /// The bit is cleared before its section is looked at, as it must be.
     clear_first: bool,
@@ -18,8 +19,13 @@ pub struct SectionBit {
 }
 
 impl SectionBit {
-    pub(super) fn new(granules: Granules, clear_first: bool, self_trigger: bool) -> Self {
-        Self { granules, bits: Bits::new(granules.sections), clear_first, self_trigger }
+    pub(super) fn new(
+        granules: Granules,
+        passes: Arc<Schedule>,
+        clear_first: bool,
+        self_trigger: bool,
+    ) -> Self {
+        Self { granules, passes, bits: Bits::new(granules.sections), clear_first, self_trigger }
     }
 }
 
@@ -29,12 +35,14 @@ impl FreeHook for SectionBit {
     }
 
     fn after_insert(&self, head: Pfn, _order: u8) {
-        self.bits.set(self.granules.section(head));
+        self.bits.set_under_lock(self.granules.section(head));
+        self.passes.request();
     }
 
     fn moved(&self, head: Pfn, _order: u8) {
         if self.self_trigger {
             self.bits.set(self.granules.section(head));
+            self.passes.request();
         }
     }
 
@@ -54,6 +62,8 @@ impl Tracker for SectionBit {
         for section in self.bits.ones(0..self.granules.sections) {
             if self.clear_first {
                 self.bits.take(section);
+                // Who found the bit set is done with its free.
+                mm.pass_zone_lock(self.granules.first_pfn(section));
             }
             let mut left = false;
             if mm.is_online(section) {

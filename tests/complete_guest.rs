@@ -1,0 +1,234 @@
+//! What the complete device does for an unmodified Linux guest: target, statistics, pause and
+//! resume, huge pages, memory that is added while it runs.
+
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::host::{resident_bytes, wait_until};
+use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
+
+/// A daemon with a control socket.
+struct Daemon {
+    process: DaemonProcess,
+    control: PathBuf,
+}
+
+impl Daemon {
+    fn start(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let control = folder.join("control.sock");
+        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        args.push("--control-socket".into());
+        args.push(control.clone().into());
+        let options = DaemonOptions { args, ..DaemonOptions::default() };
+        Self { process: DaemonProcess::spawn(Path::new(BINARY), &options).unwrap(), control }
+    }
+
+    /// Runs `ctl` and returns its answer.
+    fn ctl(&self, args: &[&str]) -> Value {
+        let output = Command::new(BINARY)
+            .args(["ctl", "--json", "--control-socket"])
+            .arg(&self.control)
+            .args(args)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {error}\n{}", self.process.log());
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    fn number(&self, command: &str, path: &str) -> u64 {
+        let answer = self.ctl(&[command]);
+        answer.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}: {answer}"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.control.parent().unwrap());
+    }
+}
+
+fn boot(test: &str, daemon: &Daemon, config: GuestConfig) -> Option<LinuxGuest> {
+    let toolbox = qemu::toolbox_or_skip(test)?;
+    let balloon = Balloon::VhostUser { socket: daemon.process.socket() };
+    let guest = LinuxGuest::boot(&toolbox, GuestConfig { balloon, ..config }).unwrap();
+    guest.load_balloon_driver("").unwrap();
+    Some(guest)
+}
+
+fn until(what: impl FnMut() -> Result<(), String>) {
+    wait_until(PATIENCE, LOOK_EVERY, what).unwrap();
+}
+
+/// The file behind the memory that was added, of QEMU's the one of that size.
+fn added_memory(guest: &LinuxGuest, bytes: u64) -> File {
+    let folder = format!("/proc/{}/fd", guest.qemu_pid());
+    let memfds = fs::read_dir(folder).unwrap().filter_map(|entry| {
+        let path = entry.unwrap().path();
+        let target = fs::read_link(&path).ok()?;
+        target.to_string_lossy().starts_with("/memfd:memory-backend-memfd").then_some(path)
+    });
+    let mut opened = memfds.map(|path| File::open(path).unwrap());
+    opened.find(|file| file.metadata().unwrap().len() == bytes).unwrap()
+}
+
+fn total(guest: &LinuxGuest) -> u64 {
+    let text = guest.agent().read_file("/proc/meminfo").unwrap();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// The target goes up: the guest's memory shrinks and the host has it. It goes down: it is the
+/// guest's again.
+#[test]
+fn a_target_takes_memory_from_the_guest_and_gives_it_back() {
+    let daemon = Daemon::start(&[]);
+    let test = "a_target_takes_memory_from_the_guest_and_gives_it_back";
+    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let agent = guest.agent();
+    agent.alloc(1, 512 * MIB, 1).unwrap();
+    agent.free(1).unwrap();
+    let before = total(&guest);
+    daemon.ctl(&["target", "384M"]);
+    until(|| {
+        let (now, actual) = (total(&guest), daemon.number("status", "/actual_bytes"));
+        match actual == 384 * MIB && now == before - 384 * MIB {
+            true => Ok(()),
+            false => Err(format!("{now} of {before} bytes, {actual} in the balloon")),
+        }
+    });
+    // Nobody but the balloon has given so much back if the rest is in use.
+    agent.alloc(2, 256 * MIB, 2).unwrap();
+    until(|| {
+        let resident = guest.resident_bytes().unwrap();
+        if resident <= 640 * MIB { Ok(()) } else { Err(format!("{resident} bytes resident")) }
+    });
+    assert_eq!(agent.expect_intact(2).unwrap(), 256 * MIB);
+    daemon.ctl(&["target", "0"]);
+    until(|| match (total(&guest), daemon.number("status", "/actual_bytes")) {
+        (now, 0) if now == before => Ok(()),
+        (now, actual) => Err(format!("{now} of {before} bytes, {actual} in the balloon")),
+    });
+    // And it is memory.
+    agent.alloc(3, 512 * MIB, 3).unwrap();
+    assert_eq!(agent.expect_intact(3).unwrap(), 512 * MIB);
+    assert_eq!(agent.expect_intact(2).unwrap(), 256 * MIB);
+    assert_eq!(guest.quit().unwrap(), "");
+}
+
+/// Every tag that the kernel sends, and fresh ones when asked.
+#[test]
+fn linux_sends_its_statistics_when_asked() {
+    let daemon = Daemon::start(&["--statistics"]);
+    let test = "linux_sends_its_statistics_when_asked";
+    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let sample = || {
+        let sample = daemon.ctl(&["statistics", "--refresh"]);
+        let values: Vec<(String, u64)> = sample
+            .pointer("/sample/values")
+            .and_then(Value::as_object)
+            .map(|values| {
+                values.iter().filter_map(|(k, v)| Some((k.clone(), v.as_u64()?))).collect()
+            })
+            .unwrap_or_default();
+        values
+    };
+    let mut values = Vec::new();
+    until(|| {
+        values = sample();
+        if values.is_empty() { Err("no sample".to_owned()) } else { Ok(()) }
+    });
+    // All that the specification knows, and Linux since 6.12.
+    assert_eq!(values.len(), 16, "{values:?}");
+    let value = |name: &str| values.iter().find(|(tag, _)| tag == name).map(|(_, value)| *value);
+    assert_eq!(value("total_bytes"), Some(total(&guest)), "{values:?}");
+    let free = value("free_bytes").unwrap();
+    guest.agent().alloc(1, 256 * MIB, 1).unwrap();
+    until(|| {
+        let now = sample().into_iter().find(|(tag, _)| tag == "free_bytes").map_or(free, |v| v.1);
+        if now + 128 * MIB <= free { Ok(()) } else { Err(format!("{now} free, {free} before")) }
+    });
+    // Reporting has another queue now, and works.
+    guest.agent().free(1).unwrap();
+    until(|| match daemon.number("counters", "/bytes_discarded") {
+        bytes if bytes >= 200 * MIB => Ok(()),
+        bytes => Err(format!("{bytes} bytes discarded")),
+    });
+    assert_eq!(guest.quit().unwrap(), "");
+}
+
+#[test]
+fn while_paused_nothing_is_given_back_and_afterwards_it_is() {
+    let daemon = Daemon::start(&["--paused"]);
+    let test = "while_paused_nothing_is_given_back_and_afterwards_it_is";
+    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let agent = guest.agent();
+    agent.alloc(1, 384 * MIB, 1).unwrap();
+    agent.free(1).unwrap();
+    let skipped = || daemon.number("counters", "/skipped/paused/bytes");
+    until(|| if skipped() >= 300 * MIB { Ok(()) } else { Err(format!("{} skipped", skipped())) });
+    assert_eq!(daemon.number("counters", "/bytes_discarded"), 0);
+    let resident = guest.resident_bytes().unwrap();
+    assert!(resident >= 384 * MIB, "{resident} bytes resident");
+    daemon.ctl(&["resume"]);
+    // What was skipped comes back when the guest has used it again: Linux takes it last.
+    agent.alloc(1, 768 * MIB, 2).unwrap();
+    agent.free(1).unwrap();
+    until(|| match guest.resident_bytes().unwrap() {
+        now if now + 200 * MIB <= resident => Ok(()),
+        now => Err(format!("{now} bytes resident, {resident} before")),
+    });
+    assert_eq!(guest.quit().unwrap(), "");
+}
+
+/// A DIMM that is plugged in while the guest runs: its memory is used, reported and given back.
+#[test]
+fn memory_that_is_added_is_reported_and_given_back() {
+    let daemon = Daemon::start(&[]);
+    let test = "memory_that_is_added_is_reported_and_given_back";
+    let config = GuestConfig {
+        qemu_args: ["-m", "slots=2,maxmem=4G"].map(str::to_owned).into(),
+        kernel_args: vec!["memhp_default_state=online_movable".to_owned()],
+        ..GuestConfig::default()
+    };
+    let Some(guest) = boot(test, &daemon, config) else { return };
+    let before = total(&guest);
+    let memory = json!({
+        "qom-type": "memory-backend-memfd", "id": "hot", "size": 512 * MIB, "share": true,
+    });
+    let memory: qapi::qmp::ObjectOptions = serde_json::from_value(memory).unwrap();
+    guest.qmp().execute(&qapi::qmp::object_add(memory)).unwrap();
+    let dimm = json!({ "driver": "pc-dimm", "id": "dimm", "memdev": "hot" });
+    let dimm: qapi::qmp::device_add = serde_json::from_value(dimm).unwrap();
+    guest.qmp().execute(&dimm).unwrap();
+    until(|| match total(&guest) {
+        now if now >= before + 512 * MIB => Ok(()),
+        now => Err(format!("{now} bytes, {before} before")),
+    });
+    let added = added_memory(&guest, 512 * MIB);
+    // More than there was without it, so that a good part of it is used.
+    let agent = guest.agent();
+    agent.alloc(1, 1024 * MIB, 1).unwrap();
+    let used = resident_bytes(&added).unwrap();
+    assert!(used >= 256 * MIB, "{used} bytes of the new memory used");
+    assert_eq!(agent.expect_intact(1).unwrap(), 1024 * MIB);
+    agent.free(1).unwrap();
+    until(|| match resident_bytes(&added).unwrap() {
+        now if now <= used / 10 => Ok(()),
+        now => Err(format!("{now} bytes of the new memory resident, {used} when it was used")),
+    });
+    assert_eq!(guest.quit().unwrap(), "");
+}
