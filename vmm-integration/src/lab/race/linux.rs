@@ -1,0 +1,243 @@
+//! Memory blocks go offline and online in a real Linux guest while it reports its free pages, uses
+//! memory, allocates huge pages and reconfigures its reporting.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_agent::race::{HugePages, OFFLINE, ONLINE, RacePlan, RaceReport};
+
+use crate::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+
+const MIB: u64 = 1 << 20;
+/// How often the guest is asked how it stands. Nobody waits for the answer but the watchdog.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long the threads may take to end, once the cycles are done.
+const END: Duration = Duration::from_secs(120);
+/// Lines of the serial console in an error.
+const TAIL_LINES: usize = 120;
+
+/// What takes part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxRace {
+    /// Memory of the guest in bytes.
+    pub memory_bytes: u64,
+    /// How much of it lies in `ZONE_MOVABLE`, so that all of that can be taken offline.
+    pub movable_bytes: u64,
+    /// Of every choice that the guest's threads make.
+    pub seed: u64,
+    /// Cycles to make, an offline and an online each.
+    pub cycles: u64,
+    /// Threads that use memory, and how much each has at most, in bytes.
+    pub users: (u32, u64),
+    /// Whether pools of huge pages, gigantic ones among them, are filled and emptied.
+    pub huge_pages: bool,
+    /// Whether `page_reporting_order` is changed, and `virtio_balloon` unloaded and loaded.
+    pub reconfigure: bool,
+    /// A single operation that takes longer than this is a hang.
+    pub hang: Duration,
+}
+
+impl LinuxRace {
+    /// Everything at the same time, for so many cycles.
+    pub fn new(seed: u64, cycles: u64) -> Self {
+        Self {
+            memory_bytes: 2048 * MIB,
+            movable_bytes: 1536 * MIB,
+            seed,
+            cycles,
+            users: (2, 16 * MIB),
+            huge_pages: true,
+            reconfigure: true,
+            hang: Duration::from_secs(60),
+        }
+    }
+
+    /// The guest that it runs in, whose balloon is at `socket`.
+    pub fn guest(&self, socket: &Path) -> GuestConfig {
+        GuestConfig {
+            memory_bytes: self.memory_bytes,
+            balloon: Balloon::VhostUser { socket: socket.to_owned() },
+            kernel_args: vec![format!("movablecore={}M", self.movable_bytes / MIB)],
+            ..GuestConfig::default()
+        }
+    }
+
+    fn plan(&self, blocks: Vec<u32>) -> RacePlan {
+        let huge_pages = [
+            HugePages { page_kib: 2048, count: 32 },
+            // Only to be had with alloc_contig_pages, of blocks that come and go.
+            HugePages { page_kib: 1 << 20, count: 1 },
+        ];
+        RacePlan {
+            seed: self.seed,
+            blocks,
+            online_as: "online_movable".to_owned(),
+            cycles: self.cycles,
+            cyclers: 1,
+            users: self.users.0,
+            user_bytes: self.users.1,
+            huge_pages: if self.huge_pages { huge_pages.into() } else { Vec::new() },
+            reporting_orders: if self.reconfigure { vec![9, 10, 8, 9] } else { Vec::new() },
+            reload: self.reconfigure.then(|| "virtio_balloon".to_owned()),
+            // Linux reports two seconds after a free: a driver that is never there that long
+            // reports nothing.
+            pause_ms: 5000,
+        }
+    }
+
+    /// Runs it against the daemon that listens at `socket`. `look` hears how it stands, and ends it
+    /// early with `false`.
+    ///
+    /// # Errors
+    /// Where the guest cannot be had, memory in it is damaged, its kernel complains, or an operation
+    /// in it hangs; then with what the guest's tasks wait for and the end of its serial console.
+    pub fn run(
+        &self,
+        toolbox: &Toolbox,
+        socket: &Path,
+        look: &mut dyn FnMut(&RaceReport) -> bool,
+    ) -> Result<Raced> {
+        let guest = LinuxGuest::boot(toolbox, self.guest(socket))?;
+        self.run_in(&guest, look).with_context(|| evidence(&guest))
+    }
+
+    /// The same in a guest that has been booted with [`LinuxRace::guest`].
+    ///
+    /// # Errors
+    /// See [`LinuxRace::run`].
+    pub fn run_in(
+        &self,
+        guest: &LinuxGuest,
+        look: &mut dyn FnMut(&RaceReport) -> bool,
+    ) -> Result<Raced> {
+        guest.load_balloon_driver("")?;
+        let agent = guest.agent();
+        let blocks = agent.memory_blocks()?;
+        let movable = blocks.movable();
+        ensure!(!movable.is_empty(), "no memory block lies in ZONE_MOVABLE: {blocks:?}");
+        let plan = self.plan(movable.clone());
+        agent.start_race(&plan)?;
+        let mut report = agent.race(false)?;
+        while report.running {
+            thread::sleep(LOOK_EVERY);
+            report = agent.race(false)?;
+            self.no_hang(&report)?;
+            if !look(&report) {
+                agent.race(true)?;
+                break;
+            }
+            // The cycles are done, or it has ended by itself: the others are told.
+            if report.cycles() >= self.cycles {
+                break;
+            }
+        }
+        let ending = Instant::now();
+        while report.running {
+            ensure!(ending.elapsed() < END, "the race does not end: {:?}", report.under_way);
+            thread::sleep(LOOK_EVERY);
+            report = agent.race(true)?;
+            self.no_hang(&report)?;
+        }
+        if let Some(first) = &report.first {
+            bail!("memory in use was damaged, {} words: {first}", report.mismatches);
+        }
+        let after = agent.memory_blocks()?.movable();
+        ensure!(after == movable, "blocks {movable:?} were movable, and now {after:?}");
+        let serial = guest.serial()?;
+        for bad in COMPLAINTS {
+            ensure!(!serial.contains(bad), "the guest's kernel said {bad:?}");
+        }
+        Ok(Raced {
+            kernel: guest.hello().kernel_release.clone(),
+            blocks: movable,
+            block_bytes: blocks.block_bytes,
+            report,
+        })
+    }
+
+    fn no_hang(&self, report: &RaceReport) -> Result<()> {
+        let hang = u64::try_from(self.hang.as_millis()).unwrap_or(u64::MAX);
+        let stuck = report.under_way.iter().find(|operation| operation.ms > hang);
+        match stuck {
+            Some(stuck) => bail!("a hang: {} for {} ms", stuck.what, stuck.ms),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a kernel prints when something is wrong with it.
+const COMPLAINTS: [&str; 6] = [
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Bad page state",
+    "blocked for more than",
+    "rcu_preempt self-detected stall",
+];
+
+/// What came of a race that nothing was wrong with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raced {
+    /// As `uname -r` prints it.
+    pub kernel: String,
+    /// The memory blocks that were cycled.
+    pub blocks: Vec<u32>,
+    /// Size of each in bytes.
+    pub block_bytes: u64,
+    /// How it stood at its end.
+    pub report: RaceReport,
+}
+
+impl Raced {
+    /// Cycles a second.
+    #[allow(clippy::cast_precision_loss)] // a figure for people
+    pub fn cycles_per_second(&self) -> f64 {
+        self.report.cycles() as f64 * 1000.0 / self.report.elapsed_ms.max(1) as f64
+    }
+}
+
+impl std::fmt::Display for Raced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kernel, blocks, block_bytes, report } = self;
+        writeln!(
+            f,
+            "Linux {kernel}: {} cycles of {} blocks of {} MiB in {:.1} s, {:.0} a second",
+            report.cycles(),
+            blocks.len(),
+            block_bytes / MIB,
+            std::time::Duration::from_millis(report.elapsed_ms).as_secs_f64(),
+            self.cycles_per_second()
+        )?;
+        for (name, operation) in &report.operations {
+            writeln!(f, "  {name:<16} {operation}")?;
+        }
+        write!(
+            f,
+            "  {} MiB compared, {} words wrong; {} pages moved out of the way",
+            report.verified_bytes / MIB,
+            report.mismatches,
+            report.migrated_pages
+        )
+    }
+}
+
+/// What the guest can tell about what is wrong with it.
+fn evidence(guest: &LinuxGuest) -> String {
+    let mut text = String::from("in the guest");
+    for task in guest.agent().tasks('D').unwrap_or_default() {
+        text += &format!("\n{} ({}) waits in {}", task.name, task.pid, task.stack.join(" < "));
+    }
+    let serial = guest.serial().unwrap_or_default();
+    let lines: Vec<&str> = serial.lines().collect();
+    text += "\nend of its serial console:\n";
+    text += &lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
+    text
+}
+
+/// How long the longest of the operations on memory blocks took.
+pub fn longest(report: &RaceReport) -> Duration {
+    let of = |name| report.operation(name).longest_us;
+    Duration::from_micros(of(OFFLINE).max(of(ONLINE)))
+}
