@@ -37,6 +37,9 @@ pub struct RacePlan {
     pub reload: Option<String>,
     /// Pause between two reloads, and between two changes of the order, in milliseconds.
     pub pause_ms: u64,
+    /// Rest of a thread that uses memory or allocates huge pages, after each turn, in milliseconds:
+    /// without one they leave the cyclers little of the CPUs.
+    pub rest_ms: u64,
 }
 
 /// A pool of huge pages. Pages of more than the largest block are allocated with

@@ -148,12 +148,23 @@ impl Shared {
         !self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Waits for as long as the plan says, or until it is over; says whether it goes on.
+    /// See [`RacePlan::pause_ms`].
     fn pause(&self) -> bool {
+        self.wait(self.plan.pause_ms)
+    }
+
+    /// See [`RacePlan::rest_ms`].
+    fn rest(&self) -> bool {
+        self.wait(self.plan.rest_ms)
+    }
+
+    /// Waits for as long as that, or until it is over; says whether it goes on.
+    fn wait(&self, ms: u64) -> bool {
         let guard = self.over.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = Duration::from_millis(self.plan.pause_ms);
-        // Woken for no reason it goes on a little early.
-        drop(self.goes_on().then(|| self.over.1.wait_timeout(guard, pause)));
+        if self.goes_on() && ms > 0 {
+            // Woken for no reason it goes on a little early.
+            drop(self.over.1.wait_timeout(guard, Duration::from_millis(ms)));
+        }
         self.goes_on()
     }
 }
@@ -207,7 +218,7 @@ fn use_memory(shared: &Shared, user: u32, mut random: Random) {
     let check = |mapping: &Mapping, generation| {
         shared.stats.verified(pattern::verify(mapping.words(), user, generation));
     };
-    while shared.goes_on() {
+    while shared.rest() {
         generation = generation.wrapping_add(1);
         let pages = 1 + random.next_u64() % most_pages;
         let on = || format!("{pages} pages");
@@ -235,7 +246,7 @@ fn use_memory(shared: &Shared, user: u32, mut random: Random) {
 fn resize(shared: &Shared, pool: HugePages) {
     let HugePages { page_kib, count } = pool;
     let path = format!("/sys/kernel/mm/hugepages/hugepages-{page_kib}kB/nr_hugepages");
-    while shared.goes_on() {
+    while shared.rest() {
         for wanted in [count, 0] {
             let on = || format!("{wanted} of {page_kib} KiB");
             // A pool that comes out smaller than it was asked for is no error of the write.
@@ -245,7 +256,7 @@ fn resize(shared: &Shared, pool: HugePages) {
                 ensure!(there > 0 || wanted == 0, "none to be had");
                 Ok(())
             });
-            if resized.is_err() && !shared.pause() {
+            if resized.is_err() {
                 break;
             }
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_agent::race::{HugePages, OFFLINE, ONLINE, RacePlan, RaceReport};
+use guest_agent::{Command, Failure};
 
 use crate::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
@@ -15,6 +16,15 @@ const MIB: u64 = 1 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the threads may take to end, once the cycles are done.
 const END: Duration = Duration::from_secs(120);
+/// How long a step of the preparations may take.
+const STEP: Duration = Duration::from_secs(60);
+/// The allocation that stays, and what is in it.
+const KEPT: u32 = 200;
+const KEPT_GENERATION: u16 = 1;
+/// How often it is looked at, in milliseconds.
+const KEPT_EVERY_MS: u64 = 5000;
+/// Another, that fills the blocks which are not cycled.
+const FILLED: u32 = 201;
 /// Lines of the serial console in an error.
 const TAIL_LINES: usize = 120;
 
@@ -29,7 +39,9 @@ pub struct LinuxRace {
     pub seed: u64,
     /// Cycles to make, an offline and an online each.
     pub cycles: u64,
-    /// Threads that use memory, and how much each has at most, in bytes.
+    /// Memory that is in use from the beginning to the end, in bytes.
+    pub kept_bytes: u64,
+    /// Threads that use memory in turns, and how much each has at most, in bytes.
     pub users: (u32, u64),
     /// Whether pools of huge pages, gigantic ones among them, are filled and emptied.
     pub huge_pages: bool,
@@ -47,7 +59,8 @@ impl LinuxRace {
             movable_bytes: 1536 * MIB,
             seed,
             cycles,
-            users: (2, 16 * MIB),
+            kept_bytes: 64 * MIB,
+            users: (2, 8 * MIB),
             huge_pages: true,
             reconfigure: true,
             hang: Duration::from_secs(60),
@@ -84,6 +97,7 @@ impl LinuxRace {
             // Linux reports two seconds after a free: a driver that is never there that long
             // reports nothing.
             pause_ms: 5000,
+            rest_ms: 100,
         }
     }
 
@@ -117,13 +131,27 @@ impl LinuxRace {
         let blocks = agent.memory_blocks()?;
         let movable = blocks.movable();
         ensure!(!movable.is_empty(), "no memory block lies in ZONE_MOVABLE: {blocks:?}");
-        let plan = self.plan(movable.clone());
+        let (cycled, left_alone) = removable(guest, &movable)?;
+        ensure!(!cycled.is_empty(), "no memory block can be taken offline: {left_alone:?}");
+        // A block that comes online is used last: what is not cycled has to be full before
+        // anything is in use in one that is.
+        let filled = u64::try_from(left_alone.len())? * blocks.block_bytes;
+        if filled > 0 {
+            allocate(guest, FILLED, filled)?;
+        }
+        allocate(guest, KEPT, self.kept_bytes)?;
+        let plan = self.plan(cycled.clone());
         agent.start_race(&plan)?;
         let mut report = agent.race(false)?;
+        let mut next_look_ms = 0;
         while report.running {
             thread::sleep(LOOK_EVERY);
             report = agent.race(false)?;
             self.no_hang(&report)?;
+            if report.elapsed_ms >= next_look_ms {
+                agent.expect_intact(KEPT)?;
+                next_look_ms = report.elapsed_ms + KEPT_EVERY_MS;
+            }
             if !look(&report) {
                 agent.race(true)?;
                 break;
@@ -143,6 +171,10 @@ impl LinuxRace {
         if let Some(first) = &report.first {
             bail!("memory in use was damaged, {} words: {first}", report.mismatches);
         }
+        agent.expect_intact(KEPT)?;
+        if filled > 0 {
+            agent.expect_intact(FILLED)?;
+        }
         let after = agent.memory_blocks()?.movable();
         ensure!(after == movable, "blocks {movable:?} were movable, and now {after:?}");
         let serial = guest.serial()?;
@@ -151,7 +183,8 @@ impl LinuxRace {
         }
         Ok(Raced {
             kernel: guest.hello().kernel_release.clone(),
-            blocks: movable,
+            blocks: cycled,
+            left_alone,
             block_bytes: blocks.block_bytes,
             report,
         })
@@ -165,6 +198,38 @@ impl LinuxRace {
             None => Ok(()),
         }
     }
+}
+
+fn allocate(guest: &LinuxGuest, id: u32, bytes: u64) -> Result<()> {
+    let command = Command::Alloc { id, bytes, generation: KEPT_GENERATION };
+    guest.agent().call(command, STEP).map(drop)
+}
+
+/// Blocks that go offline, and those that do not with the error's name.
+type Tried = (Vec<u32>, Vec<(u32, String)>);
+
+/// Which of `blocks` go offline when nobody else wants anything of them, and why the others do not:
+/// even in `ZONE_MOVABLE` the kernel may have reserved pages, or a hole at the end of memory.
+fn removable(guest: &LinuxGuest, blocks: &[u32]) -> Result<Tried> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for &block in blocks {
+        let state = format!("/sys/devices/system/memory/memory{block}/state");
+        let set = |value: &str| {
+            let (path, text) = (state.clone(), value.to_owned());
+            guest.agent().call(Command::WriteFile { path, text }, STEP)
+        };
+        match set("offline") {
+            Ok(_) => {
+                set("online_movable")?;
+                good.push(block);
+            }
+            Err(error) => {
+                let failure = error.downcast_ref::<Failure>().and_then(|f| f.errno.clone());
+                bad.push((block, failure.ok_or(error)?));
+            }
+        }
+    }
+    Ok((good, bad))
 }
 
 /// What a kernel prints when something is wrong with it.
@@ -184,6 +249,8 @@ pub struct Raced {
     pub kernel: String,
     /// The memory blocks that were cycled.
     pub blocks: Vec<u32>,
+    /// Those of `ZONE_MOVABLE` that cannot be taken offline even in a quiet guest, and why.
+    pub left_alone: Vec<(u32, String)>,
     /// Size of each in bytes.
     pub block_bytes: u64,
     /// How it stood at its end.
@@ -200,7 +267,7 @@ impl Raced {
 
 impl std::fmt::Display for Raced {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kernel, blocks, block_bytes, report } = self;
+        let Self { kernel, blocks, left_alone, block_bytes, report } = self;
         writeln!(
             f,
             "Linux {kernel}: {} cycles of {} blocks of {} MiB in {:.1} s, {:.0} a second",
@@ -210,6 +277,9 @@ impl std::fmt::Display for Raced {
             std::time::Duration::from_millis(report.elapsed_ms).as_secs_f64(),
             self.cycles_per_second()
         )?;
+        for (block, why) in left_alone {
+            writeln!(f, "  memory{block} was left alone: {why}, in the quiet guest as well")?;
+        }
         for (name, operation) in &report.operations {
             writeln!(f, "  {name:<16} {operation}")?;
         }
