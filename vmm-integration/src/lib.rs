@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod frontend;
 pub mod host;
 pub mod hostile;
+pub mod lab;
 pub mod model;
 pub mod qemu;
 pub mod ram;
