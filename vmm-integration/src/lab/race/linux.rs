@@ -23,7 +23,7 @@ const KEPT: u32 = 200;
 const KEPT_GENERATION: u16 = 1;
 /// How often it is looked at, in milliseconds.
 const KEPT_EVERY_MS: u64 = 5000;
-/// Another, that fills the blocks which are not cycled.
+/// Others, that fill the blocks which are not cycled.
 const FILLED: u32 = 201;
 /// Lines of the serial console in an error.
 const TAIL_LINES: usize = 120;
@@ -35,6 +35,8 @@ pub struct LinuxRace {
     pub memory_bytes: u64,
     /// How much of it lies in `ZONE_MOVABLE`, so that all of that can be taken offline.
     pub movable_bytes: u64,
+    /// CPUs of the guest.
+    pub cpus: u32,
     /// Of every choice that the guest's threads make.
     pub seed: u64,
     /// Cycles to make, an offline and an online each.
@@ -57,10 +59,11 @@ impl LinuxRace {
         Self {
             memory_bytes: 2048 * MIB,
             movable_bytes: 1536 * MIB,
+            cpus: 2,
             seed,
             cycles,
-            kept_bytes: 64 * MIB,
-            users: (2, 8 * MIB),
+            kept_bytes: 2 * MIB,
+            users: (2, 4 * MIB),
             huge_pages: true,
             reconfigure: true,
             hang: Duration::from_secs(60),
@@ -71,6 +74,7 @@ impl LinuxRace {
     pub fn guest(&self, socket: &Path) -> GuestConfig {
         GuestConfig {
             memory_bytes: self.memory_bytes,
+            cpus: self.cpus,
             balloon: Balloon::VhostUser { socket: socket.to_owned() },
             kernel_args: vec![format!("movablecore={}M", self.movable_bytes / MIB)],
             ..GuestConfig::default()
@@ -79,7 +83,7 @@ impl LinuxRace {
 
     fn plan(&self, blocks: Vec<u32>) -> RacePlan {
         let huge_pages = [
-            HugePages { page_kib: 2048, count: 32 },
+            HugePages { page_kib: 2048, count: 8 },
             // Only to be had with alloc_contig_pages, of blocks that come and go.
             HugePages { page_kib: 1 << 20, count: 1 },
         ];
@@ -97,7 +101,7 @@ impl LinuxRace {
             // Linux reports two seconds after a free: a driver that is never there that long
             // reports nothing.
             pause_ms: 5000,
-            rest_ms: 100,
+            rest_ms: 300,
         }
     }
 
@@ -133,12 +137,7 @@ impl LinuxRace {
         ensure!(!movable.is_empty(), "no memory block lies in ZONE_MOVABLE: {blocks:?}");
         let (cycled, left_alone) = removable(guest, &movable)?;
         ensure!(!cycled.is_empty(), "no memory block can be taken offline: {left_alone:?}");
-        // A block that comes online is used last: what is not cycled has to be full before
-        // anything is in use in one that is.
-        let filled = u64::try_from(left_alone.len())? * blocks.block_bytes;
-        if filled > 0 {
-            allocate(guest, FILLED, filled)?;
-        }
+        let filled = fill_up_to(guest, &cycled)?;
         allocate(guest, KEPT, self.kept_bytes)?;
         let plan = self.plan(cycled.clone());
         agent.start_race(&plan)?;
@@ -172,8 +171,8 @@ impl LinuxRace {
             bail!("memory in use was damaged, {} words: {first}", report.mismatches);
         }
         agent.expect_intact(KEPT)?;
-        if filled > 0 {
-            agent.expect_intact(FILLED)?;
+        for id in filled {
+            agent.expect_intact(id)?;
         }
         let after = agent.memory_blocks()?.movable();
         ensure!(after == movable, "blocks {movable:?} were movable, and now {after:?}");
@@ -205,6 +204,52 @@ fn allocate(guest: &LinuxGuest, id: u32, bytes: u64) -> Result<()> {
     guest.agent().call(command, STEP).map(drop)
 }
 
+fn set_block(guest: &LinuxGuest, block: u32, state: &str) -> Result<()> {
+    let path = format!("/sys/devices/system/memory/memory{block}/state");
+    guest.agent().call(Command::WriteFile { path, text: state.to_owned() }, STEP).map(drop)
+}
+
+/// Uses memory until some of it lies in one of `blocks`, and returns the allocations.
+///
+/// The kernel uses a block that has come online last: without this none that is cycled would ever
+/// be in use. Not much more than necessary, since an emulated guest takes some 50 us to move a page
+/// out of the way.
+fn fill_up_to(guest: &LinuxGuest, blocks: &[u32]) -> Result<Vec<u32>> {
+    let mut filled = Vec::new();
+    for step in [64 * MIB, 8 * MIB, 2 * MIB] {
+        loop {
+            let id = FILLED + u32::try_from(filled.len())?;
+            allocate(guest, id, step)?;
+            filled.push(id);
+            // In the first round what lies in these blocks moves to wherever else there is room;
+            // what moves in the second has nowhere else to go.
+            let mut before = 0;
+            for _ in 0..2 {
+                before = moved_pages(guest)?;
+                for &block in blocks {
+                    set_block(guest, block, "offline")?;
+                    set_block(guest, block, "online_movable")?;
+                }
+            }
+            if moved_pages(guest)? == before {
+                continue;
+            }
+            if step > 2 * MIB {
+                guest.agent().free(id)?;
+                filled.pop();
+            }
+            break;
+        }
+    }
+    Ok(filled)
+}
+
+fn moved_pages(guest: &LinuxGuest) -> Result<u64> {
+    let vmstat = guest.agent().read_file("/proc/vmstat")?;
+    let line = vmstat.lines().find_map(|line| line.strip_prefix("pgmigrate_success "));
+    Ok(line.context("/proc/vmstat does not count moved pages")?.parse()?)
+}
+
 /// Blocks that go offline, and those that do not with the error's name.
 type Tried = (Vec<u32>, Vec<(u32, String)>);
 
@@ -213,14 +258,9 @@ type Tried = (Vec<u32>, Vec<(u32, String)>);
 fn removable(guest: &LinuxGuest, blocks: &[u32]) -> Result<Tried> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for &block in blocks {
-        let state = format!("/sys/devices/system/memory/memory{block}/state");
-        let set = |value: &str| {
-            let (path, text) = (state.clone(), value.to_owned());
-            guest.agent().call(Command::WriteFile { path, text }, STEP)
-        };
-        match set("offline") {
-            Ok(_) => {
-                set("online_movable")?;
+        match set_block(guest, block, "offline") {
+            Ok(()) => {
+                set_block(guest, block, "online_movable")?;
                 good.push(block);
             }
             Err(error) => {
