@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod experiment;
+pub mod faults;
 pub mod machine;
 pub mod parameters;
 pub mod progress;
