@@ -36,6 +36,18 @@ fn the_model_survives_a_faulty_device_or_fails_as_documented() {
     meet(FaultKind::ALL.into_iter().filter(|kind| kind.injector() == Injector::FaultyDevice));
 }
 
+/// The one promise that reporting rests on. Without it the guest's memory does not survive, which
+/// shows that the others would not have gone unnoticed.
+#[test]
+fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
+    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
+    let fault = Fault { times: 0, ms: Some(20), ..Fault::new(FaultKind::EarlyAck) };
+    let met = model::meet(&fault, binary).unwrap();
+    println!("{met}");
+    assert!(met.lost_bytes > 0, "{met}");
+    assert_eq!(met.judge(fault.kind), Judgement::AsDocumented);
+}
+
 #[test]
 fn the_daemon_survives_what_happens_to_it() {
     if inject::strace().is_err() && qemu::toolbox_or_skip("the daemon's faults").is_none() {

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::plan::{Fault, FaultKind};
 use crate::host::wait_until;
@@ -15,6 +15,8 @@ use crate::qemu::{Sysroot, Tool, guest_dir};
 /// How long strace may take to attach, and a system call to be reached.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// In so many looks a delayed call is found where it was.
+const LOOKS: u32 = 10;
 
 /// strace as it was fetched with the guest.
 ///
@@ -96,13 +98,17 @@ fn untraced(pid: u32) -> Result<usize> {
 
 /// Waits until a thread of the process is held up in a system call that is delayed.
 ///
+/// Any traced call stops for a moment; one that is delayed is found stopped in look after look.
+///
 /// # Errors
 /// Where none is in time.
 pub fn wait_until_held_up(pid: u32) -> Result<()> {
+    let mut looks = 0;
     wait_until(PATIENCE, LOOK_EVERY, || {
         let statuses = statuses(pid).map_err(|error| format!("{error:#}"))?;
-        let held_up = statuses.iter().any(|status| status.contains("(tracing stop)"));
-        if held_up { Ok(()) } else { Err("no discard is under way".to_owned()) }
+        let stopped = statuses.iter().any(|status| status.contains("(tracing stop)"));
+        looks = if stopped { looks + 1 } else { 0 };
+        if looks == LOOKS { Ok(()) } else { Err("no discard is under way".to_owned()) }
     })
 }
 
@@ -113,14 +119,15 @@ pub struct NoDescriptors {
 }
 
 impl NoDescriptors {
-    /// Leaves process `pid` the descriptors that it has, of which there are `open`.
+    /// Leaves process `pid` the descriptors that it has.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn start(pid: u32, open: usize) -> Result<Self> {
+    pub fn start(pid: u32) -> Result<Self> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
-        let open = u64::try_from(open)?;
-        let limit = Rlimit { current: Some(open), maximum: None };
+        // Ours is what our children have, and it need not be possible to raise it.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: Some(0), maximum };
         let before = prlimit(Some(pid), Resource::Nofile, limit).context("prlimit")?;
         Ok(Self { pid, before })
     }

@@ -41,7 +41,7 @@ pub fn meet(fault: &Fault, toolbox: &Toolbox) -> Result<Met> {
     // Memory is used, freed, and used again while it is being reported.
     let mut churn = || -> Result<()> {
         generation += 1;
-        agent.alloc(FILLED, 192 * MIB, generation)?;
+        agent.alloc(FILLED, 96 * MIB, generation)?;
         lost_bytes += agent.verify(FILLED)?.mismatches * 8;
         agent.free(FILLED)
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_driver::mm::ZoneId;
@@ -24,7 +24,7 @@ const MEMORY: u64 = 512 * MIB;
 const KEPT: u32 = 100;
 const KEPT_BYTES: u64 = 32 * MIB;
 const ROUND_BYTES: u64 = 48 * MIB;
-const ROUNDS: u16 = 24;
+const ROUNDS: u16 = 12;
 const DELAY: Duration = Duration::from_millis(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A guest that could go on has gone on by then.
@@ -100,12 +100,22 @@ impl Guest {
         .is_ok()
     }
 
-    /// Ends it and says whether its reporter waited for an acknowledgement until then.
+    fn isolated_blocks(&self) -> u64 {
+        self.vm.mm().zone(ZoneId(0)).isolated_blocks()
+    }
+
+    /// Ends it and says whether its reporter waited for an acknowledgement until then, although
+    /// nobody was at work any more.
     fn end(self) -> Result<bool> {
+        // What is reported is held, and so isolated.
+        let comes_to_rest = wait_until(QUIET, LOOK_EVERY, || match self.isolated_blocks() {
+            0 => Ok(()),
+            blocks => Err(format!("{blocks} pageblocks are held for a report")),
+        });
         let Self { vm, holdings: _, reporter } = self;
         drop(vm);
         let (_, counters) = reporter.stop()?;
-        Ok(counters.timeouts > 0)
+        Ok(comes_to_rest.is_err() && counters.timeouts > 0)
     }
 }
 
@@ -114,14 +124,9 @@ fn faulty_device(fault: &Fault) -> Result<Met> {
     let guest = Guest::start(&device.socket())?;
     let lost_bytes = guest.churn()?;
     let given_back = guest.gives_all_back(PATIENCE / 4);
-    let before = device.served().chains;
-    let idle = Instant::now();
-    while idle.elapsed() < QUIET && device.served().chains == before {
-        thread::sleep(LOOK_EVERY);
-    }
+    let waits = guest.end()?;
     let served = device.served();
     ensure!(served.faults > 0, "the fault was never met: {served:?}");
-    let waits = guest.end()?;
     let fate = if given_back { "all free memory was given back" } else { "reporting stopped" };
     let seen = format!("{} chains, {fate}", served.chains);
     Ok(Met { faults: served.faults, lost_bytes, waits, seen, stack: Vec::new() })
@@ -163,10 +168,8 @@ fn report_to_a_stopped_daemon(guest: &Guest, daemon: &mut DaemonProcess) -> Resu
     daemon.signal(Signal::STOP)?;
     guest.holdings.free(0)?;
     guest.drain();
-    // What is reported is held, and so isolated.
     wait_until(PATIENCE, LOOK_EVERY, || {
-        let isolated = guest.vm.mm().zone(ZoneId(0)).isolated_blocks();
-        if isolated > 0 { Ok(()) } else { Err("nothing is reported".to_owned()) }
+        if guest.isolated_blocks() > 0 { Ok(()) } else { Err("nothing is reported".to_owned()) }
     })
 }
 
@@ -200,7 +203,7 @@ fn stopped(fault: &Fault, binary: &Path) -> Result<Met> {
     report_to_a_stopped_daemon(&guest, &mut daemon)?;
     thread::sleep(Duration::from_millis(fault.millis()));
     let mut lost_bytes = guest.holdings.verify(KEPT)?.lost_bytes;
-    let held = guest.vm.mm().zone(ZoneId(0)).isolated_blocks();
+    let held = guest.isolated_blocks();
     ensure!(held > 0, "the guest let go of pages that nobody had acknowledged");
     daemon.signal(Signal::CONT)?;
     let given_back = guest.gives_all_back(PATIENCE);

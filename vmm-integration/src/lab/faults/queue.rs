@@ -120,7 +120,11 @@ pub(super) fn meet(fault: &Fault, binary: &Path) -> Result<Met> {
     let ram = ram()?;
     let at_first = if fault.kind == FaultKind::NoDescriptors { vec![0] } else { vec![0, 1] };
     let mut driver = Driver::connect(&daemon.socket(), &ram, at_first)?;
-    driver.reports()?;
+    for _ in 0..=fault.after {
+        driver.reports()?;
+    }
+    // Counted from when strace attaches, which is now.
+    let fault = &Fault { after: 0, ..fault.clone() };
     let seen = match fault.kind {
         FaultKind::MemoryTable => {
             let after =
@@ -150,7 +154,7 @@ pub(super) fn meet(fault: &Fault, binary: &Path) -> Result<Met> {
         }
         FaultKind::StalledControl => stall(&mut driver, fault)?,
         FaultKind::NoDescriptors => {
-            let none_left = NoDescriptors::start(daemon.pid(), daemon.fd_count()?)?;
+            let none_left = NoDescriptors::start(daemon.pid())?;
             let refused = driver.device.add_region(1);
             drop(none_left);
             let refused = refused.err().context("a region was added without a descriptor")?;
