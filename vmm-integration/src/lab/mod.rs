@@ -8,6 +8,7 @@
 //! | [`progress`] | bars, and Ctrl-C |
 //! | [`bench`] | the experiments |
 //! | [`machine`] | what a run was made on |
+//! | [`report`] | records as a page |
 //! | [`table`] | records for a terminal |
 
 pub mod bench;
@@ -15,6 +16,7 @@ pub mod experiment;
 pub mod machine;
 pub mod parameters;
 pub mod progress;
+pub mod report;
 pub mod store;
 pub mod table;
 
