@@ -81,16 +81,24 @@ impl<'a> Context<'a> {
     /// The daemon's program.
     ///
     /// # Errors
-    /// Where none was given and none lies beside this program.
+    /// Where none was given, in the environment either, and none lies beside this program.
     pub fn daemon(&self) -> Result<PathBuf> {
         const NAME: &str = "vhost-device-balloon";
+        const VARIABLE: &str = "VHOST_DEVICE_BALLOON";
         if let Some(daemon) = self.daemon {
             return Ok(daemon.to_owned());
+        }
+        if let Some(daemon) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+            return Ok(daemon.into());
         }
         let own = std::env::current_exe().context("looking for this program")?;
         let beside = own.parent().map(|folder| folder.join(NAME)).filter(|path| path.is_file());
         beside.with_context(|| {
-            format!("there is no {NAME} beside {}: expected --daemon PATH", own.display())
+            format!(
+                "there is no {NAME} beside {}: expected --daemon PATH, or its path in the \
+                 environment variable {VARIABLE}",
+                own.display()
+            )
         })
     }
 }
