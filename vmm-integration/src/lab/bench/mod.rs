@@ -1,5 +1,9 @@
 //! The experiments.
 
+mod footprint;
+mod guests;
+mod overhead;
+mod reclaim;
 mod scale;
 mod trackers;
 
@@ -7,5 +11,11 @@ use super::experiment::Experiment;
 
 /// All experiments, in the order in which a run of all goes through them.
 pub fn experiments() -> &'static [&'static dyn Experiment] {
-    &[&trackers::Trackers, &scale::Scale]
+    &[
+        &trackers::Trackers,
+        &scale::Scale,
+        &reclaim::Reclaim,
+        &overhead::Overhead,
+        &footprint::Footprint,
+    ]
 }
