@@ -260,9 +260,17 @@ struct Recorder<S> {
 }
 
 impl<S: ReportSink> ReportSink for Recorder<S> {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(
+        &mut self,
+        ranges: &[PfnRange],
+        timeout: Option<Duration>,
+    ) -> Result<(), ReportError> {
         self.reports.push(ranges.to_vec());
-        self.sink.report(ranges)
+        self.sink.report(ranges, timeout)
+    }
+
+    fn settle(&mut self) -> bool {
+        self.sink.settle()
     }
 
     fn capacity(&self) -> usize {
