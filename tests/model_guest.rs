@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_driver::mm::{OfflineError, Pfn, PfnRange, ZoneId};
-use guest_driver::reporting::{Config, ReportSink, Reporter};
+use guest_driver::reporting::{Config, Holding, ReportSink, Reporter};
 use guest_driver::virtio::balloon::{BalloonQueue, QueueNumbering};
 use guest_driver::virtio::balloon_driver::{FreePages, ReportingQueue};
+use rustix::process::Signal;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess, Summary};
 use vmm_integration::frontend::{AttachOptions, Line, MemoryHandover};
 use vmm_integration::host::wait_until;
@@ -47,9 +48,18 @@ struct Guest {
 
 impl Guest {
     fn start(daemon: &DaemonProcess, config: ModelConfig) -> Self {
+        Self::with_reporter(daemon, config, Config::default())
+    }
+
+    /// One for a reporter on a thread of its own, which makes passes so soon after a free.
+    fn hurried(daemon: &DaemonProcess, config: ModelConfig, delay: Duration) -> Self {
+        Self::with_reporter(daemon, config, Config { delay, ..Config::default() })
+    }
+
+    fn with_reporter(daemon: &DaemonProcess, config: ModelConfig, reporter: Config) -> Self {
         let mut vm = ModelVm::start(&daemon.socket(), config).unwrap();
         let holdings = Holdings::new(vm.mm(), vm.ram());
-        let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default()).unwrap();
+        let reporter = Reporter::new(Arc::clone(vm.mm()), reporter).unwrap();
         let queue = vm.take_reporting().unwrap();
         Self { vm, holdings, reporter, queue }
     }
@@ -124,9 +134,10 @@ fn all_that_is_free_comes_back_and_nothing_in_use_is_lost() {
 #[test]
 fn memory_that_is_used_again_at_once_keeps_its_contents() {
     let daemon = start();
-    let guest = Guest::start(&daemon, ModelConfig::new(GuestMemory::flat(256 * MIB, 2)));
+    let config = ModelConfig::new(GuestMemory::flat(256 * MIB, 2));
+    let guest = Guest::hurried(&daemon, config, Duration::from_millis(1));
     let Guest { vm, holdings, reporter, queue } = guest;
-    let thread = ReporterThread::start(reporter, queue, Duration::from_millis(1)).unwrap();
+    let thread = ReporterThread::start(reporter, queue).unwrap();
     for round in 0..30 {
         let (name, other) = (u32::from(round % 2), u32::from((round + 1) % 2));
         let order = [9, 0, 10][usize::from(round) % 3];
@@ -137,7 +148,7 @@ fn memory_that_is_used_again_at_once_keeps_its_contents() {
         }
         check(&holdings, name, 80 * MIB);
     }
-    let (_, counters) = thread.stop().unwrap();
+    let counters = thread.stop().unwrap().counters();
     assert!(counters.ranges > 0);
     assert_eq!((counters.refused, counters.timeouts), (0, 0));
     vm.mm().validate().unwrap();
@@ -196,9 +207,9 @@ fn memory_is_plugged_in_reported_and_unplugged() {
 fn memory_comes_and_goes_under_a_running_reporter() {
     let daemon = start();
     let memory = GuestMemory::flat(2 * SECTION, 2).with_slot(1);
-    let guest = Guest::start(&daemon, ModelConfig::new(memory));
+    let guest = Guest::hurried(&daemon, ModelConfig::new(memory), Duration::ZERO);
     let Guest { mut vm, holdings, reporter, queue } = guest;
-    let thread = ReporterThread::start(reporter, queue, Duration::ZERO).unwrap();
+    let thread = ReporterThread::start(reporter, queue).unwrap();
     holdings.alloc(KEPT, 20 * MIB, 0, 1).unwrap();
     for round in 2..20 {
         vm.hot_add(0).unwrap();
@@ -228,11 +239,12 @@ fn memory_comes_and_goes_under_a_running_reporter() {
 fn a_daemon_that_was_killed_is_replaced_under_a_running_reporter() {
     let mut daemon = start();
     let memory = GuestMemory::flat(2 * SECTION, 1).with_slot(1);
-    let mut guest = Guest::start(&daemon, ModelConfig::new(memory));
+    let config = ModelConfig::new(memory);
+    let mut guest = Guest::hurried(&daemon, config, Duration::from_millis(1));
     guest.vm.hot_add(0).unwrap();
     guest.holdings.alloc(KEPT, 40 * MIB, 9, 1).unwrap();
     let Guest { mut vm, holdings, reporter, queue } = guest;
-    let thread = ReporterThread::start(reporter, queue, Duration::from_millis(1)).unwrap();
+    let thread = ReporterThread::start(reporter, queue).unwrap();
     for round in 2..6 {
         holdings.alloc(FILLED, 280 * MIB, 9, round).unwrap();
         daemon.kill().unwrap();
@@ -248,7 +260,7 @@ fn a_daemon_that_was_killed_is_replaced_under_a_running_reporter() {
         .unwrap();
         check(&holdings, KEPT, 40 * MIB);
     }
-    let (_, counters) = thread.stop().unwrap();
+    let counters = thread.stop().unwrap().counters();
     assert_eq!((counters.refused, counters.timeouts), (0, 0));
     vm.mm().validate().unwrap();
 }
@@ -261,7 +273,7 @@ fn a_guest_without_a_device_is_told_that_nothing_will_come() {
     let socket = daemon.socket();
     let blocks = [PfnRange::block(Pfn(0), 9)];
     let reporting = std::thread::spawn(move || {
-        let result = guest.queue.report(&blocks);
+        let result = guest.queue.report(&blocks, None);
         (result, guest.queue.outstanding().to_vec())
     });
     assert!(guest.vm.reconnect(&socket).is_err());
@@ -269,6 +281,115 @@ fn a_guest_without_a_device_is_told_that_nothing_will_come() {
     assert!(result.is_err());
     assert_eq!(outstanding, blocks);
     assert!(guest.vm.device().is_err());
+}
+
+/// A daemon that is stopped answers late. What it was given stays held until then, and is discarded
+/// once.
+#[test]
+fn what_a_stopped_daemon_was_given_is_held_until_it_goes_on() {
+    for holding in [Holding::Isolate, Holding::Pull] {
+        let mut daemon = start();
+        let config = ModelConfig::new(GuestMemory::flat(2 * SECTION, 1));
+        let patience = Some(Duration::from_millis(20));
+        let reporter = Config { holding, acknowledge_timeout: patience, ..Config::default() };
+        let mut guest = Guest::with_reporter(&daemon, config, reporter);
+        guest.holdings.alloc(FILLED, 200 * MIB, 9, 1).unwrap();
+        guest.holdings.free(FILLED).unwrap();
+        drain(&guest.vm);
+
+        daemon.signal(Signal::STOP).unwrap();
+        let stats = guest.reporter.pass(&mut guest.queue);
+        assert!(stats.failed && stats.reports == 0, "{stats:?}");
+        assert_eq!(guest.queue.counters().timeouts, 1);
+        let held = guest.reporter.withheld_pages();
+        assert_eq!(held, SECTION / 4096, "32 blocks of the largest order");
+        assert_eq!(guest.vm.used_bytes(), SECTION);
+        // It is not asked again before it has answered.
+        let stats = guest.reporter.pass(&mut guest.queue);
+        assert!(stats.failed && stats.offered == 0, "{stats:?}");
+        assert_eq!(guest.reporter.withheld_pages(), held);
+        // What is left can be used, and what is held cannot.
+        guest.holdings.alloc(KEPT, 64 * MIB, 9, 2).unwrap();
+        let first = guest.queue.outstanding()[0].start.address();
+        let section = usize::try_from(first / SECTION).unwrap();
+        let offline = guest.vm.mm().offline_block(section, &guest.holdings, &|| true);
+        assert!(offline.is_err());
+        guest.vm.mm().validate().unwrap();
+
+        daemon.signal(Signal::CONT).unwrap();
+        // Its patience is short: what comes now may be late, too.
+        while guest.reporter.has_work() {
+            assert!(guest.queue.wait_settled(Some(TIMEOUT)));
+            guest.reporter.pass(&mut guest.queue);
+        }
+        guest.vm.mm().validate().unwrap();
+        assert_eq!(guest.reporter.withheld_pages(), 0);
+        assert_eq!(guest.vm.used_bytes(), 64 * MIB);
+        check(&guest.holdings, KEPT, 64 * MIB);
+        assert!(guest.resident() <= 64 * MIB, "{} bytes", guest.resident());
+        drop(guest);
+        let summary = nothing_was_skipped(&daemon);
+        assert_eq!(summary.bytes_reported, 2 * SECTION - 64 * MIB, "each once: {summary:?}");
+    }
+}
+
+/// As on a thread, with nobody to settle it: the next pass does.
+#[test]
+fn a_reporter_on_its_thread_goes_on_after_a_late_acknowledgement() {
+    let mut daemon = start();
+    let config = ModelConfig::new(GuestMemory::flat(2 * SECTION, 1));
+    let (delay, patience) = (Duration::from_millis(2), Some(Duration::from_millis(5)));
+    let reporter = Config { delay, acknowledge_timeout: patience, ..Config::default() };
+    let guest = Guest::with_reporter(&daemon, config, reporter);
+    let Guest { vm, holdings, reporter, queue } = guest;
+    holdings.alloc(FILLED, 200 * MIB, 9, 1).unwrap();
+    daemon.signal(Signal::STOP).unwrap();
+    let thread = ReporterThread::start(reporter, queue).unwrap();
+    holdings.free(FILLED).unwrap();
+    drain(&vm);
+    let withheld = || match vm.used_bytes() {
+        0 => Err("nothing is withheld".to_owned()),
+        bytes => Ok(bytes),
+    };
+    wait_until(TIMEOUT, LOOK_EVERY, withheld).unwrap();
+    daemon.signal(Signal::CONT).unwrap();
+    wait_until(TIMEOUT, LOOK_EVERY, || match (vm.resident_bytes(), thread.schedule().due()) {
+        (Ok(0), None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+    let ended = thread.stop().unwrap();
+    assert_eq!((ended.reporter.withheld_pages(), vm.used_bytes()), (0, 0));
+    assert!(ended.passes > 0 && ended.counters().refused == 0, "{:?}", ended.stats);
+    vm.mm().validate().unwrap();
+}
+
+/// While nothing large is freed the reporter's thread is not woken once.
+#[test]
+fn a_quiet_guest_lets_its_reporter_sleep() {
+    let daemon = start();
+    let config = ModelConfig::new(GuestMemory::flat(2 * SECTION, 1));
+    let Guest { vm: _vm, holdings, reporter, queue } =
+        Guest::hurried(&daemon, config, Duration::from_millis(1));
+    holdings.alloc(KEPT, 64 * MIB, 9, 1).unwrap();
+    let thread = ReporterThread::start(reporter, queue).unwrap();
+    let quiet = || match thread.schedule().due() {
+        None if thread.passes() > 0 => Ok(()),
+        due => Err(format!("{due:?}")),
+    };
+    wait_until(TIMEOUT, LOOK_EVERY, quiet).unwrap();
+    // Many delays of reading memory and of small allocations.
+    let small = |round| {
+        check(&holdings, KEPT, 64 * MIB);
+        holdings.alloc(FILLED, MIB / 2, 0, round).unwrap();
+        holdings.free(FILLED).unwrap();
+    };
+    small(2);
+    wait_until(TIMEOUT, LOOK_EVERY, quiet).unwrap();
+    let passes = thread.passes();
+    (3..20).for_each(small);
+    assert_eq!((thread.schedule().due(), thread.passes()), (None, passes));
+    thread.stop().unwrap();
 }
 
 #[test]

@@ -41,8 +41,9 @@ fn nothing_is_lost_while_everything_happens_at_once() {
     // One more, for whoever moves the pages of the others.
     let memory = GuestMemory::new(Layout::flat(Geometry::LINUX, CPUS + 1, SECTIONS));
     let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory)).unwrap();
-    let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default()).unwrap();
-    let reporter = ReporterThread::start(reporter, vm.take_reporting().unwrap(), DELAY).unwrap();
+    let config = Config { delay: DELAY, ..Config::default() };
+    let reporter = Reporter::new(Arc::clone(vm.mm()), config).unwrap();
+    let reporter = ReporterThread::start(reporter, vm.take_reporting().unwrap()).unwrap();
 
     let end = Instant::now() + Duration::from_secs(seconds);
     let beside = Beside::default();
@@ -58,7 +59,7 @@ fn nothing_is_lost_while_everything_happens_at_once() {
         phases += 1;
         quiet(&vm);
     }
-    let (_, counters) = reporter.stop().unwrap();
+    let counters = reporter.stop().unwrap().counters();
     eprintln!(
         "{phases} phases, {} GiB verified, {} blocks offline and online, {} contiguous ranges, {} \
          reports of {} ranges",

@@ -37,7 +37,7 @@ pub use end_to_end::{Backed, EndToEnd, Figures, Pages, Shares, end_to_end};
 pub use holdings::{Holdings, Verdict};
 pub use large::{LargeStart, large_memory, large_start};
 pub use layout::{GuestMemory, Slot};
-pub use reporter_thread::ReporterThread;
+pub use reporter_thread::{Ended, ReporterThread};
 
 use layout::Plan;
 
@@ -58,8 +58,8 @@ pub struct ModelConfig {
     pub free_pages: FreePages,
     /// Whether reports are put into an indirect table where that was negotiated.
     pub indirect: bool,
-    /// How long a request waits for its acknowledgement; by default as long as it takes, as in
-    /// Linux.
+    /// How long inflating and deflating wait for an acknowledgement; by default as long as it takes,
+    /// as in Linux. For reports the reporter's configuration says it.
     pub ack_timeout: Option<Duration>,
     /// How it is attached. Regions and the rings' place are the model's own to choose.
     pub attach: AttachOptions,
@@ -183,7 +183,6 @@ impl ModelVm {
 
     /// A queue and where its buffer lies.
     fn take(&mut self, queue: BalloonQueue) -> Result<(Requests<Ram, Line>, Gpa, u64)> {
-        let timeout = self.config.ack_timeout;
         let device = self.device()?;
         let features = device.features();
         let index = device.index(queue).with_context(|| format!("{queue:?} was not negotiated"))?;
@@ -191,7 +190,7 @@ impl ModelVm {
         let offset = BUFFERS.iter().find(|(of, _)| *of == queue).map(|(_, offset)| *offset);
         let offset = offset.with_context(|| format!("the model does not drive {queue:?}"))?;
         let buffer = device.scratch().start().checked_add(offset).context("no room")?;
-        Ok((Requests::new(ring, line, timeout), buffer, features))
+        Ok((Requests::new(ring, line), buffer, features))
     }
 
     /// The reporting queue, which can be used on any thread; once.
@@ -214,7 +213,7 @@ impl ModelVm {
             "{queue:?} does not carry page frame numbers"
         );
         let (requests, buffer, _) = self.take(queue)?;
-        Ok(PageQueue::new(requests, self.ram.clone(), buffer))
+        Ok(PageQueue::new(requests, self.ram.clone(), buffer, self.config.ack_timeout))
     }
 
     /// The statistics queue; once.

@@ -38,7 +38,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// If it does not build.
 pub(crate) fn release_daemon() -> Result<PathBuf> {
     run(&mut cargo(&["build", "--locked", "--release", "--package", "vhost-device-balloon"]))?;
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("release/vhost-device-balloon"))
+    Ok(target().join("release/vhost-device-balloon"))
+}
+
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

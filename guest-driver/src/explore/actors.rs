@@ -8,7 +8,6 @@ use super::scenario::Patience;
 use crate::mm::{
     AllocRequest, IsolateMode, MigrateType, Mm, MovePages, OfflineError, Pfn, PfnRange, ZoneId,
 };
-use crate::reporting::{Holding, ReportError, ReportSink};
 use crate::sync::{self, Lock};
 use std::sync::Arc;
 
@@ -107,7 +106,11 @@ impl World {
             }
             if owned < plan.most && (owned == 0 || random.below(2) == 0) {
                 let order = plan.orders[random.below(plan.orders.len())];
-                owned += usize::from(self.allocate(cpu, order));
+                let mut request = AllocRequest::movable(order);
+                if plan.unmovable && random.below(2) == 0 {
+                    request.migratetype = MigrateType::Unmovable;
+                }
+                owned += usize::from(self.allocate(cpu, request));
             } else {
                 self.free(cpu, random.below(owned));
                 owned -= 1;
@@ -118,8 +121,9 @@ impl World {
         }
     }
 
-    fn allocate(&self, cpu: usize, order: u8) -> bool {
-        let Ok(head) = self.mm.alloc(cpu, AllocRequest::movable(order)) else {
+    fn allocate(&self, cpu: usize, request: AllocRequest) -> bool {
+        let order = request.order;
+        let Ok(head) = self.mm.alloc(cpu, request) else {
             if order == 0 && self.never_out_of_memory {
                 let what = format!("CPU {cpu} got no page, of many that are free or withheld");
                 self.ghost.violate(Invariant::K7, what);
@@ -137,7 +141,7 @@ impl World {
 
     /// Frees a block of the largest order, as somebody will sooner or later.
     pub(super) fn nudge(&self) {
-        if self.allocate(0, self.mm.geometry().max_order) {
+        if self.allocate(0, AllocRequest::movable(self.mm.geometry().max_order)) {
             self.free(0, 0);
         }
     }
@@ -181,9 +185,9 @@ impl World {
     }
 
     /// Allocates `range` as a whole, twice, and frees it.
-    pub(super) fn contig(&self, range: PfnRange) {
+    pub(super) fn contig(&self, range: PfnRange, mode: IsolateMode) {
         for _ in 0..2 {
-            if self.mm.alloc_contig_range(range, IsolateMode::Other, self).is_ok() {
+            if self.mm.alloc_contig_range(range, mode, self).is_ok() {
                 let content = self.content();
                 self.ghost.allocated(range, u32::MAX, content);
                 sync::yield_now();
@@ -231,6 +235,8 @@ pub struct CpuPlan {
     pub orders: &'static [u8],
     /// The most blocks that it has at once.
     pub most: usize,
+    /// Half of them are unmovable.
+    pub unmovable: bool,
 }
 
 impl MovePages for World {
@@ -256,37 +262,5 @@ impl MovePages for World {
         self.ghost.freed(old.range(), old.content);
         mm.free(self.other_cpu(), from);
         true
-    }
-}
-
-/// The host: takes what pages hold some time between submission and acknowledgement.
-pub struct Host {
-    /// Whom it serves.
-    pub world: Arc<World>,
-    /// How the reporter holds what it reports.
-    pub holding: Holding,
-    /// The most ranges of a report.
-    pub capacity: usize,
-}
-
-impl ReportSink for Host {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
-        let World { mm, ghost, .. } = &*self.world;
-        for &range in ranges {
-            ghost.submit(mm, range, self.holding == Holding::Isolate);
-        }
-        sync::yield_now();
-        for &range in ranges {
-            ghost.discard(range);
-        }
-        sync::yield_now();
-        for &range in ranges {
-            ghost.acknowledge(range);
-        }
-        Ok(())
-    }
-
-    fn capacity(&self) -> usize {
-        self.capacity
     }
 }

@@ -4,10 +4,11 @@
 use core::time::Duration;
 
 use super::actors::CpuPlan;
+use super::host::Answers;
 use super::scenario::{Patience, Scenario};
 use super::{Configuration, Expect, Invariant};
 use crate::mm::{Geometry, KernelSemantics};
-use crate::reporting::{Config, Holding, OnBusy, TrackerKind};
+use crate::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that
 /// is not what is looked for.
@@ -18,14 +19,17 @@ const CHURN: Scenario = Scenario {
     name: "churn",
     geometry: Geometry::TINY,
     sections: 4,
+    movable: 0,
+    cma: false,
     cpus: 2,
-    plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3 },
+    plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, unmovable: false },
     passes: 3,
     offline: None,
     contig: false,
     isolate: false,
     hot_add: false,
     batch: 2,
+    answers: Answers::Always,
     never_out_of_memory: false,
 };
 
@@ -35,7 +39,7 @@ const SMALL_CHURN: Scenario = Scenario {
     geometry: NO_STRADDLING,
     sections: 2,
     cpus: 4,
-    plan: CpuPlan { steps: 2, orders: &[2], most: 1 },
+    plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
     passes: 2,
     ..CHURN
 };
@@ -68,7 +72,7 @@ const PRESSURE: Scenario = Scenario {
     geometry: Geometry { min_watermark: (8, 8), ..Geometry::TINY },
     sections: 6,
     cpus: 1,
-    plan: CpuPlan { steps: 8, orders: &[0], most: 1 },
+    plan: CpuPlan { steps: 8, orders: &[0], most: 1, ..CHURN.plan },
     never_out_of_memory: true,
     batch: 32,
     ..CHURN
@@ -80,13 +84,31 @@ pub const SMALLEST: Scenario = Scenario {
     geometry: NO_STRADDLING,
     sections: 1,
     cpus: 1,
-    plan: CpuPlan { steps: 2, orders: &[2], most: 1 },
+    plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
     passes: 1,
     ..CHURN
 };
 
+/// As churn, and some reports are not taken, and some acknowledged when nobody waits any more.
+const FAULTY_HOST: Scenario =
+    Scenario { name: "faulty-host", answers: Answers::OneInThree, passes: 6, ..CHURN };
+
+/// Two zones, one of which has pageblocks of unmovable pages. It has to have some memory to spare
+/// for its watermark.
+const ZONES: Scenario = Scenario {
+    name: "zones",
+    sections: 8,
+    movable: 2,
+    plan: CpuPlan { unmovable: true, ..CHURN.plan },
+    ..CHURN
+};
+
+/// A pageblock is a reserve, of which somebody allocates; movable pages may live in it meanwhile.
+const CMA: Scenario = Scenario { name: "cma", cma: true, ..CHURN };
+
 /// Those that every good configuration has to stand.
-const ALL: [Scenario; 5] = [SMALL_CHURN, CHURN, ISOLATORS, HOTPLUG, PRESSURE];
+const ALL: [Scenario; 8] =
+    [SMALL_CHURN, CHURN, ISOLATORS, HOTPLUG, PRESSURE, FAULTY_HOST, ZONES, CMA];
 
 fn config(scenario: &Scenario, tracker: TrackerKind, holding: Holding) -> Config {
     Config {
@@ -96,6 +118,8 @@ fn config(scenario: &Scenario, tracker: TrackerKind, holding: Holding) -> Config
         // Mainline looks at no zone that has not a whole batch to spare.
         batch: if tracker == TrackerKind::PageReported { 2 } else { scenario.batch },
         delay: Duration::ZERO,
+        acknowledge_timeout: None,
+        on_timeout: OnTimeout::Hold,
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
         look_again: true,
@@ -124,12 +148,15 @@ pub fn good() -> Vec<Configuration> {
                 };
                 let mut semantics = KernelSemantics::V6_19;
                 if holding == Holding::Pull {
-                    semantics.putback_by_pageblock = scenario.contig;
+                    semantics.putback_by_pageblock = scenario.contig || scenario.cma;
                 }
                 let mut scenario = scenario.clone();
                 if tracker == TrackerKind::PageReported {
                     // Mainline forgets what it has no memory to spare for, so there is enough.
-                    scenario.sections = 8;
+                    (scenario.sections, scenario.movable) = match scenario.movable {
+                        0 => (8, 0),
+                        _ => (12, 4),
+                    };
                 }
                 all.push(Configuration {
                     name: format!("{}-{how}-{}", letter(tracker), scenario.name),
@@ -138,6 +165,7 @@ pub fn good() -> Vec<Configuration> {
                     scenario,
                     semantics,
                     nudge: tracker == TrackerKind::PageReported,
+                    keeps_types: holding == Holding::Isolate,
                     expect: Expect::Good,
                 });
             }
@@ -156,6 +184,7 @@ pub fn bad() -> Vec<Configuration> {
         reporter,
         semantics: KernelSemantics::V6_19,
         nudge: false,
+        keeps_types: true,
         expect: Expect::Bad(expect),
     };
     let tracker = |kind| config(&CHURN, kind, Holding::Isolate);
@@ -217,6 +246,13 @@ pub fn bad() -> Vec<Configuration> {
             Config { watermark_guard: false, batch: PRESSURE.batch, ..default },
             &[K7],
         ),
+        wrong(
+            "timeout-lets-go",
+            "D, lets go of what was not acknowledged in time",
+            &FAULTY_HOST,
+            Config { on_timeout: OnTimeout::LetGo, ..default },
+            &[K1],
+        ),
         Configuration {
             semantics: KernelSemantics::V4_16,
             ..wrong(
@@ -235,7 +271,7 @@ pub fn bad() -> Vec<Configuration> {
                 &Scenario {
                     geometry: NO_STRADDLING,
                     sections: 2,
-                    plan: CpuPlan { steps: 4, orders: &[0], most: 3 },
+                    plan: CpuPlan { steps: 4, orders: &[0], most: 3, ..CHURN.plan },
                     hot_add: false,
                     ..HOTPLUG
                 },
@@ -248,7 +284,7 @@ pub fn bad() -> Vec<Configuration> {
 
 /// What the model shows of mainline as it is, and nobody has seen in Linux.
 pub fn candidates() -> Vec<Configuration> {
-    use Invariant::{Assertion, K2, K3};
+    use Invariant::{Assertion, K2, K3, K5};
     let mainline = config(&CHURN, TrackerKind::PageReported, Holding::Pull);
     let candidate = |name: &str, about: &str, scenario: Scenario, expect| Configuration {
         name: name.to_owned(),
@@ -257,6 +293,7 @@ pub fn candidates() -> Vec<Configuration> {
         reporter: mainline,
         semantics: KernelSemantics::V6_19,
         nudge: false,
+        keeps_types: false,
         expect: Expect::Candidate(expect),
     };
     vec![
@@ -271,7 +308,7 @@ pub fn candidates() -> Vec<Configuration> {
             "E, pull: freed while isolated, and the isolation ends without a free (4.2 c)",
             Scenario {
                 geometry: NO_STRADDLING,
-                plan: CpuPlan { steps: 2, orders: &[2], most: 1 },
+                plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
                 sections: 3,
                 passes: 6,
                 offline: None,
@@ -293,6 +330,37 @@ pub fn candidates() -> Vec<Configuration> {
                 "D, pull: half of a held block is isolated, and it is put back whole (4.2 e)",
                 ISOLATORS,
                 &[K3, Assertion],
+            )
+        },
+        Configuration {
+            reporter: config(&ZONES, TrackerKind::SectionBit, Holding::Pull),
+            keeps_types: true,
+            ..candidate(
+                "pull-makes-movable",
+                "D, pull: what was held comes back as movable pageblocks (4.2 h)",
+                ZONES,
+                &[K5],
+            )
+        },
+        Configuration {
+            reporter: config(&ZONES, TrackerKind::SectionBit, Holding::Isolate),
+            semantics: KernelSemantics { standalone_isolate_bit: false, ..KernelSemantics::V6_19 },
+            keeps_types: true,
+            ..candidate(
+                "isolation-forgets-unmovable",
+                "D, isolate, before 6.17: isolation forgets the migratetype, so it becomes movable",
+                ZONES,
+                &[K5],
+            )
+        },
+        Configuration {
+            reporter: config(&CMA, TrackerKind::SectionBit, Holding::Isolate),
+            semantics: KernelSemantics { standalone_isolate_bit: false, ..KernelSemantics::V6_19 },
+            ..candidate(
+                "isolation-forgets-the-reserve",
+                "D, isolate, before 6.17: the same for a block of the CMA reserve",
+                CMA,
+                &[K5],
             )
         },
     ]
@@ -319,6 +387,7 @@ pub fn smallest() -> Vec<Configuration> {
             reporter: config(&SMALLEST, tracker, Holding::Isolate),
             semantics: KernelSemantics::V6_19,
             nudge: false,
+            keeps_types: true,
             expect,
         })
         .collect()

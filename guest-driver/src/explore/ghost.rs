@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Invariant, Violation};
-use crate::mm::{Mm, Pfn, PfnRange};
+use crate::mm::{MigrateType, Mm, Pfn, PfnRange};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
@@ -18,6 +18,8 @@ struct Page {
     with_host: bool,
     /// Acknowledged since it was last in use.
     reported: bool,
+    /// What its pageblock was when it was submitted.
+    migratetype: Option<MigrateType>,
 }
 
 /// The pages of a guest, and the first thing that went wrong.
@@ -105,11 +107,13 @@ impl Ghost {
 
     /// The host gets these pages.
     pub fn submit(&self, mm: &Mm, range: PfnRange, isolated: bool) {
+        let migratetypes = Self::of_range(mm, range);
         self.each(range, |pfn, page| {
             if page.used_by.is_some() || page.with_host {
                 self.violate(Invariant::K1, format!("{pfn:?} is reported and is {page:?}"));
             }
             page.with_host = true;
+            page.migratetype = migratetypes.get(block_of(mm, range, pfn)).copied();
         });
         let section = range.start.0 >> mm.geometry().section_order;
         if !mm.is_online(section as usize) {
@@ -131,11 +135,50 @@ impl Ghost {
     }
 
     /// The host gives these pages back.
-    pub fn acknowledge(&self, range: PfnRange) {
-        self.each(range, |_, page| {
+    pub fn acknowledge(&self, mm: &Mm, range: PfnRange) {
+        let migratetypes = Self::of_range(mm, range);
+        self.each(range, |pfn, page| {
             page.with_host = false;
             page.reported = true;
+            let now = migratetypes.get(block_of(mm, range, pfn)).copied();
+            if page.migratetype != now {
+                let before = page.migratetype;
+                let what = format!("{pfn:?} was {before:?} and is {now:?} with the host");
+                self.violate(Invariant::K5, what);
+            }
         });
+    }
+
+    /// The migratetype of each pageblock. Asked before the pages are locked: to look at the model
+    /// is a scheduling point.
+    fn of_range(mm: &Mm, range: PfnRange) -> Vec<MigrateType> {
+        let blocks = range.step(mm.geometry().pageblock_order);
+        blocks.map(|block| mm.sections.underlying_migratetype(block)).collect()
+    }
+
+    /// The migratetype of every pageblock, those beneath an isolation; none for what is not online.
+    pub fn migratetypes(mm: &Mm) -> Vec<Option<MigrateType>> {
+        let geometry = mm.geometry();
+        let of = |section| {
+            let blocks = geometry.section_range(section).step(geometry.pageblock_order);
+            blocks.map(move |block| {
+                mm.is_online(section).then(|| mm.sections.underlying_migratetype(block))
+            })
+        };
+        (0..mm.section_count()).flat_map(of).collect()
+    }
+
+    /// No report has changed a pageblock's migratetype: one of a reserve, or any one if the reporter
+    /// promises that.
+    pub fn check_migratetypes(&self, mm: &Mm, before: &[Option<MigrateType>], any: bool) {
+        for (block, (before, now)) in before.iter().zip(Self::migratetypes(mm)).enumerate() {
+            let of_interest =
+                |mt: &Option<MigrateType>| mt.is_some_and(|mt| any || !mt.is_mergeable());
+            if *before != now && (of_interest(before) || of_interest(&now)) {
+                let what = format!("pageblock {block} was {before:?} and is {now:?}");
+                self.violate(Invariant::K5, what);
+            }
+        }
     }
 
     fn isolated(&self) -> MutexGuard<'_, Vec<PfnRange>> {
@@ -179,4 +222,9 @@ impl Ghost {
             }
         }
     }
+}
+
+/// The place of a page's pageblock in `range`.
+fn block_of(mm: &Mm, range: PfnRange, pfn: Pfn) -> usize {
+    ((pfn.0 - range.start.0) >> mm.geometry().pageblock_order) as usize
 }

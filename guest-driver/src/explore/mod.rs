@@ -10,8 +10,9 @@
 //!
 //! | file | |
 //! |---|---|
-//! | [`ghost`] | what the world knows of each page beside the model, and invariants K1, K2, K4 |
-//! | [`actors`] | CPUs, reporter, host, offliner, contiguous allocator, isolator, hot-adder |
+//! | [`ghost`] | what the world knows of each page beside the model, and invariants K1, K2, K4, K5 |
+//! | [`actors`] | CPUs, offliner, contiguous allocator, isolator, hot-adder |
+//! | [`host`] | who takes the reports, or does not, or not in time |
 //! | [`scenario`] | one run: actors, and what must hold when all is quiet |
 //! | [`catalogue`] | the configurations by name |
 //! | `search` | schedulers: random and bounded-exhaustive |
@@ -20,6 +21,7 @@
 pub mod actors;
 pub mod catalogue;
 pub mod ghost;
+pub mod host;
 pub mod scenario;
 #[cfg(feature = "shuttle")]
 pub mod search;
@@ -47,6 +49,8 @@ pub enum Invariant {
     K3,
     /// A pageblock is isolated by one, who ends it.
     K4,
+    /// A pageblock is of the same migratetype after a report as before.
+    K5,
     /// Offlining ends.
     K6,
     /// Nobody goes without memory because reports withhold it.
@@ -65,6 +69,7 @@ impl Invariant {
             Self::K2 => "a report is lost",
             Self::K3 => "the books are wrong",
             Self::K4 => "two isolate one pageblock",
+            Self::K5 => "a pageblock has become of another migratetype",
             Self::K6 => "offlining does not end",
             Self::K7 => "out of memory while pages are withheld",
             Self::K9 => "a quiet guest goes on reporting",
@@ -105,6 +110,9 @@ pub struct Configuration {
     /// Before it is looked for lost reports, some large block is freed. Mainline promises no more
     /// than that a report comes after the next such free.
     pub nudge: bool,
+    /// Whether pageblocks of every migratetype keep theirs when they are reported. If not, those
+    /// of a reserve have to all the same.
+    pub keeps_types: bool,
     /// Whether it has to hold.
     pub expect: Expect,
 }

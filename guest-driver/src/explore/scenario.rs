@@ -3,10 +3,14 @@
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use super::actors::{CpuPlan, Host, Random, World};
+use super::actors::{CpuPlan, Random, World};
+use super::ghost::Ghost;
+use super::host::{Answers, Host};
 use super::{Configuration, Invariant, Violation, thread};
-use crate::mm::{Geometry, Layout, Mm, Pfn, PfnRange};
-use crate::reporting::Reporter;
+use crate::mm::{
+    Geometry, IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, ZoneLayout, ZoneType,
+};
+use crate::reporting::{Config, Holding, Reporter, VirtualClock};
 use crate::sync;
 
 /// Passes in which a reporter must come to rest when all is quiet.
@@ -21,6 +25,11 @@ pub struct Scenario {
     pub geometry: Geometry,
     /// Sections that are online from the start.
     pub sections: usize,
+    /// Of them, those of a second zone, for movable pages as all of the first is without one. The
+    /// first is a normal one then.
+    pub movable: usize,
+    /// A pageblock is a reserve for contiguous allocations, and somebody makes some.
+    pub cma: bool,
     /// CPUs, and what each of them does.
     pub cpus: usize,
     /// The same for all.
@@ -37,6 +46,8 @@ pub struct Scenario {
     pub hot_add: bool,
     /// The most ranges of a report.
     pub batch: usize,
+    /// Whether the host acknowledges what it is given.
+    pub answers: Answers,
     /// There is always a page to be had, unless reports withhold it.
     pub never_out_of_memory: bool,
 }
@@ -62,15 +73,29 @@ pub fn run(configuration: &Configuration, seed: u64) -> Result<(), Violation> {
     let mut layout = Layout::flat(scenario.geometry, cpus, scenario.sections);
     layout.sections += spare;
     layout.semantics = configuration.semantics;
+    if scenario.movable > 0 {
+        let normal = scenario.sections - scenario.movable;
+        let zone = |kind, sections: core::ops::Range<usize>| ZoneLayout {
+            node: 0,
+            kind,
+            sections: vec![sections],
+        };
+        layout.zones = vec![
+            zone(ZoneType::Normal, 0..normal),
+            zone(ZoneType::Movable, normal..scenario.sections),
+        ];
+    }
     let mm = Arc::new(Mm::new(&layout));
-    let mut reporter = Reporter::new(Arc::clone(&mm), configuration.reporter)
-        .map_err(|error| Violation { invariant: Invariant::Assertion, what: error.to_string() })?;
+    if scenario.cma {
+        mm.reserve_cma(cma(scenario)).map_err(failed)?;
+    }
+    // It stands still, so that a pass is due as soon as it is asked for.
+    let clock = Arc::new(VirtualClock::new());
+    let mut reporter =
+        Reporter::with_clock(Arc::clone(&mm), configuration.reporter, clock).map_err(failed)?;
     let world = Arc::new(World::new(mm, scenario.cpus, scenario.never_out_of_memory));
-    let mut host = Host {
-        world: Arc::clone(&world),
-        holding: configuration.reporter.holding,
-        capacity: configuration.reporter.batch,
-    };
+    let Config { holding, batch, .. } = configuration.reporter;
+    let mut host = Host::new(Arc::clone(&world), holding, batch, scenario.answers);
 
     let bodies = actors(scenario, seed);
     world.running.store(bodies.len() + 1, Ordering::Relaxed);
@@ -85,20 +110,30 @@ pub fn run(configuration: &Configuration, seed: u64) -> Result<(), Violation> {
     let passes = scenario.passes;
     let reporting = thread::spawn(move || {
         for _ in 0..passes {
-            if reporter.has_work() {
+            if reporter.schedule().is_due() {
                 reporter.pass(&mut host);
             }
             sync::yield_now();
         }
-        host.world.running.fetch_sub(1, Ordering::Relaxed);
+        host.world().running.fetch_sub(1, Ordering::Relaxed);
         (reporter, host)
     });
     handles.into_iter().for_each(thread::Handle::join);
     let (reporter, host) = reporting.join();
     if world.ghost.violation().is_none() {
-        come_to_rest(&world, reporter, host, configuration.nudge);
+        come_to_rest(&world, reporter, host, configuration);
     }
     world.ghost.violation().map_or(Ok(()), |violation| Err(violation.clone()))
+}
+
+fn failed(error: impl core::fmt::Display) -> Violation {
+    Violation { invariant: Invariant::Assertion, what: error.to_string() }
+}
+
+/// The reserve: the second half of the first block of the largest order.
+fn cma(scenario: &Scenario) -> PfnRange {
+    let order = scenario.geometry.pageblock_order;
+    PfnRange::block(Pfn(1 << order), order)
 }
 
 type Body = Box<dyn FnOnce(&World) + Send>;
@@ -122,7 +157,11 @@ fn actors(scenario: &Scenario, seed: u64) -> Vec<Body> {
         bodies.push(Box::new(move |world| world.offliner(block, patience)));
     }
     if scenario.contig {
-        bodies.push(Box::new(move |world| world.contig(taken)));
+        bodies.push(Box::new(move |world| world.contig(taken, IsolateMode::Other)));
+    }
+    if scenario.cma {
+        let reserve = cma(scenario);
+        bodies.push(Box::new(move |world| world.contig(reserve, IsolateMode::CmaAlloc)));
     }
     if scenario.isolate {
         bodies.push(Box::new(move |world| world.isolator(isolated)));
@@ -135,32 +174,50 @@ fn actors(scenario: &Scenario, seed: u64) -> Vec<Body> {
 }
 
 /// Nobody else is there any more: the reporter finishes its work, and then all must be in order.
-fn come_to_rest(world: &World, mut reporter: Reporter, mut host: Host, nudge: bool) {
-    let validate = |when: &str| {
+fn come_to_rest(
+    world: &World,
+    mut reporter: Reporter,
+    mut host: Host,
+    configuration: &Configuration,
+) {
+    let &Configuration { nudge, keeps_types, .. } = configuration;
+    let validate = |when: &str, reporter: &Reporter| {
         if let Err(error) = world.mm.validate() {
             world.ghost.violate(Invariant::K3, format!("{when}: {error}"));
         }
-        for zone in 0..world.mm.zone_count() {
-            let left = world.mm.zone(crate::mm::ZoneId(zone)).isolated_blocks();
-            if left != 0 {
-                let what = format!("{when}: {left} pageblocks are isolated, and by nobody");
-                world.ghost.violate(Invariant::K4, what);
-            }
+        let zones = (0..world.mm.zone_count()).map(|zone| world.mm.zone(crate::mm::ZoneId(zone)));
+        let left: u64 = zones.map(crate::mm::zone::Zone::isolated_blocks).sum();
+        let withheld = match reporter.config().holding {
+            Holding::Isolate => reporter.withheld_pages() >> world.mm.geometry().pageblock_order,
+            Holding::Pull => 0,
+        };
+        if left != withheld {
+            let what =
+                format!("{when}: {left} pageblocks are isolated, {withheld} by the reporter");
+            world.ghost.violate(Invariant::K4, what);
         }
     };
-    validate("when all is quiet");
+    validate("when all is quiet", &reporter);
+    let scenario = &configuration.scenario;
+    let reserve = cma(scenario).start;
+    if scenario.cma && world.mm.sections.underlying_migratetype(reserve) != MigrateType::Cma {
+        world.ghost.violate(Invariant::K5, format!("{reserve:?} is of the reserve no more"));
+    }
     if nudge {
         world.nudge();
     }
     let mut passes = 0;
-    while reporter.has_work() && world.ghost.violation().is_none() {
+    while reporter.schedule().is_due() && world.ghost.violation().is_none() {
         if passes == REST {
             let what = format!("there is work still after {REST} passes on a quiet guest");
             world.ghost.violate(Invariant::K9, what);
         }
+        // Whatever changes now, the reporter has changed.
+        let before = Ghost::migratetypes(&world.mm);
         reporter.pass(&mut host);
+        world.ghost.check_migratetypes(&world.mm, &before, keeps_types);
         passes += 1;
     }
-    validate("after all is reported");
+    validate("after all is reported", &reporter);
     world.ghost.check_reported(&world.mm, reporter.config().granule_order);
 }

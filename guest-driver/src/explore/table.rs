@@ -209,15 +209,17 @@ All of this is about the model. It says nothing of Linux until a real guest show
 
 const PULL: &str = "
 E promises less than the others: that a report comes after the next free of a large enough block. \
-Here it gets one before it is looked for lost reports. In the scenario `isolators`, *pull* puts back \
-what it held pageblock by pageblock, which no kernel does; see `pull-isolated-half` below.
+Here it gets one before it is looked for lost reports. In the scenarios `isolators` and `cma`, *pull* \
+puts back what it held pageblock by pageblock, which no kernel does; see `pull-isolated-half` below. \
+That pageblocks of every migratetype keep theirs (K5) is asked of *isolate*; of *pull*, which makes \
+them movable (`pull-makes-movable`), only that those of a reserve do.
 ";
 
 const CANDIDATES: &str = "
 ## Candidates
 
-What the model shows of mainline's rules as it understands them. Nobody has reported these, and the \
-kernel was not tested. The letters are those of section 4.2 of the reference; what has none was found \
-here.
+What the model shows of mainline's rules as it understands them, and of what the scheme would do by \
+the rules of kernels whose isolation forgets what a pageblock was. Nobody has reported these, and no \
+kernel was tested. The letters are those of section 4.2 of the reference; what has none was found here.
 
 ";

@@ -4,7 +4,7 @@ use super::Mm;
 use super::buddy::Origin;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
-use super::zone::{Zone, ZoneType};
+use super::zone::Zone;
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,27 +57,15 @@ impl Mm {
         mark: impl Fn(&Zone) -> u64,
     ) -> Option<Pfn> {
         let movable = request.migratetype == MigrateType::Movable;
-        for same_node in [true, false] {
-            for kind in [ZoneType::Movable, ZoneType::Normal] {
-                if kind == ZoneType::Movable && !movable {
-                    continue;
-                }
-                for zone in &self.zones {
-                    if zone.kind != kind || (zone.node == request.node) != same_node {
-                        continue;
-                    }
-                    if !zone.watermark_ok(request.order, mark(zone), movable) {
-                        continue;
-                    }
-                    if let Some(pfn) = self.alloc_in(zone, cpu, request) {
-                        let state = FrameState::Allocated { order: request.order, movable };
-                        self.set_state(pfn, state);
-                        return Some(pfn);
-                    }
-                }
+        let mut zones = self.zonelists.of(request.node, movable).iter().map(|&id| self.zone(id));
+        zones.find_map(|zone| {
+            if !zone.watermark_ok(request.order, mark(zone), movable) {
+                return None;
             }
-        }
-        None
+            let pfn = self.alloc_in(zone, cpu, request)?;
+            self.set_state(pfn, FrameState::Allocated { order: request.order, movable });
+            Some(pfn)
+        })
     }
 
     fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
@@ -98,15 +86,15 @@ impl Mm {
     /// # Panics
     /// If no allocated block begins there: a double free, or a stray one.
     pub fn free(&self, cpu: usize, pfn: Pfn) {
-        let FrameState::Allocated { order, .. } = self.state(pfn) else {
-            panic!("bad page state: {pfn:?} is freed and is {:?}", self.state(pfn));
+        let found = self.sections.of(pfn).map(|of| (of, self.sections.frame_in(of, pfn)));
+        let Some((section, frame)) = found else { panic!("bad page: {pfn:?} is no memory") };
+        let FrameState::Allocated { order, .. } = frame.state() else {
+            panic!("bad page state: {pfn:?} is freed and is {:?}", frame.state());
         };
-        let Some(section) = self.sections.of(pfn) else { return };
-        if let Some(frame) = self.sections.frame(pfn) {
-            frame.set_owner(None);
-        }
-        let zone = &self.zones[section.zone.0];
-        if !self.pcp_free(zone, cpu, pfn, order) {
+        frame.set_owner(None);
+        let zone = self.zone(section.zone);
+        let mt = self.sections.migratetype_in(section, pfn);
+        if !self.pcp_free(zone, cpu, pfn, frame, order, mt) {
             let mut area = zone.lock();
             // The pageblocks of a larger block may have become of different types, isolated ones
             // among them, so each is freed by itself (`split_large_buddy`).

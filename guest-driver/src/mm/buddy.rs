@@ -89,14 +89,16 @@ impl Mm {
         }
     }
 
-    /// Every block of a list, first to last.
+    /// Every block of a list, first to last; more than there is memory for if it has become a ring.
     pub(crate) fn list(&self, area: &FreeArea, order: u8, mt: MigrateType) -> Vec<Pfn> {
         let mut at = area.first(order, mt);
+        let most = self.section_count() << (self.geometry.section_order - order);
         std::iter::from_fn(|| {
             let pfn = at?;
             at = self.sections.frame(pfn).and_then(super::Frame::next);
             Some(pfn)
         })
+        .take(most + 1)
         .collect()
     }
 
@@ -149,7 +151,7 @@ impl Mm {
             pfn = head;
             order += 1;
         }
-        let hook = self.hook().filter(|hook| order >= hook.order());
+        let hook = self.hook_for(order);
         if let (Origin::Freed, Some(hook)) = (origin, hook) {
             hook.before_insert(pfn, order);
         }
@@ -232,9 +234,10 @@ impl Mm {
         Some(head)
     }
 
-    /// Takes up to `want` blocks of `order` for a per-CPU list (`rmqueue_bulk`), lowest first, and
-    /// hands each to `give`. What one by one would come from splitting the same block again and
-    /// again is cut out of it at once: the lock is held that much shorter.
+    /// Takes up to `want` blocks of `order` for a per-CPU list (`rmqueue_bulk`), and notes in `runs`
+    /// where they are, tails all of them. What one by one would come from splitting the same block
+    /// again and again is cut out of it at once, and to make blocks of a run is for the caller when
+    /// he has let the lock go: it is held that much shorter.
     pub(crate) fn rmqueue_bulk(
         &self,
         zone: &Zone,
@@ -242,7 +245,7 @@ impl Mm {
         order: u8,
         mt: MigrateType,
         want: u32,
-        mut give: impl FnMut(Pfn),
+        runs: &mut Vec<PfnRange>,
     ) {
         let mut left = want;
         while left > 0 {
@@ -250,25 +253,22 @@ impl Mm {
                 .find_map(|from| Some((from, area.first(from, mt)?)));
             let Some((from, head)) = found else {
                 let Some(pfn) = self.rmqueue(zone, area, order, mt) else { return };
-                give(pfn);
+                runs.push(PfnRange::block(pfn, order));
                 left -= 1;
                 continue;
             };
             self.take(zone, area, head, from);
+            self.set_state(head, FrameState::Tail);
             let taken = left.min(1 << (from - order));
-            for i in 0..taken {
-                give(head.plus(i << order));
-            }
+            let run = PfnRange { start: head, end: head.plus(taken << order) };
+            runs.push(run);
             left -= taken;
             // The rest goes back as the blocks that splitting would have left.
-            let mut rest = taken << order;
-            while rest < 1 << from {
-                let part = u8::try_from(rest.trailing_zeros()).unwrap_or(order);
-                let block = head.plus(rest);
+            let rest = PfnRange { start: run.end, end: head.plus(1 << from) };
+            for (block, part) in rest.blocks(from) {
                 self.set_state(block, FrameState::Buddy { order: part, reported: false });
                 self.link(area, block, part, mt, false);
                 zone.account(mt, 1 << part);
-                rest += 1 << part;
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::Mm;
 use super::buddy::Origin;
 use super::frame::FrameState;
-use super::geometry::PfnRange;
+use super::geometry::{MigrateType, PfnRange};
 use super::hotplug::MovePages;
 use super::isolation::{Busy, IsolateMode};
 
@@ -36,8 +36,29 @@ impl Mm {
                 break;
             }
         }
-        self.undo_isolate_page_range(range, None);
+        self.undo_isolate_page_range(range, Some(mode.migratetype()));
         result
+    }
+
+    /// Makes the pageblocks of `range` a reserve for contiguous allocations, in which others may
+    /// have no more than movable pages (`cma_init_reserved_areas`).
+    ///
+    /// # Errors
+    /// [`Busy`] if they are not free.
+    pub fn reserve_cma(&self, range: PfnRange) -> Result<(), Busy> {
+        let zone = self.zone_of(range.start).ok_or(Busy)?;
+        self.start_isolate_page_range(range, IsolateMode::Other)?;
+        let free = self.test_pages_isolated(range);
+        if free.is_ok() {
+            let _area = self.zone(zone).lock();
+            for block in range.step(self.geometry.pageblock_order) {
+                // Beneath the isolate bit: no list changes before that is cleared.
+                self.sections.set_migratetype(block, MigrateType::Cma);
+            }
+        }
+        let migratetype = if free.is_ok() { MigrateType::Cma } else { MigrateType::Movable };
+        self.undo_isolate_page_range(range, Some(migratetype));
+        free
     }
 
     /// Takes the free pages of an isolated range. A free block may reach beyond it, into what

@@ -63,8 +63,20 @@ impl PfnRange {
     }
 
     /// Every frame, `1 << order` pages apart.
-    pub fn step(self, order: u8) -> impl Iterator<Item = Pfn> {
+    pub fn step(self, order: u8) -> impl DoubleEndedIterator<Item = Pfn> {
         (self.start.0..self.end.0).step_by(1 << order).map(Pfn)
+    }
+
+    /// The largest aligned blocks of at most `most` that make it up, first to last.
+    pub(crate) fn blocks(self, most: u8) -> impl Iterator<Item = (Pfn, u8)> {
+        let mut at = self.start;
+        std::iter::from_fn(move || {
+            let fits = (self.end.0 - at.0).checked_ilog2()?;
+            let order = at.0.trailing_zeros().min(fits).min(u32::from(most));
+            let head = at;
+            at = at.plus(1 << order);
+            Some((head, u8::try_from(order).unwrap_or(most)))
+        })
     }
 }
 
@@ -85,6 +97,8 @@ pub struct Geometry {
     pub min_watermark: (u64, u64),
     /// The least and the most pages that a per-CPU list moves at once.
     pub pcp_batch: (u32, u32),
+    /// How often that doubles while a CPU only allocates (`CONFIG_PCP_BATCH_SCALE_MAX`).
+    pub pcp_batch_scale: u8,
 }
 
 impl Geometry {
@@ -97,6 +111,7 @@ impl Geometry {
         pcp_order: 3,
         min_watermark: (32, 128),
         pcp_batch: (1, 63),
+        pcp_batch_scale: 5,
     };
 
     /// Four pages a pageblock, two pageblocks the largest buddy and a section: what an exhaustive
@@ -109,6 +124,7 @@ impl Geometry {
         pcp_order: 0,
         min_watermark: (0, 0),
         pcp_batch: (1, 1),
+        pcp_batch_scale: 0,
     };
 
     /// Pages of a section.

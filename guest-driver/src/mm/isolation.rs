@@ -26,6 +26,16 @@ pub enum IsolateMode {
     Report,
 }
 
+impl IsolateMode {
+    /// What the isolated pageblocks are taken for by kernels that forget what they were.
+    pub(super) fn migratetype(self) -> MigrateType {
+        match self {
+            Self::CmaAlloc => MigrateType::Cma,
+            Self::MemOffline | Self::Other | Self::Report => MigrateType::Movable,
+        }
+    }
+}
+
 impl Mm {
     /// Isolates every pageblock of `range`, or none (`start_isolate_page_range`).
     ///
@@ -34,7 +44,8 @@ impl Mm {
     pub fn start_isolate_page_range(&self, range: PfnRange, mode: IsolateMode) -> Result<(), Busy> {
         for block in range.step(self.geometry.pageblock_order) {
             if let Err(busy) = self.isolate_pageblock(block, mode) {
-                self.undo_isolate_page_range(PfnRange { start: range.start, end: block }, None);
+                let done = PfnRange { start: range.start, end: block };
+                self.undo_isolate_page_range(done, Some(mode.migratetype()));
                 return Err(busy);
             }
         }
@@ -57,7 +68,7 @@ impl Mm {
         let zone = self.zone(id);
         let mut area = zone.lock();
         for block in range.step(self.geometry.pageblock_order) {
-            self.unisolate_locked(zone, &mut area, block, None);
+            self.unisolate_locked(zone, &mut area, block, Some(MigrateType::Movable));
         }
         for (head, order) in self.buddies_in(range) {
             if head.plus(1 << order) <= range.end {

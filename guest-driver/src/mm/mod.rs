@@ -45,7 +45,7 @@ pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use section::Sections;
-use zone::Zone;
+use zone::{Zone, Zonelists};
 
 /// Told about blocks that a CPU, an isolator's failure or onlining has freed, of the order that
 /// [`FreeHook::order`] says and larger, buddies merged.
@@ -121,7 +121,9 @@ pub struct Mm {
     pub(crate) semantics: KernelSemantics,
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
-    hook: OnceLock<Arc<dyn FreeHook>>,
+    zonelists: Zonelists,
+    /// With its order, so that a free that is of no interest to it does not ask it.
+    hook: OnceLock<(u8, Arc<dyn FreeHook>)>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -130,15 +132,17 @@ impl Mm {
     /// Memory as `layout` says, all of it free.
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry;
+        let zones: Vec<Zone> = layout
+            .zones
+            .iter()
+            .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
+            .collect();
         let mm = Self {
             geometry,
             semantics: layout.semantics,
             sections: Sections::new(geometry, layout.sections),
-            zones: layout
-                .zones
-                .iter()
-                .map(|zone| Zone::new(&geometry, zone.node, zone.kind, layout.cpus))
-                .collect(),
+            zonelists: Zonelists::new(&zones),
+            zones,
             hook: OnceLock::new(),
             hotplug: crate::sync::Lock::new(()),
         };
@@ -157,11 +161,16 @@ impl Mm {
     /// # Errors
     /// Gives the hook back if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
-        self.hook.set(hook)
+        self.hook.set((hook.order(), hook)).map_err(|(_, hook)| hook)
     }
 
-    pub(crate) fn hook(&self) -> Option<&Arc<dyn FreeHook>> {
-        self.hook.get()
+    pub(crate) fn hook(&self) -> Option<&dyn FreeHook> {
+        self.hook.get().map(|(_, hook)| hook.as_ref())
+    }
+
+    /// The hook if blocks of `order` interest it.
+    pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
+        self.hook.get().filter(|&&(least, _)| order >= least).map(|(_, hook)| hook.as_ref())
     }
 
     /// Orders and sizes.

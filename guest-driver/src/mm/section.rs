@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::frame::Frame;
-use super::geometry::{Geometry, MigrateType, Pfn};
+use super::geometry::{Geometry, MigrateType, Pfn, PfnRange};
 use super::zone::ZoneId;
 use crate::sync::{AtomicBool, AtomicU8, Ordering};
 
@@ -69,21 +69,43 @@ impl Sections {
         self.get(self.index_of(pfn))
     }
 
+    fn within(&self, pfn: Pfn) -> u32 {
+        pfn.0 & (self.geometry.section_pages() - 1)
+    }
+
     pub(crate) fn frame(&self, pfn: Pfn) -> Option<&Frame> {
-        let within = pfn.0 & (self.geometry.section_pages() - 1);
-        self.of(pfn).map(|section| &section.frames[within as usize])
+        self.of(pfn).map(|section| self.frame_in(section, pfn))
+    }
+
+    /// The same for who has the section at hand.
+    pub(crate) fn frame_in<'a>(&self, section: &'a Section, pfn: Pfn) -> &'a Frame {
+        &section.frames[self.within(pfn) as usize]
+    }
+
+    /// The frames of `range`, which lies in one section; none if that was never added.
+    pub(crate) fn frames(&self, range: PfnRange) -> &[Frame] {
+        let at = self.within(range.start) as usize;
+        self.of(range.start).map_or(&[], |of| &of.frames[at..at + range.pages() as usize])
     }
 
     fn pageblock(&self, pfn: Pfn) -> Option<&AtomicU8> {
-        let within = (pfn.0 & (self.geometry.section_pages() - 1)) >> self.geometry.pageblock_order;
-        self.of(pfn).map(|section| &section.pageblocks[within as usize])
+        self.of(pfn).map(|section| self.pageblock_in(section, pfn))
+    }
+
+    fn pageblock_in<'a>(&self, section: &'a Section, pfn: Pfn) -> &'a AtomicU8 {
+        &section.pageblocks[(self.within(pfn) >> self.geometry.pageblock_order) as usize]
     }
 
     /// The migratetype of a frame's pageblock; [`MigrateType::Isolate`] while it is isolated
     /// (`get_pageblock_migratetype`). Read without a lock it is true at some moment of late.
     pub(crate) fn migratetype(&self, pfn: Pfn) -> MigrateType {
-        match self.pageblock(pfn).map(|block| block.load(Ordering::Relaxed)) {
-            Some(bits) if bits & ISOLATED == 0 => MigrateType::from_bits(bits),
+        self.of(pfn).map_or(MigrateType::Isolate, |section| self.migratetype_in(section, pfn))
+    }
+
+    /// The same for who has the section at hand.
+    pub(crate) fn migratetype_in(&self, section: &Section, pfn: Pfn) -> MigrateType {
+        match self.pageblock_in(section, pfn).load(Ordering::Relaxed) {
+            bits if bits & ISOLATED == 0 => MigrateType::from_bits(bits),
             _ => MigrateType::Isolate,
         }
     }

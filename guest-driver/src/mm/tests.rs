@@ -69,6 +69,121 @@ fn what_is_freed_merges_again() {
 }
 
 #[test]
+fn a_range_is_made_of_its_largest_aligned_blocks() {
+    let range = |start, end| PfnRange { start: Pfn(start), end: Pfn(end) };
+    let blocks = |range: PfnRange, most| range.blocks(most).collect::<Vec<_>>();
+    assert_eq!(blocks(range(0, 8), 9), [(Pfn(0), 3)]);
+    assert_eq!(blocks(range(0, 8), 2), [(Pfn(0), 2), (Pfn(4), 2)]);
+    assert_eq!(blocks(range(3, 11), 9), [(Pfn(3), 0), (Pfn(4), 2), (Pfn(8), 1), (Pfn(10), 0)]);
+    assert_eq!(blocks(range(5, 5), 9), []);
+}
+
+/// As `alloc_factor` and `free_count` do: 63, 126, 252 ... pages while only allocating, as many as
+/// were freed while only freeing, up to the lists' `high`.
+#[test]
+fn a_cpu_that_only_allocates_or_only_frees_moves_more_at_once() {
+    let mm = Mm::new(&Layout::flat(G, 1, 64));
+    let zone = mm.zone(ZoneId(0));
+    let mut taken = Vec::new();
+    let (mut moved, mut free) = (Vec::new(), zone.free_pages());
+    while taken.len() < 10_000 {
+        taken.push(mm.alloc(0, AllocRequest::movable(0)).unwrap());
+        if zone.free_pages() != free {
+            moved.push(free - zone.free_pages());
+            free = zone.free_pages();
+        }
+    }
+    assert_eq!(moved[..6], [63, 126, 252, 504, 1008, 2016]);
+    moved.clear();
+    free = zone.free_pages();
+    for pfn in taken {
+        mm.free(0, pfn);
+        if zone.free_pages() != free {
+            moved.push(zone.free_pages() - free);
+            free = zone.free_pages();
+        }
+    }
+    assert!(moved.is_sorted(), "{moved:?}");
+    assert_eq!(moved.last(), Some(&2016));
+    mm.validate().unwrap();
+}
+
+/// Whatever order the pages of a pageblock are freed in, and with a page among them in use.
+#[test]
+fn what_merges_on_a_cpus_lists_is_what_would_have_merged_in_the_zone() {
+    for (step, used) in [(1, None), (511, None), (37, None), (1, Some(77)), (511, Some(300))] {
+        let mm = Mm::new(&Layout::flat(G, 1, 1));
+        let big = mm.alloc(0, AllocRequest::movable(10)).unwrap();
+        mm.free(0, big);
+        let mut pages: Vec<Pfn> =
+            (0..32768 - 200).map(|_| mm.alloc(0, AllocRequest::movable(0)).unwrap()).collect();
+        pages.sort_unstable();
+        let start = pages.iter().position(|pfn| pfn.is_aligned(9)).unwrap();
+        let of = PfnRange::block(pages[start], 9);
+        assert_eq!(pages[start + 511], Pfn(of.end.0 - 1));
+        for i in (0..512).map(|i| i * step % 512) {
+            if used != Some(i) {
+                mm.free(0, pages[start + i]);
+            }
+        }
+        mm.drain_all(ZoneId(0));
+        mm.validate().unwrap();
+        let found: Vec<_> = mm.buddies_in(of);
+        let expected = match used {
+            None => vec![(of.start, 9)],
+            Some(i) => {
+                let at = of.start.plus(u32::try_from(i).unwrap());
+                let [before, after] = [
+                    PfnRange { start: of.start, end: at },
+                    PfnRange { start: at.plus(1), end: of.end },
+                ];
+                before.blocks(9).chain(after.blocks(9)).collect()
+            }
+        };
+        assert_eq!(found, expected, "every {step}th, {used:?} in use");
+    }
+}
+
+#[test]
+fn an_allocation_looks_at_its_own_node_first_and_movable_ones_at_the_movable_zone() {
+    let zone = |node, kind, section: usize| ZoneLayout {
+        node,
+        kind,
+        sections: core::iter::once(section..section + 1).collect(),
+    };
+    let zones = vec![
+        zone(0, ZoneType::Normal, 0),
+        zone(0, ZoneType::Movable, 1),
+        zone(1, ZoneType::Normal, 2),
+        zone(1, ZoneType::Movable, 3),
+    ];
+    let mm = Mm::new(&Layout { zones, ..Layout::flat(G, 1, 4) });
+    let in_turn = |node, migratetype| {
+        let mut seen = Vec::new();
+        let request = AllocRequest { order: 10, migratetype, node };
+        while let Ok(pfn) = mm.alloc(0, request) {
+            seen.push(pfn);
+        }
+        let mut zones: Vec<_> = seen.iter().filter_map(|&pfn| mm.zone_of(pfn)).collect();
+        zones.dedup();
+        seen.into_iter().for_each(|pfn| mm.free(0, pfn));
+        // What is between the low and the min watermarks is taken in a second round.
+        let mut first = Vec::new();
+        zones.into_iter().map(|zone| zone.0).for_each(|zone| {
+            if !first.contains(&zone) {
+                first.push(zone);
+            }
+        });
+        first
+    };
+    assert_eq!(in_turn(0, MigrateType::Movable), [1, 0, 3, 2]);
+    assert_eq!(in_turn(1, MigrateType::Movable), [3, 2, 1, 0]);
+    assert_eq!(in_turn(1, MigrateType::Unmovable), [2, 0]);
+    // A node without memory has no zone of its own.
+    assert_eq!(in_turn(7, MigrateType::Movable), [1, 3, 0, 2]);
+}
+
+#[test]
 #[should_panic(expected = "bad page state")]
 fn a_double_free_is_noticed() {
     let mm = Mm::new(&Layout::flat(G, 1, 1));

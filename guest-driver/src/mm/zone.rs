@@ -31,6 +31,16 @@ pub struct Watermarks {
     pub high: u64,
 }
 
+/// What every holder of the zone's lock writes and every allocation reads: apart from the lock, for
+/// which others wait, and from what seldom changes.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counters {
+    /// NR_FREE_PAGES: free pages that are not isolated and not on a per-CPU list.
+    free: AtomicU64,
+    free_cma: AtomicU64,
+}
+
 /// A zone. Its pages are those of the sections that name it.
 #[derive(Debug)]
 pub struct Zone {
@@ -39,9 +49,7 @@ pub struct Zone {
     area: Lock<FreeArea>,
     pub(crate) pcp: Box<[Lock<Pcp>]>,
     pub(crate) pcp_disabled: AtomicU32,
-    /// NR_FREE_PAGES: free pages that are not isolated and not on a per-CPU list.
-    free: AtomicU64,
-    free_cma: AtomicU64,
+    counters: Counters,
     pub(crate) managed: AtomicU64,
     /// `nr_isolate_pageblock`.
     pub(crate) isolated_blocks: AtomicU64,
@@ -58,8 +66,7 @@ impl Zone {
             area: Lock::new(FreeArea::new()),
             pcp: (0..cpus).map(|_| Lock::new(Pcp::new(geometry))).collect(),
             pcp_disabled: AtomicU32::new(0),
-            free: AtomicU64::new(0),
-            free_cma: AtomicU64::new(0),
+            counters: Counters::default(),
             managed: AtomicU64::new(0),
             isolated_blocks: AtomicU64::new(0),
             watermarks: Default::default(),
@@ -82,21 +89,21 @@ impl Zone {
         match mt {
             MigrateType::Isolate => {}
             MigrateType::Cma => {
-                add(&self.free);
-                add(&self.free_cma);
+                add(&self.counters.free);
+                add(&self.counters.free_cma);
             }
-            _ => add(&self.free),
+            _ => add(&self.counters.free),
         }
     }
 
     /// NR_FREE_PAGES, in pages.
     pub fn free_pages(&self) -> u64 {
-        self.free.load(Ordering::Relaxed)
+        self.counters.free.load(Ordering::Relaxed)
     }
 
     /// NR_FREE_CMA_PAGES, in pages.
     pub fn free_cma_pages(&self) -> u64 {
-        self.free_cma.load(Ordering::Relaxed)
+        self.counters.free_cma.load(Ordering::Relaxed)
     }
 
     /// Pages that the allocator has of this zone, free or not.
@@ -156,5 +163,34 @@ impl Zone {
         let unusable = if may_use_cma { 0 } else { self.free_cma_pages() };
         let free = self.free_pages().saturating_sub(unusable);
         free.saturating_sub((1 << order) - 1) > mark
+    }
+}
+
+/// The zones in which an allocation looks, in order of preference (`struct zonelist`).
+#[derive(Debug)]
+pub(crate) struct Zonelists(
+    /// By node, the last for one without memory, and by whether the pages are movable.
+    Box<[[Box<[ZoneId]>; 2]]>,
+);
+
+impl Zonelists {
+    pub(crate) fn new(zones: &[Zone]) -> Self {
+        let list = |node: usize, movable: bool| {
+            let mut list: Vec<ZoneId> = (0..zones.len()).map(ZoneId).collect();
+            list.retain(|zone| movable || zones[zone.0].kind == ZoneType::Normal);
+            // Its own node first; movable pages leave the other zones to who needs them.
+            list.sort_by_key(|zone| {
+                let zone = &zones[zone.0];
+                (usize::from(zone.node) != node, zone.kind == ZoneType::Normal)
+            });
+            list.into()
+        };
+        let nodes = zones.iter().map(|zone| usize::from(zone.node) + 1).max().unwrap_or(0);
+        Self((0..=nodes).map(|node| [false, true].map(|movable| list(node, movable))).collect())
+    }
+
+    pub(crate) fn of(&self, node: u8, movable: bool) -> &[ZoneId] {
+        let node = usize::from(node).min(self.0.len() - 1);
+        &self.0[node][usize::from(movable)]
     }
 }

@@ -1,7 +1,7 @@
 //! The two ways to keep reported pages from being allocated.
 
 use super::{Config, Holding};
-use crate::mm::{FrameState, IsolateMode, Mm, Pfn, PfnRange};
+use crate::mm::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange};
 
 /// What came of an attempt to hold a granule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
                 if mm.test_pages_isolated(range).is_ok() {
                     return Attempt::Held(range);
                 }
-                mm.undo_isolate_page_range(range, None);
+                undo(mm, range);
                 if found == order || !look_again {
                     return Attempt::LostRace;
                 }
@@ -89,10 +89,16 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
     }
 }
 
+/// Ends an isolation. Kernels whose isolation forgets what a pageblock was have to be told, and
+/// whoever reports has no way to know.
+fn undo(mm: &Mm, range: PfnRange) {
+    mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
+}
+
 /// Lets held pages go again.
 pub(super) fn release(mm: &Mm, holding: Holding, range: PfnRange, reported: bool) {
     match holding {
-        Holding::Isolate => mm.undo_isolate_page_range(range, None),
+        Holding::Isolate => undo(mm, range),
         Holding::Pull => {
             let FrameState::Held { order } = mm.state(range.start) else {
                 unreachable!("{:?} was held and is {:?}", range.start, mm.state(range.start));

@@ -1,50 +1,43 @@
 //! Tracker E: the flag on free blocks and the walk over the free lists, as in mainline
 //! (`page_reporting_process`, `page_reporting_cycle`).
 
-use super::hold::{Attempt, hold, release};
-use super::pass::{Batch, PassStats, Reporter};
-use super::{Holding, ReportSink};
+use std::sync::Arc;
+
+use super::Holding;
+use super::hold::{Attempt, hold};
+use super::pass::{Batch, Reporter};
+use super::schedule::Schedule;
 use crate::mm::zone::ZoneId;
 use crate::mm::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
-use crate::sync::{AtomicBool, Ordering};
 
 /// `PAGE_REPORTING_CAPACITY` times 16: a pass reports about a sixteenth of a list.
 const BUDGET_SHARE: u64 = 32 * 16;
 
-/// The state of `struct page_reporting_dev_info`: whether a pass was asked for.
+/// Told of frees for the lists' sake: it remembers nothing but that there was one.
 #[derive(Debug)]
-pub(super) struct Requested {
+pub(super) struct FreeLists {
     order: u8,
-    requested: AtomicBool,
+    passes: Arc<Schedule>,
 }
 
-impl Requested {
-    /// Registering asks for a pass.
-    pub(super) fn new(order: u8) -> Self {
-        Self { order, requested: AtomicBool::new(true) }
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.requested.load(Ordering::SeqCst)
-    }
-
-    fn set(&self) {
-        self.requested.store(true, Ordering::SeqCst);
+impl FreeLists {
+    pub(super) fn new(order: u8, passes: Arc<Schedule>) -> Self {
+        Self { order, passes }
     }
 }
 
-impl FreeHook for Requested {
+impl FreeHook for FreeLists {
     fn order(&self) -> u8 {
         self.order
     }
 
     fn after_insert(&self, _head: Pfn, _order: u8) {
-        self.set();
+        self.passes.request();
     }
 
     /// Splitting for isolation goes through `__free_one_page` and notifies in mainline.
     fn moved(&self, _head: Pfn, _order: u8) {
-        self.set();
+        self.passes.request();
     }
 
     fn section_online(&self, _section: usize) {}
@@ -53,14 +46,13 @@ impl FreeHook for Requested {
 }
 
 impl Reporter {
-    pub(super) fn mainline_pass(
-        &self,
-        requested: &Requested,
-        sink: &mut dyn ReportSink,
-    ) -> PassStats {
-        requested.requested.store(false, Ordering::SeqCst);
-        let mut batch = Batch::new(self, sink);
+    /// Whether another pass has to follow by itself.
+    pub(super) fn mainline_pass(&self, batch: &mut Batch<'_>) -> bool {
+        let mut again = false;
         for zone in 0..self.mm.zone_count() {
+            if batch.stats.failed {
+                break;
+            }
             if self.zone_is_low(ZoneId(zone)) {
                 batch.stats.low_memory += 1;
                 if self.config.watermark_guard {
@@ -72,20 +64,15 @@ impl Reporter {
                     if mt == MigrateType::Isolate {
                         continue;
                     }
-                    if self.cycle(ZoneId(zone), order, mt, &mut batch) {
-                        requested.set();
-                    }
+                    again |= self.cycle(ZoneId(zone), order, mt, batch);
                     if batch.stats.failed {
                         break 'lists;
                     }
                 }
             }
-            self.drain(&mut batch);
+            batch.submit(None);
         }
-        if batch.stats.failed {
-            requested.set();
-        }
-        batch.stats
+        again || batch.stats.failed
     }
 
     fn zone_is_low(&self, zone: ZoneId) -> bool {
@@ -140,7 +127,7 @@ impl Reporter {
             if batch.held.len() < batch.capacity() {
                 return more;
             }
-            self.drain(batch);
+            batch.submit(None);
             if batch.stats.failed {
                 return true;
             }
@@ -166,23 +153,5 @@ impl Reporter {
             }
         }
         again
-    }
-
-    /// Reports what is held, puts it back and flags what has not merged (`page_reporting_drain`).
-    fn drain(&self, batch: &mut Batch<'_>) {
-        if batch.held.is_empty() {
-            return;
-        }
-        let result = batch.report();
-        if result == Err(super::ReportError::Timeout) {
-            batch.held.clear();
-            return;
-        }
-        for range in batch.held.drain(..) {
-            match self.config.holding {
-                Holding::Isolate if result.is_ok() => self.mm.undo_reported(range),
-                holding => release(&self.mm, holding, range, result.is_ok()),
-            }
-        }
     }
 }

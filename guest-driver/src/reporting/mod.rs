@@ -3,10 +3,15 @@
 //!
 //! Two questions of November 2019 are values here: how to remember what still needs reporting
 //! ([`TrackerKind`]), and how to keep reported pages from being allocated meanwhile ([`Holding`]).
+//!
+//! A pass is made when it is due: one delay after the first free that needs reporting, by a [`Clock`]
+//! that is the machine's or stands still until a test moves it ([`Schedule`]).
 
+mod clock;
 mod hold;
 mod mainline;
 mod pass;
+mod schedule;
 pub mod tracker;
 
 #[cfg(all(test, not(feature = "shuttle")))]
@@ -16,17 +21,25 @@ use core::time::Duration;
 
 use crate::mm::PfnRange;
 
+pub use clock::{Clock, RealClock, VirtualClock};
 pub use pass::{AlreadyRegistered, PassStats, Reporter};
+pub use schedule::Schedule;
 pub use tracker::{Tracker, TrackerKind};
 
 /// Who takes reports: the balloon driver, or a test.
 pub trait ReportSink {
     /// Reports `ranges`, at most [`ReportSink::capacity`] of them, and returns when the host has
-    /// acknowledged them. Until then the pages belong to the host.
+    /// acknowledged them. Until then the pages belong to the host. It waits no longer than
+    /// `timeout`, if there is one.
     ///
     /// # Errors
     /// If it was not acknowledged; the pages are not taken for reported then.
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError>;
+    fn report(&mut self, ranges: &[PfnRange], timeout: Option<Duration>)
+    -> Result<(), ReportError>;
+
+    /// Whether the report that has failed with [`ReportError::Timeout`] is acknowledged by now.
+    /// Asked before every pass until it is, and nothing is reported meanwhile. It does not wait.
+    fn settle(&mut self) -> bool;
 
     /// The most ranges in one report.
     fn capacity(&self) -> usize;
@@ -35,8 +48,8 @@ pub trait ReportSink {
 /// Why a report failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// The device took it and did not give it back in time. Its pages may not be let go: the host
-    /// may still discard them.
+    /// The device took it and did not give it back in time. Its pages may not be let go until it
+    /// does: the host may still discard them.
     #[error("the host has not acknowledged the report in time")]
     Timeout,
     /// The device did not take it.
@@ -62,10 +75,24 @@ pub enum OnBusy {
     Drop,
 }
 
+/// What to do with the pages of a report that was not acknowledged in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnTimeout {
+    /// They stay held until the acknowledgement comes after all, and count as reported then.
+    Hold,
+    /// They are let go and marked again. Known to be wrong: the host may discard them when they are
+    /// in use.
+    LetGo,
+}
+
 /// How a reporter works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How it is remembered what needs reporting.
+    /// How it is remembered what needs reporting. The order of marking and freeing, and of clearing
+    /// a mark and looking, is part of it: the good ones mark what is on its free list already, and
+    /// clear before they look; [`TrackerKind::ZoneBitmapUnordered`],
+    /// [`TrackerKind::SectionBitmapClearAfter`] and [`TrackerKind::SectionBitClearAfter`] do it the
+    /// other way round.
     pub tracker: TrackerKind,
     /// How reported pages are held.
     pub holding: Holding,
@@ -74,8 +101,14 @@ pub struct Config {
     pub granule_order: u8,
     /// The most granules in one report; the device may take fewer.
     pub batch: usize,
-    /// From the first free that needs reporting to the pass.
+    /// From the first free that needs reporting to the pass (`PAGE_REPORTING_DELAY`), and from a
+    /// pass that has left something to the next.
     pub delay: Duration,
+    /// How long a report waits for its acknowledgement; without one as long as it takes, as in
+    /// mainline.
+    pub acknowledge_timeout: Option<Duration>,
+    /// What to do when that is over.
+    pub on_timeout: OnTimeout,
     /// Whether a pass stops before what it holds takes a zone below its low watermark.
     pub watermark_guard: bool,
     /// What to do with what somebody else isolates.
@@ -94,6 +127,8 @@ impl Config {
         granule_order: 9,
         batch: 32,
         delay: Duration::from_secs(2),
+        acknowledge_timeout: None,
+        on_timeout: OnTimeout::Hold,
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
         look_again: true,

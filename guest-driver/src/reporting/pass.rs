@@ -1,11 +1,14 @@
 //! The reporter's pass.
 
+use core::time::Duration;
 use std::sync::Arc;
 
+use super::clock::{Clock, RealClock, VirtualClock};
 use super::hold::{Attempt, hold, release};
-use super::mainline::Requested;
+use super::mainline::FreeLists;
+use super::schedule::Schedule;
 use super::tracker::{self, Tracker, TrackerKind, Visit};
-use super::{Config, OnBusy, ReportError, ReportSink};
+use super::{Config, Holding, OnBusy, OnTimeout, ReportError, ReportSink};
 use crate::mm::{Mm, Pfn, PfnRange};
 
 /// Somebody reports free pages of this memory already (`-EBUSY` of `page_reporting_register`).
@@ -18,6 +21,8 @@ pub struct AlreadyRegistered;
 pub struct PassStats {
     /// Reports acknowledged.
     pub reports: u64,
+    /// Of these, after their time was up.
+    pub late: u64,
     /// Ranges in them.
     pub ranges: u64,
     /// Pages in those.
@@ -34,13 +39,14 @@ pub struct PassStats {
     pub low_memory: u64,
     /// The most pages held at once.
     pub most_held: u64,
-    /// A report failed and the pass ended.
+    /// A report failed, or the one before is with the host still, and the pass ended.
     pub failed: bool,
 }
 
 impl core::ops::AddAssign for PassStats {
     fn add_assign(&mut self, other: Self) {
         self.reports += other.reports;
+        self.late += other.late;
         self.ranges += other.ranges;
         self.pages += other.pages;
         self.offered += other.offered;
@@ -58,23 +64,41 @@ pub struct Reporter {
     pub(super) mm: Arc<Mm>,
     pub(super) config: Config,
     memory: Memory,
+    pub(super) schedule: Arc<Schedule>,
+    /// Pages of a report that was not acknowledged in time: held, and the host's.
+    late: Vec<PfnRange>,
 }
 
 /// How it is remembered what needs reporting.
 enum Memory {
     /// Trackers A to D.
     Tracker(Arc<dyn Tracker>),
-    /// E: on the free lists, and whether there may be something on them.
-    Lists(Arc<Requested>),
+    /// E: on the free lists themselves.
+    Lists,
 }
 
 impl Reporter {
-    /// Registers a reporter. All memory that is free now needs reporting.
+    /// Registers a reporter in real time. All memory that is free now needs reporting, and the
+    /// first pass is due a delay from now.
     ///
     /// # Errors
     /// [`AlreadyRegistered`] if the memory has one.
     pub fn new(mm: Arc<Mm>, config: Config) -> Result<Self, AlreadyRegistered> {
-        let memory = match tracker::new(config.tracker, &mm, config.granule_order) {
+        Self::with_clock(mm, config, Arc::new(RealClock::new()))
+    }
+
+    /// The same by another clock.
+    ///
+    /// # Errors
+    /// [`AlreadyRegistered`] if the memory has one.
+    pub fn with_clock(
+        mm: Arc<Mm>,
+        config: Config,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AlreadyRegistered> {
+        let schedule = Arc::new(Schedule::new(clock, config.delay));
+        let passes = Arc::clone(&schedule);
+        let memory = match tracker::new(config.tracker, &mm, config.granule_order, passes) {
             Some(tracker) => {
                 mm.set_free_hook(Arc::clone(&tracker).hook()).map_err(|_| AlreadyRegistered)?;
                 for section in (0..mm.section_count()).filter(|&section| mm.is_online(section)) {
@@ -84,13 +108,12 @@ impl Reporter {
                 Memory::Tracker(tracker)
             }
             None => {
-                let requested = Arc::new(Requested::new(config.granule_order));
-                mm.set_free_hook(Arc::<Requested>::clone(&requested))
-                    .map_err(|_| AlreadyRegistered)?;
-                Memory::Lists(requested)
+                let hook = FreeLists::new(config.granule_order, Arc::clone(&schedule));
+                mm.set_free_hook(Arc::new(hook)).map_err(|_| AlreadyRegistered)?;
+                Memory::Lists
             }
         };
-        Ok(Self { mm, config, memory })
+        Ok(Self { mm, config, memory, schedule, late: Vec::new() })
     }
 
     /// How it works.
@@ -98,53 +121,120 @@ impl Reporter {
         self.config
     }
 
+    /// When the next pass is due; to be waited for on whatever thread makes it.
+    pub fn schedule(&self) -> &Arc<Schedule> {
+        &self.schedule
+    }
+
     /// Whether there may be something to report: then a pass is due within the delay.
     pub fn has_work(&self) -> bool {
-        match &self.memory {
+        let marked = match &self.memory {
             Memory::Tracker(tracker) => tracker.has_work(),
-            Memory::Lists(requested) => requested.is_set(),
-        }
+            Memory::Lists => self.schedule.is_requested(),
+        };
+        marked || !self.late.is_empty()
+    }
+
+    /// Pages held for a report that was not acknowledged in time.
+    pub fn withheld_pages(&self) -> u64 {
+        pages(&self.late)
     }
 
     /// Bytes that it takes to remember what needs reporting, those in the frames not counted.
     pub fn tracker_bytes(&self) -> usize {
         match &self.memory {
             Memory::Tracker(tracker) => tracker.bytes(&self.mm),
-            Memory::Lists(_) => 0,
+            Memory::Lists => 0,
         }
     }
 
-    /// Reports what needs it, as far as this pass goes.
+    /// Reports what needs it, as far as this pass goes, whether or not it is due.
     pub fn pass(&mut self, sink: &mut dyn ReportSink) -> PassStats {
-        match &self.memory {
-            Memory::Lists(requested) => {
-                let requested = Arc::clone(requested);
-                self.mainline_pass(&requested, sink)
+        self.schedule.begin();
+        let mut stats = PassStats::default();
+        let mut again = !self.take_back(sink, &mut stats);
+        if again {
+            stats.failed = true;
+        } else {
+            let mut batch = Batch::new(self, sink);
+            again = match &self.memory {
+                Memory::Lists => self.mainline_pass(&mut batch),
+                Memory::Tracker(tracker) => {
+                    self.tracker_pass(tracker.as_ref(), &mut batch);
+                    tracker.has_work()
+                }
+            };
+            let Batch { stats: made, late, .. } = batch;
+            stats += made;
+            self.late = late;
+        }
+        self.schedule.end(again || !self.late.is_empty());
+        stats
+    }
+
+    /// Makes the passes that are due until `end`, each when it is, and leaves `clock`, which is the
+    /// reporter's, at `end`.
+    pub fn run_until(
+        &mut self,
+        clock: &VirtualClock,
+        end: Duration,
+        sink: &mut dyn ReportSink,
+    ) -> PassStats {
+        let mut stats = PassStats::default();
+        while let Some(due) = self.schedule.due().filter(|&due| due <= end) {
+            clock.advance_to(due);
+            stats += self.pass(sink);
+            if self.config.delay.is_zero() {
+                // What is left now would be due now, for ever.
+                break;
             }
-            Memory::Tracker(tracker) => {
-                let tracker = Arc::clone(tracker);
-                self.tracker_pass(tracker.as_ref(), sink)
-            }
+        }
+        clock.advance_to(end);
+        stats
+    }
+
+    /// Lets the pages of a report go whose acknowledgement was late; false if it has not come yet.
+    fn take_back(&mut self, sink: &mut dyn ReportSink, stats: &mut PassStats) -> bool {
+        if self.late.is_empty() {
+            return true;
+        }
+        if !sink.settle() {
+            return false;
+        }
+        let late = core::mem::take(&mut self.late);
+        stats.late += 1;
+        stats.reports += 1;
+        stats.ranges += late.len() as u64;
+        stats.pages += pages(&late);
+        late.into_iter().for_each(|range| self.let_go(range, true));
+        true
+    }
+
+    /// Lets held pages go again, `reported` or not.
+    fn let_go(&self, range: PfnRange, reported: bool) {
+        match (&self.memory, self.config.holding) {
+            (Memory::Lists, Holding::Isolate) if reported => self.mm.undo_reported(range),
+            (_, holding) => release(&self.mm, holding, range, reported),
         }
     }
 
     /// The pass of section 2.9 of the reference.
-    fn tracker_pass(&self, tracker: &dyn Tracker, sink: &mut dyn ReportSink) -> PassStats {
-        let mut batch = Batch::new(self, sink);
-        tracker.take(&self.mm, &mut |granule| self.visit(granule, tracker, &mut batch));
-        // A failure is in the statistics, and its pages are marked again.
-        let _ = batch.submit(tracker);
-        batch.stats
+    fn tracker_pass(&self, tracker: &dyn Tracker, batch: &mut Batch<'_>) {
+        tracker.take(&self.mm, &mut |granule| self.visit(granule, tracker, batch));
+        batch.submit(Some(tracker));
     }
 
     fn visit(&self, granule: Pfn, tracker: &dyn Tracker, batch: &mut Batch<'_>) -> Visit {
+        if batch.stats.failed {
+            return Visit::Stop;
+        }
         batch.stats.offered += 1;
         match hold(&self.mm, &self.config, granule, self.config.granule_order) {
             Attempt::Held(range) => {
                 tracker.unmark(range);
                 batch.push(range);
-                if batch.is_full() && batch.submit(tracker).is_err() {
-                    return Visit::Stop;
+                if batch.is_full() {
+                    batch.submit(Some(tracker));
                 }
                 Visit::Held(range)
             }
@@ -167,9 +257,10 @@ impl Reporter {
                 batch.stats.low_memory += 1;
                 // What is held is what the zone lacks: let it go first. Stopping here would begin
                 // the next pass with the same pages, and never come to the others.
-                if batch.held.is_empty() || batch.submit(tracker).is_err() {
+                if batch.held.is_empty() {
                     return Visit::Stop;
                 }
+                batch.submit(Some(tracker));
                 self.visit(granule, tracker, batch)
             }
         }
@@ -181,12 +272,18 @@ pub(super) struct Batch<'a> {
     reporter: &'a Reporter,
     sink: &'a mut dyn ReportSink,
     pub(super) held: Vec<PfnRange>,
+    /// What was held and stays so, since the host may have it still.
+    late: Vec<PfnRange>,
     pub(super) stats: PassStats,
+}
+
+fn pages(ranges: &[PfnRange]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.pages())).sum()
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(reporter: &'a Reporter, sink: &'a mut dyn ReportSink) -> Self {
-        Self { reporter, sink, held: Vec::new(), stats: PassStats::default() }
+        Self { reporter, sink, held: Vec::new(), late: Vec::new(), stats: PassStats::default() }
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -199,42 +296,35 @@ impl<'a> Batch<'a> {
 
     pub(super) fn push(&mut self, range: PfnRange) {
         self.held.push(range);
-        let pages = self.held.iter().map(|range| u64::from(range.pages())).sum();
-        self.stats.most_held = self.stats.most_held.max(pages);
+        self.stats.most_held = self.stats.most_held.max(pages(&self.held));
     }
 
-    /// Reports what is held and tells whether the host has it.
-    pub(super) fn report(&mut self) -> Result<(), ReportError> {
-        let result = self.sink.report(&self.held);
+    /// Reports what is held and lets it go; what was not taken needs reporting still, and is marked
+    /// if there is a tracker.
+    pub(super) fn submit(&mut self, tracker: Option<&dyn Tracker>) {
+        if self.held.is_empty() {
+            return;
+        }
+        let Config { granule_order, acknowledge_timeout, on_timeout, .. } = self.reporter.config;
+        let result = self.sink.report(&self.held, acknowledge_timeout);
         match result {
             Ok(()) => {
                 self.stats.reports += 1;
                 self.stats.ranges += self.held.len() as u64;
-                self.stats.pages += self.held.iter().map(|r| u64::from(r.pages())).sum::<u64>();
+                self.stats.pages += pages(&self.held);
             }
             Err(_) => self.stats.failed = true,
         }
-        result
-    }
-
-    /// Reports what is held and lets it go; what was not taken stays marked.
-    fn submit(&mut self, tracker: &dyn Tracker) -> Result<(), ReportError> {
-        if self.held.is_empty() {
-            return Ok(());
+        if (result, on_timeout) == (Err(ReportError::Timeout), OnTimeout::Hold) {
+            self.late.append(&mut self.held);
+            return;
         }
-        let result = self.report();
-        let Config { holding, granule_order, .. } = self.reporter.config;
-        // After a timeout the host may still discard the pages: they stay held for good.
-        let give_up = result == Err(ReportError::Timeout);
         for range in self.held.drain(..) {
-            if result.is_err() && !give_up {
+            if let (Err(_), Some(tracker)) = (result, tracker) {
                 range.step(granule_order).for_each(|granule| tracker.mark(granule));
             }
-            if !give_up {
-                release(&self.reporter.mm, holding, range, result.is_ok());
-            }
+            self.reporter.let_go(range, result.is_ok());
         }
-        result
     }
 }
 

@@ -5,14 +5,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use vmm_integration::lab::bench::experiments;
 use vmm_integration::lab::experiment::{Plan, Request};
 use vmm_integration::lab::parameters::Length;
 use vmm_integration::lab::progress::{INTERRUPTED_STATUS, watch_for_interrupts};
 use vmm_integration::lab::store::Store;
-use vmm_integration::lab::{PROGRAM, table};
+use vmm_integration::lab::{PROGRAM, report, table};
 
 /// Measures ways to report free pages, over any guest, and keeps what it finds.
 #[derive(Parser)]
@@ -28,6 +28,15 @@ enum Command {
     List,
     /// Runs experiments and keeps what they find.
     Bench(Bench),
+    /// Makes one page of what was kept: tables, curves, maps, and how to get them again.
+    Report {
+        /// Where records are kept.
+        #[arg(long, value_name = "DIR", default_value = "target/lab")]
+        from: PathBuf,
+        /// The page; by default report.html in that folder.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -71,6 +80,7 @@ fn main() -> ExitCode {
     let done = match Lab::parse().command {
         Command::List => list(),
         Command::Bench(bench) => run_bench(&bench),
+        Command::Report { from, out } => write_report(from, out),
     };
     match done {
         Ok(code) => code,
@@ -84,7 +94,6 @@ fn main() -> ExitCode {
 fn list() -> Result<ExitCode> {
     for experiment in experiments() {
         println!("{}\n  {}", experiment.name(), experiment.about());
-        println!("  Repeating it: {}.", experiment.repeats().text());
         for parameter in experiment.parameters() {
             println!(
                 "    {}: {}; {}. Quick: {}, full: {}",
@@ -136,6 +145,19 @@ fn run_bench(bench: &Bench) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED_STATUS));
     }
     Ok(if ran.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_report(from: PathBuf, out: Option<PathBuf>) -> Result<ExitCode> {
+    let records = Store::new(&from).records()?;
+    let about = |name: &str| {
+        let found = experiments().iter().find(|experiment| experiment.name() == name);
+        found.map(|experiment| experiment.about().to_owned())
+    };
+    let page = report::render(&records, &about)?;
+    let out = out.unwrap_or_else(|| from.join("report.html"));
+    std::fs::write(&out, page).with_context(|| format!("writing {}", out.display()))?;
+    println!("{}", out.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The command line of this run.

@@ -1,9 +1,10 @@
 //! What an experiment is, and a run of some of them.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::PROGRAM;
 use super::machine::Machine;
@@ -22,8 +23,8 @@ pub trait Experiment: Sync {
     /// What can be set.
     fn parameters(&self) -> &'static [Parameter];
 
-    /// Whether the same seed gives the same figures; if not, what differs.
-    fn repeats(&self) -> Repeats;
+    /// Whether the same seed gives the same figures in a case; if not, what differs.
+    fn repeats(&self, case: &str) -> Repeats;
 
     /// The names of its cases with these settings.
     fn cases(&self, settings: &Settings) -> Vec<String>;
@@ -80,16 +81,24 @@ impl<'a> Context<'a> {
     /// The daemon's program.
     ///
     /// # Errors
-    /// Where none was given and none lies beside this program.
+    /// Where none was given, in the environment either, and none lies beside this program.
     pub fn daemon(&self) -> Result<PathBuf> {
         const NAME: &str = "vhost-device-balloon";
+        const VARIABLE: &str = "VHOST_DEVICE_BALLOON";
         if let Some(daemon) = self.daemon {
             return Ok(daemon.to_owned());
+        }
+        if let Some(daemon) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
+            return Ok(daemon.into());
         }
         let own = std::env::current_exe().context("looking for this program")?;
         let beside = own.parent().map(|folder| folder.join(NAME)).filter(|path| path.is_file());
         beside.with_context(|| {
-            format!("there is no {NAME} beside {}: expected --daemon PATH", own.display())
+            format!(
+                "there is no {NAME} beside {}: expected --daemon PATH, or its path in the \
+                 environment variable {VARIABLE}",
+                own.display()
+            )
         })
     }
 }
@@ -242,10 +251,17 @@ impl Plan {
             progress.begin(&format!("{} {case}", experiment.name()));
             let machine = Machine::here();
             let context = Context::new(self.seed, &progress, daemon);
-            match experiment.run(case, settings, &context) {
+            // The model panics where it finds itself inconsistent: that is a result of this case.
+            let run = AssertUnwindSafe(|| experiment.run(case, settings, &context));
+            let result = catch_unwind(run).unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(anyhow!("panicked: {}", text.unwrap_or("without a text")))
+            });
+            match result {
                 Ok(findings) => {
                     let Findings { figures, series, map, verdict, mut notes } = findings;
-                    notes.push(format!("Repeating it: {}.", experiment.repeats().text()));
+                    notes.push(format!("Repeating it: {}.", experiment.repeats(case).text()));
                     let record = CaseRecord {
                         experiment: experiment.name().to_owned(),
                         case: case.clone(),
@@ -305,7 +321,7 @@ mod tests {
             }];
             PARAMETERS
         }
-        fn repeats(&self) -> Repeats {
+        fn repeats(&self, _: &str) -> Repeats {
             Repeats::Exactly
         }
         fn cases(&self, _: &Settings) -> Vec<String> {
@@ -313,7 +329,7 @@ mod tests {
         }
         fn run(&self, case: &str, settings: &Settings, _: &Context<'_>) -> Result<Findings> {
             self.0.fetch_add(1, Ordering::Relaxed);
-            anyhow::ensure!(case != "bad", "as it was meant to");
+            assert!(case != "bad", "as it was meant to");
             let mut findings = Findings::default();
             findings.figure("by", f64::from(u32::try_from(settings.number("by"))?), "", "step");
             Ok(findings)
@@ -372,6 +388,7 @@ mod tests {
         assert_eq!((ran.records.len(), ran.skipped, runs()), (2, 1, 3));
         assert_eq!(ran.failed.len(), 1, "a case that fails does not keep the others back");
         assert!(ran.failed[0].0.contains("--case bad"), "{:?}", ran.failed);
+        assert_eq!(ran.failed[0].1.to_string(), "panicked: as it was meant to");
 
         // Kept from other parameters it is of no use.
         let other = plan(&request(&[], &["good"], &["by=3"])).unwrap();

@@ -9,6 +9,7 @@
 //! | [`bench`] | the experiments |
 //! | [`race`] | what reporting can collide with, in the model and in real Linux |
 //! | [`machine`] | what a run was made on |
+//! | [`report`] | records as a page |
 //! | [`table`] | records for a terminal |
 
 pub mod bench;
@@ -18,6 +19,7 @@ pub mod machine;
 pub mod parameters;
 pub mod progress;
 pub mod race;
+pub mod report;
 pub mod store;
 pub mod table;
 

@@ -27,8 +27,8 @@ pub struct Parameter {
 pub enum Kind {
     /// A whole number.
     Number(u64, u64),
-    /// Seconds, with a decimal point if need be.
-    Seconds(f64, f64),
+    /// A number, with a decimal point if need be.
+    Real(f64, f64),
     /// A size in bytes with an optional unit: K, M, G or T, each 1024 of the one before.
     Bytes(u64, u64),
     /// One of these or several, separated by commas.
@@ -41,7 +41,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Number(min, max) => write!(f, "a whole number from {min} to {max}"),
-            Self::Seconds(min, max) => write!(f, "seconds from {min} to {max}"),
+            Self::Real(min, max) => write!(f, "a number from {min} to {max}"),
             Self::Bytes(min, max) => {
                 write!(f, "a size from {} to {}, such as 512M or 4G", Size(min), Size(max))
             }
@@ -88,7 +88,7 @@ impl FromStr for Size {
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Number(u64),
-    Seconds(f64),
+    Real(f64),
     Bytes(u64),
     Choices(Vec<&'static str>),
     Sizes(Vec<u64>),
@@ -106,9 +106,9 @@ impl Kind {
                 let number = text.parse().ok()?;
                 (min..=max).contains(&number).then_some(Value::Number(number))
             }
-            Self::Seconds(min, max) => {
-                let seconds: f64 = text.parse().ok()?;
-                (min..=max).contains(&seconds).then_some(Value::Seconds(seconds))
+            Self::Real(min, max) => {
+                let number: f64 = text.parse().ok()?;
+                (min..=max).contains(&number).then_some(Value::Real(number))
             }
             Self::Bytes(min, max) => size(text, min, max).map(Value::Bytes),
             Self::Choices(of) => text
@@ -129,7 +129,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{number}"),
-            Self::Seconds(seconds) => write!(f, "{seconds}"),
+            Self::Real(number) => write!(f, "{number}"),
             Self::Bytes(bytes) => write!(f, "{}", Size(*bytes)),
             Self::Choices(chosen) => f.write_str(&chosen.join(",")),
             Self::Sizes(sizes) => {
@@ -280,11 +280,11 @@ impl Settings {
         usize::try_from(self.number(name)).unwrap_or(usize::MAX)
     }
 
-    /// A [`Kind::Seconds`].
-    pub fn seconds(&self, name: &str) -> f64 {
+    /// A [`Kind::Real`].
+    pub fn real(&self, name: &str) -> f64 {
         match self.value(name) {
-            Value::Seconds(seconds) => *seconds,
-            other => unreachable!("{name} is {other:?} and no seconds"),
+            Value::Real(number) => *number,
+            other => unreachable!("{name} is {other:?} and no such number"),
         }
     }
 
@@ -353,7 +353,7 @@ mod tests {
         Parameter {
             name: "delay",
             what: "until a pass",
-            kind: Kind::Seconds(0.1, 60.0),
+            kind: Kind::Real(0.1, 60.0),
             quick: "2",
             full: "2",
         },
@@ -369,7 +369,7 @@ mod tests {
         let quick = settings(&["tracker=b"]).unwrap();
         assert_eq!((quick.number("rounds"), quick.bytes("memory")), (2, 1 << 30));
         assert_eq!(quick.choices("tracker"), ["b"]);
-        assert!((quick.seconds("delay") - 2.0).abs() < f64::EPSILON);
+        assert!((quick.real("delay") - 2.0).abs() < f64::EPSILON);
         assert_eq!(quick.arguments(), " --set tracker=b");
         let full = Settings::new(&PARAMETERS, Length::Full, &[]).unwrap();
         assert_eq!((full.number("rounds"), full.bytes("memory")), (8, 32 << 30));
@@ -396,7 +396,7 @@ mod tests {
             ),
             ("memory=99999999999T", "parameter memory is \"99999999999T\": expected a size"),
             ("tracker=a,c", "parameter tracker is \"a,c\": expected one or several of a, b"),
-            ("delay=NaN", "parameter delay is \"NaN\": expected seconds from 0.1 to 60"),
+            ("delay=NaN", "parameter delay is \"NaN\": expected a number from 0.1 to 60"),
             ("rounds", "--set \"rounds\": expected NAME=VALUE"),
         ] {
             let said = settings(&[set]).unwrap_err().to_string();

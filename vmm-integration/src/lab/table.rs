@@ -2,46 +2,63 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::store::{CaseRecord, Figure};
 
-/// A table for each experiment: a row for each figure, a column for each case.
+/// Tables of figures, a column for each case. Cases of an experiment whose names end alike, and have
+/// the same figures therefore, make one.
 pub fn render(records: &[CaseRecord]) -> String {
-    let mut experiments: BTreeMap<&str, Vec<&CaseRecord>> = BTreeMap::new();
-    for record in records {
-        experiments.entry(&record.experiment).or_default().push(record);
-    }
-    let tables = experiments.into_iter().map(|(name, cases)| format!("{name}\n{}", table(&cases)));
+    let tables = groups(records).into_iter().map(|group| {
+        let kind = if group.kind.is_empty() { String::new() } else { format!(": {}", group.kind) };
+        format!("{}{kind}\n{}", group.experiment, table(&group))
+    });
     tables.collect::<Vec<_>>().join("\n\n")
 }
 
-/// The figures that any of the records has, in the order of their names.
-pub fn rows<'a>(records: &[&'a CaseRecord]) -> BTreeMap<&'a str, &'a Figure> {
-    let figures = records.iter().flat_map(|record| &record.figures);
-    figures.map(|(name, figure)| (name.as_str(), figure)).collect()
+/// Cases that can be put side by side.
+pub struct Group<'a> {
+    /// Their experiment.
+    pub experiment: &'a str,
+    /// What their names end with.
+    pub kind: &'a str,
+    /// What each name begins with, and its record.
+    pub cases: Vec<(&'a str, &'a CaseRecord)>,
 }
 
-fn table(cases: &[&CaseRecord]) -> Table {
+/// Splits the records into groups, in the order in which these begin.
+pub fn groups(records: &[CaseRecord]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for record in records {
+        let experiment = record.experiment.as_str();
+        // Scenarios have names of their own and a verdict.
+        let parts = record.case.rsplit_once('-').filter(|_| record.verdict.is_none());
+        let (case, kind) = parts.unwrap_or((&record.case, ""));
+        match groups.iter_mut().find(|group| (group.experiment, group.kind) == (experiment, kind)) {
+            Some(group) => group.cases.push((case, record)),
+            None => groups.push(Group { experiment, kind, cases: vec![(case, record)] }),
+        }
+    }
+    groups
+}
+
+impl Group<'_> {
+    /// The figures that any of the cases has, in the order of their names.
+    pub fn rows(&self) -> BTreeMap<&str, &Figure> {
+        let figures = self.cases.iter().flat_map(|(_, record)| &record.figures);
+        figures.map(|(name, figure)| (name.as_str(), figure)).collect()
+    }
+}
+
+fn table(group: &Group<'_>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
-    let rows = rows(cases);
-    // Few figures of many cases are easier to read the other way round.
-    if cases.len() > rows.len() {
-        let head = rows.iter().map(|(name, figure)| title(name, &figure.unit));
-        table.set_header(["".to_owned()].into_iter().chain(head));
-        for record in cases {
-            let cells = rows.keys().map(|name| cell(record, name));
-            table.add_row([record.case.clone()].into_iter().chain(cells));
-        }
-    } else {
-        let head = cases.iter().map(|record| record.case.clone());
-        table.set_header(["".to_owned()].into_iter().chain(head));
-        for (name, figure) in &rows {
-            let cells = cases.iter().map(|record| cell(record, name));
-            table.add_row([title(name, &figure.unit)].into_iter().chain(cells));
-        }
+    table.load_style(NOTHING);
+    let head = group.cases.iter().map(|(case, _)| (*case).to_owned());
+    table.set_header([String::new()].into_iter().chain(head));
+    for (name, figure) in group.rows() {
+        let cells = group.cases.iter().map(|(_, record)| cell(record, name));
+        table.add_row([title(name, &figure.unit)].into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -92,7 +92,7 @@ impl Guest for ModelGuest {
     fn start_reporting(&self) -> Result<()> {
         let queue = take(&self.queue).context("it reports already")?;
         let reporter = Reporter::new(Arc::clone(self.vm.mm()), self.config)?;
-        let thread = ReporterThread::start(reporter, queue, self.config.delay)?;
+        let thread = ReporterThread::start(reporter, queue)?;
         *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(())
     }

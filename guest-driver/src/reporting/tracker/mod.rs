@@ -8,6 +8,7 @@ mod zone_rcu;
 
 use std::sync::Arc;
 
+use super::schedule::Schedule;
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 pub use section_bit::SectionBit;
@@ -90,19 +91,31 @@ pub trait Tracker: FreeHook {
     fn bytes(&self, mm: &Mm) -> usize;
 }
 
-/// A tracker of this kind for `mm`; none for E, whose memory are the free lists themselves.
-pub(super) fn new(kind: TrackerKind, mm: &Mm, granule_order: u8) -> Option<Arc<dyn Tracker>> {
+/// A tracker of this kind for `mm` that asks `passes` for one when it is told of a free; none for
+/// E, whose memory are the free lists themselves.
+pub(super) fn new(
+    kind: TrackerKind,
+    mm: &Mm,
+    granule_order: u8,
+    passes: Arc<Schedule>,
+) -> Option<Arc<dyn Tracker>> {
     let granules = Granules::new(mm, granule_order);
     Some(match kind {
-        TrackerKind::ZoneBitmap => Arc::new(ZoneBitmap::new(granules, true)),
-        TrackerKind::ZoneBitmapUnordered => Arc::new(ZoneBitmap::new(granules, false)),
-        TrackerKind::ZoneRcu => Arc::new(ZoneRcu::new(granules, true)),
-        TrackerKind::ZoneRcuNoGrace => Arc::new(ZoneRcu::new(granules, false)),
-        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, true)),
-        TrackerKind::SectionBitmapClearAfter => Arc::new(SectionBitmap::new(granules, false)),
-        TrackerKind::SectionBit => Arc::new(SectionBit::new(granules, true, false)),
-        TrackerKind::SectionBitClearAfter => Arc::new(SectionBit::new(granules, false, false)),
-        TrackerKind::SectionBitSelfTrigger => Arc::new(SectionBit::new(granules, true, true)),
+        TrackerKind::ZoneBitmap => Arc::new(ZoneBitmap::new(granules, passes, true)),
+        TrackerKind::ZoneBitmapUnordered => Arc::new(ZoneBitmap::new(granules, passes, false)),
+        TrackerKind::ZoneRcu => Arc::new(ZoneRcu::new(granules, passes, true)),
+        TrackerKind::ZoneRcuNoGrace => Arc::new(ZoneRcu::new(granules, passes, false)),
+        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, passes, true)),
+        TrackerKind::SectionBitmapClearAfter => {
+            Arc::new(SectionBitmap::new(granules, passes, false))
+        }
+        TrackerKind::SectionBit => Arc::new(SectionBit::new(granules, passes, true, false)),
+        TrackerKind::SectionBitClearAfter => {
+            Arc::new(SectionBit::new(granules, passes, false, false))
+        }
+        TrackerKind::SectionBitSelfTrigger => {
+            Arc::new(SectionBit::new(granules, passes, true, true))
+        }
         TrackerKind::PageReported => return None,
     })
 }

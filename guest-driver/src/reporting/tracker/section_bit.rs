@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::{Granules, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, Visit};
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker D (David Hildenbrand's last idea in message 002).
 #[derive(Debug)]
 pub struct SectionBit {
     granules: Granules,
+    passes: Arc<Schedule>,
     bits: Bits,
     /// The bit is cleared before its section is looked at, as it must be.
     clear_first: bool,
@@ -18,8 +19,13 @@ pub struct SectionBit {
 }
 
 impl SectionBit {
-    pub(super) fn new(granules: Granules, clear_first: bool, self_trigger: bool) -> Self {
-        Self { granules, bits: Bits::new(granules.sections), clear_first, self_trigger }
+    pub(super) fn new(
+        granules: Granules,
+        passes: Arc<Schedule>,
+        clear_first: bool,
+        self_trigger: bool,
+    ) -> Self {
+        Self { granules, passes, bits: Bits::new(granules.sections), clear_first, self_trigger }
     }
 }
 
@@ -30,11 +36,13 @@ impl FreeHook for SectionBit {
 
     fn after_insert(&self, head: Pfn, _order: u8) {
         self.bits.set(self.granules.section(head));
+        self.passes.request();
     }
 
     fn moved(&self, head: Pfn, _order: u8) {
         if self.self_trigger {
             self.bits.set(self.granules.section(head));
+            self.passes.request();
         }
     }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::{Granules, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, Visit};
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker C (David Hildenbrand's first idea in message 002).
 #[derive(Debug)]
 pub struct SectionBitmap {
     granules: Granules,
+    passes: Arc<Schedule>,
     /// One behind the other here; a kernel would keep each with its section.
     bits: Bits,
     meta: Bits,
@@ -18,9 +19,15 @@ pub struct SectionBitmap {
 }
 
 impl SectionBitmap {
-    pub(super) fn new(granules: Granules, clear_first: bool) -> Self {
+    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, clear_first: bool) -> Self {
         let len = granules.sections * granules.per_section();
-        Self { granules, bits: Bits::new(len), meta: Bits::new(granules.sections), clear_first }
+        Self {
+            granules,
+            passes,
+            bits: Bits::new(len),
+            meta: Bits::new(granules.sections),
+            clear_first,
+        }
     }
 }
 
@@ -34,6 +41,7 @@ impl FreeHook for SectionBitmap {
             self.bits.set(granule);
         }
         self.meta.set(self.granules.section(head));
+        self.passes.request();
     }
 
     fn section_online(&self, _section: usize) {}

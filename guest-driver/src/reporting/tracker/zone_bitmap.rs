@@ -3,28 +3,30 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::{Granules, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, Visit};
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker A (Nitesh Lal's series).
 #[derive(Debug)]
 pub struct ZoneBitmap {
     granules: Granules,
+    passes: Arc<Schedule>,
     bits: Bits,
     /// Marked once the block is on its free list, as it must be.
     ordered: bool,
 }
 
 impl ZoneBitmap {
-    pub(super) fn new(granules: Granules, ordered: bool) -> Self {
+    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, ordered: bool) -> Self {
         let len = granules.sections * granules.per_section();
-        Self { granules, bits: Bits::new(len), ordered }
+        Self { granules, passes, bits: Bits::new(len), ordered }
     }
 
     fn mark_block(&self, head: Pfn, order: u8) {
         for granule in self.granules.of_block(head, order) {
             self.bits.set(granule);
         }
+        self.passes.request();
     }
 }
 

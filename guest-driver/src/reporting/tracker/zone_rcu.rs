@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bits::Bits;
-use super::{Granules, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, Visit};
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 use crate::sync::{self, AtomicUsize, Ordering};
 
@@ -11,6 +11,7 @@ use crate::sync::{self, AtomicUsize, Ordering};
 #[derive(Debug)]
 pub struct ZoneRcu {
     granules: Granules,
+    passes: Arc<Schedule>,
     bitmaps: [Counted; 2],
     /// Which of the two frees are marked in.
     current: AtomicUsize,
@@ -34,10 +35,11 @@ impl Counted {
 }
 
 impl ZoneRcu {
-    pub(super) fn new(granules: Granules, grace: bool) -> Self {
+    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, grace: bool) -> Self {
         let len = granules.sections * granules.per_section();
         Self {
             granules,
+            passes,
             bitmaps: [Counted::new(len), Counted::new(len)],
             current: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
@@ -63,6 +65,7 @@ impl FreeHook for ZoneRcu {
 
     fn after_insert(&self, head: Pfn, order: u8) {
         self.mark_all(self.granules.of_block(head, order));
+        self.passes.request();
     }
 
     fn section_online(&self, _section: usize) {}

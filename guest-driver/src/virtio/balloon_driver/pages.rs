@@ -1,5 +1,6 @@
 //! The inflate and the deflate queue (`tell_host`).
 
+use core::time::Duration;
 use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
@@ -29,15 +30,17 @@ pub struct PageQueue<M, N> {
     requests: Requests<M, N>,
     ram: M,
     buffer: Gpa,
+    timeout: Option<Duration>,
 }
 
 impl<M: GuestRam, N: Notify> PageQueue<M, N> {
     /// Bytes of the buffer.
     pub const BUFFER_BYTES: u64 = (PFNS_PER_CHAIN * PFN_BYTES) as u64;
 
-    /// With a `buffer`, [`PageQueue::BUFFER_BYTES`] of the driver's own memory in `ram`.
-    pub fn new(requests: Requests<M, N>, ram: M, buffer: Gpa) -> Self {
-        Self { requests, ram, buffer }
+    /// With a `buffer`, [`PageQueue::BUFFER_BYTES`] of the driver's own memory in `ram`. Without a
+    /// `timeout` a chain is waited for as long as it takes, as Linux does.
+    pub fn new(requests: Requests<M, N>, ram: M, buffer: Gpa, timeout: Option<Duration>) -> Self {
+        Self { requests, ram, buffer, timeout }
     }
 
     /// Tells the device of pages of 4 KiB and waits for its acknowledgement, chain by chain.
@@ -64,6 +67,7 @@ impl<M: GuestRam, N: Notify> PageQueue<M, N> {
             .map_err(|error| RequestError::NotTaken(error.into()))?;
         // A chunk is 1024 bytes at most.
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.requests.send(|ring| ring.add_chain(&[Buffer::readable(self.buffer, len)]))
+        let buffer = [Buffer::readable(self.buffer, len)];
+        self.requests.send(self.timeout, |ring| ring.add_chain(&buffer))
     }
 }

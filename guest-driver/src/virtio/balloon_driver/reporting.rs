@@ -79,14 +79,14 @@ impl<M: GuestRam, N: Notify> ReportingQueue<M, N> {
     }
 
     /// The ranges of a report that was not acknowledged in time: the host may discard them at any
-    /// moment. None once [`ReportingQueue::settle`] has said so or another report was taken.
+    /// moment. None once [`ReportingQueue::wait_settled`] has said so or another report was taken.
     pub fn outstanding(&self) -> &[PfnRange] {
         &self.outstanding
     }
 
     /// Waits for a report that was not acknowledged in time; says whether it is now, or there was
     /// none.
-    pub fn settle(&mut self, timeout: Option<Duration>) -> bool {
+    pub fn wait_settled(&mut self, timeout: Option<Duration>) -> bool {
         let settled = self.requests.wait(timeout).is_ok();
         if settled {
             self.outstanding.clear();
@@ -107,7 +107,11 @@ impl<M: GuestRam, N: Notify> ReportingQueue<M, N> {
 }
 
 impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(
+        &mut self,
+        ranges: &[PfnRange],
+        timeout: Option<Duration>,
+    ) -> Result<(), ReportError> {
         if ranges.is_empty() {
             return Ok(());
         }
@@ -117,7 +121,7 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
         }
         let started = Instant::now();
         let (table, buffers) = (self.table, self.buffers.as_slice());
-        let sent = self.requests.send(|ring| match table {
+        let sent = self.requests.send(timeout, |ring| match table {
             Some(table) => ring.add_indirect(table, buffers),
             None => ring.add_chain(buffers),
         });
@@ -140,6 +144,10 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
                 Err(ReportError::Timeout)
             }
         }
+    }
+
+    fn settle(&mut self) -> bool {
+        self.wait_settled(Some(Duration::ZERO))
     }
 
     fn capacity(&self) -> usize {

@@ -29,16 +29,14 @@ pub enum RequestError {
 pub struct Requests<M, N> {
     ring: DriverRing<M>,
     notify: N,
-    timeout: Option<Duration>,
     /// The head of the chain that the device has.
     out: Option<u16>,
 }
 
 impl<M: GuestRam, N: Notify> Requests<M, N> {
-    /// Over an empty ring. Without a `timeout` a request waits for its acknowledgement for as long
-    /// as it takes, as Linux does.
-    pub fn new(ring: DriverRing<M>, notify: N, timeout: Option<Duration>) -> Self {
-        Self { ring, notify, timeout, out: None }
+    /// Over an empty ring.
+    pub fn new(ring: DriverRing<M>, notify: N) -> Self {
+        Self { ring, notify, out: None }
     }
 
     /// How many descriptors the ring has.
@@ -100,15 +98,17 @@ impl<M: GuestRam, N: Notify> Requests<M, N> {
     }
 
     /// Gives the device the chain that `add` puts into the ring, and waits until it comes back
-    /// (`tell_host`). What length it was used with does not matter.
+    /// (`tell_host`); without a `timeout` for as long as it takes, as Linux does. What length it was
+    /// used with does not matter.
     ///
     /// # Errors
     /// [`RequestError`].
     pub(super) fn send(
         &mut self,
+        timeout: Option<Duration>,
         add: impl FnOnce(&mut DriverRing<M>) -> Result<u16, RingError>,
     ) -> Result<(), RequestError> {
         self.submit(add)?;
-        self.wait(self.timeout)
+        self.wait(timeout)
     }
 }

@@ -73,7 +73,7 @@ fn requests(ram: &VecRam, size: u16) -> (Requests<&VecRam, Wire<'_>>, Wire<'_>) 
         notified: false,
     };
     let wire = Wire(Rc::new(RefCell::new(host)));
-    (Requests::new(ring, wire.clone(), SHORT), wire)
+    (Requests::new(ring, wire.clone()), wire)
 }
 
 fn blocks(count: u32) -> Vec<PfnRange> {
@@ -88,9 +88,9 @@ fn a_report_is_one_chain_of_writable_buffers() {
         let mut queue = ReportingQueue::new(requests, table).unwrap();
         assert_eq!(queue.capacity(), 32);
         for _ in 0..100 {
-            queue.report(&blocks(32)).unwrap();
+            queue.report(&blocks(32), SHORT).unwrap();
         }
-        queue.report(&[]).unwrap();
+        queue.report(&[], SHORT).unwrap();
         let host = wire.0.borrow();
         assert_eq!((host.seen.len(), host.kicks), (100, 100));
         for (index, descriptor) in host.seen[99].iter().enumerate() {
@@ -110,9 +110,9 @@ fn what_does_not_fit_is_refused_and_never_seen() {
     assert_eq!(ReportingQueue::new(small, None).err(), Some(QueueTooSmall(16)));
     let (requests, wire) = requests(&ram, 64);
     let mut queue = ReportingQueue::new(requests, None).unwrap();
-    assert_eq!(queue.report(&blocks(33)), Err(ReportError::Refused));
+    assert_eq!(queue.report(&blocks(33), SHORT), Err(ReportError::Refused));
     let four_gib = PfnRange { start: Pfn(0), end: Pfn(1 << 20) };
-    assert_eq!(queue.report(&[four_gib]), Err(ReportError::Refused));
+    assert_eq!(queue.report(&[four_gib], SHORT), Err(ReportError::Refused));
     assert_eq!(queue.counters().refused, 2);
     assert!(wire.0.borrow().seen.is_empty());
 }
@@ -123,13 +123,13 @@ fn after_a_timeout_nothing_is_reported_until_the_chain_is_back() {
     let (requests, wire) = requests(&ram, 64);
     let mut queue = ReportingQueue::new(requests, Some(BUFFER)).unwrap();
     wire.0.borrow_mut().withholds = true;
-    assert_eq!(queue.report(&blocks(2)), Err(ReportError::Timeout));
+    assert_eq!(queue.report(&blocks(2), SHORT), Err(ReportError::Timeout));
     assert_eq!(queue.outstanding(), blocks(2));
     let mut table = [0; Descriptor::BYTES];
     ram.read(BUFFER, &mut table).unwrap();
 
-    assert_eq!(queue.report(&blocks(1)), Err(ReportError::Refused));
-    assert!(!queue.settle(SHORT));
+    assert_eq!(queue.report(&blocks(1), SHORT), Err(ReportError::Refused));
+    assert!(!queue.settle() && !queue.wait_settled(SHORT));
     let mut now = [0; Descriptor::BYTES];
     ram.read(BUFFER, &mut now).unwrap();
     assert_eq!(table, now, "the table is the device's");
@@ -141,11 +141,11 @@ fn after_a_timeout_nothing_is_reported_until_the_chain_is_back() {
         host.give_back(7);
         host.withholds = false;
     }
-    assert!(!queue.settle(SHORT));
+    assert!(!queue.wait_settled(SHORT));
     wire.0.borrow_mut().give_back_all();
-    assert!(queue.settle(SHORT));
+    assert!(queue.settle() && queue.wait_settled(SHORT));
     assert!(queue.outstanding().is_empty());
-    queue.report(&blocks(1)).unwrap();
+    queue.report(&blocks(1), SHORT).unwrap();
     let counters = queue.counters();
     assert_eq!((counters.chains, counters.timeouts, counters.refused), (1, 1, 1));
 }
@@ -156,13 +156,13 @@ fn a_late_acknowledgement_makes_way_for_the_next_report() {
     let (requests, wire) = requests(&ram, 64);
     let mut queue = ReportingQueue::new(requests, None).unwrap();
     wire.0.borrow_mut().withholds = true;
-    assert_eq!(queue.report(&blocks(2)), Err(ReportError::Timeout));
+    assert_eq!(queue.report(&blocks(2), SHORT), Err(ReportError::Timeout));
     {
         let mut host = wire.0.borrow_mut();
         host.give_back_all();
         host.withholds = false;
     }
-    queue.report(&blocks(3)).unwrap();
+    queue.report(&blocks(3), SHORT).unwrap();
     assert!(queue.outstanding().is_empty());
     assert_eq!(wire.0.borrow().seen.len(), 2);
 }
@@ -171,7 +171,7 @@ fn a_late_acknowledgement_makes_way_for_the_next_report() {
 fn page_frame_numbers_go_out_256_at_a_time() {
     let ram = VecRam::new(1 << 16);
     let (requests, wire) = requests(&ram, 4);
-    let mut queue = PageQueue::new(requests, &ram, BUFFER);
+    let mut queue = PageQueue::new(requests, &ram, BUFFER, SHORT);
     let pages: Vec<Pfn> = (0..600).map(|n| Pfn(0x100_0000 + n)).collect();
     queue.tell(&pages).unwrap();
     let lengths: Vec<u32> = wire.0.borrow().seen.iter().map(|chain| chain[0].len).collect();
