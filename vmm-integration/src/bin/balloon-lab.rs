@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use vmm_integration::lab::bench::experiments;
-use vmm_integration::lab::experiment::{Plan, Request};
+use vmm_integration::lab::experiment::{Experiment, Plan, Request};
+use vmm_integration::lab::faults::plan::{Fault, FaultPlan};
+use vmm_integration::lab::race;
 use vmm_integration::lab::parameters::Length;
 use vmm_integration::lab::progress::{INTERRUPTED_STATUS, watch_for_interrupts};
 use vmm_integration::lab::store::Store;
@@ -28,6 +30,8 @@ enum Command {
     List,
     /// Runs experiments and keeps what they find.
     Bench(Bench),
+    /// Races memory offlining and faults of the backend against reporting.
+    Race(Race),
     /// Makes one page of what was kept: tables, curves, maps, and how to get them again.
     Report {
         /// Where records are kept.
@@ -73,13 +77,29 @@ struct Bench {
     json: bool,
 }
 
+#[derive(Args)]
+struct Race {
+    #[command(flatten)]
+    run: Bench,
+    /// How often a memory block goes offline and online.
+    #[arg(long, value_name = "N")]
+    cycles: Option<u64>,
+    /// A fault plan in TOML, run instead of the races.
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+    /// A fault, such as `delay-ack:after=3,ms=500`. May be given several times.
+    #[arg(long, value_name = "KIND[:FIELD=VALUE,..]")]
+    fault: Vec<String>,
+}
+
 /// A command line that cannot be followed.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let done = match Lab::parse().command {
         Command::List => list(),
-        Command::Bench(bench) => run_bench(&bench),
+        Command::Bench(bench) => run("bench", experiments(), &bench),
+        Command::Race(race) => run_race(race),
         Command::Report { from, out } => write_report(from, out),
     };
     match done {
@@ -92,7 +112,7 @@ fn main() -> ExitCode {
 }
 
 fn list() -> Result<ExitCode> {
-    for experiment in experiments() {
+    for experiment in experiments().iter().chain(race::experiments()) {
         println!("{}\n  {}", experiment.name(), experiment.about());
         for parameter in experiment.parameters() {
             println!(
@@ -104,15 +124,42 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_bench(bench: &Bench) -> Result<ExitCode> {
+fn run_race(race: Race) -> Result<ExitCode> {
+    let Race { mut run: options, cycles, faults, fault } = race;
+    options.set.extend(cycles.map(|cycles| format!("cycles={cycles}")));
+    if faults.is_none() && fault.is_empty() {
+        return run("race", race::experiments(), &options);
+    }
+    let plan = || {
+        let mut all = faults.as_deref().map_or(Ok(FaultPlan::default()), FaultPlan::read)?.faults;
+        for flag in &fault {
+            all.push(Fault::parse(flag)?);
+        }
+        FaultPlan::new(all)
+    };
+    match plan() {
+        Ok(plan) => run("race", &[race::Planned::new(plan)], &options),
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::new(error));
+            Ok(ExitCode::from(USAGE))
+        }
+    }
+}
+
+fn run(
+    verb: &'static str,
+    experiments: &[&'static dyn Experiment],
+    bench: &Bench,
+) -> Result<ExitCode> {
     let request = Request {
+        verb,
         experiments: bench.experiments.clone(),
         cases: bench.cases.clone(),
         set: bench.set.clone(),
         seed: bench.seed,
         length: if bench.full { Length::Full } else { Length::Quick },
     };
-    let plan = match Plan::new(experiments(), &request) {
+    let plan = match Plan::new(experiments, &request) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("error: {error}");

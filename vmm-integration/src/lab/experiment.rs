@@ -106,6 +106,8 @@ impl<'a> Context<'a> {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The program's subcommand, which a command that repeats a case names.
+    pub verb: &'static str,
     /// Which experiments, by name; none means all.
     pub experiments: Vec<String>,
     /// Which cases of them, by name; none means all.
@@ -127,6 +129,7 @@ struct Planned {
 
 /// A run that was checked.
 pub struct Plan {
+    verb: &'static str,
     cases: Vec<Planned>,
     seed: u64,
     length: Length,
@@ -197,7 +200,7 @@ impl Plan {
                 known: all.join(", "),
             });
         }
-        Ok(Self { cases, seed: request.seed, length: request.length })
+        Ok(Self { verb: request.verb, cases, seed: request.seed, length: request.length })
     }
 
     /// How many cases.
@@ -215,7 +218,8 @@ impl Plan {
         let Planned { experiment, settings, case } = planned;
         let full = if self.length == Length::Full { " --full" } else { "" };
         format!(
-            "{PROGRAM} bench {} --case {case}{full} --seed {}{}",
+            "{PROGRAM} {} {} --case {case}{full} --seed {}{}",
+            self.verb,
             experiment.name(),
             self.seed,
             settings.arguments()
@@ -339,6 +343,7 @@ mod tests {
     fn request(experiments: &[&str], cases: &[&str], set: &[&str]) -> Request {
         let own = |of: &[&str]| of.iter().map(|&text| text.to_owned()).collect();
         Request {
+            verb: "bench",
             experiments: own(experiments),
             cases: own(cases),
             set: own(set),

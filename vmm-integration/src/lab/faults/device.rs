@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -57,6 +57,20 @@ pub struct Served {
     pub discarded_bytes: u64,
 }
 
+/// A report that the device has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// When.
+    pub at: Instant,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes of each of its chunks.
+    pub sizes: Vec<u64>,
+}
+
+/// Of so many chains the device remembers what was in them.
+const MOST_CHAINS: usize = 100_000;
+
 /// A faulty device that listens on a socket of its own, for one frontend after the other. Dropping
 /// it hangs up.
 pub struct FaultyDevice {
@@ -69,6 +83,7 @@ struct Shared {
     plan: FaultPlan,
     chains: AtomicU64,
     faults: AtomicU64,
+    log: Mutex<Vec<Chain>>,
     counters: Arc<Counters>,
     stop: AtomicBool,
     session: Mutex<Option<ShutdownHandle>>,
@@ -88,6 +103,7 @@ impl FaultyDevice {
             plan,
             chains: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            log: Mutex::default(),
             counters: Arc::default(),
             stop: AtomicBool::new(false),
             session: Mutex::default(),
@@ -105,6 +121,11 @@ impl FaultyDevice {
     /// The socket that it listens on.
     pub fn socket(&self) -> PathBuf {
         socket_in(self.folder.path())
+    }
+
+    /// The chains since this was asked last, at most some hundred thousand.
+    pub fn take_chains(&self) -> Vec<Chain> {
+        std::mem::take(&mut *lock(&self.shared.log))
     }
 
     /// What it has done.
@@ -205,6 +226,11 @@ impl FaultyBackend {
             ranges.extend(GuestRange::new(descriptor.addr().0, u64::from(descriptor.len())));
         });
         if whole.is_ok() {
+            let sizes: Vec<u64> = ranges.iter().map(GuestRange::len).collect();
+            let mut log = lock(&self.shared.log);
+            if log.len() < MOST_CHAINS {
+                log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes });
+            }
             snapshot.discard(&mut ranges);
         }
     }
