@@ -1,5 +1,6 @@
 //! The VMM's side: guests put in front of the daemon, and what is measured on the host.
 
+pub mod browser;
 pub mod daemon;
 pub mod frontend;
 pub mod host;

@@ -9,6 +9,7 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vmm_integration::browser::Browser;
 
 /// The developer's commands of vhost-device-balloon.
 #[derive(Parser)]
@@ -49,7 +50,12 @@ enum Command {
         args: Vec<String>,
     },
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
-    Setup,
+    Setup {
+        /// Fetches a headless Chromium, for the test of the report, into target/browser instead,
+        /// unless this machine has one.
+        #[arg(long)]
+        browser: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -93,7 +99,8 @@ fn main() -> ExitCode {
         }
         Command::Bench { what: None, full, resume } => return exit(lab::bench(full, resume)),
         Command::Lab { args } => return exit(lab::lab(&args)),
-        Command::Setup => setup::guest().map(drop),
+        Command::Setup { browser: true } => Browser::ensure().map(drop),
+        Command::Setup { browser: false } => setup::guest().map(drop),
     };
     exit(done.map(|()| ExitCode::SUCCESS))
 }

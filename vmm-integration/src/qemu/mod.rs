@@ -35,7 +35,7 @@ use anyhow::{Context, Result, bail};
 
 mod accel;
 mod agent;
-mod apt;
+pub(crate) mod apt;
 mod build;
 mod initramfs;
 mod kernel;

@@ -107,7 +107,10 @@ impl Guest {
     ) -> Result<Self> {
         let daemon = match device {
             Device::Ours => {
-                Some(DaemonProcess::spawn(&context.daemon()?, &DaemonOptions::default())?)
+                // Off by default: see the daemon's help.
+                let args = hugetlb_page_bytes.map(|_| "--hugetlb".into()).into_iter().collect();
+                let options = DaemonOptions { args, ..DaemonOptions::default() };
+                Some(DaemonProcess::spawn(&context.daemon()?, &options)?)
             }
             Device::Off | Device::Qemu => None,
         };
@@ -136,10 +139,9 @@ impl Guest {
         let thread = match device {
             Device::Off => None,
             Device::Ours | Device::Qemu => {
-                let config = Config::default();
                 let queue = vm.take_reporting()?;
-                let reporter = Reporter::new(Arc::clone(vm.mm()), config)?;
-                Some(ReporterThread::start(reporter, queue, config.delay)?)
+                let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
+                Some(ReporterThread::start(reporter, queue)?)
             }
         };
         let holdings = Holdings::new(vm.mm(), vm.ram());

@@ -162,9 +162,8 @@ impl Side {
         let memory = GuestMemory::flat(memory, THREADS);
         let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory))?;
         let thread = if reporting {
-            let config = Config::default();
-            let reporter = Reporter::new(Arc::clone(vm.mm()), config)?;
-            Some(ReporterThread::start(reporter, vm.take_reporting()?, config.delay)?)
+            let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
+            Some(ReporterThread::start(reporter, vm.take_reporting()?)?)
         } else {
             None
         };

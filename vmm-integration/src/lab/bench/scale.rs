@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
@@ -123,9 +123,14 @@ impl Experiment for Scale {
 struct Instantly;
 
 impl ReportSink for Instantly {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         black_box(ranges);
         Ok(())
+    }
+
+    /// None was ever late.
+    fn settle(&mut self) -> bool {
+        true
     }
 
     fn capacity(&self) -> usize {

@@ -5,6 +5,7 @@
 //! then the programs go on. What the reporter itself computes takes no virtual time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
@@ -264,7 +265,7 @@ impl Granule {
 
 impl ReportSink for Guest {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         self.map_row(ranges);
         let all =
             || ranges.iter().flat_map(|range| granules_of(*range)).map(|(granule, _)| granule);
@@ -297,6 +298,11 @@ impl ReportSink for Guest {
             }
         }
         Ok(())
+    }
+
+    /// None was ever late.
+    fn settle(&mut self) -> bool {
+        true
     }
 
     fn capacity(&self) -> usize {

@@ -48,13 +48,18 @@ impl Instantly {
 }
 
 impl ReportSink for Instantly {
-    fn report(&mut self, ranges: &[PfnRange]) -> Result<(), ReportError> {
+    fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
         let start = Instant::now();
         let pages: u64 = black_box(ranges).iter().map(|range| u64::from(range.pages())).sum();
         self.granules = pages >> GRANULE_ORDER;
         self.acknowledged = Instant::now();
         self.in_sink += self.acknowledged - start;
         Ok(())
+    }
+
+    /// None was ever late.
+    fn settle(&mut self) -> bool {
+        true
     }
 
     fn capacity(&self) -> usize {
