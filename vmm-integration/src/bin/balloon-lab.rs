@@ -10,9 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use vmm_integration::lab::bench::experiments;
 use vmm_integration::lab::experiment::{Experiment, Plan, Request};
 use vmm_integration::lab::faults::plan::{Fault, FaultPlan};
-use vmm_integration::lab::race;
 use vmm_integration::lab::parameters::Length;
 use vmm_integration::lab::progress::{INTERRUPTED_STATUS, watch_for_interrupts};
+use vmm_integration::lab::race;
 use vmm_integration::lab::store::Store;
 use vmm_integration::lab::{PROGRAM, report, table};
 
@@ -125,7 +125,7 @@ fn list() -> Result<ExitCode> {
 }
 
 fn run_race(race: Race) -> Result<ExitCode> {
-    let Race { mut run: options, cycles, faults, fault } = race;
+    let Race { run: mut options, cycles, faults, fault } = race;
     options.set.extend(cycles.map(|cycles| format!("cycles={cycles}")));
     if faults.is_none() && fault.is_empty() {
         return run("race", race::experiments(), &options);

@@ -59,8 +59,9 @@ impl Guest {
         let memory = GuestMemory::flat(MEMORY, 2);
         let mut vm = ModelVm::start(socket, ModelConfig::new(memory))?;
         let holdings = Holdings::new(vm.mm(), vm.ram());
-        let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
-        let reporter = ReporterThread::start(reporter, vm.take_reporting()?, DELAY)?;
+        let config = Config { delay: DELAY, ..Config::default() };
+        let reporter = Reporter::new(Arc::clone(vm.mm()), config)?;
+        let reporter = ReporterThread::start(reporter, vm.take_reporting()?)?;
         holdings.alloc(KEPT, KEPT_BYTES, 0, 1)?;
         Ok(Self { vm, holdings, reporter })
     }
@@ -114,8 +115,8 @@ impl Guest {
         });
         let Self { vm, holdings: _, reporter } = self;
         drop(vm);
-        let (_, counters) = reporter.stop()?;
-        Ok(comes_to_rest.is_err() && counters.timeouts > 0)
+        let timeouts = reporter.stop()?.counters().timeouts;
+        Ok(comes_to_rest.is_err() && timeouts > 0)
     }
 }
 
