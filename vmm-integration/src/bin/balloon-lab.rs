@@ -13,7 +13,7 @@ use vmm_integration::lab::faults::plan::{Fault, FaultPlan};
 use vmm_integration::lab::parameters::Length;
 use vmm_integration::lab::progress::{INTERRUPTED_STATUS, watch_for_interrupts};
 use vmm_integration::lab::race;
-use vmm_integration::lab::store::Store;
+use vmm_integration::lab::store::{CaseRecord, Store};
 use vmm_integration::lab::{PROGRAM, report, table};
 
 /// Measures ways to report free pages, over any guest, and keeps what it finds.
@@ -174,7 +174,14 @@ fn run(
     if bench.json {
         println!("{}", serde_json::to_string_pretty(&ran.records)?);
     } else {
-        println!("{}", table::render(&ran.records));
+        let with_figures = ran.records.iter().filter(|record| !record.figures.is_empty());
+        println!("{}", table::render(&with_figures.cloned().collect::<Vec<_>>()));
+        for record in &ran.records {
+            if let Some(verdict) = &record.verdict {
+                let CaseRecord { experiment, case, .. } = record;
+                println!("{experiment} {case}: {}: {}", verdict.kind.text(), verdict.text);
+            }
+        }
     }
     if ran.skipped > 0 {
         eprintln!("{} cases were kept from before", ran.skipped);
