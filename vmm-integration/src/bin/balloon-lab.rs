@@ -13,6 +13,7 @@ use vmm_integration::lab::faults::plan::{Fault, FaultPlan};
 use vmm_integration::lab::parameters::Length;
 use vmm_integration::lab::progress::{INTERRUPTED_STATUS, watch_for_interrupts};
 use vmm_integration::lab::race;
+use vmm_integration::lab::report::verdict_name;
 use vmm_integration::lab::store::{CaseRecord, Store};
 use vmm_integration::lab::{PROGRAM, report, table};
 
@@ -179,7 +180,7 @@ fn run(
         for record in &ran.records {
             if let Some(verdict) = &record.verdict {
                 let CaseRecord { experiment, case, .. } = record;
-                println!("{experiment} {case}: {}: {}", verdict.kind.text(), verdict.text);
+                println!("{experiment} {case}: {}: {}", verdict_name(verdict.kind), verdict.text);
             }
         }
     }

@@ -139,20 +139,6 @@ pub enum VerdictKind {
     NotTestable,
 }
 
-impl VerdictKind {
-    /// For a reader.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Survived => "survived",
-            Self::AsDocumented => "fails as documented",
-            Self::Lost => "lost",
-            Self::Shown => "shown",
-            Self::NotShown => "not shown",
-            Self::NotTestable => "not testable here",
-        }
-    }
-}
-
 /// What came of a scenario, and why that is said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {

@@ -163,6 +163,20 @@ pub fn available_with(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
     toolbox.clone().map_err(anyhow::Error::msg)
 }
 
+/// The kernel of Debian's stable release, which is older than the toolbox's, fetched if need be.
+///
+/// # Errors
+/// As [`available`].
+pub fn stable_kernel() -> Result<Kernel> {
+    let mut say = |event| {
+        if let SetupEvent::Step(text) = event {
+            eprintln!("guest: {text}");
+        }
+    };
+    let sysroot = Sysroot::ensure_stable_kernel(&guest_dir(), &mut say)?;
+    Kernel::with_modules_beside(&sysroot.kernel_image()?)
+}
+
 /// The toolbox for a test, or nothing if the guest cannot be had here.
 ///
 /// Then it is said plainly that the test was not run and why, and the test may pass: not every

@@ -45,8 +45,8 @@ impl Experiment for Linux {
 
     fn about(&self) -> &'static str {
         "Real Linux takes memory blocks offline and online while it reports, uses memory, allocates \
-         gigantic pages, changes page_reporting_order and reloads virtio_balloon; well, and with \
-         acknowledgements that come late"
+         gigantic pages, changes page_reporting_order and reloads virtio_balloon; with the daemon, with \
+         acknowledgements that come late, and with the kernel of Debian's stable release"
     }
 
     fn parameters(&self) -> &'static [Parameter] {
@@ -74,31 +74,34 @@ impl Experiment for Linux {
     }
 
     fn cases(&self, _: &Settings) -> Vec<String> {
-        ["daemon", "late-acknowledgements"].map(str::to_owned).into()
+        ["daemon", "late-acknowledgements", "stable-kernel"].map(str::to_owned).into()
     }
 
     fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
         let mut findings = Findings::default();
-        let toolbox = match toolbox()? {
+        let mut toolbox = match toolbox()? {
             Ok(toolbox) => toolbox,
             Err(why) => {
                 findings.verdict = Some(Verdict { kind: VerdictKind::NotTestable, text: why });
                 return Ok(findings);
             }
         };
+        if case == "stable-kernel" {
+            toolbox.kernel = qemu::stable_kernel()?;
+        }
         let mut race = LinuxRace::new(context.seed, settings.number("cycles"));
         race.cpus = u32::try_from(settings.number("cpus"))?;
         let mut look = |report: &guest_agent::race::RaceReport| {
             context.progress.at(report.cycles(), race.cycles);
             !interrupted()
         };
-        let raced = if case == "daemon" {
-            let daemon = DaemonProcess::spawn(&context.daemon()?, &DaemonOptions::default())?;
-            race.run(&toolbox, &daemon.socket(), &mut look)?
-        } else {
+        let raced = if case == "late-acknowledgements" {
             let late = Fault { times: 0, ..Fault::new(FaultKind::DelayAck) };
             let device = faults::device::FaultyDevice::start(FaultPlan::new(vec![late])?)?;
             race.run(&toolbox, &device.socket(), &mut look)?
+        } else {
+            let daemon = DaemonProcess::spawn(&context.daemon()?, &DaemonOptions::default())?;
+            race.run(&toolbox, &daemon.socket(), &mut look)?
         };
         if interrupted() {
             return Err(Interrupted.into());
