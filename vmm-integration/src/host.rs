@@ -35,6 +35,38 @@ fn parse_pss(smaps_rollup: &str) -> Option<u64> {
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// CPU time of all threads that a process has, in user mode and in the kernel.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let tasks = format!("/proc/{pid}/task");
+    let mut time = Duration::ZERO;
+    for task in fs::read_dir(&tasks).with_context(|| format!("listing {tasks}"))? {
+        let file = task.with_context(|| format!("listing {tasks}"))?.path().join("schedstat");
+        // A thread that has ended meanwhile is none any more.
+        if let Ok(text) = fs::read_to_string(file) {
+            time += parse_schedstat(&text)?;
+        }
+    }
+    Ok(time)
+}
+
+/// CPU time of a process's main thread.
+///
+/// # Errors
+/// When the process is gone.
+pub fn main_thread_cpu_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/schedstat");
+    parse_schedstat(&fs::read_to_string(&path).with_context(|| format!("reading {path}"))?)
+}
+
+/// The first number of `schedstat` is time on a CPU in nanoseconds.
+fn parse_schedstat(text: &str) -> Result<Duration> {
+    let first = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    Ok(Duration::from_nanos(first.with_context(|| format!("schedstat is {text:?}"))?))
+}
+
 /// Asks every `period` until `condition` gives a value, for what the kernel has no event for.
 ///
 /// # Errors
@@ -181,6 +213,18 @@ mod tests {
 
     fn memfd() -> File {
         memfd_create("test", MemfdFlags::empty()).unwrap().into()
+    }
+
+    #[test]
+    fn work_takes_cpu_time() {
+        let pid = std::process::id();
+        let before = cpu_time(pid).unwrap();
+        let start = Instant::now();
+        while cpu_time(pid).unwrap() < before + Duration::from_millis(20) {
+            assert!(start.elapsed() < Duration::from_secs(60));
+        }
+        assert!(main_thread_cpu_time(pid).unwrap() <= cpu_time(pid).unwrap());
+        assert!(cpu_time(u32::MAX).is_err());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The VMM's side: guests put in front of the daemon, and what is measured on the host.
 
+pub mod browser;
 pub mod control;
 pub mod daemon;
 pub mod frontend;
 pub mod host;
 pub mod hostile;
 pub mod hugetlb;
+pub mod lab;
 pub mod model;
 pub mod qemu;
 pub mod ram;

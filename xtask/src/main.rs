@@ -3,12 +3,14 @@
 mod cargo;
 mod demo;
 mod dist;
+mod lab;
 mod setup;
 mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vmm_integration::browser::Browser;
 
 /// The developer's commands of vhost-device-balloon.
 #[derive(Parser)]
@@ -28,16 +30,36 @@ enum Command {
     Demo(demo::Options),
     /// Runs every check and every test, those with a real guest included.
     Test,
-    /// Measures, and prints ratios to a yardstick measured in the same run.
+    /// Measures. Without more it runs all experiments of the lab, in short, and writes the report
+    /// into target/lab.
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
+        /// A long run, for figures to quote.
+        #[arg(long)]
+        full: bool,
+        /// Goes on with a run that was interrupted.
+        #[arg(long)]
+        resume: bool,
         #[command(subcommand)]
-        what: Bench,
+        what: Option<Bench>,
+    },
+    /// Builds the lab with the daemon and runs it: `cargo xtask lab list` says what there is.
+    #[command(disable_help_flag = true)]
+    Lab {
+        /// The lab's arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
     },
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.
     Dist,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
-    Setup,
+    Setup {
+        /// Fetches a headless Chromium, for the test of the report, into target/browser instead,
+        /// unless this machine has one.
+        #[arg(long)]
+        browser: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -73,18 +95,24 @@ fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test => test::all(),
-        Command::Bench { what: Bench::Device { json } } => bench("device", &[("--json", json)]),
-        Command::Bench { what: Bench::Guest { all, json } } => {
+        Command::Bench { what: Some(Bench::Device { json }), .. } => {
+            bench("device", &[("--json", json)])
+        }
+        Command::Bench { what: Some(Bench::Guest { all, json }), .. } => {
             bench("guest", &[("--all", all), ("--json", json)])
         }
         Command::Dist => dist::run(),
-        Command::Setup => setup::guest().map(drop),
+        Command::Bench { what: None, full, resume } => return exit(lab::bench(full, resume)),
+        Command::Lab { args } => return exit(lab::lab(&args)),
+        Command::Setup { browser: true } => Browser::ensure().map(drop),
+        Command::Setup { browser: false } => setup::guest().map(drop),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit(done.map(|()| ExitCode::SUCCESS))
+}
+
+fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }

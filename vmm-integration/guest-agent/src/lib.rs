@@ -14,6 +14,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod pattern;
+pub mod race;
+
+use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 
 /// Name of the virtio-serial port on which the agent serves.
 pub const PORT_NAME: &str = "org.vhost-device-balloon.agent";
@@ -101,6 +104,24 @@ pub enum Command {
     },
     /// Looks for the virtio balloon device. Answer: [`Reply::Balloon`].
     Balloon,
+    /// Lists the memory blocks. Answer: [`Reply::MemoryBlocks`].
+    MemoryBlocks,
+    /// Lists the tasks in a state (the letter of `/proc/PID/stat`), with where they are in the
+    /// kernel. Answer: [`Reply::Tasks`].
+    Tasks {
+        /// Such as `D`.
+        state: char,
+    },
+    /// Begins a race; only one runs at a time. Answer: [`Reply::Done`], when it has begun.
+    StartRace {
+        /// What takes part.
+        plan: RacePlan,
+    },
+    /// Asks how the race stands. Answer: [`Reply::Race`].
+    Race {
+        /// Ends it. Threads that are in the kernel end when that lets them go.
+        stop: bool,
+    },
     /// Powers the guest off. There may be no answer.
     PowerOff,
 }
@@ -140,6 +161,12 @@ pub enum Reply {
     Text(String),
     /// See [`Command::Balloon`]; none when the guest has no such device.
     Balloon(Option<BalloonDevice>),
+    /// See [`Command::MemoryBlocks`].
+    MemoryBlocks(MemoryBlocks),
+    /// See [`Command::Tasks`].
+    Tasks(Vec<Task>),
+    /// See [`Command::Race`].
+    Race(RaceReport),
 }
 
 /// Why a command failed.
@@ -171,7 +198,7 @@ pub struct Hello {
 }
 
 /// What [`Command::Verify`] found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// How many bytes were compared, the ones that differ included.
     pub checked_bytes: u64,

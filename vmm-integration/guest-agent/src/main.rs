@@ -18,8 +18,11 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use crate::memory::Allocations;
+use crate::runner::Races;
 
 mod memory;
+mod runner;
+mod stats;
 mod system;
 
 /// How many commands may run at once. One thread each: the host is trusted but may be wrong.
@@ -41,12 +44,19 @@ fn main() {
     }
 }
 
+/// What commands leave for later ones.
+#[derive(Default)]
+struct State {
+    allocations: Allocations,
+    races: Races,
+}
+
 /// Serves the port until it ends.
 fn serve() -> Result<()> {
     mount_all()?;
     let port = open_port()?;
     let answers = Arc::new(Mutex::new(port.try_clone().context("copying the port's descriptor")?));
-    let allocations = Arc::new(Allocations::default());
+    let state = Arc::new(State::default());
     let running = Arc::new(AtomicUsize::new(0));
     let mut requests = BufReader::new(Port(port));
     eprintln!("guest-agent: serving {PORT_NAME}");
@@ -69,9 +79,9 @@ fn serve() -> Result<()> {
         let id = request.id;
         let worker = {
             let (answers, running) = (Arc::clone(&answers), Arc::clone(&running));
-            let allocations = Arc::clone(&allocations);
+            let state = Arc::clone(&state);
             move || {
-                let outcome = run(request.command, &allocations);
+                let outcome = run(request.command, &state);
                 // Before the answer: the host may send its next command the moment it has it.
                 running.fetch_sub(1, Ordering::Relaxed);
                 answer(&answers, request.id, outcome);
@@ -167,8 +177,8 @@ fn read_request(port: &mut impl BufRead) -> Result<Input> {
 }
 
 /// Does a command. A panic in it becomes its answer; the text of it is on the console.
-fn run(command: Command, allocations: &Allocations) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(|| execute(command, allocations))) {
+fn run(command: Command, state: &State) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(|| execute(command, state))) {
         Ok(Ok(reply)) => Outcome::Ok(reply),
         Ok(Err(error)) => failed(&error),
         Err(_) => Outcome::Error(Failure {
@@ -178,7 +188,8 @@ fn run(command: Command, allocations: &Allocations) -> Outcome {
     }
 }
 
-fn execute(command: Command, allocations: &Allocations) -> Result<Reply> {
+fn execute(command: Command, state: &State) -> Result<Reply> {
+    let State { allocations, races } = state;
     match command {
         Command::Hello => system::hello().map(Reply::Hello),
         Command::LoadModule { name, params } => {
@@ -196,6 +207,10 @@ fn execute(command: Command, allocations: &Allocations) -> Result<Reply> {
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),
+        Command::MemoryBlocks => system::memory_blocks().map(Reply::MemoryBlocks),
+        Command::Tasks { state } => system::tasks(state).map(Reply::Tasks),
+        Command::StartRace { plan } => races.start(plan).map(|()| Reply::Done),
+        Command::Race { stop } => races.report(stop).map(Reply::Race),
         Command::Balloon => system::balloon().map(Reply::Balloon),
         Command::PowerOff => system::power_off().map(|()| Reply::Done),
     }
@@ -203,17 +218,19 @@ fn execute(command: Command, allocations: &Allocations) -> Result<Reply> {
 
 /// Turns an error into an answer, with the name of the system's error, if one is behind it.
 fn failed(error: &anyhow::Error) -> Outcome {
+    Outcome::Error(Failure { message: format!("{error:#}"), errno: errno_name(error) })
+}
+
+/// Name of the system's error that is behind this one.
+fn errno_name(error: &anyhow::Error) -> Option<String> {
     let errno = error.chain().find_map(|cause| {
         cause.downcast_ref::<Errno>().copied().or_else(|| {
             let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error()?;
             Some(Errno::from_raw(code))
         })
     });
-    Outcome::Error(Failure {
-        message: format!("{error:#}"),
-        // Debug of Errno is the constant's name.
-        errno: errno.map(|errno| format!("{errno:?}")),
-    })
+    // Debug of Errno is the constant's name.
+    errno.map(|errno| format!("{errno:?}"))
 }
 
 /// Sends one answer. If that fails there is nobody to tell but the console.

@@ -120,7 +120,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Private anonymous memory. The empty one maps nothing.
 #[derive(Default)]
-struct Mapping {
+pub(crate) struct Mapping {
     /// Start, and length in bytes, a multiple of the page size.
     memory: Option<(NonNull<u64>, NonZero<usize>)>,
 }
@@ -129,7 +129,7 @@ struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    fn new(bytes: u64) -> Result<Self> {
+    pub(crate) fn new(bytes: u64) -> Result<Self> {
         let page_bytes = u64::try_from(pattern::PAGE_BYTES)?;
         if !bytes.is_multiple_of(page_bytes) {
             bail!("{bytes} is not a multiple of the page size {page_bytes}");
@@ -141,7 +141,7 @@ impl Mapping {
         Ok(Self { memory: Some((start.cast(), length)) })
     }
 
-    fn words(&self) -> &[u64] {
+    pub(crate) fn words(&self) -> &[u64] {
         let Some((start, length)) = self.memory else {
             return &[];
         };
@@ -150,7 +150,7 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), length.get() / size_of::<u64>()) }
     }
 
-    fn words_mut(&mut self) -> &mut [u64] {
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
         let Some((start, length)) = self.memory else {
             return &mut [];
         };

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use guest_agent::race::{MemoryBlock, MemoryBlocks, Task};
 use guest_agent::{BalloonDevice, Hello, MAX_LINE_BYTES, MODULE_DIR, MemInfo};
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -99,6 +100,63 @@ pub(crate) fn balloon() -> Result<Option<BalloonDevice>> {
 fn parse_features(text: &str) -> u64 {
     let bits = text.trim().chars().take(64).enumerate();
     bits.filter(|&(_, digit)| digit == '1').fold(0, |all, (bit, _)| all | 1 << bit)
+}
+
+/// Folder of the memory blocks.
+pub(crate) const MEMORY: &str = "/sys/devices/system/memory";
+
+pub(crate) fn memory_blocks() -> Result<MemoryBlocks> {
+    let size = read_file(&format!("{MEMORY}/block_size_bytes"))
+        .context("the kernel has no memory hotplug")?;
+    let block_bytes = u64::from_str_radix(size.trim(), 16).context("the size of a memory block")?;
+    let mut blocks = Vec::new();
+    for entry in fs::read_dir(MEMORY).with_context(|| format!("listing {MEMORY}"))? {
+        let name = entry.with_context(|| format!("listing {MEMORY}"))?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix("memory")?.parse().ok());
+        let Some(id) = id else { continue };
+        let read = |file: &str| read_file(&format!("{MEMORY}/memory{id}/{file}"));
+        blocks.push(MemoryBlock {
+            id,
+            state: read("state")?.trim().to_owned(),
+            zones: read("valid_zones")?.split_whitespace().map(str::to_owned).collect(),
+            removable: read("removable")?.trim() == "1",
+        });
+    }
+    blocks.sort_by_key(|block: &MemoryBlock| block.id);
+    Ok(MemoryBlocks { block_bytes, blocks })
+}
+
+/// The tasks in a state.
+pub(crate) fn tasks(state: char) -> Result<Vec<Task>> {
+    let mut tasks = Vec::new();
+    for entry in fs::read_dir("/proc").context("listing /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Its threads, of which the agent has many. A task that has ended meanwhile is none.
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            tasks.extend(task(pid, &thread.path()).filter(|task| task.state == state));
+        }
+    }
+    Ok(tasks)
+}
+
+fn task(pid: u32, folder: &Path) -> Option<Task> {
+    let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
+    let stat = read("stat")?;
+    // `PID (NAME) STATE …`, where the name may hold anything.
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    let name = read("comm")?.trim_end().to_owned();
+    let stack = read("stack").unwrap_or_default();
+    let stack = stack.lines().map(|line| line.trim_start_matches("[<0>] ").to_owned()).collect();
+    Some(Task { pid, name, state, stack })
+}
+
+/// A counter of `/proc/vmstat`; 0 if this kernel has no such counter.
+pub(crate) fn vmstat(counter: &str) -> Result<u64> {
+    let text = read_file("/proc/vmstat")?;
+    let value = text.lines().find_map(|line| line.strip_prefix(counter)?.trim().parse().ok());
+    Ok(value.unwrap_or(0))
 }
 
 pub(crate) fn power_off() -> Result<()> {

@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::layout::BOOT_FILE;
 use super::{GuestMemory, ModelConfig, ModelVm};
 use crate::daemon::{DaemonOptions, DaemonProcess};
+use crate::host;
 use crate::hugetlb::Pool;
 use crate::ram::Backing;
 
@@ -80,6 +81,8 @@ pub struct Figures {
     pub gib_per_second: f64,
     /// What the host's kernel alone would make, in GiB/s: no daemon can be faster.
     pub host_gib_per_second: f64,
+    /// CPU time of the daemon in that time, in seconds.
+    pub daemon_cpu_seconds: f64,
     /// What took the time.
     pub shares: Shares,
 }
@@ -95,6 +98,7 @@ impl Figures {
             seconds: passes.as_secs_f64(),
             gib_per_second: gib(bytes) / passes.as_secs_f64(),
             host_gib_per_second: gib(bytes) / host.as_secs_f64(),
+            daemon_cpu_seconds: 0.0,
             shares: Shares {
                 isolating: share(passes.saturating_sub(waited)),
                 ring: share(waited - host),
@@ -259,21 +263,24 @@ fn measure(daemon: &Path, pages: Pages, memory_bytes: u64, rounds: u32) -> Resul
     let mut reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
     // The first pass finds memory that nobody has touched; it is none of the figures'.
     give_back(&vm, &mut reporter, &mut queue)?;
-    let (mut bytes, mut passes, mut host) = (0, Duration::ZERO, Duration::ZERO);
+    let (mut bytes, mut passes, mut punching) = (0, Duration::ZERO, Duration::ZERO);
     let (mut waited, mut chains) = (Duration::ZERO, 0);
+    let mut cpu = Duration::ZERO;
     for _ in 0..rounds {
         let blocks = fill(&vm)?;
         release(vm.mm(), &blocks);
         bytes += vm.resident_bytes()?;
         queue.reports.clear();
         let before = queue.sink.counters();
+        let cpu_before = host::cpu_time(daemon.pid())?;
         passes += give_back(&vm, &mut reporter, &mut queue)?;
+        cpu += host::cpu_time(daemon.pid())?.saturating_sub(cpu_before);
         let after = queue.sink.counters();
         waited += after.waited - before.waited;
         chains += after.chains - before.chains;
 
         let blocks = fill(&vm)?;
-        host += punch(&vm, &queue.reports)?;
+        punching += punch(&vm, &queue.reports)?;
         ensure!(vm.resident_bytes()? == 0, "the reports did not cover what was freed");
         // Reported again, and then the round is over.
         release(vm.mm(), &blocks);
@@ -281,7 +288,8 @@ fn measure(daemon: &Path, pages: Pages, memory_bytes: u64, rounds: u32) -> Resul
     }
     drop(vm);
     daemon.terminate(Duration::from_secs(5))?;
-    Ok(Figures::new(bytes, chains, passes, waited, host))
+    let figures = Figures::new(bytes, chains, passes, waited, punching);
+    Ok(Figures { daemon_cpu_seconds: cpu.as_secs_f64(), ..figures })
 }
 
 /// Takes and populates all the memory that can be had in the largest blocks.

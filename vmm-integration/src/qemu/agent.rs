@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use guest_agent::race::{MemoryBlocks, RacePlan, RaceReport, Task};
 use guest_agent::{
     BalloonDevice, Command, Hello, MAX_LINE_BYTES, MemInfo, Outcome, Reply, Request, Response,
     Verified,
@@ -226,6 +227,47 @@ impl AgentClient {
     pub fn balloon(&self) -> Result<Option<BalloonDevice>> {
         match self.call(Command::Balloon, QUICK)? {
             Reply::Balloon(device) => Ok(device),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The guest's memory blocks.
+    ///
+    /// # Errors
+    /// See [`AgentClient`]; also when its kernel cannot take memory offline.
+    pub fn memory_blocks(&self) -> Result<MemoryBlocks> {
+        match self.call(Command::MemoryBlocks, QUICK)? {
+            Reply::MemoryBlocks(blocks) => Ok(blocks),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The guest's tasks in a state, such as `D`.
+    ///
+    /// # Errors
+    /// See [`AgentClient`].
+    pub fn tasks(&self, state: char) -> Result<Vec<Task>> {
+        match self.call(Command::Tasks { state }, QUICK)? {
+            Reply::Tasks(tasks) => Ok(tasks),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins a race in the guest and returns while it runs.
+    ///
+    /// # Errors
+    /// See [`AgentClient`]; also when one is running.
+    pub fn start_race(&self, plan: &RacePlan) -> Result<()> {
+        self.done(Command::StartRace { plan: plan.clone() }, QUICK)
+    }
+
+    /// How the race stands; with `stop` it is told to end.
+    ///
+    /// # Errors
+    /// See [`AgentClient`]; also when there was none.
+    pub fn race(&self, stop: bool) -> Result<RaceReport> {
+        match self.call(Command::Race { stop }, QUICK)? {
+            Reply::Race(report) => Ok(report),
             other => Err(unexpected(&other)),
         }
     }

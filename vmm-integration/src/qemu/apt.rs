@@ -17,7 +17,7 @@ use super::SetupEvent;
 
 /// The Debian archive as this machine is configured to reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     /// Address of the mirror.
     uri: String,
     /// Fields that say how its signature is checked, in the form of a `.sources` file.
@@ -26,7 +26,7 @@ pub(super) struct Archive {
 
 impl Archive {
     /// Reads the machine's own apt configuration.
-    pub(super) fn of_this_machine() -> Result<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
         let mut apt = Command::new("apt-get");
         apt.args(["indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)|$(COMPONENT)"]);
         let mut uri = archive_of_targets(&output(apt.arg("Created-By: Packages"))?);
@@ -139,7 +139,7 @@ fn same_uri(a: &str, b: &str) -> bool {
 }
 
 /// apt with a state of its own.
-pub(super) struct PrivateApt {
+pub(crate) struct PrivateApt {
     folder: PathBuf,
 }
 
@@ -147,7 +147,7 @@ impl PrivateApt {
     /// Sets the state up in `folder`, which may hold what an interrupted run left.
     ///
     /// `suites` are those of `archive` to use; the last one is preferred.
-    pub(super) fn new(folder: &Path, archive: &Archive, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, archive: &Archive, suites: &[&str]) -> Result<Self> {
         for sub in ["lists/partial", "archives/partial", "log"] {
             let path = folder.join(sub);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -165,7 +165,7 @@ impl PrivateApt {
     /// Downloads `packages` with all that they depend on and returns the files.
     ///
     /// Complete files of an earlier run are not fetched again.
-    pub(super) fn download(
+    pub(crate) fn download(
         &self,
         packages: &[&str],
         events: &mut dyn FnMut(SetupEvent),
@@ -280,7 +280,7 @@ fn fraction_of_status_line(line: &str) -> Option<f64> {
 }
 
 /// Runs a program to its end and returns what it printed.
-pub(super) fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let mut all = String::new();
     run_with_lines(command, &mut |line| {
         all.push_str(line);

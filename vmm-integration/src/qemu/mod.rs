@@ -35,7 +35,7 @@ use anyhow::{Context, Result, bail};
 
 mod accel;
 mod agent;
-mod apt;
+pub(crate) mod apt;
 mod build;
 mod initramfs;
 mod kernel;
@@ -161,6 +161,20 @@ pub fn available_with(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
     let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let toolbox = TOOLBOX.get_or_init(|| set_up(events).map_err(|error| format!("{error:#}")));
     toolbox.clone().map_err(anyhow::Error::msg)
+}
+
+/// The kernel of Debian's stable release, which is older than the toolbox's, fetched if need be.
+///
+/// # Errors
+/// As [`available`].
+pub fn stable_kernel() -> Result<Kernel> {
+    let mut say = |event| {
+        if let SetupEvent::Step(text) = event {
+            eprintln!("guest: {text}");
+        }
+    };
+    let sysroot = Sysroot::ensure_stable_kernel(&guest_dir(), &mut say)?;
+    Kernel::with_modules_beside(&sysroot.kernel_image()?)
 }
 
 /// The toolbox for a test, or nothing if the guest cannot be had here.

@@ -14,13 +14,32 @@ use rustix::io::Errno;
 use super::apt::{Archive, PrivateApt, output};
 use super::{SetupEvent, Tool};
 
-/// Says what is in the folder. Whoever changes what is fetched or how it is unpacked changes the
-/// number, and everybody's folder is made anew.
-const RECIPE: &str = "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace";
+/// A folder of unpacked packages.
+struct Recipe {
+    /// Its name.
+    folder: &'static str,
+    /// Says what is in it. Whoever changes what is fetched or how it is unpacked changes the number,
+    /// and everybody's folder is made anew.
+    stamp: &'static str,
+    suites: &'static [&'static str],
+    packages: &'static [&'static str],
+}
 
 /// QEMU has the device only in the backports of Debian 13; so the last, preferred suite.
-const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
-const PACKAGES: [&str; 3] = ["qemu-system-x86", "linux-image-cloud-amd64", "strace"];
+const GUEST: Recipe = Recipe {
+    folder: "root",
+    stamp: "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace",
+    suites: &["trixie", "trixie-backports"],
+    packages: &["qemu-system-x86", "linux-image-cloud-amd64", "strace"],
+};
+
+/// Debian 13's own kernel, which is the older one.
+const STABLE_KERNEL: Recipe = Recipe {
+    folder: "stable-kernel",
+    stamp: "1: trixie; linux-image-cloud-amd64",
+    suites: &["trixie"],
+    packages: &["linux-image-cloud-amd64"],
+};
 
 /// Name of the file that marks the folder as complete.
 const STAMP: &str = ".recipe";
@@ -40,7 +59,22 @@ impl Sysroot {
     /// When apt or dpkg are missing, apt knows no Debian archive or cannot reach it, or the disk
     /// is full.
     pub fn ensure(guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
-        if let Some(sysroot) = Self::existing(guest_dir) {
+        Self::make(&GUEST, guest_dir, events)
+    }
+
+    /// The same for the kernel of Debian's stable release: only a kernel, and no program.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(super) fn ensure_stable_kernel(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<Self> {
+        Self::make(&STABLE_KERNEL, guest_dir, events)
+    }
+
+    fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
+        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
             return Ok(sysroot);
         }
         ensure!(cfg!(target_arch = "x86_64"), "the packages are for x86-64 hosts only");
@@ -48,20 +82,20 @@ impl Sysroot {
             .with_context(|| format!("creating {}", guest_dir.display()))?;
         let _lock = lock(&guest_dir.join("setup.lock"), events)?;
         // Somebody else may have done it meanwhile.
-        if let Some(sysroot) = Self::existing(guest_dir) {
+        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
             return Ok(sysroot);
         }
         events(SetupEvent::Step(format!(
             "the test guest is missing: fetching {} into {}",
-            PACKAGES.join(", "),
+            recipe.packages.join(", "),
             guest_dir.display()
         )));
         let apt_dir = guest_dir.join("apt");
-        let apt = PrivateApt::new(&apt_dir, &Archive::of_this_machine()?, &SUITES)?;
-        let files = apt.download(&PACKAGES, events)?;
+        let apt = PrivateApt::new(&apt_dir, &Archive::of_this_machine()?, recipe.suites)?;
+        let files = apt.download(recipe.packages, events)?;
 
-        let partial = guest_dir.join("root.partial");
-        let root = guest_dir.join("root");
+        let partial = guest_dir.join(format!("{}.partial", recipe.folder));
+        let root = guest_dir.join(recipe.folder);
         for old in [&partial, &root] {
             if old.exists() {
                 fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
@@ -74,7 +108,7 @@ impl Sysroot {
                 .with_context(|| format!("unpacking {}", file.display()))?;
         }
         let stamp = partial.join(STAMP);
-        fs::write(&stamp, RECIPE).with_context(|| format!("writing {}", stamp.display()))?;
+        fs::write(&stamp, recipe.stamp).with_context(|| format!("writing {}", stamp.display()))?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
         // The packages have done their duty; if they stay, they only take room.
         let _ = fs::remove_dir_all(&apt_dir);
@@ -84,9 +118,13 @@ impl Sysroot {
 
     /// The folder, if it is there and complete.
     pub fn existing(guest_dir: &Path) -> Option<Self> {
-        let root = guest_dir.join("root");
+        Self::complete(&GUEST, guest_dir)
+    }
+
+    fn complete(recipe: &Recipe, guest_dir: &Path) -> Option<Self> {
+        let root = guest_dir.join(recipe.folder);
         let stamp = fs::read_to_string(root.join(STAMP)).ok()?;
-        (stamp == RECIPE).then_some(Self { root })
+        (stamp == recipe.stamp).then_some(Self { root })
     }
 
     /// A program of the folder, `usr/bin/NAME`, run with the folder's own loader and libraries.

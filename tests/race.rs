@@ -1,0 +1,50 @@
+//! Memory blocks go offline and online in a real Linux guest while it reports.
+
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use guest_agent::race::{HUGE_PAGES, LOAD, REPORTING_ORDER, UNLOAD, USE};
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::lab::race::linux::LinuxRace;
+use vmm_integration::qemu;
+
+/// As many as are shown in CI; the lab makes more.
+const CYCLES: u64 = 5_000;
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn daemon() -> DaemonProcess {
+    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
+    DaemonProcess::spawn(binary, &DaemonOptions::default()).unwrap()
+}
+
+#[test]
+fn memory_goes_offline_and_online_thousands_of_times_while_linux_reports() {
+    let test = "memory_goes_offline_and_online_thousands_of_times_while_linux_reports";
+    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let daemon = daemon();
+    let cycles = std::env::var("RACE_CYCLES").map_or(CYCLES, |cycles| cycles.parse().unwrap());
+    let race = LinuxRace::new(1, cycles);
+    let mut shown = 0;
+    let raced = race
+        .run(&toolbox, &daemon.socket(), &mut |report| {
+            if report.elapsed_ms / 10_000 > shown {
+                shown = report.elapsed_ms / 10_000;
+                println!("{} cycles after {} ms", report.cycles(), report.elapsed_ms);
+            }
+            true
+        })
+        .unwrap();
+    println!("{raced}");
+    let report = &raced.report;
+    assert!(report.cycles() >= cycles, "{report:?}");
+    assert!(report.migrated_pages > 0, "no block was in use: {report:?}");
+    assert!(report.verified_bytes > 0 && report.mismatches == 0, "{report:?}");
+    for kind in [USE, HUGE_PAGES, REPORTING_ORDER, LOAD, UNLOAD] {
+        assert!(report.operation(kind).ok() > 0, "nothing of {kind}: {report:?}");
+    }
+    let summary = daemon.session_summary(TIMEOUT).unwrap();
+    println!("{summary:?}");
+    assert!(summary.bytes_discarded > 0 && summary.skipped_bytes.is_empty(), "{summary:?}");
+}

@@ -1,0 +1,21 @@
+//! The experiments.
+
+mod footprint;
+mod guests;
+mod overhead;
+mod reclaim;
+mod scale;
+mod trackers;
+
+use super::experiment::Experiment;
+
+/// All experiments, in the order in which a run of all goes through them.
+pub fn experiments() -> &'static [&'static dyn Experiment] {
+    &[
+        &trackers::Trackers,
+        &scale::Scale,
+        &reclaim::Reclaim,
+        &overhead::Overhead,
+        &footprint::Footprint,
+    ]
+}

@@ -1,0 +1,76 @@
+//! What came of a fault.
+
+use std::fmt;
+
+use super::plan::{Documented, FaultKind};
+
+/// What was seen of a guest that met a fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// Chains that the fault happened to, or calls of the daemon.
+    pub faults: u64,
+    /// Bytes of memory in use that do not hold what they should.
+    pub lost_bytes: u64,
+    /// Whether the guest still waited for an acknowledgement when nobody was at work any more.
+    pub waits: bool,
+    /// What was seen, in a sentence.
+    pub seen: String,
+    /// What the guest's reporter waits in, where it could be asked.
+    pub stack: Vec<String>,
+}
+
+/// Whether that is what is documented of the fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing was lost and everything went on.
+    Survived,
+    /// It failed in the way that is documented.
+    AsDocumented,
+    /// Something was lost, or hung, that should not have.
+    Failed,
+}
+
+impl Met {
+    /// Compares it with what is documented of `kind`.
+    pub fn judge(&self, kind: FaultKind) -> Judgement {
+        match (kind.documented(), self.lost_bytes > 0, self.waits) {
+            (_, false, false) => Judgement::Survived,
+            (Documented::Waits, false, true) | (Documented::MayLose, _, _) => {
+                Judgement::AsDocumented
+            }
+            _ => Judgement::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} faults, {} bytes lost", self.faults, self.lost_bytes)?;
+        if self.waits {
+            f.write_str(", the guest waits")?;
+        }
+        write!(f, ": {}", self.seen)?;
+        if !self.stack.is_empty() {
+            write!(f, " [{}]", self.stack.join(" < "))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_or_a_wait_is_a_failure_unless_it_is_documented() {
+        let met = |lost_bytes, waits| Met { lost_bytes, waits, ..Met::default() };
+        for kind in FaultKind::ALL {
+            assert_eq!(met(0, false).judge(kind), Judgement::Survived);
+            let documented = |bad| if bad { Judgement::Failed } else { Judgement::AsDocumented };
+            let lost = documented(kind.documented() != Documented::MayLose);
+            assert_eq!(met(4096, false).judge(kind), lost, "{kind}");
+            let waits = documented(kind.documented() == Documented::Survives);
+            assert_eq!(met(0, true).judge(kind), waits, "{kind}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The map of guest memory over time, as SVG: time to the right, addresses upwards.
+
+use std::fmt::Write;
+
+use super::escape;
+use crate::lab::parameters::Size;
+use crate::lab::store::{CellState, MemoryMap};
+
+const WIDTH: usize = 400;
+const HEIGHT: usize = 260;
+const LEFT: usize = 12;
+const BOTTOM: usize = 34;
+
+/// The map; `id` is unique on the page. Its states differ by pattern as well as by colour.
+#[allow(clippy::cast_precision_loss)] // coordinates and seconds
+pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
+    let columns = map.rows.len().max(1);
+    let cells = map.rows.first().map_or(1, |row| row.chars().count()).max(1);
+    let (width, height) = ((WIDTH - LEFT) as f64, (HEIGHT - BOTTOM) as f64);
+    let (dx, dy) = (width / columns as f64, height / cells as f64);
+    let seconds = |us: Option<&u64>| us.copied().unwrap_or(0) as f64 / 1e6;
+    let (start, end) = (seconds(map.times_us.first()), seconds(map.times_us.last()));
+    let share = |state: CellState| {
+        let all: usize = map.rows.iter().map(|row| row.chars().count()).sum();
+        let of = map.rows.iter().flat_map(|row| row.chars()).filter(|c| *c == state.letter());
+        format!("{} {:.1} %", state.name(), of.count() as f64 / all.max(1) as f64 * 100.0)
+    };
+    let shares: Vec<String> = CellState::ALL.into_iter().map(share).collect();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
+         <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{columns} columns of {cells} cells of \
+         {} each. Of all of them: {}.</desc>\n",
+        escape(title),
+        Size(map.cell_bytes),
+        shares.join(", ")
+    );
+    for state in CellState::ALL {
+        let mut path = String::new();
+        for (column, row) in map.rows.iter().enumerate() {
+            let x = LEFT as f64 + column as f64 * dx;
+            for (first, len) in runs(row, state.letter()) {
+                let y = height - (first + len) as f64 * dy;
+                // Writing to a string cannot fail.
+                let _ = write!(path, "M{x:.1} {y:.1}h{dx:.2}v{:.1}h-{dx:.2}z", len as f64 * dy);
+            }
+        }
+        if !path.is_empty() {
+            let letter = state.letter();
+            let _ = writeln!(svg, "<path class=\"m{letter}\" d=\"{path}\"/>");
+            if overlay(state).is_some() {
+                let _ = writeln!(svg, "<path fill=\"url(#p{letter})\" d=\"{path}\"/>");
+            }
+        }
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"{}\">{start:.0} s</text>\
+         <text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{end:.0} s</text>\
+         <text x=\"{}\" y=\"{}\" text-anchor=\"middle\">time</text>\
+         <text transform=\"translate(9 {}) rotate(-90)\" text-anchor=\"middle\">address</text></svg>",
+        HEIGHT - BOTTOM + 15,
+        HEIGHT - BOTTOM + 15,
+        WIDTH / 2,
+        HEIGHT - BOTTOM + 15,
+        height / 2.0
+    );
+    svg
+}
+
+/// Where a letter stands in a row: first and length of each run.
+fn runs(row: &str, letter: char) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (at, _) in row.chars().enumerate().filter(|(_, c)| *c == letter) {
+        match runs.last_mut() {
+            Some((first, len)) if *first + *len == at => *len += 1,
+            _ => runs.push((at, 1)),
+        }
+    }
+    runs
+}
+
+/// What is drawn over a state's colour.
+fn overlay(state: CellState) -> Option<&'static str> {
+    match state {
+        CellState::InUse => Some("M0 0h4v1h-4z"),
+        CellState::Free => Some("M1 1h1v1h-1z"),
+        CellState::Isolated => Some("M0 0h1v4h-1z"),
+        CellState::Reported => Some("M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1zM3 3h1v1h-1z"),
+        CellState::GivenBack => None,
+    }
+}
+
+/// The patterns that the maps of a page use; once a page.
+pub(super) fn patterns() -> String {
+    let pattern = |state: CellState| {
+        let letter = state.letter();
+        let d = overlay(state)?;
+        Some(format!(
+            "<pattern id=\"p{letter}\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\">\
+             <path class=\"ink\" d=\"{d}\"/></pattern>"
+        ))
+    };
+    let all: String = CellState::ALL.into_iter().filter_map(pattern).collect();
+    format!("<svg class=\"defs\" aria-hidden=\"true\"><defs>{all}</defs></svg>")
+}
+
+/// What the patterns mean.
+pub(super) fn legend() -> String {
+    let entry = |state: CellState| {
+        let letter = state.letter();
+        let over = match overlay(state) {
+            Some(_) => format!("<rect width=\"34\" height=\"12\" fill=\"url(#p{letter})\"/>"),
+            None => String::new(),
+        };
+        format!(
+            "<li><svg class=\"key\" viewBox=\"0 0 34 12\" aria-hidden=\"true\">\
+             <rect class=\"m{letter}\" width=\"34\" height=\"12\"/>{over}</svg> {}</li>",
+            state.name()
+        )
+    };
+    let all: String = CellState::ALL.into_iter().map(entry).collect();
+    format!("<ul class=\"legend\">{all}</ul>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found() {
+        assert_eq!(runs("uuffuu", 'u'), [(0, 2), (4, 2)]);
+        assert_eq!(runs("", 'u'), []);
+    }
+
+    #[test]
+    fn a_map_names_its_shares() {
+        let map = MemoryMap {
+            cell_bytes: 2 << 20,
+            times_us: vec![0, 3_000_000],
+            rows: vec!["uuff".into(), "ugir".into()],
+        };
+        let svg = svg("m1", "memory", &map);
+        assert!(svg.contains("2 columns of 4 cells of 2M each"), "{svg}");
+        assert!(svg.contains("in use 37.5 %, free 25.0 %, isolated 12.5 %"), "{svg}");
+        assert!(svg.contains("class=\"mg\"") && svg.contains(">3 s<"));
+    }
+}
