@@ -6,7 +6,7 @@
 //! | [`experiment`] | what an experiment is, the list of them, and a checked plan of a run |
 //! | [`store`] | the record of a finished case, kept so that an interrupted run can go on |
 //! | [`progress`] | bars, and Ctrl-C |
-//! | [`bench`] | the experiments |
+//! | [`mod@bench`] | the experiments |
 //! | [`race`] | what reporting can collide with, in the model and in real Linux |
 //! | [`machine`] | what a run was made on |
 //! | [`report`] | records as a page |

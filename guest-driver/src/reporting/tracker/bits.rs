@@ -40,10 +40,16 @@ impl Bits {
         self.0[bit / 64].fetch_and(!mask, Ordering::SeqCst) & mask != 0
     }
 
-    /// Clears a range of bits.
+    /// Clears a range of bits, a word at a time.
     pub(super) fn clear(&self, bits: core::ops::Range<usize>) {
-        for bit in bits {
-            self.take(bit);
+        if bits.is_empty() {
+            return;
+        }
+        for word in bits.start / 64..bits.end.div_ceil(64) {
+            let first = bits.start.saturating_sub(word * 64);
+            let end = (bits.end - word * 64).min(64);
+            let mask = (u64::MAX >> (64 - (end - first))) << first;
+            self.0[word].fetch_and(!mask, Ordering::SeqCst);
         }
     }
 
@@ -69,5 +75,24 @@ impl Bits {
 
     pub(super) fn len(&self) -> usize {
         self.0.len() * 64
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_cleared_and_nothing_beside_it() {
+        for (start, end) in
+            [(0, 0), (0, 1), (3, 61), (0, 64), (63, 65), (1, 192), (64, 128), (5, 5)]
+        {
+            let bits = Bits::new(192);
+            (0..192).for_each(|bit| bits.set(bit));
+            bits.clear(start..end);
+            let left: Vec<usize> = bits.ones(0..192).collect();
+            let expected: Vec<usize> = (0..192).filter(|bit| !(start..end).contains(bit)).collect();
+            assert_eq!(left, expected, "{start}..{end}");
+        }
     }
 }

@@ -37,13 +37,13 @@ struct Axis {
 }
 
 impl Axis {
-    fn new(values: impl Iterator<Item = f64> + Clone, from_zero: bool) -> Self {
+    fn new(values: impl Iterator<Item = f64> + Clone, from_zero: bool, may_be_log: bool) -> Self {
         let min = values.clone().fold(f64::INFINITY, f64::min);
         let max = values.fold(f64::NEG_INFINITY, f64::max);
         if !(min.is_finite() && max.is_finite()) {
             return Self { min: 0.0, max: 1.0, log: false, ticks: vec![0.0, 1.0] };
         }
-        if min > 0.0 && max / min > 50.0 {
+        if may_be_log && min > 0.0 && max / min > 50.0 {
             let (low, high) = (min.log10().floor(), max.log10().ceil());
             let mut ticks = Vec::new();
             let step = ((high - low) / 5.0).ceil().max(1.0);
@@ -102,8 +102,10 @@ fn label(value: f64) -> String {
 /// The chart; `id` is unique on the page.
 pub(super) fn svg(id: &str, title: &str, lines: &[Line<'_>]) -> String {
     let points = || lines.iter().flat_map(|line| line.series.points.iter());
-    let x = Axis::new(points().map(|point| point.0), false);
-    let y = Axis::new(points().map(|point| point.1), true);
+    // Over time nobody expects powers of ten, however close to zero a curve begins.
+    let over_time = lines.iter().any(|line| matches!(&*line.series.x_unit, "s" | "turn"));
+    let x = Axis::new(points().map(|point| point.0), false, !over_time);
+    let y = Axis::new(points().map(|point| point.1), true, !over_time);
     let px = |value: f64| LEFT + x.at(value) * (WIDTH - LEFT - RIGHT);
     let py = |value: f64| HEIGHT - BOTTOM - y.at(value) * (HEIGHT - TOP - BOTTOM);
     let mut svg = format!(
@@ -224,15 +226,16 @@ mod tests {
     #[test]
     fn an_axis_holds_its_values_and_has_few_ticks() {
         for values in [vec![0.0], vec![3.0, 3.0], vec![0.0, 7.3], vec![1.0, 1e6], vec![-2.0, 5.0]] {
-            let axis = Axis::new(values.iter().copied(), true);
+            let axis = Axis::new(values.iter().copied(), true, true);
             assert!((2..=11).contains(&axis.ticks.len()), "{values:?}: {:?}", axis.ticks);
             for &value in &values {
                 assert!(axis.min <= value && value <= axis.max, "{values:?}");
                 assert!((0.0..=1.0).contains(&axis.at(value)));
             }
         }
-        assert!(Axis::new([1.0, 1e6].into_iter(), true).log);
-        assert!(!Axis::new([0.0, 1e6].into_iter(), true).log);
+        assert!(Axis::new([1.0, 1e6].into_iter(), true, true).log);
+        assert!(!Axis::new([0.0, 1e6].into_iter(), true, true).log);
+        assert!(!Axis::new([1.0, 1e6].into_iter(), true, false).log, "over time");
     }
 
     #[test]
