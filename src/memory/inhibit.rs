@@ -165,6 +165,14 @@ impl Inhibit {
     }
 }
 
+#[cfg(test)]
+impl Inhibit {
+    /// Whether somebody waits for a call that is under way.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.pins.writer_waits()
+    }
+}
+
 impl Pins {
     fn merge(&mut self) {
         self.merged.clear();

@@ -30,6 +30,12 @@ impl<T> WritersFirst<T> {
         self.waiting.fetch_sub(1, Ordering::AcqRel);
         guard
     }
+
+    /// Whether a writer waits.
+    #[cfg(test)]
+    pub(super) fn writer_waits(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) > 0
+    }
 }
 
 #[cfg(test)]
