@@ -1,10 +1,9 @@
 //! `cargo xtask bench guest`: what the guest's allocator costs in the model, with and without
 //! somebody who reports its free pages.
 //!
-//! Off and on take turns in one run, beside an uncontended lock and unlock. Whatever drifts in the
-//! machine meets both alike, since they alternate by tenths of a second; and since memory that lies
-//! elsewhere is faster or slower by itself, every turn has new memory on both sides. A ratio is the
-//! median of the turns' own.
+//! Off and on take turns in one run and in the same memory, beside an uncontended lock and unlock:
+//! whatever drifts in the machine meets both alike. What memory lies where matters by itself, so
+//! every turn has new memory. A ratio is the median of the turns' own.
 //!
 //! `--all` measures every tracker and holding; `--only TEXT` (`cargo bench --bench guest -- --only
 //! "order 0, 2"`) those comparisons with the text in their name and nothing else. It fails if the
@@ -28,9 +27,9 @@ const SECTIONS: usize = 64;
 /// How often the two sides are compared, each time with new memory.
 const TURNS: usize = 5;
 /// How long one side works before the other does, in a turn.
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = Duration::from_millis(40);
 /// Slices of each side in a turn. In one of them the reporter makes a pass.
-const SLICES: u32 = 8;
+const SLICES: u32 = 20;
 /// So the side that reports has one pass in this time, much more often than Linux's two seconds.
 const PASS_EVERY: Duration = SLICE.saturating_mul(SLICES);
 /// What reporting must leave of the speed.
@@ -252,19 +251,14 @@ fn lock_unlock() -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / f64::from(TIMES)
 }
 
-/// One side: a guest, and how much its threads have done in which time.
+/// How much the threads have done on one side, with reporting off or on, and in which time.
+#[derive(Default)]
 struct Side {
-    mm: Arc<Mm>,
     pairs: u64,
     thread_time: Duration,
 }
 
 impl Side {
-    fn new(threads: usize) -> Self {
-        let mm = Arc::new(Mm::new(&Layout::flat(Geometry::LINUX, threads, SECTIONS)));
-        Self { mm, pairs: 0, thread_time: Duration::ZERO }
-    }
-
     #[allow(clippy::cast_precision_loss)] // far fewer than 2^52
     fn ns_a_pair(&self) -> f64 {
         self.thread_time.as_secs_f64() * 1e9 / self.pairs as f64
@@ -303,40 +297,41 @@ fn pairs(work: Work) -> Figure {
     }
 }
 
-/// Nanoseconds a pair with reporting off and on. Who has its memory first takes turns as well.
+/// Nanoseconds a pair with reporting off and on, in the same memory: which of its pages share a
+/// cache set would matter more than the reporter does.
 fn turn(work: Work, off_first: bool) -> [f64; 2] {
-    let (first, second) = (Side::new(work.threads), Side::new(work.threads));
-    let (mut off, mut on) = if off_first { (first, second) } else { (second, first) };
-    let reporter = Reporter::new(Arc::clone(&on.mm), work.config);
+    let mm = Arc::new(Mm::new(&Layout::flat(Geometry::LINUX, work.threads, SECTIONS)));
+    let reporter = Reporter::new(Arc::clone(&mm), work.config);
     let Ok(mut reporter) = reporter else { unreachable!("the memory is new") };
     // What is free at the start is reported before anything is measured.
     while reporter.has_work() {
         reporter.pass(&mut Instantly);
     }
+    let (mut off, mut on) = (Side::default(), Side::default());
     for slice in 0..=SLICES {
-        let pass = (slice == SLICES / 2).then_some(&mut reporter);
-        if slice % 2 == 0 {
-            run(&mut off, work, None);
-            run(&mut on, work, pass);
-        } else {
-            run(&mut on, work, pass);
-            run(&mut off, work, None);
+        let off_first = off_first == (slice % 2 == 0);
+        for is_off in [off_first, !off_first] {
+            if is_off {
+                reporter.suspend();
+                run(&mm, &mut off, work, None);
+            } else {
+                reporter.resume();
+                let pass = (slice == SLICES / 2).then_some(&mut reporter);
+                run(&mm, &mut on, work, pass);
+            }
         }
         if slice == 0 {
             // To warm up.
-            for side in [&mut off, &mut on] {
-                (side.pairs, side.thread_time) = (0, Duration::ZERO);
-            }
+            (off, on) = (Side::default(), Side::default());
         }
     }
     [off.ns_a_pair(), on.ns_a_pair()]
 }
 
 /// Lets every thread of a side work for one slice, with a pass of the reporter in it or without.
-fn run(side: &mut Side, work: Work, reporter: Option<&mut Reporter>) {
+fn run(mm: &Mm, side: &mut Side, work: Work, reporter: Option<&mut Reporter>) {
     let passing = AtomicBool::new(reporter.is_some());
     let start = Instant::now();
-    let mm = &side.mm;
     let worker = |cpu| {
         let start = Instant::now();
         let mut done = 0;

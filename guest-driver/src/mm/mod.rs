@@ -33,6 +33,7 @@ pub mod zone;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
+use core::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use alloc::{AllocError, AllocRequest};
@@ -77,13 +78,14 @@ pub trait FreeHook: Send + Sync {
     fn section_offline(&self, section: usize);
 }
 
-/// A hook with what it has to say of itself, so that a free that is of no interest to it does not
-/// call it.
+/// A hook, and whether it wants to be called before as well as after.
 struct InstalledHook {
-    order: u8,
     listens_before: bool,
     hook: Arc<dyn FreeHook>,
 }
+
+/// The order of interest while nobody is to be told.
+const NOBODY: u8 = u8::MAX;
 
 /// How the memory of a new [`Mm`] is laid out.
 #[derive(Clone, Debug)]
@@ -136,6 +138,8 @@ pub struct Mm {
     pub(crate) zones: Vec<Zone>,
     zonelists: Zonelists,
     hook: OnceLock<InstalledHook>,
+    /// The order from which on the hook is told of frees; all that most frees look at.
+    hook_order: AtomicU8,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -156,6 +160,7 @@ impl Mm {
             zonelists: Zonelists::new(&zones),
             zones,
             hook: OnceLock::new(),
+            hook_order: AtomicU8::new(NOBODY),
             hotplug: crate::sync::Lock::new(()),
         };
         for (id, zone) in layout.zones.iter().enumerate() {
@@ -173,9 +178,10 @@ impl Mm {
     /// # Errors
     /// Gives the hook back if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
-        let (order, listens_before) = (hook.order(), hook.listens_before());
-        let installed = InstalledHook { order, listens_before, hook };
-        self.hook.set(installed).map_err(|refused| refused.hook)
+        let installed = InstalledHook { listens_before: hook.listens_before(), hook };
+        self.hook.set(installed).map_err(|refused| refused.hook)?;
+        self.tell_hook(true);
+        Ok(())
     }
 
     pub(crate) fn hook(&self) -> Option<&dyn FreeHook> {
@@ -184,13 +190,26 @@ impl Mm {
 
     /// The hook if blocks of `order` interest it.
     pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
-        self.hook.get().filter(|hook| order >= hook.order).map(|installed| installed.hook.as_ref())
+        self.installed(order).map(|installed| installed.hook.as_ref())
     }
 
     /// The hook if it wants to be told of blocks of `order` before they are on their lists.
     pub(crate) fn hook_before(&self, order: u8) -> Option<&dyn FreeHook> {
-        let listens = |hook: &&InstalledHook| hook.listens_before && order >= hook.order;
-        self.hook.get().filter(listens).map(|installed| installed.hook.as_ref())
+        let installed = self.installed(order)?;
+        installed.listens_before.then_some(installed.hook.as_ref())
+    }
+
+    fn installed(&self, order: u8) -> Option<&InstalledHook> {
+        if order < self.hook_order.load(Ordering::Acquire) { None } else { self.hook.get() }
+    }
+
+    /// Has the hook told of frees, or not any more (`page_reporting_enabled`). When this returns
+    /// nobody is in it who was told before.
+    pub(crate) fn tell_hook(&self, tell: bool) {
+        let order = self.hook().filter(|_| tell).map_or(NOBODY, FreeHook::order);
+        self.hook_order.store(order, Ordering::Release);
+        // It is called with a zone's lock held.
+        self.zones.iter().for_each(|zone| drop(zone.lock()));
     }
 
     /// Takes the lock of this frame's zone and lets it go: whoever had it is done with what it did.

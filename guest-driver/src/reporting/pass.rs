@@ -101,10 +101,7 @@ impl Reporter {
         let memory = match tracker::new(config.tracker, &mm, config.granule_order, passes) {
             Some(tracker) => {
                 mm.set_free_hook(Arc::clone(&tracker).hook()).map_err(|_| AlreadyRegistered)?;
-                for section in (0..mm.section_count()).filter(|&section| mm.is_online(section)) {
-                    let range = mm.geometry().section_range(section);
-                    range.step(config.granule_order).for_each(|granule| tracker.mark(granule));
-                }
+                mark_all(&mm, tracker.as_ref(), config.granule_order);
                 Memory::Tracker(tracker)
             }
             None => {
@@ -114,6 +111,22 @@ impl Reporter {
             }
         };
         Ok(Self { mm, config, memory, schedule, late: Vec::new() })
+    }
+
+    /// Lets the guest go on without being reported: frees are not told any more, as if no device
+    /// were there (`page_reporting_unregister`).
+    pub fn suspend(&mut self) {
+        self.mm.tell_hook(false);
+    }
+
+    /// Goes on. What was freed meanwhile nobody knows, so all free memory needs reporting; with
+    /// tracker E all that is not flagged.
+    pub fn resume(&mut self) {
+        self.mm.tell_hook(true);
+        if let Memory::Tracker(tracker) = &self.memory {
+            mark_all(&self.mm, tracker.as_ref(), self.config.granule_order);
+        }
+        self.schedule.request();
     }
 
     /// How it works.
@@ -264,6 +277,16 @@ impl Reporter {
                 self.visit(granule, tracker, batch)
             }
         }
+    }
+}
+
+/// Marks all memory that is online.
+fn mark_all(mm: &Mm, tracker: &dyn Tracker, granule_order: u8) {
+    for section in (0..mm.section_count()).filter(|&section| mm.is_online(section)) {
+        mm.geometry()
+            .section_range(section)
+            .step(granule_order)
+            .for_each(|granule| tracker.mark(granule));
     }
 }
 

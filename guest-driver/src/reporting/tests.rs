@@ -128,6 +128,25 @@ fn what_is_freed_is_reported_and_what_is_in_use_is_not() {
 }
 
 #[test]
+fn a_suspended_reporter_is_told_nothing_and_finds_it_when_it_is_resumed() {
+    for config in every_config() {
+        let (mm, mut reporter) = guest(8, config);
+        let mut host = Host::default();
+        settle(&mut reporter, &mut host);
+        reporter.suspend();
+        let taken = mm.alloc(0, AllocRequest::movable(10)).unwrap();
+        mm.free(0, taken);
+        assert!(!reporter.has_work(), "{config:?}");
+        host.reports.clear();
+        reporter.resume();
+        settle(&mut reporter, &mut host);
+        let found = host.reports.iter().flatten().any(|range| range.contains(taken));
+        assert!(found, "{config:?}");
+        mm.validate().unwrap();
+    }
+}
+
+#[test]
 fn pages_of_a_report_cannot_be_had_meanwhile() {
     /// Allocates all that there is while the host has the report.
     struct Greedy<'a>(&'a Mm, Vec<Pfn>);
