@@ -303,19 +303,19 @@ fn turn(work: Work, off_first: bool) -> [f64; 2] {
     let mm = Arc::new(Mm::new(&Layout::flat(Geometry::LINUX, work.threads, SECTIONS)));
     let reporter = Reporter::new(Arc::clone(&mm), work.config);
     let Ok(mut reporter) = reporter else { unreachable!("the memory is new") };
-    // What is free at the start is reported before anything is measured.
-    while reporter.has_work() {
-        reporter.pass(&mut Instantly);
-    }
     let (mut off, mut on) = (Side::default(), Side::default());
     for slice in 0..=SLICES {
         let off_first = off_first == (slice % 2 == 0);
         for is_off in [off_first, !off_first] {
+            // Both begin with all free memory reported, and so with the same free lists.
+            reporter.resume();
+            while reporter.has_work() {
+                reporter.pass(&mut Instantly);
+            }
             if is_off {
                 reporter.suspend();
                 run(&mm, &mut off, work, None);
             } else {
-                reporter.resume();
                 let pass = (slice == SLICES / 2).then_some(&mut reporter);
                 run(&mm, &mut on, work, pass);
             }

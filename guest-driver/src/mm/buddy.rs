@@ -151,15 +151,16 @@ impl Mm {
             pfn = head;
             order += 1;
         }
-        if let (Origin::Freed, Some(hook)) = (origin, self.hook_before(order)) {
-            hook.before_insert(pfn, order);
+        let told = self.hook_for(order);
+        if let (Origin::Freed, Some(told)) = (origin, told.filter(|told| told.listens_before)) {
+            told.hook.before_insert(pfn, order);
         }
         self.set_state(pfn, FrameState::Buddy { order, reported: false });
         let to_tail = origin == Origin::PutBack || self.merge_is_likely(pfn, order);
         self.link(area, pfn, order, mt, to_tail);
-        match (origin, self.hook_for(order)) {
-            (Origin::Freed, Some(hook)) => hook.after_insert(pfn, order),
-            (Origin::Moved, Some(hook)) => hook.moved(pfn, order),
+        match (origin, told) {
+            (Origin::Freed, Some(told)) => told.hook.after_insert(pfn, order),
+            (Origin::Moved, Some(told)) => told.hook.moved(pfn, order),
             _ => {}
         }
     }

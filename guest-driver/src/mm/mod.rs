@@ -79,9 +79,9 @@ pub trait FreeHook: Send + Sync {
 }
 
 /// A hook, and whether it wants to be called before as well as after.
-struct InstalledHook {
-    listens_before: bool,
-    hook: Arc<dyn FreeHook>,
+pub(crate) struct InstalledHook {
+    pub(crate) listens_before: bool,
+    pub(crate) hook: Arc<dyn FreeHook>,
 }
 
 /// The order of interest while nobody is to be told.
@@ -189,17 +189,7 @@ impl Mm {
     }
 
     /// The hook if blocks of `order` interest it.
-    pub(crate) fn hook_for(&self, order: u8) -> Option<&dyn FreeHook> {
-        self.installed(order).map(|installed| installed.hook.as_ref())
-    }
-
-    /// The hook if it wants to be told of blocks of `order` before they are on their lists.
-    pub(crate) fn hook_before(&self, order: u8) -> Option<&dyn FreeHook> {
-        let installed = self.installed(order)?;
-        installed.listens_before.then_some(installed.hook.as_ref())
-    }
-
-    fn installed(&self, order: u8) -> Option<&InstalledHook> {
+    pub(crate) fn hook_for(&self, order: u8) -> Option<&InstalledHook> {
         if order < self.hook_order.load(Ordering::Acquire) { None } else { self.hook.get() }
     }
 

@@ -21,17 +21,19 @@ impl Bits {
         word.fetch_or(mask, Ordering::SeqCst);
     }
 
-    /// Sets a bit unless it is set: a load where [`Bits::set`] would write to what all CPUs share.
+    /// Sets a bit unless it is set, and says whether it did: a load where [`Bits::set`] would write to what all CPUs share.
     ///
     /// For a free path under a lock that whoever takes the bit holds once between taking it and
     /// looking for what was freed: then a bit that is found set is taken later than this, or by
     /// somebody who sees the free.
-    pub(super) fn set_under_lock(&self, bit: usize) {
+    pub(super) fn set_under_lock(&self, bit: usize) -> bool {
         let mask = 1 << (bit % 64);
         let word = &self.0[bit / 64];
-        if word.load(Ordering::Relaxed) & mask == 0 {
+        let sets = word.load(Ordering::Relaxed) & mask == 0;
+        if sets {
             word.fetch_or(mask, Ordering::SeqCst);
         }
+        sets
     }
 
     /// Clears a bit; whether it was set.

@@ -35,8 +35,10 @@ impl FreeHook for SectionBit {
     }
 
     fn after_insert(&self, head: Pfn, _order: u8) {
-        self.bits.set_under_lock(self.granules.section(head));
-        self.passes.request();
+        // Whoever has set it asks for a pass, or is one and asks for another.
+        if self.bits.set_under_lock(self.granules.section(head)) {
+            self.passes.request();
+        }
     }
 
     fn moved(&self, head: Pfn, _order: u8) {
