@@ -25,7 +25,7 @@ use vmm_integration::model::{EndToEnd, LargeStart, Pages, end_to_end, large_star
 /// 8 GiB.
 const SECTIONS: usize = 64;
 /// How often the two sides are compared, each time with new memory.
-const TURNS: usize = 5;
+const TURNS: usize = 7;
 /// How long one side works before the other does, in a turn.
 const SLICE: Duration = Duration::from_millis(40);
 /// Slices of each side in a turn. In one of them the reporter makes a pass.

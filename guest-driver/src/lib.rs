@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod bits;
 pub mod explore;
 pub mod mm;
 pub mod pattern;

@@ -151,7 +151,7 @@ impl Mm {
             pfn = head;
             order += 1;
         }
-        let told = self.hook_for(order);
+        let told = self.hook_for(pfn, order);
         if let (Origin::Freed, Some(told)) = (origin, told.filter(|told| told.listens_before)) {
             told.hook.before_insert(pfn, order);
         }

@@ -45,6 +45,7 @@ pub use semantics::KernelSemantics;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
+use crate::bits::Bits;
 use section::Sections;
 use zone::{Zone, Zonelists};
 
@@ -140,6 +141,9 @@ pub struct Mm {
     hook: OnceLock<InstalledHook>,
     /// The order from which on the hook is told of frees; all that most frees look at.
     hook_order: AtomicU8,
+    /// Sections in which the hook needs to be told of no more blocks, as of now: a bit each, set
+    /// and cleared by the hook.
+    known: Arc<Bits>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: crate::sync::Lock<()>,
 }
@@ -161,6 +165,7 @@ impl Mm {
             zones,
             hook: OnceLock::new(),
             hook_order: AtomicU8::new(NOBODY),
+            known: Arc::new(Bits::new(layout.sections)),
             hotplug: crate::sync::Lock::new(()),
         };
         for (id, zone) in layout.zones.iter().enumerate() {
@@ -188,9 +193,17 @@ impl Mm {
         self.hook.get().map(|installed| installed.hook.as_ref())
     }
 
-    /// The hook if blocks of `order` interest it.
-    pub(crate) fn hook_for(&self, order: u8) -> Option<&InstalledHook> {
-        if order < self.hook_order.load(Ordering::Acquire) { None } else { self.hook.get() }
+    /// Who is to be told that the block at `pfn` is freed. Under the zone's lock.
+    pub(crate) fn hook_for(&self, pfn: Pfn, order: u8) -> Option<&InstalledHook> {
+        let is_told = order >= self.hook_order.load(Ordering::Acquire)
+            && !self.known.is_set_under_lock(self.sections.index_of(pfn));
+        if is_told { self.hook.get() } else { None }
+    }
+
+    /// The bits of the sections of which the hook need not be told, for it to set and to clear.
+    /// Who clears one calls [`Mm::pass_zone_lock`] before it looks for what was freed.
+    pub(crate) fn known_sections(&self) -> Arc<Bits> {
+        Arc::clone(&self.known)
     }
 
     /// Has the hook told of frees, or not any more (`page_reporting_enabled`). When this returns

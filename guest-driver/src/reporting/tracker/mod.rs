@@ -1,6 +1,5 @@
 //! The five ways to remember what still needs reporting, behind one trait.
 
-mod bits;
 mod section_bit;
 mod section_bitmap;
 mod zone_bitmap;
@@ -109,12 +108,12 @@ pub(super) fn new(
         TrackerKind::SectionBitmapClearAfter => {
             Arc::new(SectionBitmap::new(granules, passes, false))
         }
-        TrackerKind::SectionBit => Arc::new(SectionBit::new(granules, passes, true, false)),
+        TrackerKind::SectionBit => Arc::new(SectionBit::new(mm, granules, passes, true, false)),
         TrackerKind::SectionBitClearAfter => {
-            Arc::new(SectionBit::new(granules, passes, false, false))
+            Arc::new(SectionBit::new(mm, granules, passes, false, false))
         }
         TrackerKind::SectionBitSelfTrigger => {
-            Arc::new(SectionBit::new(granules, passes, true, true))
+            Arc::new(SectionBit::new(mm, granules, passes, true, true))
         }
         TrackerKind::PageReported => return None,
     })

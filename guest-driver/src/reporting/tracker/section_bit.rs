@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bits::Bits;
 use super::{Granules, Schedule, Tracker, Visit};
+use crate::bits::Bits;
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker D (David Hildenbrand's last idea in message 002).
@@ -11,7 +11,7 @@ use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 pub struct SectionBit {
     granules: Granules,
     passes: Arc<Schedule>,
-    bits: Bits,
+    bits: Arc<Bits>,
     /// The bit is cleared before its section is looked at, as it must be.
     clear_first: bool,
     /// Isolation's own moves count as frees.
@@ -20,12 +20,13 @@ pub struct SectionBit {
 
 impl SectionBit {
     pub(super) fn new(
+        mm: &Mm,
         granules: Granules,
         passes: Arc<Schedule>,
         clear_first: bool,
         self_trigger: bool,
     ) -> Self {
-        Self { granules, passes, bits: Bits::new(granules.sections), clear_first, self_trigger }
+        Self { granules, passes, bits: mm.known_sections(), clear_first, self_trigger }
     }
 }
 
@@ -34,11 +35,11 @@ impl FreeHook for SectionBit {
         self.granules.order
     }
 
+    /// Not called while the bit is set: whoever has set it asks for a pass, or is one and asks for
+    /// another.
     fn after_insert(&self, head: Pfn, _order: u8) {
-        // Whoever has set it asks for a pass, or is one and asks for another.
-        if self.bits.set_under_lock(self.granules.section(head)) {
-            self.passes.request();
-        }
+        self.bits.set(self.granules.section(head));
+        self.passes.request();
     }
 
     fn moved(&self, head: Pfn, _order: u8) {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::bits::Bits;
 use super::{Granules, Schedule, Tracker, Visit};
+use crate::bits::Bits;
 use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker A (Nitesh Lal's series).

@@ -4,16 +4,16 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Bits in words of 64.
 #[derive(Debug)]
-pub(super) struct Bits(Box<[AtomicU64]>);
+pub struct Bits(Box<[AtomicU64]>);
 
 impl Bits {
     /// `len` bits, none of them set.
-    pub(super) fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         Self((0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
     }
 
     /// Sets a bit. What was done before is visible to whoever takes it.
-    pub(super) fn set(&self, bit: usize) {
+    pub(crate) fn set(&self, bit: usize) {
         let mask = 1 << (bit % 64);
         let word = &self.0[bit / 64];
         // Not looked at first: a mark that is about to be taken may be found set, and be gone when
@@ -21,29 +21,22 @@ impl Bits {
         word.fetch_or(mask, Ordering::SeqCst);
     }
 
-    /// Sets a bit unless it is set, and says whether it did: a load where [`Bits::set`] would write to what all CPUs share.
+    /// Whether a bit is set.
     ///
     /// For a free path under a lock that whoever takes the bit holds once between taking it and
-    /// looking for what was freed: then a bit that is found set is taken later than this, or by
-    /// somebody who sees the free.
-    pub(super) fn set_under_lock(&self, bit: usize) -> bool {
-        let mask = 1 << (bit % 64);
-        let word = &self.0[bit / 64];
-        let sets = word.load(Ordering::Relaxed) & mask == 0;
-        if sets {
-            word.fetch_or(mask, Ordering::SeqCst);
-        }
-        sets
+    /// looking for what was freed: a bit that is found set is taken by somebody who sees the free.
+    pub(crate) fn is_set_under_lock(&self, bit: usize) -> bool {
+        self.0[bit / 64].load(Ordering::Relaxed) & (1 << (bit % 64)) != 0
     }
 
     /// Clears a bit; whether it was set.
-    pub(super) fn take(&self, bit: usize) -> bool {
+    pub(crate) fn take(&self, bit: usize) -> bool {
         let mask = 1 << (bit % 64);
         self.0[bit / 64].fetch_and(!mask, Ordering::SeqCst) & mask != 0
     }
 
     /// Clears a range of bits, a word at a time.
-    pub(super) fn clear(&self, bits: core::ops::Range<usize>) {
+    pub(crate) fn clear(&self, bits: core::ops::Range<usize>) {
         if bits.is_empty() {
             return;
         }
@@ -56,12 +49,12 @@ impl Bits {
     }
 
     /// Whether any bit is set.
-    pub(super) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
     /// The bits of `range` that are set now, each word read once.
-    pub(super) fn ones(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn ones(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = usize> + '_ {
         let words = range.start / 64..range.end.div_ceil(64);
         words
             .flat_map(|word| {
@@ -75,7 +68,7 @@ impl Bits {
             .filter(move |bit| range.contains(bit))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len() * 64
     }
 }
