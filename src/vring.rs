@@ -17,6 +17,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
@@ -44,6 +46,10 @@ pub enum RingError {
     #[error("cannot signal the driver")]
     Signal(#[source] io::Error),
 }
+
+/// How long the worker looks for another chain before it goes to sleep; about as long as it takes
+/// to wake it.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// The most kicks that a frontend may have replaced on a running queue.
 const MOST_RETIRED: usize = 16;
@@ -142,6 +148,7 @@ impl Vring {
             }
             match self.step(&mut vring, std::mem::take(&mut first), &snapshot, &mut serve) {
                 Ok(Step::Served) => was_empty = false,
+                Ok(Step::Filled) => {}
                 Ok(Step::PassedOver(head)) => result = Err(RingError::Head(head)),
                 Ok(Step::Empty) => return result,
                 // A chain came in between; twice in a row means that it cannot be read.
@@ -187,9 +194,35 @@ impl Vring {
             }
             return Ok(Step::Served);
         }
-        self.signal(vring)?;
+        if self.shared.unsignalled.load(Ordering::Relaxed) {
+            self.signal(vring)?;
+            if self.fills_soon(vring, snapshot.as_ref())? {
+                return Ok(Step::Filled);
+            }
+        }
         let more = vring.enable_notification().map_err(RingError::Broken)?;
         Ok(if more { Step::NotEmptyAfterAll } else { Step::Empty })
+    }
+
+    /// Whether a chain comes within [`LINGER`], looked for without letting the processor go. A
+    /// driver that reports memory sends the next chain when it has the last one back, and is spared
+    /// the kick.
+    fn fills_soon(
+        &self,
+        vring: &VringState<Memory>,
+        memory: &GuestMemory,
+    ) -> Result<bool, RingError> {
+        let queue = vring.get_queue();
+        let end = Instant::now() + LINGER;
+        while Instant::now() < end && self.shared.waiting.load(Ordering::Acquire) == 0 {
+            let available =
+                queue.avail_idx(memory, Ordering::Acquire).map_err(RingError::Broken)?;
+            if available.0 != queue.next_avail() {
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(false)
     }
 
     /// Returns the chain that the device keeps, with used length 0, and tells the driver: it is to
@@ -238,6 +271,8 @@ enum Step {
     Served,
     /// The chain at this descriptor cannot be returned.
     PassedOver(u16),
+    /// There was no chain, and soon there was.
+    Filled,
     /// There is no chain, and the driver will kick for the next.
     Empty,
     /// There was no chain, and then there was.
