@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::host::{resident_bytes, wait_until};
+use vmm_integration::hugetlb::Pool;
 use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
 
 const MIB: u64 = 1 << 20;
@@ -231,4 +232,44 @@ fn memory_that_is_added_is_reported_and_given_back() {
         now => Err(format!("{now} bytes of the new memory resident, {used} when it was used")),
     });
     assert_eq!(guest.quit().unwrap(), "");
+}
+
+/// Memory of huge pages, which the daemon gives back whole and only when it is allowed to.
+#[test]
+fn a_guest_on_huge_pages_gives_them_back_where_that_is_allowed() {
+    const PAGE: u64 = 2 * MIB;
+    let memory = 512 * MIB;
+    let test = "a_guest_on_huge_pages_gives_them_back_where_that_is_allowed";
+    let _pool = match Pool::with_free(PAGE, memory) {
+        Ok(pool) => pool,
+        Err(error) => return eprintln!("{test}: not run: {error:#}"),
+    };
+    for (args, allowed) in [(&["--hugetlb"][..], true), (&[], false)] {
+        let daemon = Daemon::start(args);
+        let config = GuestConfig {
+            memory_bytes: memory,
+            hugetlb_page_bytes: Some(PAGE),
+            ..GuestConfig::default()
+        };
+        let Some(guest) = boot(test, &daemon, config) else { return };
+        let agent = guest.agent();
+        agent.alloc(1, 192 * MIB, 1).unwrap();
+        let used = guest.resident_bytes().unwrap();
+        agent.free(1).unwrap();
+        if allowed {
+            until(|| match guest.resident_bytes().unwrap() {
+                now if now + 160 * MIB <= used => Ok(()),
+                now => Err(format!("{now} bytes resident, {used} when they were used")),
+            });
+        } else {
+            until(|| match daemon.number("counters", "/skipped/hugetlb/bytes") {
+                bytes if bytes >= 160 * MIB => Ok(()),
+                bytes => Err(format!("{bytes} bytes skipped")),
+            });
+            assert_eq!(daemon.number("counters", "/bytes_discarded"), 0);
+        }
+        agent.alloc(2, 192 * MIB, 2).unwrap();
+        assert_eq!(agent.expect_intact(2).unwrap(), 192 * MIB);
+        assert_eq!(guest.quit().unwrap(), "");
+    }
 }
