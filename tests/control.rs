@@ -154,6 +154,22 @@ fn a_target_reaches_the_guest() {
     assert_eq!(one.status()["target_bytes"], 2 * MIB);
 }
 
+/// A driver that lives on while its frontend is away reads its target only if it is told to.
+#[test]
+fn who_was_away_is_told_of_the_new_target() {
+    let one = start(&[]);
+    drop(one.attach());
+    one.daemon.session_summary(SOON).unwrap();
+    one.control.done("PUT", "/v1/target", r#"{"bytes":8192}"#).unwrap();
+    for told in [true, false] {
+        let mut guest = one.attach();
+        let timeout = if told { SOON } else { Duration::ZERO };
+        assert_eq!(guest.wait_config_change(timeout).unwrap(), told);
+        assert_eq!(guest.get_config().unwrap().num_pages, 2);
+        drop(guest);
+    }
+}
+
 #[test]
 fn a_target_that_the_guest_cannot_be_told_of_is_none() {
     let one = start(&["--target", "1M"]);
@@ -527,6 +543,7 @@ fn the_client_shows_tables_or_the_answer_as_it_came() {
     assert_eq!(serde_json::from_str::<Value>(&raw).unwrap(), one.status());
     let shown = one.shown(&["status"]);
     assert!(shown.lines().any(|line| line == "frontend          none"), "{shown}");
+    assert!(shown.lines().any(|line| line == "statistics        not offered"), "{shown}");
     let raw = one.shown(&["pause", "--json"]);
     assert_eq!(raw, "{\"paused_by\":[\"operator\"]}\n");
 }
