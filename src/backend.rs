@@ -106,8 +106,8 @@ impl BalloonBackend {
         }
     }
 
-    /// Tells the driver of a change that it has not been told of.
-    pub(crate) fn tell_driver(&self) {
+    /// Tells the driver of a change that it has not been told of, be it from before this session.
+    fn tell_driver(&self) {
         if let Err(error) = self.state.tell_driver() {
             self.limit
                 .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
@@ -296,6 +296,8 @@ impl VhostUserBackend for BalloonBackend {
         if let Err(error) = drained {
             self.report_ring(index, &error);
         }
+        // Each queue that is enabled is an event, so that a driver whose frontend comes back hears
+        // of what has changed meanwhile.
         self.tell_driver();
         Ok(())
     }

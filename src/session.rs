@@ -84,12 +84,7 @@ impl Session {
         state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
         let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
-            let relayed = relay.run(|message| {
-                // A driver that was there before may have missed a change while nobody could tell.
-                if link.look(message) {
-                    working.tell_driver();
-                }
-            });
+            let relayed = relay.run(|message| link.look(message));
             working.stop();
             // The relay has hung up on the framework.
             let served = outcome(framework.wait());

@@ -45,31 +45,23 @@ impl Link {
         self.statistics.clear();
     }
 
-    /// Looks at a message of the frontend that the framework keeps to itself. Says whether it opens
-    /// the backend channel.
-    pub(super) fn look(&self, message: &Message) -> bool {
+    /// Looks at a message of the frontend that the framework keeps to itself.
+    pub(super) fn look(&self, message: &Message) {
         match FrontendReq::try_from(message.request()) {
-            Ok(FrontendReq::SET_BACKEND_REQ_FD) => return self.keep_channel(message),
+            Ok(FrontendReq::SET_BACKEND_REQ_FD) => self.keep_channel(message),
             // Never in order, since VHOST_USER_PROTOCOL_F_PAGEFAULT is not offered: pages that are
             // still to come look like holes, and a discard would lose them.
             Ok(FrontendReq::POSTCOPY_ADVISE) => self.inhibit.set(Cause::Postcopy, true),
             Ok(FrontendReq::POSTCOPY_END) => self.inhibit.set(Cause::Postcopy, false),
             _ => {}
         }
-        false
     }
 
-    fn keep_channel(&self, message: &Message) -> bool {
-        let [channel] = message.fds() else { return false };
+    fn keep_channel(&self, message: &Message) {
+        let [channel] = message.fds() else { return };
         match channel.try_clone() {
-            Ok(channel) => {
-                *self.lock_channel() = Some(channel);
-                true
-            }
-            Err(error) => {
-                warn!("cannot keep the backend channel: {error}");
-                false
-            }
+            Ok(channel) => *self.lock_channel() = Some(channel),
+            Err(error) => warn!("cannot keep the backend channel: {error}"),
         }
     }
 
