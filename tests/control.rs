@@ -132,6 +132,29 @@ fn the_status_tells_who_is_connected_and_what_is_negotiated() {
 }
 
 #[test]
+fn what_is_asked_for_is_offered_and_nothing_else() {
+    let known =
+        ["must_tell_host", "stats_vq", "deflate_on_oom", "free_page_hint", "page_reporting"];
+    for (args, expected) in [
+        (&[][..], &["page_reporting"][..]),
+        (&["--no-reporting"], &[]),
+        (&["--no-reporting", "--deflate-on-oom"], &["deflate_on_oom"]),
+        (&["--no-reporting", "--must-tell-host"], &["must_tell_host"]),
+        (&["--no-reporting", "--free-page-hints"], &["free_page_hint"]),
+        (&["--no-reporting", "--statistics"], &["stats_vq"]),
+    ] {
+        let one = start(args);
+        let status = one.status();
+        let offered = status["offered_features"].as_array().unwrap();
+        let device = known.into_iter().filter(|name| offered.contains(&Value::from(*name)));
+        assert_eq!(device.collect::<Vec<_>>(), expected, "{args:?}");
+        let guest = one.attach();
+        assert_eq!(one.status()["acked_features"], status["offered_features"], "{args:?}");
+        drop(guest);
+    }
+}
+
+#[test]
 fn a_target_reaches_the_guest() {
     let one = start(&[]);
     // With nobody connected it waits for who comes.
