@@ -560,6 +560,15 @@ fn the_client_tells_a_refusal_from_silence() {
 }
 
 #[test]
+fn the_client_does_not_wait_for_a_silent_guest_for_ever() {
+    let one = start(&["--statistics"]);
+    let _guest = one.attach();
+    let (output, errors) = one.ctl(&["--timeout", "1", "statistics", "--refresh"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
+    assert!(errors.contains("the guest did not tell its statistics within 1s"), "{errors}");
+}
+
+#[test]
 fn the_client_shows_tables_or_the_answer_as_it_came() {
     let one = start(&[]);
     let raw = one.shown(&["--json", "status"]);
