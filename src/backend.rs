@@ -106,6 +106,14 @@ impl BalloonBackend {
         }
     }
 
+    /// Tells the driver of a change that it has not been told of, be it from before this session.
+    fn tell_driver(&self) {
+        if let Err(error) = self.state.tell_driver() {
+            self.limit
+                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
+        }
+    }
+
     fn report_ring(&self, queue: usize, error: &RingError) {
         let source = std::error::Error::source(error);
         let source = source.map(|source| format!(": {source}")).unwrap_or_default();
@@ -138,6 +146,10 @@ impl BalloonBackend {
         if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
             self.state.balloon.restore(migration::decode(&state)?)?;
             info!("took over the state of a device that migrated here");
+            self.tell_driver();
+            if let Err(error) = self.state.interval_changed() {
+                warn!("cannot signal a new interval of the statistics: {error}");
+            }
         }
         Ok(())
     }
@@ -284,13 +296,9 @@ impl VhostUserBackend for BalloonBackend {
         if let Err(error) = drained {
             self.report_ring(index, &error);
         }
-        if self.state.balloon.take_config_changed()
-            && let Some(frontend) = self.state.frontend()
-            && let Err(error) = frontend.config_changed()
-        {
-            self.limit
-                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
-        }
+        // Each queue that is enabled is an event, so that a driver whose frontend comes back hears
+        // of what has changed meanwhile.
+        self.tell_driver();
         Ok(())
     }
 

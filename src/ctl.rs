@@ -16,7 +16,7 @@ use crate::args::{LogLevel, parse_size};
 use crate::control::client::{Client, ClientError};
 use crate::control::views::StatisticsView;
 
-/// The daemon gave no answer, or none that can be understood.
+/// The daemon gave no answer, or none that can be understood, or the guest gave none.
 const NO_ANSWER: u8 = 3;
 
 /// How often it is looked whether the guest has told its statistics.
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
     disable_help_subcommand = true,
     after_help = "\
 The exit status is 0 if it was done, 1 if the daemon refused, 2 if the command line is wrong, and 3
-if no daemon answers."
+if no daemon answers, or no guest that was asked through it."
 )]
 pub struct CtlArgs {
     /// The daemon's --control-socket.

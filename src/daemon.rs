@@ -107,12 +107,16 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     };
     let state = Arc::new(State::new(config.device, config.memory));
     state.inhibit.set(Cause::Operator, config.paused);
+    let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        .map_err(resources("create an eventfd"))?;
+    state.on_interval_changed(interval_changed.try_clone().map_err(resources("keep an eventfd"))?);
     let daemon = Daemon {
         state: Arc::clone(&state),
         frontends,
         signals,
         statistics: TimerFd::new().map_err(resources("create a timer"))?,
         statistics_every: Duration::ZERO,
+        interval_changed,
         session: None,
         session_ended: EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
             .map_err(resources("create an eventfd"))?,
@@ -201,6 +205,7 @@ const SESSION_ENDED: u32 = 2;
 const DEADLINE: u32 = 3;
 const RETRY: u32 = 4;
 const STATISTICS: u32 = 5;
+const INTERVAL_CHANGED: u32 = 6;
 
 struct Daemon {
     state: Arc<State>,
@@ -210,6 +215,8 @@ struct Daemon {
     statistics: TimerFd,
     /// What that timer is set to; zero if it stands.
     statistics_every: Duration,
+    /// Somebody else has set the interval: a device that migrated here.
+    interval_changed: EventFd,
     session: Option<Session>,
     session_ended: EventFd,
     deadline: TimerFd,
@@ -348,6 +355,7 @@ impl MutEventSubscriber for Daemon {
             Events::with_data(&self.deadline, DEADLINE, EventSet::IN),
             Events::with_data(&self.retry, RETRY, EventSet::IN),
             Events::with_data(&self.statistics, STATISTICS, EventSet::IN),
+            Events::with_data(&self.interval_changed, INTERVAL_CHANGED, EventSet::IN),
         ]
         .into_iter()
         .try_for_each(|events| ops.add(events))
@@ -365,6 +373,11 @@ impl MutEventSubscriber for Daemon {
             RETRY => self.try_again(ops),
             STATISTICS => {
                 self.ask_for_statistics();
+                Ok(())
+            }
+            INTERVAL_CHANGED => {
+                // The timer is set before the loop waits again.
+                let _ = self.interval_changed.read();
                 Ok(())
             }
             SIGNAL => {

@@ -9,9 +9,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use log::warn;
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{AddressFamily, SocketType, getpeername};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getpeername, socket_with,
+};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -137,12 +139,17 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     if !metadata.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(fail)
-        }
+    match knock(path) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(fail),
         _ => Err(SocketError::InUse(path.to_owned())),
     }
+}
+
+/// Connects to whoever listens on `path`, and never waits for one who has too many waiting already.
+fn knock(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
@@ -174,6 +181,16 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop((listener, file));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_lets_nobody_in_listens_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let busy = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
     }
 
     #[test]

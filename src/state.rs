@@ -2,7 +2,9 @@
 //! frontend that comes back goes on where it was.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions};
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
@@ -35,6 +37,7 @@ pub struct State {
     /// What happened since the start, or since the last reset of the counters.
     pub counters: Arc<Counters>,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
+    interval_changed: OnceLock<EventFd>,
     /// Weak, so that no file of a guest is open for longer than its frontend is connected.
     regions: Mutex<Weak<RegionTable>>,
 }
@@ -49,6 +52,7 @@ impl State {
             inhibit: Arc::default(),
             counters,
             frontend: Mutex::default(),
+            interval_changed: OnceLock::new(),
             regions: Mutex::default(),
         }
     }
@@ -63,6 +67,39 @@ impl State {
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
     }
 
+    /// Tells the driver of a change of the configuration space that it has not been told of, if
+    /// there is one. Where that fails it stays due.
+    ///
+    /// # Errors
+    /// If there is no frontend, or what [`Frontend::config_changed`] says.
+    pub fn tell_driver(&self) -> io::Result<()> {
+        if !self.balloon.take_config_changed() {
+            return Ok(());
+        }
+        let told = match self.frontend() {
+            Some(frontend) => frontend.config_changed(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        if told.is_err() {
+            self.balloon.owe_config_change();
+        }
+        told
+    }
+
+    /// Has whoever asks for statistics in their interval wait for this event, too.
+    pub(crate) fn on_interval_changed(&self, event: EventFd) {
+        // There is one such timer.
+        let _ = self.interval_changed.set(event);
+    }
+
+    /// The interval of the statistics was changed by somebody who does not keep the time.
+    ///
+    /// # Errors
+    /// If the event cannot be signalled.
+    pub(crate) fn interval_changed(&self) -> io::Result<()> {
+        self.interval_changed.get().map_or(Ok(()), |event| event.write(1))
+    }
+
     /// What backs the guest's memory now; `None` if there is none. To look at, and not to keep.
     pub fn regions(&self) -> Option<Arc<RegionTable>> {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
@@ -71,5 +108,47 @@ impl State {
     /// The frontend has sent this table of its memory.
     pub fn set_regions(&self, regions: &Arc<RegionTable>) {
         *self.regions.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(regions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// A frontend that can be told as often as this says, and not more often.
+    struct Patient(AtomicUsize);
+
+    impl Frontend for Patient {
+        fn config_changed(&self) -> io::Result<()> {
+            let told = self
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            told.map(drop).map_err(|_| io::ErrorKind::WouldBlock.into())
+        }
+
+        fn poll_statistics(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_change_is_due_until_the_driver_was_told() {
+        let state = State::new(DeviceOptions::default(), MemoryOptions::default());
+        state.balloon.owe_config_change();
+        assert!(state.tell_driver().is_ok(), "without a driver there is nobody to owe it to");
+        state.balloon.set_acked_features(0);
+        state.balloon.owe_config_change();
+        assert_eq!(state.tell_driver().unwrap_err().kind(), io::ErrorKind::NotConnected);
+        let frontend = Arc::new(Patient(AtomicUsize::new(0)));
+        state.set_frontend(Some(Arc::clone(&frontend) as Arc<dyn Frontend>));
+        assert_eq!(state.tell_driver().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        frontend.0.store(1, Ordering::Relaxed);
+        assert!(state.tell_driver().is_ok());
+        assert!(state.tell_driver().is_ok(), "told once, and not again");
+        // A new driver reads everything by itself.
+        state.balloon.owe_config_change();
+        state.balloon.reset();
+        assert!(state.tell_driver().is_ok());
     }
 }

@@ -370,7 +370,8 @@ impl VringT<Memory> for Vring {
         let file = eventfd_only(file);
         self.control(|vring| {
             let mut state = vring.get_mut();
-            if state.get_queue().ready() {
+            // A queue that is disabled is not watched.
+            if runs(&state) {
                 let old = state.get_kick().as_ref().map(|kick| {
                     // SAFETY: the queue keeps the descriptor open while it is locked.
                     unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) }.try_clone_to_owned()
@@ -382,8 +383,8 @@ impl VringT<Memory> for Vring {
                     Some(_) => warn!("the frontend replaces a kick too often"),
                     None => {}
                 }
-                state.get_queue_mut().set_ready(false);
             }
+            state.get_queue_mut().set_ready(false);
             drop(state);
             vring.set_kick(file);
         });
@@ -426,12 +427,15 @@ impl VringT<Memory> for Vring {
         self.control(VringT::needs_notification)
     }
 
-    /// Disabling is also what becomes of a queue when the frontend resets the device.
+    /// Disabling is also what becomes of a queue when the frontend resets the device. Then another
+    /// driver may have begun it anew, in the same place.
     fn set_enabled(&self, enabled: bool) {
         self.control(|vring| {
             let mut state = vring.get_mut();
             if !enabled {
                 self.put_back(&mut state);
+            } else if state.get_queue().ready() && !state.is_enabled() {
+                self.resume(&mut state);
             }
             state.set_enabled(enabled);
         });

@@ -17,8 +17,9 @@ use guest_driver::virtio::ring::Buffer;
 use rustix::net::{AddressFamily, SocketType, socket};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_device_balloon::device::DeviceOptions;
+use vhost_device_balloon::device::{Balloon, DeviceOptions, SavedBalloon};
 use vhost_device_balloon::memory::{Cause, MemoryOptions};
+use vhost_device_balloon::migration;
 use vhost_device_balloon::session::Session;
 use vhost_device_balloon::state::State;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
@@ -128,6 +129,50 @@ fn without_a_channel_a_change_is_an_error() {
     expect_served(&mut guest);
     drop(guest);
     inside.end();
+}
+
+/// The state of a device with these options after `change`, as it travels.
+fn state_of(options: DeviceOptions, change: impl FnOnce(&mut SavedBalloon)) -> Vec<u8> {
+    let mut saved = Balloon::new(options, Arc::default()).save();
+    change(&mut saved);
+    migration::encode(&saved).unwrap()
+}
+
+/// Or it would wait for the end of a round that nobody here has begun.
+#[test]
+fn a_driver_that_migrated_in_a_round_of_hinting_is_told_of_its_end() {
+    let hints =
+        DeviceOptions { statistics: true, free_page_hints: true, ..DeviceOptions::default() };
+    let (inside, mut guest) = inside_with(hints, AttachOptions::default());
+    let state = state_of(hints, |saved| {
+        saved.acked_features = inside.state.balloon.acked_features();
+        saved.free_page_hint_cmd_id = 7;
+    });
+    guest.load_state(&state).unwrap();
+    assert!(guest.wait_config_change(TIMEOUT).unwrap());
+    assert_eq!(guest.get_config().unwrap().free_page_hint_cmd_id, 1);
+    drop(guest);
+    inside.end();
+}
+
+/// Nothing else happens that could remind the daemon of its timer.
+#[test]
+fn statistics_are_polled_in_the_interval_that_migrated_here() {
+    let options = DaemonOptions { args: vec!["--statistics".into()], ..DaemonOptions::default() };
+    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
+    let mut guest =
+        Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+    let queue = guest.index(BalloonQueue::Stats).unwrap();
+    let at = guest.scratch().start();
+    let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };
+    let features = guest.features();
+    let state = state_of(device, |saved| {
+        saved.acked_features = Some(features);
+        saved.statistics_interval = A_SECOND;
+    });
+    guest.load_state(&state).unwrap();
+    let buffer = statistics(guest.ram(), at, 1);
+    guest.submit_and_wait(queue, &[buffer]).unwrap();
 }
 
 /// A frontend that does not read its channel gets an error on it, never a wait, and nothing else

@@ -132,6 +132,29 @@ fn the_status_tells_who_is_connected_and_what_is_negotiated() {
 }
 
 #[test]
+fn what_is_asked_for_is_offered_and_nothing_else() {
+    let known =
+        ["must_tell_host", "stats_vq", "deflate_on_oom", "free_page_hint", "page_reporting"];
+    for (args, expected) in [
+        (&[][..], &["page_reporting"][..]),
+        (&["--no-reporting"], &[]),
+        (&["--no-reporting", "--deflate-on-oom"], &["deflate_on_oom"]),
+        (&["--no-reporting", "--must-tell-host"], &["must_tell_host"]),
+        (&["--no-reporting", "--free-page-hints"], &["free_page_hint"]),
+        (&["--no-reporting", "--statistics"], &["stats_vq"]),
+    ] {
+        let one = start(args);
+        let status = one.status();
+        let offered = status["offered_features"].as_array().unwrap();
+        let device = known.into_iter().filter(|name| offered.contains(&Value::from(*name)));
+        assert_eq!(device.collect::<Vec<_>>(), expected, "{args:?}");
+        let guest = one.attach();
+        assert_eq!(one.status()["acked_features"], status["offered_features"], "{args:?}");
+        drop(guest);
+    }
+}
+
+#[test]
 fn a_target_reaches_the_guest() {
     let one = start(&[]);
     // With nobody connected it waits for who comes.
@@ -152,6 +175,22 @@ fn a_target_reaches_the_guest() {
     assert!(errors.contains("multiple of 4096"), "{errors}");
     assert!(!guest.wait_config_change(Duration::ZERO).unwrap());
     assert_eq!(one.status()["target_bytes"], 2 * MIB);
+}
+
+/// A driver that lives on while its frontend is away reads its target only if it is told to.
+#[test]
+fn who_was_away_is_told_of_the_new_target() {
+    let one = start(&[]);
+    drop(one.attach());
+    one.daemon.session_summary(SOON).unwrap();
+    one.control.done("PUT", "/v1/target", r#"{"bytes":8192}"#).unwrap();
+    for told in [true, false] {
+        let mut guest = one.attach();
+        let timeout = if told { SOON } else { Duration::ZERO };
+        assert_eq!(guest.wait_config_change(timeout).unwrap(), told);
+        assert_eq!(guest.get_config().unwrap().num_pages, 2);
+        drop(guest);
+    }
 }
 
 #[test]
@@ -521,12 +560,22 @@ fn the_client_tells_a_refusal_from_silence() {
 }
 
 #[test]
+fn the_client_does_not_wait_for_a_silent_guest_for_ever() {
+    let one = start(&["--statistics"]);
+    let _guest = one.attach();
+    let (output, errors) = one.ctl(&["--timeout", "1", "statistics", "--refresh"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
+    assert!(errors.contains("the guest did not tell its statistics within 1s"), "{errors}");
+}
+
+#[test]
 fn the_client_shows_tables_or_the_answer_as_it_came() {
     let one = start(&[]);
     let raw = one.shown(&["--json", "status"]);
     assert_eq!(serde_json::from_str::<Value>(&raw).unwrap(), one.status());
     let shown = one.shown(&["status"]);
     assert!(shown.lines().any(|line| line == "frontend          none"), "{shown}");
+    assert!(shown.lines().any(|line| line == "statistics        not offered"), "{shown}");
     let raw = one.shown(&["pause", "--json"]);
     assert_eq!(raw, "{\"paused_by\":[\"operator\"]}\n");
 }

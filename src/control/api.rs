@@ -130,9 +130,16 @@ const STATS_VQ: u32 = 1;
 
 const NO_FRONTEND: &str = "expected a connected frontend, there is none";
 
-/// Tells the driver, if there is one, that the configuration space has changed.
+/// Tells the driver that the configuration space has changed; without a frontend, when there is one
+/// again.
 fn announce(state: &State) -> io::Result<()> {
-    state.frontend().map_or(Ok(()), |frontend| frontend.config_changed())
+    match state.frontend() {
+        Some(frontend) => frontend.config_changed(),
+        None => {
+            state.balloon.owe_config_change();
+            Ok(())
+        }
+    }
 }
 
 fn status(state: &State, bytes: &[u8]) -> Answer {
@@ -261,6 +268,8 @@ fn stop_hinting(state: &State, bytes: &[u8]) -> Answer {
     state.balloon.stop_hinting().map_err(conflict)?;
     info!("hinting stopped");
     announce(state).map_err(|error| {
+        // Its pages are its own again, and it is to know as soon as it can be told.
+        state.balloon.owe_config_change();
         unavailable("hints are turned down from now on, but the guest cannot be told", &error)
     })?;
     Ok(Response::json(&HintingView::of(state)))

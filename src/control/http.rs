@@ -60,6 +60,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Response> {
         return Ok(None);
     };
     let body = &bytes[head_len..len];
+    // Whoever sends HEAD reads no body, and would take that of the answer for the next answer.
+    let keep_alive = keep_alive && method != "HEAD";
     Ok(Some((Request { method, path, body, keep_alive }, len)))
 }
 
@@ -225,6 +227,7 @@ mod tests {
         assert!(!keep_alive(&with("Connection: foo, Close\r\n")));
         assert!(!keep_alive(b"GET / HTTP/1.0\r\n\r\n"));
         assert!(keep_alive(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!keep_alive(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"), "it would read no body");
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row(
         "statistics",
         match status.statistics_interval_seconds {
+            _ if !status.offered_features.iter().any(|name| name == "stats_vq") => {
+                "not offered".to_owned()
+            }
             0.0 => "when asked for".to_owned(),
             seconds => format!("every {seconds} s"),
         },

@@ -32,7 +32,7 @@ pub struct Balloon {
     config: Mutex<ConfigSpace>,
     statistics: Mutex<Polling>,
     hinting: Mutex<Hinting>,
-    /// The configuration space has changed by what the driver did, and the driver was not told.
+    /// The configuration space has changed, and the driver was not told.
     config_changed: AtomicBool,
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
     ranges: Mutex<Vec<GuestRange>>,
@@ -131,6 +131,8 @@ impl Balloon {
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
+        // It will read all of it.
+        self.config_changed.store(false, Ordering::Relaxed);
     }
 
     /// What the queue with this index carries; `None` past the last one.
@@ -143,8 +145,17 @@ impl Balloon {
         lock(&self.config)
     }
 
-    /// Whether the configuration space has changed while a chain was served, since this was asked
-    /// last: then the driver is to be told ([`crate::state::Frontend::config_changed`]).
+    /// Takes note that the configuration space has changed and that the driver, if there is one,
+    /// could not be told.
+    pub fn owe_config_change(&self) {
+        if self.acked_features().is_some() {
+            self.config_changed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the configuration space has changed without the driver's knowledge since this was
+    /// asked last, by a chain that was served or by [`Balloon::owe_config_change`]: then the driver
+    /// is to be told ([`crate::state::State::tell_driver`]).
     pub fn take_config_changed(&self) -> bool {
         self.config_changed.swap(false, Ordering::Relaxed)
     }

@@ -237,6 +237,15 @@ mod tests {
     }
 
     #[test]
+    fn all_addresses_may_be_pinned_again_and_again() {
+        let inhibit = Inhibit::default();
+        for less in 0..3 {
+            inhibit.pin(range(less, u64::MAX - less)).unwrap();
+        }
+        assert_eq!(pinned(&inhibit), [range(0, u64::MAX)]);
+    }
+
+    #[test]
     fn pins_are_bounded() {
         let inhibit = Inhibit::default();
         for at in 0..MOST_PINS as u64 {

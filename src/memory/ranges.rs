@@ -61,16 +61,17 @@ impl GuestRange {
 /// Linux fills a report from the end of its list, so that most ranges of a chain are adjacent and
 /// descending; merged, 32 of them become a handful and each one costs a single call.
 ///
-/// Returns the number of bytes that were named more than once.
+/// Returns the number of bytes that were named more than once, as far as that fits: an operator may
+/// pin all addresses a thousand times.
 pub fn merge(ranges: &mut Vec<GuestRange>) -> u64 {
     ranges.sort_unstable();
-    let mut overlap = 0;
+    let mut overlap: u64 = 0;
     ranges.dedup_by(|next, merged| {
         // `dedup_by` hands out neighbours of the sorted list, so `next.start >= merged.start`.
         if next.start > merged.end {
             return false;
         }
-        overlap += merged.end.min(next.end) - next.start;
+        overlap = overlap.saturating_add(merged.end.min(next.end) - next.start);
         merged.end = merged.end.max(next.end);
         true
     });

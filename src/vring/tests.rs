@@ -166,6 +166,44 @@ fn a_disabled_queue_puts_its_chain_back() {
     assert!(driver.vring.return_kept().unwrap());
 }
 
+/// A driver that is reset starts its rings anew, and may well put them where they were.
+#[test]
+fn a_queue_that_is_enabled_again_is_looked_at_again() {
+    let driver = Driver::new();
+    for head in [0, 1, 2] {
+        driver.add(head);
+    }
+    assert_eq!(driver.serve(Outcome::Return), [0, 1, 2]);
+    driver.vring.set_enabled(false);
+    driver.write(AVAIL + 2, 0_u16);
+    driver.write(USED + 2, 0_u16);
+    driver.vring.set_queue_info(TABLE, AVAIL, USED).unwrap();
+    driver.vring.set_enabled(true);
+    driver.add(3);
+    assert_eq!(driver.serve(Outcome::Return), [3]);
+    assert_eq!(driver.returned(), [3]);
+}
+
+/// Each reset of the device brings a new kick, and nobody watches the one before.
+#[test]
+fn a_kick_that_is_replaced_while_the_queue_is_disabled_is_let_go() {
+    let driver = Driver::new();
+    let kick = || {
+        let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        Some(File::from(fd))
+    };
+    let retired = || driver.vring.shared.retired.lock().unwrap().len();
+    driver.vring.set_kick(kick());
+    driver.vring.set_queue_ready(true);
+    driver.vring.set_kick(kick());
+    assert_eq!(retired(), 1, "the queue ran");
+    driver.vring.set_queue_ready(true);
+    driver.vring.set_enabled(false);
+    driver.vring.set_kick(kick());
+    assert_eq!(retired(), 1);
+    assert!(!driver.vring.get_ref().get_queue().ready(), "it is to be started again");
+}
+
 /// Dirty logging begins with the addresses of queues that run.
 #[test]
 fn addresses_that_come_again_change_nothing_and_others_are_another_ring() {
