@@ -32,8 +32,9 @@ use crate::wake::Wake;
 /// `VHOST_F_LOG_ALL`: the frontend wants to know which pages this daemon writes.
 ///
 /// It belongs to vhost-user and not to the device. It is offered to every frontend, since one that
-/// migrates its guest refuses to where the backend does not know it; the driver's side of the
-/// device never sees it.
+/// migrates its guest refuses to where the backend does not know it. QEMU's generic device hands it
+/// on to the driver; Linux acks no bit that its driver does not list. Our side of the device never
+/// sees it.
 const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// What the worker is told when statistics are to be asked for. The framework has taken the numbers

@@ -195,6 +195,31 @@ fn while_paused_nothing_is_given_back_and_afterwards_it_is() {
     assert_eq!(guest.quit().unwrap(), "");
 }
 
+/// Linux hands over its free pages, takes them back when it is told that the round is over, and
+/// can use them.
+#[test]
+fn linux_hints_its_free_pages_and_has_them_back() {
+    let daemon = Daemon::start(&["--statistics", "--free-page-hints"]);
+    let test = "linux_hints_its_free_pages_and_has_them_back";
+    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let agent = guest.agent();
+    agent.alloc(1, 256 * MIB, 1).unwrap();
+    daemon.ctl(&["hinting", "start"]);
+    until(|| {
+        let status = daemon.ctl(&["status"]);
+        match status.pointer("/hinting/state").and_then(Value::as_str) {
+            Some("done") => Ok(()),
+            _ => Err(status.to_string()),
+        }
+    });
+    let hinted = daemon.number("counters", "/hinting/bytes");
+    assert!(hinted >= 256 * MIB, "{hinted} bytes hinted");
+    assert_eq!(agent.expect_intact(1).unwrap(), 256 * MIB);
+    agent.alloc(2, 384 * MIB, 2).unwrap();
+    assert_eq!(agent.expect_intact(2).unwrap(), 384 * MIB);
+    assert_eq!(guest.quit().unwrap(), "");
+}
+
 /// A DIMM that is plugged in while the guest runs: its memory is used, reported and given back.
 #[test]
 fn memory_that_is_added_is_reported_and_given_back() {
