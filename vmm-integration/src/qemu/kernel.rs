@@ -24,7 +24,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// An image that lies in its own module folder, as Debian's does.
+    /// An image with its modules near, as in Debian's packages.
     pub(super) fn with_modules_beside(image: &Path) -> Result<Self> {
         let kernel = Self::given(image)?;
         if kernel.balloon_module.is_none() {
@@ -46,6 +46,7 @@ impl Kernel {
         if !release.is_empty() {
             folders.push(near.join("lib/modules").join(&release));
             folders.push(near.join("../lib/modules").join(&release));
+            folders.push(near.join("../usr/lib/modules").join(&release));
             folders.push(Path::new("/lib/modules").join(&release));
         }
         let balloon_module = folders.iter().find_map(|folder| {

@@ -149,17 +149,24 @@ impl Sysroot {
         tool
     }
 
-    /// The kernel image, which lies beside its modules.
+    /// The kernel image: beside its modules, or in `/boot`, where Debian's stable release has it.
     pub(super) fn kernel_image(&self) -> Result<PathBuf> {
         let modules = self.root.join("usr/lib/modules");
         let mut images: Vec<PathBuf> = fs::read_dir(&modules)
             .with_context(|| format!("listing {}", modules.display()))?
-            .filter_map(|entry| Some(entry.ok()?.path().join("vmlinuz")))
-            .filter(|image| image.exists())
+            .filter_map(|entry| {
+                let folder = entry.ok()?.path();
+                let release = folder.file_name()?.to_string_lossy().into_owned();
+                let boot = self.root.join(format!("boot/vmlinuz-{release}"));
+                [folder.join("vmlinuz"), boot].into_iter().find(|image| image.exists())
+            })
             .collect();
         images.sort();
         images.pop().with_context(|| {
-            format!("no vmlinuz in {}: remove the folder to have it made anew", modules.display())
+            format!(
+                "no kernel image for the modules in {}: remove the folder to have it made anew",
+                modules.display()
+            )
         })
     }
 }
