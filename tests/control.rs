@@ -354,6 +354,8 @@ fn counters_are_reset_and_metrics_go_on() {
 }
 
 fn metrics_address(daemon: &DaemonProcess) -> SocketAddr {
+    // The daemon says it after its socket is there, which is what its start waits for.
+    assert!(daemon.wait_for_log("/metrics", SOON).unwrap(), "{}", daemon.log());
     let log = daemon.log();
     let address = log.split_once("metrics on http://").unwrap().1.split_once("/metrics").unwrap().0;
     address.parse().unwrap()
