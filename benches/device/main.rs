@@ -19,7 +19,7 @@ use guest_driver::ram::Gpa;
 use guest_driver::virtio::ring::Buffer;
 use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
@@ -169,11 +169,34 @@ fn pin(pid: Option<u32>, cpu: usize) -> Result<()> {
     Ok(())
 }
 
+/// The processors that this thread may use. It may use them again once this is dropped: what it
+/// measures next, and the daemons that it starts, must not be left on one.
+struct Processors(CpuSet);
+
+impl Processors {
+    fn kept() -> Result<Self> {
+        Ok(Self(sched_getaffinity(None)?))
+    }
+
+    /// Whether both ends can have one each.
+    fn are_two(&self) -> bool {
+        self.0.is_set(0) && self.0.is_set(1)
+    }
+}
+
+impl Drop for Processors {
+    fn drop(&mut self) {
+        // Where it fails there is nothing to be done, and the figures say so.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
 fn round_trip() -> Result<RoundTrip> {
+    let processors = Processors::kept()?;
     let daemon = spawn(&[])?;
     let mut guest = attach(&daemon)?;
     let mut raw = Raw::new()?;
-    if std::thread::available_parallelism()?.get() > 1 {
+    if processors.are_two() {
         pin(None, 0)?;
         pin(Some(daemon.pid()), 1)?;
         pin(Some(raw.other.id()), 1)?;
