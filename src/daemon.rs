@@ -96,8 +96,19 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         SocketSource::Path(path) => Err(path),
     };
     let signals = signal_fd().map_err(resources("receive signals"))?;
-    // Before frontends, so that who finds the one socket finds the other, too.
     let operators = listen_for_operators(config)?;
+    let state = Arc::new(State::new(config.device, config.memory));
+    state.inhibit.set(Cause::Operator, config.paused);
+    let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        .map_err(resources("create an eventfd"))?;
+    state.on_interval_changed(interval_changed.try_clone().map_err(resources("keep an eventfd"))?);
+    let session_ended = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
+        .map_err(resources("create an eventfd"))?;
+    let timer = || TimerFd::new().map_err(resources("create a timer"));
+    let (statistics, deadline, retry) = (timer()?, timer()?, timer()?);
+    let mut manager = Subscribers::new()?;
+    let _control_file = operators.serve(&state, &mut manager)?;
+    // The socket for frontends last: who finds it finds everything else, too.
     let (frontends, _socket_file) = match adopted {
         Ok(frontends) => (frontends, None),
         Err(path) => {
@@ -105,31 +116,22 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             (Frontends::Listener(listener), Some(file))
         }
     };
-    let state = Arc::new(State::new(config.device, config.memory));
-    state.inhibit.set(Cause::Operator, config.paused);
-    let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
-        .map_err(resources("create an eventfd"))?;
-    state.on_interval_changed(interval_changed.try_clone().map_err(resources("keep an eventfd"))?);
-    let daemon = Daemon {
-        state: Arc::clone(&state),
+    let daemon = Rc::new(RefCell::new(Daemon {
+        state,
         frontends,
         signals,
-        statistics: TimerFd::new().map_err(resources("create a timer"))?,
+        statistics,
         statistics_every: Duration::ZERO,
         interval_changed,
         session: None,
-        session_ended: EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
-            .map_err(resources("create an eventfd"))?,
-        deadline: TimerFd::new().map_err(resources("create a timer"))?,
-        retry: TimerFd::new().map_err(resources("create a timer"))?,
+        session_ended,
+        deadline,
+        retry,
         limit: LogLimit::default(),
         ending: false,
         ended: None,
-    };
-    let daemon = Rc::new(RefCell::new(daemon));
-    let mut manager = Subscribers::new()?;
+    }));
     manager.add_subscriber(Rc::clone(&daemon) as _);
-    let _control_file = operators.serve(&state, &mut manager)?;
     match &config.socket {
         SocketSource::Path(path) => info!("listening on {}", path.display()),
         SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),

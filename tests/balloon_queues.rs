@@ -173,7 +173,9 @@ fn a_huge_page_goes_back_when_one_chain_names_all_of_it() {
     const LISTS: u64 = 1 << 30;
     let map = |name: &std::ffi::CStr, flags| {
         // SAFETY: the name is a C string, and the descriptor is new and owned by nobody else.
-        let file = unsafe { File::from_raw_fd(libc::memfd_create(name.as_ptr(), flags)) };
+        let file = unsafe {
+            File::from_raw_fd(libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags))
+        };
         file.set_len(2 * HUGE).unwrap();
         MmapRegion::from_file(FileOffset::new(file, 0), 2 * 2048 * 1024).unwrap()
     };

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use guest_driver::ram::{Gpa, GpaRange, GuestRam};
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::ring::Buffer;
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::pipe::{PipeFlags, pipe_with};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_device_balloon::device::{Balloon, DeviceOptions, SavedBalloon};
@@ -197,7 +198,12 @@ fn a_channel_that_is_full_or_broken_stalls_nothing() {
     frontend.set_nonblocking(true).unwrap();
     assert_eq!(frontend.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     drop(frontend);
-    assert_eq!(inside.changed().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    // A daemon that another test starts just now has a copy of it until it runs its own program.
+    let error = wait_until(TIMEOUT, Duration::from_millis(1), || match inside.changed() {
+        Ok(()) => Err("it takes changes still".to_owned()),
+        Err(error) => Ok(error),
+    });
+    assert_eq!(error.unwrap().kind(), ErrorKind::BrokenPipe);
     expect_served(&mut guest);
     drop(guest);
     inside.end();
@@ -220,22 +226,29 @@ fn statistics_come_when_they_are_asked_for() {
     let queue = guest.index(BalloonQueue::Stats).unwrap();
     let at = guest.scratch().start();
     let frontend = inside.state.frontend().unwrap();
-    // Without a buffer there is nothing to return.
-    frontend.poll_statistics().unwrap();
-    for free in 1..=5 {
+    let tell = |guest: &mut Attachment, free| {
         let buffer = statistics(guest.ram(), at, free);
         guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
         guest.publish(queue).unwrap();
-        // Taken once they are known, and kept until the poll.
+        // Taken once they are known.
         wait_until(TIMEOUT, Duration::from_millis(1), || {
             let sample = inside.state.balloon.statistics().map(|s| s.values.free_bytes);
             if sample == Some(Some(free)) { Ok(()) } else { Err(format!("{sample:?}")) }
         })
         .unwrap();
+    };
+    for free in 1..=5 {
+        tell(&mut guest, free);
+        // And kept until the poll.
         assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
         frontend.poll_statistics().unwrap();
         assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
     }
+    // Without a buffer there is nothing to return; if the worker comes to it late there is one.
+    frontend.poll_statistics().unwrap();
+    tell(&mut guest, 6);
+    frontend.poll_statistics().unwrap();
+    assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
     drop(guest);
     inside.end();
     // It may be held for a moment longer than the session.
@@ -249,16 +262,17 @@ fn statistics_are_polled_in_their_interval() {
     let options = DaemonOptions { args, ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
     for _ in 0..2 {
+        // The timer starts after this, and returns one buffer a second at most.
+        let begin = Instant::now();
         let mut guest =
             Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
         let queue = guest.index(BalloonQueue::Stats).unwrap();
         let at = guest.scratch().start();
-        let begin = Instant::now();
         for free in 0..2 {
             let buffer = statistics(guest.ram(), at, free);
             guest.submit_and_wait(queue, &[buffer]).unwrap();
         }
-        assert!(begin.elapsed() >= A_SECOND, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() >= 2 * A_SECOND, "{:?}", begin.elapsed());
     }
 }
 
@@ -276,7 +290,7 @@ fn a_connected_socket_is_served_until_the_frontend_hangs_up() {
     let mut daemon = start_on(theirs);
     let mut guest = Attachment::over(ours, &ram(), AttachOptions::default()).unwrap();
     expect_served(&mut guest);
-    assert_eq!(daemon.terminate(A_SECOND).unwrap().status.code(), Some(0));
+    assert_eq!(daemon.terminate(TIMEOUT).unwrap().status.code(), Some(0));
 }
 
 #[test]
@@ -299,16 +313,18 @@ fn a_descriptor_that_is_no_frontend_is_refused() {
         assert_eq!(status.code(), Some(1));
         daemon.log()
     };
-    let unconnected = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    let datagrams = socket(AddressFamily::UNIX, SocketType::DGRAM, None).unwrap();
-    let network = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let socket = |family, kind| socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+    let unconnected = socket(AddressFamily::UNIX, SocketType::STREAM);
+    let datagrams = socket(AddressFamily::UNIX, SocketType::DGRAM);
+    let network = socket(AddressFamily::INET, SocketType::STREAM);
     let null = File::open("/dev/null").unwrap().into();
     for fd in [unconnected, datagrams, network, null] {
         let log = refused(start_on(fd));
         assert!(log.contains("--fd 100: expected a Unix stream socket"), "{log}");
     }
     for (args, told) in [
-        (&["--fd", "99"][..], "--fd 99: this descriptor is not open"),
+        // None is ever so high; lower ones may be this process's, whose libraries leave some open.
+        (&["--fd", "1000000"][..], "--fd 1000000: this descriptor is not open"),
         (&["--fd", "-1"], "-1"),
         (&["--fd", "3", "--socket-path", "/none/s"], "cannot be used with"),
         (&[], "--socket-path"),
@@ -347,28 +363,36 @@ fn a_message_that_cannot_be_one_ends_the_session_and_says_why() {
 #[test]
 fn a_frontend_that_stalls_keeps_nobody_waiting() {
     let get_features = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
-    let stall = |daemon: &DaemonProcess, reads: bool| {
-        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    let stall = |stream: &mut UnixStream, reads: bool| {
         if reads {
             stream.write_all(&get_features[..7]).unwrap();
         } else {
             stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
             while stream.write_all(&get_features).is_ok() {}
         }
-        stream
     };
     for reads in [true, false] {
         let mut daemon = start();
-        drop(stall(&daemon, reads));
+        let mut stalls = UnixStream::connect(daemon.socket()).unwrap();
+        stall(&mut stalls, reads);
+        drop(stalls);
         let mut guest =
             Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
         expect_served(&mut guest);
         drop(guest);
-        let _stalls = stall(&daemon, reads);
-        assert!(daemon.wait_for_log("frontend connected", TIMEOUT).unwrap());
-        let ended = daemon.terminate(A_SECOND).unwrap();
+        let mut stalls = UnixStream::connect(daemon.socket()).unwrap();
+        stall(&mut stalls, reads);
+        let ended = daemon.terminate(TIMEOUT).unwrap();
         assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
-        assert!(!daemon.log().contains("takes too long"), "{}", daemon.log());
+
+        // The process would end without a session that does not; this waits for it.
+        let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
+        let (mut stalls, theirs) = UnixStream::pair().unwrap();
+        let ended = EventFd::new(EFD_CLOEXEC).unwrap();
+        let session = Session::start(|| Ok(theirs), ended, &state).unwrap();
+        stall(&mut stalls, reads);
+        session.hang_up();
+        session.join();
     }
 }
 
@@ -379,7 +403,7 @@ fn descriptors_that_nobody_asked_for_are_not_kept() {
     let fresh = daemon.fd_count().unwrap();
     for _ in 0..5 {
         let stream = UnixStream::connect(daemon.socket()).unwrap();
-        let fds: Vec<_> = (0..40).map(|_| rustix::pipe::pipe().unwrap().0).collect();
+        let fds: Vec<_> = (0..40).map(|_| pipe_with(PipeFlags::CLOEXEC).unwrap().0).collect();
         let raw: Vec<_> = fds.iter().map(|fd| fd.try_clone().unwrap().into_raw_fd()).collect();
         let message = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
         vmm_sys_util::sock_ctrl_msg::ScmSocket::send_with_fds(&stream, &[&message[..]], &raw)

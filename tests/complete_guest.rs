@@ -40,7 +40,7 @@ impl Daemon {
     /// Runs `ctl` and returns its answer.
     fn ctl(&self, args: &[&str]) -> Value {
         let output = Command::new(BINARY)
-            .args(["ctl", "--json", "--control-socket"])
+            .args(["ctl", "--json", "--timeout", "60", "--control-socket"])
             .arg(&self.control)
             .args(args)
             .output()

@@ -1,17 +1,30 @@
 //! What goes wrong on the backend's side, and what becomes of the guest.
 
-use std::path::Path;
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-use vmm_integration::lab::faults::outcome::Judgement;
-use vmm_integration::lab::faults::plan::{Fault, FaultKind, Injector};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_driver::reporting::{Config, Reporter};
+use vmm_integration::host::wait_until;
+use vmm_integration::lab::faults::device::FaultyDevice;
+use vmm_integration::lab::faults::outcome::{Judgement, Met};
+use vmm_integration::lab::faults::plan::{Fault, FaultKind, FaultPlan, Injector};
 use vmm_integration::lab::faults::{inject, linux, model};
+use vmm_integration::model::{GuestMemory, Holdings, ModelConfig, ModelVm};
 use vmm_integration::qemu;
+
+const MIB: u64 = 1 << 20;
 
 fn meet(kinds: impl Iterator<Item = FaultKind>) {
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let mut failed = Vec::new();
     for kind in kinds {
-        let fault = Fault { after: 2, ..Fault::new(kind) };
+        // A discard has to take long enough to be found under way.
+        let found = [FaultKind::MemoryTable, FaultKind::StopQueue, FaultKind::FrontendHangUp];
+        let ms = found.contains(&kind).then_some(2000);
+        let fault = Fault { after: 2, ms, ..Fault::new(kind) };
         let judged = match model::meet(&fault, binary) {
             Ok(met) => {
                 println!("{kind}: {:?}: {met}", met.judge(kind));
@@ -38,12 +51,26 @@ fn the_model_survives_a_faulty_device_or_fails_as_documented() {
 /// shows that the others would not have gone unnoticed.
 #[test]
 fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let fault = Fault { times: 0, ms: Some(20), ..Fault::new(FaultKind::EarlyAck) };
-    let met = model::meet(&fault, binary).unwrap();
-    println!("{met}");
-    assert!(met.lost_bytes > 0, "{met}");
-    assert_eq!(met.judge(fault.kind), Judgement::AsDocumented);
+    // Long enough for the guest to use the memory of the last chain before that is discarded.
+    let fault = Fault { times: 0, ms: Some(3000), ..Fault::new(FaultKind::EarlyAck) };
+    let kind = fault.kind;
+    let device = FaultyDevice::start(FaultPlan::new(vec![fault]).unwrap()).unwrap();
+    let config = ModelConfig::new(GuestMemory::flat(128 * MIB, 1));
+    let mut vm = ModelVm::start(&device.socket(), config).unwrap();
+    let holdings = Holdings::new(vm.mm(), vm.ram());
+    let mut reporter = Reporter::new(Arc::clone(vm.mm()), Config::default()).unwrap();
+    reporter.pass(&mut vm.take_reporting().unwrap());
+    let before = device.served();
+    holdings.alloc(0, 100 * MIB, 9, 1).unwrap();
+    wait_until(Duration::from_secs(20), Duration::from_millis(1), || {
+        let now = device.served();
+        if now.discarded_bytes > before.discarded_bytes { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .unwrap();
+    let lost_bytes = holdings.verify(0).unwrap().lost_bytes;
+    assert!(lost_bytes > 0, "{before:?}");
+    let met = Met { faults: before.faults, lost_bytes, ..Met::default() };
+    assert_eq!(met.judge(kind), Judgement::AsDocumented);
 }
 
 #[test]

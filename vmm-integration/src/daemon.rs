@@ -1,11 +1,13 @@
 //! The daemon as a process of its own.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::inotify,
+    io::retry_on_intr,
     process::{
-        Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal,
+        set_parent_process_death_signal, waitid,
     },
 };
 use std::{
@@ -13,7 +15,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
@@ -26,10 +28,8 @@ mod summary;
 
 pub use summary::Summary;
 
-/// `__SO_ACCEPTCON` in the flags of `/proc/net/unix`: the socket listens.
-const ACCEPTS_CONNECTIONS: u32 = 1 << 16;
-/// Between a socket's bind and its listen, of which only the first can be waited for.
-const BIND_TO_LISTEN: Duration = Duration::from_millis(1);
+/// What a daemon that is ready logs: it listens, and has everything that it needs for that.
+const READY: &str = "listening on ";
 
 /// What a descriptor that is passed to a daemon is called there.
 pub const PASSED_FD: RawFd = 100;
@@ -41,20 +41,13 @@ pub struct DaemonOptions {
     pub args: Vec<OsString>,
     /// Variables added to the environment.
     pub env: Vec<(OsString, OsString)>,
-    /// The value of `--log-level`; without one the option is left out.
-    pub log_level: Option<String>,
     /// How long it may take until it listens.
     pub start_timeout: Duration,
 }
 
 impl Default for DaemonOptions {
     fn default() -> Self {
-        Self {
-            args: Vec::new(),
-            env: Vec::new(),
-            log_level: Some("info".into()),
-            start_timeout: Duration::from_secs(10),
-        }
+        Self { args: Vec::new(), env: Vec::new(), start_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -79,19 +72,19 @@ pub struct DaemonProcess {
 }
 
 impl DaemonProcess {
-    /// Starts `binary` with `--socket-path` and waits until it listens.
+    /// Starts `binary` with `--socket-path` and waits until it says that it listens.
     ///
     /// # Errors
-    /// Where it cannot be started, ends, or does not listen in time; the error holds its log.
+    /// Where it cannot be started, ends, or is not ready in time; the error holds its log.
     pub fn spawn(binary: &Path, options: &DaemonOptions) -> Result<Self> {
         let dir = new_dir()?;
-        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&events, dir.path(), inotify::WatchFlags::CREATE)?;
         let mut socket = OsString::from("--socket-path=");
         socket.push(socket_in(&dir));
         let daemon = Self::start(binary, socket, None, options, dir)?;
-        daemon.wait_until_listening(&events, options.start_timeout)?;
-        Ok(daemon)
+        if daemon.wait_for_log(READY, options.start_timeout)? {
+            return Ok(daemon);
+        }
+        bail!("the daemon does not listen\n{}", daemon.log())
     }
 
     /// Starts `binary` with `--fd` and this descriptor, which is number [`PASSED_FD`] there. Does
@@ -114,9 +107,7 @@ impl DaemonProcess {
         let log = File::create(log_in(&dir)).context("cannot create the daemon's log")?;
         let mut command = Command::new(binary);
         command.arg(socket).args(&options.args).envs(options.env.iter().cloned());
-        if let Some(level) = &options.log_level {
-            command.arg(format!("--log-level={level}"));
-        }
+        command.arg("--log-level=info");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // SAFETY: the closure makes two system calls and nothing else, which neither allocates nor
         // takes a lock. The number that it takes is none that anything in the child uses.
@@ -142,25 +133,6 @@ impl DaemonProcess {
         }
     }
 
-    /// A probe connection would be a session to the daemon, so the kernel is asked instead.
-    fn wait_until_listening(&self, events: &OwnedFd, timeout: Duration) -> Result<()> {
-        let path = self.socket();
-        let deadline = Instant::now() + timeout;
-        while !listens(&path)? {
-            let left = deadline.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "not listening within {timeout:?}\n{}", self.log());
-            let wait = if path.exists() { left.min(BIND_TO_LISTEN) } else { left };
-            let mut fds =
-                [PollFd::new(events, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
-            wait_for(&mut fds, wait)?;
-            if fds[1].revents().contains(PollFlags::IN) {
-                bail!("the daemon ended instead of listening\n{}", self.log());
-            }
-            drain(events)?;
-        }
-        Ok(())
-    }
-
     /// The socket that it listens on.
     pub fn socket(&self) -> PathBuf {
         socket_in(&self.dir)
@@ -184,7 +156,15 @@ impl DaemonProcess {
         }
     }
 
-    /// Waits until its log holds `text`; says whether it does.
+    /// The lines of its log that are whole: the last may be on its way.
+    fn lines(&self) -> String {
+        let mut log = self.log();
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
+    }
+
+    /// Waits until a line of its log holds `text`; says whether one does. That of a daemon that has
+    /// ended is not waited for.
     ///
     /// # Errors
     /// Where its log cannot be watched.
@@ -192,12 +172,17 @@ impl DaemonProcess {
         let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&events, log_in(&self.dir), inotify::WatchFlags::MODIFY)?;
         let deadline = Instant::now() + timeout;
-        while !self.log().contains(text) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        let mut over = false;
+        while !self.lines().contains(text) {
+            if over {
                 return Ok(false);
             }
-            wait_for(&mut [PollFd::new(&events, PollFlags::IN)], left)?;
+            let mut fds =
+                [PollFd::new(&events, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
+            let left = deadline.saturating_duration_since(Instant::now());
+            wait_for(&mut fds, left)?;
+            // Then it is looked at once more.
+            over = left.is_zero() || !fds[1].revents().is_empty();
             drain(&events)?;
         }
         Ok(true)
@@ -209,7 +194,7 @@ impl DaemonProcess {
     /// Where none has ended within `timeout`, or the line cannot be read.
     pub fn session_summary(&self, timeout: Duration) -> Result<Summary> {
         self.wait_for_log(summary::PREFIX, timeout)?;
-        let log = self.log();
+        let log = self.lines();
         Summary::last_in(&log).with_context(|| format!("no session has ended\n{log}"))?
     }
 
@@ -283,13 +268,19 @@ impl DaemonProcess {
         Ok(Ended { status: self.child.wait()?, after: start.elapsed() })
     }
 
-    /// Sends it a signal, unless it has been waited for.
+    /// Sends it a signal, unless it has been waited for. After SIGSTOP, all of its threads have
+    /// stopped: each goes on until the one that was chosen to take the signal tells it.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         if self.child.try_wait()?.is_none() {
             pidfd_send_signal(&self.pidfd, signal)?;
+            if signal == Signal::STOP {
+                let stopped =
+                    WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+                retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), stopped))?;
+            }
         }
         Ok(())
     }
@@ -316,18 +307,6 @@ fn socket_in(dir: &TempDir) -> PathBuf {
 
 fn log_in(dir: &TempDir) -> PathBuf {
     dir.path().join("log")
-}
-
-/// Whether a socket listens at `path` (`/proc/net/unix`: the flags are the fourth column, the path
-/// the last).
-fn listens(path: &Path) -> Result<bool> {
-    let sockets = fs::read("/proc/net/unix").context("cannot list the sockets")?;
-    Ok(String::from_utf8_lossy(&sockets).lines().any(|line| {
-        let columns: Vec<_> = line.split_ascii_whitespace().collect();
-        let flags = columns.get(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        flags.is_some_and(|flags| flags & ACCEPTS_CONNECTIONS != 0)
-            && columns.get(7).is_some_and(|at| Path::new(at) == path)
-    }))
 }
 
 /// Polls `fds`; a signal that comes in between is passed over.

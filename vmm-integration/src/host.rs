@@ -1,7 +1,10 @@
 //! What the host can see of a guest's memory, and helpers to measure over time.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -87,6 +90,31 @@ pub fn wait_until<T>(
         }
         thread::sleep(period);
     }
+}
+
+/// Leaves a socket at `path` that nobody listens on, as a process that was killed does.
+///
+/// A process that another thread is just starting has a copy of the listener until it runs its own
+/// program, so it is waited for that nobody is there.
+///
+/// # Errors
+/// Where there can be no socket, or it does not die.
+pub fn leave_dead_socket(path: &Path) -> Result<()> {
+    drop(UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?);
+    wait_until_refused(path)
+}
+
+/// Waits until nobody listens on the socket at `path` any more: see [`leave_dead_socket`].
+///
+/// # Errors
+/// Where somebody still does after a while.
+pub fn wait_until_refused(path: &Path) -> Result<()> {
+    wait_until(Duration::from_secs(20), Duration::from_millis(1), || {
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
 }
 
 /// One point of a curve.
@@ -212,7 +240,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     fn memfd() -> File {
-        memfd_create("test", MemfdFlags::empty()).unwrap().into()
+        memfd_create("test", MemfdFlags::CLOEXEC).unwrap().into()
     }
 
     #[test]

@@ -96,7 +96,13 @@ impl Schedule {
         }
     }
 
-    /// When the next pass is due, by the reporter's clock; none on a quiet guest.
+    /// Whether no pass is under way and none will be until something is freed.
+    pub fn is_idle(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == IDLE
+    }
+
+    /// When the next pass is due, by the reporter's clock; none on a quiet guest, and while a pass is
+    /// under way.
     pub fn due(&self) -> Option<Duration> {
         self.timer().due
     }

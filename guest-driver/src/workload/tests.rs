@@ -37,6 +37,9 @@ impl GuestRam for Pages {
     }
 }
 
+/// Work that has not begun after that will not.
+const LONGEST: Duration = Duration::from_secs(60);
+
 const SMALL: Geometry = Geometry { section_order: 10, ..Geometry::LINUX };
 
 fn small() -> (Mm, Pages) {
@@ -58,9 +61,13 @@ fn every_behaviour_runs_beside_an_offliner_and_loses_nothing() {
         let stop = AtomicBool::new(false);
         let offlined = std::thread::scope(|scope| {
             let run = scope.spawn(|| workload.run(&stop));
-            let end = Instant::now() + Duration::from_millis(300);
-            let mut offlined = 0;
-            while Instant::now() < end && !run.is_finished() {
+            let (began, mut offlined, mut used) = (Instant::now(), 0, false);
+            // Long enough for both to have met, however the scheduler likes it.
+            let enough = |offlined, used, now: Duration| {
+                (offlined > 0 && used && now > Duration::from_millis(300)) || now > LONGEST
+            };
+            while !enough(offlined, used, began.elapsed()) && !run.is_finished() {
+                used |= mm.zone(ZoneId(0)).free_pages() < 4096;
                 let late = Instant::now() + Duration::from_millis(50);
                 let give_up = || Instant::now() > late;
                 if mm.offline_block(3, workload.slots(), &give_up).is_ok() {

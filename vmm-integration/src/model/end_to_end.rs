@@ -287,7 +287,7 @@ fn measure(daemon: &Path, pages: Pages, memory_bytes: u64, rounds: u32) -> Resul
         give_back(&vm, &mut reporter, &mut queue)?;
     }
     drop(vm);
-    daemon.terminate(Duration::from_secs(5))?;
+    daemon.terminate(Duration::from_secs(20))?;
     let figures = Figures::new(bytes, chains, passes, waited, punching);
     Ok(Figures { daemon_cpu_seconds: cpu.as_secs_f64(), ..figures })
 }

@@ -16,7 +16,7 @@ use crate::ram::{Mismatch, PageState, Ram};
 /// The CPU that the holdings are allocated and freed on.
 const CPU: usize = 0;
 /// How long memory that is held for a report is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a look at the contents has shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,12 @@ struct Holding {
     generation: u16,
     /// By first frame: the order.
     blocks: BTreeMap<Pfn, u8>,
+}
+
+impl Holding {
+    fn pages(&self) -> u64 {
+        self.blocks.values().map(|order| 1 << order).sum()
+    }
 }
 
 /// What the guest has in use, by name, filled with the pattern.
@@ -68,10 +74,12 @@ impl Holdings {
         let mut held = self.held();
         ensure!(!held.contains_key(&name), "memory {name} is in use already");
         let mut holding = Holding { generation, blocks: BTreeMap::new() };
-        let mut left = bytes.div_ceil(PAGE_BYTES);
+        let others: u64 = held.values().map(Holding::pages).sum();
+        let pages = bytes.div_ceil(PAGE_BYTES);
+        let mut left = pages;
         while left > 0 {
             let most = order.min(u8::try_from(left.ilog2())?);
-            let Some((pfn, order)) = self.largest_block(most) else {
+            let Some((pfn, order)) = self.largest_block(most, others + pages - left) else {
                 holding.blocks.keys().for_each(|pfn| self.mm.free(CPU, *pfn));
                 bail!("the guest is out of memory, {left} pages short of {bytes} bytes");
             };
@@ -84,8 +92,9 @@ impl Holdings {
         Ok(())
     }
 
-    /// A block of `most` or the largest order below that is to be had.
-    fn largest_block(&self, most: u8) -> Option<(Pfn, u8)> {
+    /// A block of `most` or the largest order below that is to be had, where so many pages are in
+    /// use.
+    fn largest_block(&self, most: u8, used: u64) -> Option<(Pfn, u8)> {
         let started = Instant::now();
         loop {
             let of = |order| Some((self.mm.alloc(CPU, AllocRequest::movable(order)).ok()?, order));
@@ -93,10 +102,11 @@ impl Holdings {
                 return Some(found);
             }
             // Linux would reclaim and look again. There is nothing to reclaim, and no event for
-            // the end of an isolation.
+            // the end of an isolation. Nor does it help to ask whether any pageblock is isolated:
+            // the last may have been let go since there was no block.
             let zones = (0..self.mm.zone_count()).map(|zone| self.mm.zone(ZoneId(zone)));
-            let withheld = zones.map(Zone::isolated_blocks).sum::<u64>() > 0;
-            if !withheld || started.elapsed() > PATIENCE {
+            let managed: u64 = zones.map(Zone::managed_pages).sum();
+            if managed <= used || started.elapsed() > PATIENCE {
                 return None;
             }
             thread::yield_now();

@@ -53,7 +53,7 @@ pub fn large_start(daemon: &Path) -> Result<LargeStart> {
     let populated_bytes = vm.managed_bytes();
     let metadata = vm.mm().metadata_bytes();
     drop(vm);
-    daemon.terminate(Duration::from_secs(5))?;
+    daemon.terminate(Duration::from_secs(20))?;
     #[allow(clippy::cast_precision_loss)] // a figure for people
     Ok(LargeStart {
         address_bytes: u64::try_from(SECTIONS)? << 27,

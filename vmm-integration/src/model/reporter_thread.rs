@@ -50,24 +50,25 @@ impl ReporterThread {
         let schedule = Arc::clone(reporter.schedule());
         let waiting = Arc::clone(&schedule);
         let passes = Arc::new(AtomicU64::new(0));
-        let made = Arc::clone(&passes);
+        let begun = Arc::clone(&passes);
         let thread = thread::Builder::new().name(NAME.into()).spawn(move || {
             let mut stats = PassStats::default();
             while waiting.wait() {
+                // Ahead of it: when the schedule is idle, all that there were are counted.
+                begun.fetch_add(1, Ordering::Relaxed);
                 stats += reporter.pass(&mut queue);
-                made.fetch_add(1, Ordering::Relaxed);
             }
-            Ended { reporter, queue, stats, passes: made.load(Ordering::Relaxed) }
+            Ended { reporter, queue, stats, passes: begun.load(Ordering::Relaxed) }
         });
         Ok(Self { schedule, passes, thread: thread.context("cannot start the reporter's thread")? })
     }
 
-    /// When its next pass is due; none if all is quiet.
+    /// When its next pass is due, and whether there is any.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// How many passes it has made so far.
+    /// How many passes it has begun so far.
     pub fn passes(&self) -> u64 {
         self.passes.load(Ordering::Relaxed)
     }

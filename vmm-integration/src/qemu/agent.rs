@@ -101,6 +101,11 @@ impl AgentClient {
         }
     }
 
+    /// Whether nothing will ever be answered: the connection is closed.
+    pub(super) fn is_gone(&self) -> bool {
+        self.waiting.lock().is_none()
+    }
+
     fn done(&self, command: Command, timeout: Duration) -> Result<()> {
         match self.call(command, timeout)? {
             Reply::Done => Ok(()),

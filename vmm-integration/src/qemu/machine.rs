@@ -353,8 +353,9 @@ fn await_hello(
             let tails = files.tails();
             anyhow!("the guest did not boot with {accel}: {fate}\n{error:#}\n{tails}")
         };
-        // The hang-up comes a moment before the process is gone.
-        if let Some(status) = process.wait(Duration::from_millis(100)) {
+        // The hang-up comes before the process is gone, which gives its memory back first.
+        let patience = if agent.is_gone() { STALL } else { Duration::ZERO };
+        if let Some(status) = process.wait(patience) {
             return Err(why(&format!("QEMU ended with {status}")).into());
         }
         if start.elapsed() >= config.boot_timeout {

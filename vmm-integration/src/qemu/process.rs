@@ -126,7 +126,8 @@ mod tests {
     fn a_process_gets_its_fd_and_is_gone_after_drop() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let theirs = OwnedFd::from(theirs);
-        let mut command = Command::new("sh");
+        // Not any shell: some know descriptors of one digit only.
+        let mut command = Command::new("bash");
         command
             .arg("-c")
             .arg(format!("head -c 3 <&{0} >&{0}; exec sleep 1000", theirs.as_raw_fd()));
