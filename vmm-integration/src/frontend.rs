@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_driver::{
     ram::GpaRange,
     virtio::{
-        balloon::{BalloonConfig, BalloonQueue},
+        balloon::{self, BalloonConfig, BalloonQueue},
         balloon_driver::Negotiated,
         feature,
         layout::RingLayout,
@@ -172,7 +172,10 @@ impl Attachment {
             // Kept for the next backend, which knows nothing of it.
             self.options.poison = decided.poison_val;
         }
-        if let Some(poison) = self.options.poison {
+        if let Some(poison) = self.options.poison
+            && features & balloon::feature::PAGE_POISON != 0
+            && self.protocol.contains(VhostUserProtocolFeatures::CONFIG)
+        {
             self.set_poison(poison)?;
         }
         self.set_features(features)?;
