@@ -105,6 +105,7 @@ fn the_status_tells_who_is_connected_and_what_is_negotiated() {
     let before = guest.get_config().unwrap();
     assert_eq!(before.num_pages, 2048);
     // As a driver that has inflated 1 MiB.
+    guest.use_balloon().unwrap();
     guest.write_config(4, &256_u32.to_le_bytes()).unwrap();
     let status = one.status();
     assert_eq!(status["connected"], true);

@@ -18,7 +18,6 @@ use vmm_integration::host::wait_until;
 use vmm_integration::ram::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
-const INFLATE: u16 = 0;
 const SOON: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -103,13 +102,6 @@ fn a_poison_that_was_told_to_another_daemon_keeps_the_pages() {
     assert_eq!(skipped(&device), 2 * MIB);
 }
 
-/// Has the device return a chain of `queue` that says nothing.
-fn use_queue(guest: &mut Attachment, queue: u16) {
-    let at = guest.scratch().start();
-    guest.ram().write(at, &[0; 4]).unwrap();
-    guest.submit_and_wait(queue, &[Buffer::readable(at, 4)]).unwrap();
-}
-
 /// Tells how much memory is free, and leaves the buffer with the device.
 fn tell_free(guest: &mut Attachment, bytes: u64) {
     let statistic = [&4_u16.to_le_bytes()[..], &bytes.to_le_bytes()].concat();
@@ -126,7 +118,7 @@ fn tell_free(guest: &mut Attachment, bytes: u64) {
 fn a_driver_that_begins_inherits_nothing_of_the_one_before() {
     let device = start();
     let mut guest = device.attach(AttachOptions::default());
-    use_queue(&mut guest, INFLATE);
+    guest.use_balloon().unwrap();
     guest.write_config(4, &256_u32.to_le_bytes()).unwrap();
     tell_free(&mut guest, 77);
     device.until(Device::told_free, 77);
@@ -144,7 +136,7 @@ fn a_driver_that_begins_inherits_nothing_of_the_one_before() {
         guest.start_queue(*queue, *base).unwrap();
         guest.enable_queue(*queue, true).unwrap();
     }
-    use_queue(&mut guest, INFLATE);
+    guest.use_balloon().unwrap();
     assert_eq!(device.actual(), MIB);
     assert_eq!(device.told_free(), 78);
 
@@ -159,7 +151,7 @@ fn a_driver_that_begins_inherits_nothing_of_the_one_before() {
     device.until(Device::told_free, Value::Null);
 
     // What the new driver says holds, also for the next VM until its driver is there.
-    use_queue(&mut guest, INFLATE);
+    guest.use_balloon().unwrap();
     guest.write_config(4, &256_u32.to_le_bytes()).unwrap();
     tell_free(&mut guest, 79);
     device.until(Device::told_free, 79);
