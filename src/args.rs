@@ -10,7 +10,7 @@ use log::LevelFilter;
 use serde::{Deserialize, Serialize};
 
 use crate::ctl::CtlArgs;
-use crate::device::{DeviceOptions, OptionsError};
+use crate::device::{DeviceOptions, MAX_STATISTICS_INTERVAL, OptionsError};
 use crate::memory::MemoryOptions;
 
 /// Gives the memory that a guest does not use back to the host.
@@ -40,7 +40,7 @@ pub struct Args {
     /// For a VMM or a manager that starts the daemon itself. A descriptor that listens serves one
     /// frontend after the other; one that is connected serves that frontend, and the daemon ends
     /// when it hangs up.
-    #[arg(long, value_name = "FDNUM")]
+    #[arg(long, value_name = "FDNUM", value_parser = parse_fd)]
     fd: Option<RawFd>,
 
     /// Unix socket to control and watch the daemon through: HTTP with JSON, and Prometheus metrics.
@@ -56,7 +56,7 @@ pub struct Args {
     ///
     /// Serves `GET /metrics` and nothing else, to every user of this machine, so an address that
     /// others can reach is refused. Port 0 takes a free one, and the log says which.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_socket_address)]
     metrics_address: Option<SocketAddr>,
 
     /// Has the guest tell how it uses its memory (VIRTIO_BALLOON_F_STATS_VQ).
@@ -67,7 +67,8 @@ pub struct Args {
     /// asks.
     ///
     /// Every poll wakes the guest. Can be changed at run time.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, requires = "statistics")]
+    #[arg(long, value_name = "SECONDS", default_value = "0", requires = "statistics")]
+    #[arg(value_parser = parse_interval)]
     statistics_interval: u32,
 
     /// Lets the guest hint which pages are free (VIRTIO_BALLOON_F_FREE_PAGE_HINT). Risks the guest's
@@ -340,6 +341,29 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| expected())?;
     number.checked_mul(1 << shift).ok_or_else(expected)
+}
+
+fn parse_fd(text: &str) -> Result<RawFd, String> {
+    text.parse().map_err(|_| format!("expected the number of an open socket, not {text:?}"))
+}
+
+fn parse_socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "expected an IP address of this machine with a port, such as 127.0.0.1:9090 or \
+             [::1]:9090, not {text:?}"
+        )
+    })
+}
+
+/// Reads how often statistics are polled, in seconds; the device says which intervals it can keep.
+pub(crate) fn parse_interval(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "expected a whole number of seconds, at most {}, or 0 for never, not {text:?}",
+            MAX_STATISTICS_INTERVAL.as_secs()
+        )
+    })
 }
 
 #[cfg(test)]

@@ -279,6 +279,10 @@ impl VhostUserBackend for BalloonBackend {
         let (Some(vring), Some(role)) = (vrings.get(index), balloon.role(index)) else {
             return Ok(());
         };
+        // Before its first chain is served, from which on it may tell anew.
+        if vring.take_fresh() {
+            balloon.queue_is_fresh(index);
+        }
         let keep_on = || !self.reclaimer.is_stopping();
         let snapshot = || self.reclaimer.snapshot();
         let drained = vring.drain(keep_on, snapshot, |snapshot, head| -> Outcome {

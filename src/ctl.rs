@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::args::{LogLevel, parse_size};
+use crate::args::{LogLevel, parse_interval, parse_size};
 use crate::control::client::{Client, ClientError};
 use crate::control::views::StatisticsView;
 
@@ -62,6 +62,7 @@ enum Command {
     /// Sets how often the guest is asked for its statistics.
     StatisticsInterval {
         /// Seconds between two polls; 0 for never.
+        #[arg(value_parser = parse_interval)]
         seconds: u32,
     },
     /// Sets how large the balloon is to be: how much memory the guest has to do without.

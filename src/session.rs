@@ -3,13 +3,15 @@
 mod link;
 mod message;
 mod relay;
+mod shape;
 
-use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::{fmt, io};
 
 use log::{error, info};
+use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as FrameworkError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
@@ -25,6 +27,7 @@ use crate::wake::Wake;
 pub(crate) use link::Link;
 pub use message::MessageError;
 use relay::Relay;
+pub use shape::ShapeError;
 
 /// Why a connection could not be served, or was not served to its end.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +39,30 @@ pub enum SessionError {
     #[error("cannot set up the connection")]
     Resources(#[source] io::Error),
     /// The frontend broke the protocol.
-    #[error("the frontend broke the vhost-user protocol: {0}")]
-    Protocol(FrameworkError),
+    #[error("the frontend broke the vhost-user protocol, with {last} or just before it: {error}")]
+    Protocol {
+        /// The last message that the framework was given.
+        last: LastMessage,
+        /// What the framework says.
+        error: FrameworkError,
+    },
     /// The frontend sent what is no message.
     #[error("the frontend broke the vhost-user protocol")]
     Message(#[from] MessageError),
+}
+
+/// The message that a frontend sent last, if it sent any. The framework does not say which one it
+/// turned down, and it may be a few behind.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastMessage(Option<FrontendReq>);
+
+impl fmt::Display for LastMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(request) => write!(f, "{request:?}"),
+            None => f.write_str("no message"),
+        }
+    }
 }
 
 /// A frontend that is being served, by the framework's threads and one that passes messages on to
@@ -84,10 +106,16 @@ impl Session {
         state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
         let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
-            let relayed = relay.run(|message| link.look(message));
+            let mut last = LastMessage::default();
+            let relayed = relay.run(|message| {
+                message.check()?;
+                last = LastMessage(FrontendReq::try_from(message.request()).ok());
+                link.look(message);
+                Ok(())
+            });
             working.stop();
             // The relay has hung up on the framework.
-            let served = outcome(framework.wait());
+            let served = outcome(framework.wait(), last);
             match relayed.map_err(SessionError::Message).and(served) {
                 Ok(()) => info!("frontend disconnected"),
                 Err(error) => report("connection closed", &error),
@@ -126,7 +154,7 @@ impl Session {
 }
 
 /// A frontend that goes is no error, even if it goes in the middle of a message.
-fn outcome(end: Result<(), FrameworkError>) -> Result<(), SessionError> {
+fn outcome(end: Result<(), FrameworkError>, last: LastMessage) -> Result<(), SessionError> {
     match end {
         Ok(())
         | Err(FrameworkError::HandleRequest(
@@ -134,6 +162,6 @@ fn outcome(end: Result<(), FrameworkError>) -> Result<(), SessionError> {
             | VhostUserError::PartialMessage
             | VhostUserError::SocketBroken(_),
         )) => Ok(()),
-        Err(error) => Err(SessionError::Protocol(error)),
+        Err(error) => Err(SessionError::Protocol { last, error }),
     }
 }

@@ -69,6 +69,8 @@ struct Shared {
     waiting: AtomicUsize,
     /// Chains were returned and the driver has not been told. Touched under the queue's lock.
     unsignalled: AtomicBool,
+    /// The queue was started, and its used ring says that nothing was ever returned on it.
+    fresh: AtomicBool,
     /// The chain that the device keeps ([`Outcome::Keep`]). Touched under the queue's lock.
     kept: Mutex<Option<u16>>,
     /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
@@ -106,6 +108,7 @@ impl Vring {
         if let Ok(used) = queue.used_idx(&*memory, Ordering::Acquire) {
             queue.set_next_used(used.0);
             queue.set_next_avail(used.0);
+            self.shared.fresh.store(used.0 == 0, Ordering::Relaxed);
         }
     }
 
@@ -115,6 +118,12 @@ impl Vring {
             let queue = vring.get_queue_mut();
             queue.set_next_avail(queue.next_avail().wrapping_sub(1));
         }
+    }
+
+    /// Whether the queue was started since this was asked last, with a ring on which nothing was ever
+    /// returned, as that of a driver that begins.
+    pub fn take_fresh(&self) -> bool {
+        self.shared.fresh.swap(false, Ordering::Relaxed)
     }
 
     /// Serves every chain on the available ring with `serve` and returns each with used length 0,

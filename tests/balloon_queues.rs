@@ -120,6 +120,7 @@ fn the_balloon_has_the_size_that_the_driver_writes() {
     let ram = ram();
     let mut guest = Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();
     assert_eq!(guest.get_config().unwrap().num_pages, 0);
+    guest.use_balloon().unwrap();
     // QEMU passes the whole space on, the device's own fields included.
     let written = [7_u32, 300, 9, 0].map(u32::to_le_bytes).concat();
     guest.write_config(0, &written).unwrap();

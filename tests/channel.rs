@@ -348,11 +348,21 @@ fn expect_closed(mut stream: UnixStream) {
 #[test]
 fn a_message_that_cannot_be_one_ends_the_session_and_says_why() {
     let daemon = start();
-    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    stream.write_all(&[1_u32, 1, 4097].map(u32::to_ne_bytes).concat()).unwrap();
-    expect_closed(stream);
-    let told = "message 1 announces 4097 bytes, expected at most 4096";
-    assert!(daemon.wait_for_log(told, TIMEOUT).unwrap(), "{}", daemon.log());
+    for (message, told) in [
+        (&[1_u32, 1, 4097][..], "message 1 announces 4097 bytes, expected at most 4096"),
+        (&[45, 1, 0], "message 45 is none of vhost-user's"),
+        (&[3, 2, 0], "SET_OWNER comes with flags 0x2, expected 0x1"),
+        (&[2, 1, 4, 0], "SET_FEATURES comes with 4 bytes, expected 8"),
+        // Of which the framework would say nothing.
+        (&[8, 1, 8, 2, 3], "queue 2 is to have 3 descriptors, expected a power of two"),
+        (&[2, 1, 8, 0, 0x80], "with SET_FEATURES or just before it: failed to handle request"),
+    ] {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        let bytes: Vec<u8> = message.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        stream.write_all(&bytes).unwrap();
+        expect_closed(stream);
+        assert!(daemon.wait_for_log(told, TIMEOUT).unwrap(), "{told}: {}", daemon.log());
+    }
     let mut guest =
         Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
     expect_served(&mut guest);

@@ -104,6 +104,7 @@ fn the_status_tells_who_is_connected_and_what_is_negotiated() {
     let before = guest.get_config().unwrap();
     assert_eq!(before.num_pages, 2048);
     // As a driver that has inflated 1 MiB.
+    guest.use_balloon().unwrap();
     guest.write_config(4, &256_u32.to_le_bytes()).unwrap();
     let status = one.status();
     assert_eq!(status["connected"], true);
@@ -467,6 +468,12 @@ fn what_needs_a_guest_says_so() {
         assert_eq!(answer.status, 409);
         assert!(answer.error().unwrap().contains("expected a connected frontend"), "{answer:?}");
     }
+    // No guest could be asked so seldom.
+    let body = r#"{"seconds":86401}"#;
+    let answer = one.control.ask("PUT", "/v1/statistics-interval", body).unwrap();
+    assert_eq!(answer.status, 400);
+    assert!(answer.error().unwrap().contains("to 86400s, not 86401s"), "{answer:?}");
+    assert_eq!(one.status()["statistics_interval_seconds"], 0.0);
     let features = AttachOptions::KNOWN_FEATURES & !(1 << 1) & !(1 << 3);
     let ram = Ram::new(&RamLayout::with_seam_and_hole(Backing::Memfd)).unwrap();
     let options = AttachOptions { features, ..AttachOptions::default() };

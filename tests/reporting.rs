@@ -296,6 +296,7 @@ fn any_configuration_access_is_answered_and_only_the_drivers_fields_change() {
     for (offset, len) in [(0, 16), (0, 1), (4, 4), (15, 1), (12, 20), (200, 56), (0, 256)] {
         assert_eq!(guest.read_config(offset, len).unwrap().len(), len as usize);
     }
+    guest.use_balloon().unwrap();
     guest.write_config(0, &[0xff; 16]).unwrap();
     let config = guest.get_config().unwrap();
     assert_eq!((config.num_pages, config.free_page_hint_cmd_id), (0, 0));

@@ -29,6 +29,7 @@ use super::exposition;
 use super::http::{Request, Response};
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
 use crate::args::LogLevel;
+use crate::device::IntervalError;
 use crate::memory::{Cause, GuestRange, PinError};
 use crate::state::State;
 
@@ -176,7 +177,10 @@ struct Interval {
 fn set_statistics_interval(state: &State, bytes: &[u8]) -> Answer {
     let interval: Interval = body(bytes, r#"{"seconds": 10}"#)?;
     let duration = Duration::from_secs(interval.seconds.into());
-    state.balloon.set_statistics_interval(duration).map_err(conflict)?;
+    state.balloon.set_statistics_interval(duration).map_err(|error| match error {
+        IntervalError::OutOfRange(_) => Response::error(400, error.to_string()),
+        IntervalError::NotOffered => conflict(error),
+    })?;
     info!("statistics interval {} s", interval.seconds);
     Ok(Response::json(&interval))
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use log::{info, warn};
 
 use super::chain::{ChainHead, Outcome};
-use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
+use super::config_space::{
+    BALLOON_PAGE_SIZE, ConfigSpace, POISON_NOT_TOLD, TargetError, pages as to_pages,
+};
 use super::features::{
     self, DEVICE_FEATURES, Features, QueueRole, VIRTIO_BALLOON_F_FREE_PAGE_HINT,
     VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
@@ -127,12 +129,26 @@ impl Balloon {
         hinting.reset();
         let mut config = self.config();
         config.set_actual(0);
-        config.set_poison_val(0);
+        config.set_poison_val(POISON_NOT_TOLD);
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
         // It will read all of it.
         self.config_changed.store(false, Ordering::Relaxed);
+    }
+
+    /// The queue with this index begins with a ring on which nothing was ever returned: whatever is
+    /// known of it came from another driver, that of a guest before this one or before a reboot.
+    ///
+    /// A driver whose VMM has lost a daemon comes with a ring that was used, or has nothing to
+    /// lose. (Each time as many chains were returned as a ring's index can count, it may lose what a
+    /// status shows until it tells it anew.)
+    pub fn queue_is_fresh(&self, index: usize) {
+        match self.role(index) {
+            Some(QueueRole::Inflate) => self.config().set_actual(0),
+            Some(QueueRole::Statistics) => lock(&self.statistics).sample = None,
+            _ => {}
+        }
     }
 
     /// What the queue with this index carries; `None` past the last one.
@@ -322,6 +338,14 @@ impl Balloon {
                     Some(reason) => {
                         let bytes = ranges.iter().map(GuestRange::len).sum();
                         counters.skip(reason, bytes);
+                        if reason == SkipReason::PoisonNotTold {
+                            limit.run(|| {
+                                warn!(
+                                    "the guest poisons its free pages and has not told this daemon \
+                                     with what: they stay until its driver is loaded again"
+                                );
+                            });
+                        }
                     }
                     None => discard(&mut ranges),
                 }
@@ -369,9 +393,15 @@ impl Balloon {
         if !acked.has(VIRTIO_BALLOON_F_REPORTING) {
             return Some(SkipReason::NotNegotiated);
         }
+        if !acked.has(VIRTIO_BALLOON_F_PAGE_POISON) {
+            return None;
+        }
         // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).
-        let poisoned = acked.has(VIRTIO_BALLOON_F_PAGE_POISON) && self.config().poison_val() != 0;
-        poisoned.then_some(SkipReason::Poisoned)
+        match self.config().poison_val() {
+            0 => None,
+            POISON_NOT_TOLD => Some(SkipReason::PoisonNotTold),
+            _ => Some(SkipReason::Poisoned),
+        }
     }
 }
 

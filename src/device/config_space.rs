@@ -37,9 +37,26 @@ const HINT_CMD_ID: std::ops::Range<usize> = 8..12;
 /// Where `poison_val` lies: what the driver fills its free pages with.
 const POISON_VAL: std::ops::Range<usize> = 12..16;
 
+/// What `poison_val` is until a driver has written it: a driver that acks `PAGE_POISON` writes it
+/// before `DRIVER_OK` (5.5.6.6.1), but one that has outlived a daemon does not write it again for the
+/// next, and what it poisons its pages with must not be taken for zero.
+///
+/// In the space itself, and not beside it: QEMU sends the whole space after any write of the guest,
+/// `poison_val` as it has read it here.
+pub(super) const POISON_NOT_TOLD: u32 = u32::MAX;
+
 /// `num_pages`, `actual`, `free_page_hint_cmd_id` and `poison_val`, each a little-endian `u32`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigSpace([u8; CONFIG_SPACE_SIZE]);
+
+impl Default for ConfigSpace {
+    /// An empty balloon that no driver has touched.
+    fn default() -> Self {
+        let mut space = Self([0; CONFIG_SPACE_SIZE]);
+        space.set_poison_val(POISON_NOT_TOLD);
+        space
+    }
+}
 
 impl ConfigSpace {
     /// `size` bytes from `offset` on; zeros past the end.
@@ -80,7 +97,8 @@ impl ConfigSpace {
         self.get(HINT_CMD_ID)
     }
 
-    /// What the driver fills its free pages with; counts only if it acked `PAGE_POISON`.
+    /// What the driver fills its free pages with, all ones if it has not said so; counts only if it
+    /// acked `PAGE_POISON`.
     pub fn poison_val(&self) -> u32 {
         self.get(POISON_VAL)
     }
@@ -128,7 +146,7 @@ mod tests {
         let mut config = ConfigSpace::default();
         config.write(12, &[0xaa]);
         config.write(15, &[0x01, 0xff, 0xff]);
-        assert_eq!(config.poison_val(), 0x0100_00aa);
+        assert_eq!(config.poison_val(), 0x01ff_ffaa);
     }
 
     #[test]

@@ -17,10 +17,10 @@ use crate::metrics::{Counters, SkipReason};
 
 /// The most bytes that one call gives back, unless a single page is larger.
 ///
-/// A punch cannot be interrupted. With 4 KiB pages the kernel frees some 5 GiB a second, so a piece
-/// of this size keeps a hang-up or a signal waiting for about 0.2 s; with huge pages an extra call
-/// a GiB is lost in the noise.
-const MOST_BYTES_A_CALL: u64 = 1 << 30;
+/// A punch cannot be interrupted, and a pause, a hang-up or a signal waits for it: with 4 KiB pages,
+/// of which the kernel frees some 5 GiB a second, about 50 ms for a piece of this size. With huge
+/// pages a call more every 256 MiB costs about a hundredth.
+const MOST_BYTES_A_CALL: u64 = 256 << 20;
 
 /// The one system call that gives memory back, behind a trait so that a test can watch it or let
 /// it fail.

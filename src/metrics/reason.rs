@@ -47,10 +47,13 @@ pub enum SkipReason {
     TooMany,
     /// Hinted pages that nobody has asked for, or not any more.
     NotHinting,
+    /// The guest poisons its free pages and has not told this daemon with what: its driver has
+    /// outlived another one.
+    PoisonNotTold,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 22] = [
+pub(super) const REASONS: [(SkipReason, &str); 23] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -73,6 +76,7 @@ pub(super) const REASONS: [(SkipReason, &str); 22] = [
     (SkipReason::Malformed, "malformed"),
     (SkipReason::TooMany, "too_many"),
     (SkipReason::NotHinting, "not_hinting"),
+    (SkipReason::PoisonNotTold, "poison_not_told"),
 ];
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

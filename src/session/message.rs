@@ -12,11 +12,13 @@ use rustix::net::{
 };
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
 
+use super::shape::{self, ShapeError};
+
 /// Request, flags and size of the payload, each an `u32` in the machine's own byte order
 /// (vhost-user protocol, "Header").
 const HEADER: usize = 12;
 
-/// How a peer breaks the protocol so that nothing after it can be understood.
+/// How a peer breaks the protocol, and with it the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum MessageError {
     /// A payload that no message of the protocol has.
@@ -33,6 +35,9 @@ pub enum MessageError {
          be received"
     )]
     TooManyDescriptors,
+    /// A message that is not what the protocol says.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// The socket.
     #[error("the connection broke")]
     Socket(#[source] io::Error),
@@ -75,6 +80,12 @@ impl Message {
     /// What kind of message it is.
     pub(super) fn request(&self) -> u32 {
         self.word(0)
+    }
+
+    /// Whether it, being whole, is what the protocol says.
+    pub(super) fn check(&self) -> Result<(), ShapeError> {
+        let payload = self.bytes.get(HEADER..self.received).unwrap_or_default();
+        shape::check(self.request(), self.word(1), payload)
     }
 
     /// The descriptors that came with it.

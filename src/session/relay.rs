@@ -58,8 +58,11 @@ impl Relay {
     /// but the other, and not even that when it hangs up.
     ///
     /// # Errors
-    /// [`MessageError`] for a message of which the end cannot be known.
-    pub(super) fn run(self, mut look: impl FnMut(&Message)) -> Result<(), MessageError> {
+    /// [`MessageError`] for a message of which the end cannot be known, or what `look` says.
+    pub(super) fn run(
+        self,
+        mut look: impl FnMut(&Message) -> Result<(), MessageError>,
+    ) -> Result<(), MessageError> {
         let (mut there, mut back) = (Message::new(), Message::new());
         // Nothing goes to the framework once either of the two has ended its part.
         let mut goes_there = true;
@@ -70,7 +73,7 @@ impl Relay {
             }
             if goes_there && !there.is_whole() {
                 match there.receive(self.frontend.as_fd())? {
-                    Step::Done => look(&there),
+                    Step::Done => look(&there)?,
                     Step::Waits => {}
                     Step::Closed => {
                         goes_there = false;
@@ -177,7 +180,10 @@ mod tests {
         let relay = Relay { frontend: left, framework: right, stop: Arc::clone(&stop) };
         let relay = std::thread::spawn(move || {
             let mut looked = Vec::new();
-            let end = relay.run(|message| looked.push((message.request(), message.fds().len())));
+            let end = relay.run(|message| {
+                looked.push((message.request(), message.fds().len()));
+                Ok(())
+            });
             (end, looked)
         });
         Setting { frontend, framework, stop, relay }

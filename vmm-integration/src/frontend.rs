@@ -5,10 +5,11 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_driver::{
     ram::GpaRange,
     virtio::{
-        balloon::{BalloonConfig, BalloonQueue},
+        balloon::{self, BalloonConfig, BalloonQueue},
         balloon_driver::Negotiated,
         feature,
         layout::RingLayout,
+        ring::Buffer,
     },
 };
 use std::{collections::BTreeMap, os::unix::net::UnixStream, path::Path, time::Duration};
@@ -172,7 +173,10 @@ impl Attachment {
             // Kept for the next backend, which knows nothing of it.
             self.options.poison = decided.poison_val;
         }
-        if let Some(poison) = self.options.poison {
+        if let Some(poison) = self.options.poison
+            && features & balloon::feature::PAGE_POISON != 0
+            && self.protocol.contains(VhostUserProtocolFeatures::CONFIG)
+        {
             self.set_poison(poison)?;
         }
         self.set_features(features)?;
@@ -350,6 +354,17 @@ impl Attachment {
     pub fn set_poison(&mut self, poison: u32) -> Result<()> {
         let config = BalloonConfig { poison_val: poison, ..self.get_config()? };
         self.write_config(0, &config.to_bytes())
+    }
+
+    /// Has the device return a chain of the inflate queue that names no page. A driver that says what
+    /// is in its balloon has used the queue, and the device forgets what was said before that.
+    ///
+    /// # Errors
+    /// Where the queue is not set up, or the chain does not come back.
+    pub fn use_balloon(&mut self) -> Result<()> {
+        let queue = self.index(BalloonQueue::Inflate).context("no inflate queue")?;
+        let nothing = Buffer::writable(self.scratch.start(), 4);
+        self.submit_and_wait(queue, &[nothing]).map(drop)
     }
 
     /// Waits for the backend to say that the configuration space has changed; says whether it did.

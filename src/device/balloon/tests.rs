@@ -52,20 +52,25 @@ fn page(gpa: u64) -> Option<Vec<GuestRange>> {
 
 #[test]
 fn reported_pages_are_handed_on_unless_something_forbids_it() {
-    let reported = |acked, poison: u32| {
+    let reported = |acked, poison: Option<u32>| {
         let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
-        balloon.config().write(12, &poison.to_le_bytes());
+        if let Some(poison) = poison {
+            balloon.config().write(12, &poison.to_le_bytes());
+        }
         balloon.set_acked_features(acked);
         let (handed, outcome) = serve(&balloon, QueueRole::Reporting, &[]);
         assert_eq!(outcome, Outcome::Return);
         handed
     };
-    assert_eq!(reported(REPORTING, 0), page(BUFFER));
-    assert_eq!(reported(REPORTING | POISON, 0), page(BUFFER));
+    assert_eq!(reported(REPORTING, Some(0)), page(BUFFER));
+    assert_eq!(reported(REPORTING | POISON, Some(0)), page(BUFFER));
     // Not acked, so the field means nothing.
-    assert_eq!(reported(REPORTING, 7), page(BUFFER));
-    assert_eq!(reported(REPORTING | POISON, 7), None);
-    assert_eq!(reported(0, 0), None);
+    assert_eq!(reported(REPORTING, Some(7)), page(BUFFER));
+    assert_eq!(reported(REPORTING | POISON, Some(7)), None);
+    // Of a driver that outlived the daemon to which it told its value.
+    assert_eq!(reported(REPORTING | POISON, None), None);
+    assert_eq!(reported(REPORTING, None), page(BUFFER));
+    assert_eq!(reported(0, Some(0)), None);
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
     assert_eq!(balloon.acked_features(), None);
     assert_eq!((balloon.target_bytes(), balloon.statistics_interval()), (1 << 20, interval));
     let config = *balloon.config();
-    assert_eq!((config.actual(), config.poison_val()), (0, 0));
+    assert_eq!((config.actual(), config.poison_val()), (0, POISON_NOT_TOLD));
     assert_eq!(config.free_page_hint_cmd_id(), 0);
     assert!(balloon.statistics().is_none());
     assert_eq!(balloon.hinting().state, HintingState::Stopped);

@@ -86,6 +86,12 @@ pub enum Command {
         /// The allocation.
         id: u32,
     },
+    /// Has a process of its own fill memory with a pattern, check it and end, whether it fits in the
+    /// guest's memory or not: unlike init, it may be killed for it. Answer: [`Reply::ProcessEnd`].
+    UseMemory {
+        /// Size, a multiple of the page size.
+        bytes: u64,
+    },
     /// Reads `/proc/meminfo`. Answer: [`Reply::MemInfo`].
     MemInfo,
     /// Reads a file of at most some hundred KiB, such as one in sysfs or procfs.
@@ -155,6 +161,8 @@ pub enum Reply {
     Hello(Hello),
     /// See [`Command::Verify`].
     Verified(Verified),
+    /// See [`Command::UseMemory`].
+    ProcessEnd(ProcessEnd),
     /// See [`Command::MemInfo`].
     MemInfo(MemInfo),
     /// See [`Command::ReadFile`].
@@ -206,6 +214,19 @@ pub struct Verified {
     pub mismatches: u64,
     /// The first word that differs.
     pub first: Option<Mismatch>,
+}
+
+/// How the process of [`Command::UseMemory`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessEnd {
+    /// It had its memory, and found in it what it had written.
+    Done,
+    /// It was killed.
+    Killed {
+        /// The signal: 9 is the OOM killer's.
+        signal: i32,
+    },
 }
 
 /// A word that does not hold what was written to it.

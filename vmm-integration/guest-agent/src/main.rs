@@ -21,6 +21,7 @@ use crate::memory::Allocations;
 use crate::runner::Races;
 
 mod memory;
+mod process;
 mod runner;
 mod stats;
 mod system;
@@ -29,6 +30,14 @@ mod system;
 const MAX_RUNNING: usize = 64;
 
 fn main() {
+    match process::role() {
+        None => {}
+        Some(Ok(())) => return,
+        Some(Err(error)) => {
+            eprintln!("guest-agent: {error:#}");
+            std::process::exit(1);
+        }
+    }
     if std::process::id() != 1 {
         eprintln!("guest-agent is the init of the test guest and does nothing elsewhere");
         std::process::exit(2);
@@ -204,6 +213,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         }
         Command::Verify { id } => allocations.verify(id).map(Reply::Verified),
         Command::Free { id } => allocations.free(id).map(|()| Reply::Done),
+        Command::UseMemory { bytes } => process::use_memory(bytes).map(Reply::ProcessEnd),
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),

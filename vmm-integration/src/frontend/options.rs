@@ -46,7 +46,9 @@ pub struct AttachOptions {
     pub regions: Option<Vec<usize>>,
     /// How they are announced.
     pub memory: MemoryHandover,
-    /// A `poison_val` to be written ahead of the features, which is when Linux writes it.
+    /// The `poison_val` to be written ahead of the features, which is when Linux writes it, if
+    /// PAGE_POISON is among them and there is a configuration space. With none nothing is written:
+    /// as by a driver that was there before the backend.
     pub poison: Option<u32>,
     /// How long the backend may take for an answer or for a chain.
     pub timeout: Duration,
@@ -89,7 +91,7 @@ impl Default for AttachOptions {
             ring_area: None,
             regions: None,
             memory: MemoryHandover::Negotiated,
-            poison: None,
+            poison: Some(0),
             timeout: Duration::from_secs(10),
         }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use guest_agent::race::{MemoryBlocks, RacePlan, RaceReport, Task};
 use guest_agent::{
-    BalloonDevice, Command, Hello, MAX_LINE_BYTES, MemInfo, Outcome, Reply, Request, Response,
-    Verified,
+    BalloonDevice, Command, Hello, MAX_LINE_BYTES, MemInfo, Outcome, ProcessEnd, Reply, Request,
+    Response, Verified,
 };
 
 /// For a command that only asks or sets something. Generous: an emulated guest on a busy machine.
@@ -193,6 +193,18 @@ impl AgentClient {
     /// See [`AgentClient`].
     pub fn free(&self, id: u32) -> Result<()> {
         self.done(Command::Free { id }, LONG)
+    }
+
+    /// Has a process of its own fill memory and check it, be there enough of it or not, and says how
+    /// it ended.
+    ///
+    /// # Errors
+    /// See [`AgentClient`]; also when the memory does not hold what was written to it.
+    pub fn use_memory(&self, bytes: u64) -> Result<ProcessEnd> {
+        match self.call(Command::UseMemory { bytes }, LONG)? {
+            Reply::ProcessEnd(end) => Ok(end),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The guest's `/proc/meminfo`, in bytes.
