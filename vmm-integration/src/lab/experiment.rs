@@ -10,7 +10,7 @@ use super::PROGRAM;
 use super::machine::Machine;
 use super::parameters::{Length, Parameter, PlanError, Settings, assignments};
 use super::progress::{Interrupted, Progress};
-use super::store::{CaseRecord, Findings, Store};
+use super::store::{CaseRecord, FORMAT, Failure, Findings, Store};
 
 /// Something to find out, in cases that are each run, kept and repeated by themselves.
 pub trait Experiment: Sync {
@@ -28,6 +28,11 @@ pub trait Experiment: Sync {
 
     /// The names of its cases with these settings.
     fn cases(&self, settings: &Settings) -> Vec<String>;
+
+    /// What repeats a case, if not its name and its settings: words that follow the subcommand.
+    fn again(&self, _case: &str) -> Option<String> {
+        None
+    }
 
     /// Runs one of [`Experiment::cases`].
     ///
@@ -142,8 +147,12 @@ pub struct Ran {
     pub records: Vec<CaseRecord>,
     /// How many of these were kept before.
     pub skipped: usize,
+    /// How many of these a program built of another commit has kept.
+    pub of_other_commits: usize,
     /// The cases that failed: command and error.
     pub failed: Vec<(String, anyhow::Error)>,
+    /// Why the last of the records could not be kept; the run has ended there.
+    pub unkept: Option<anyhow::Error>,
     /// It was asked to end.
     pub interrupted: bool,
 }
@@ -163,10 +172,13 @@ impl Plan {
         let mut chosen = Vec::new();
         for name in &request.experiments {
             let found = experiments.iter().find(|experiment| experiment.name() == name);
-            chosen.push(*found.ok_or_else(|| PlanError::Experiment {
+            let found = *found.ok_or_else(|| PlanError::Experiment {
                 name: name.clone(),
                 known: names(experiments),
-            })?);
+            })?;
+            if !names(&chosen).split(", ").any(|known| known == name) {
+                chosen.push(found);
+            }
         }
         if chosen.is_empty() {
             chosen = experiments.to_vec();
@@ -216,6 +228,9 @@ impl Plan {
     /// The command that repeats one case.
     fn command(&self, planned: &Planned) -> String {
         let Planned { experiment, settings, case } = planned;
+        if let Some(again) = experiment.again(case) {
+            return format!("{PROGRAM} {} {again} --seed {}", self.verb, self.seed);
+        }
         let full = if self.length == Length::Full { " --full" } else { "" };
         format!(
             "{PROGRAM} {} {} --case {case}{full} --seed {}{}",
@@ -228,11 +243,13 @@ impl Plan {
 
     /// Runs the cases one after the other and keeps each when it is done. With `resume` those that
     /// are kept from a run with the same seed and parameters are not run again. A case that fails
-    /// does not keep the others from being run.
+    /// does not keep the others from being run; that it did is kept as well. Where a record cannot be
+    /// kept the run ends, and has that record still.
     ///
     /// # Errors
-    /// Where a record cannot be kept.
+    /// Where nothing can be kept in the store, or another run is at it.
     pub fn run(&self, store: &Store, resume: bool, daemon: Option<&Path>) -> Result<Ran> {
+        let _claim = store.claim()?;
         let progress = Progress::new(self.cases.len());
         let mut ran = Ran::default();
         for planned in &self.cases {
@@ -243,6 +260,7 @@ impl Plan {
                 && kept.command == command
                 && kept.parameters == settings.texts()
             {
+                ran.of_other_commits += usize::from(kept.machine.commit != Machine::here().commit);
                 ran.records.push(kept);
                 ran.skipped += 1;
                 progress.end();
@@ -262,25 +280,12 @@ impl Plan {
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
                 Err(anyhow!("panicked: {}", text.unwrap_or("without a text")))
             });
-            match result {
+            let unkept = match result {
                 Ok(findings) => {
-                    let Findings { figures, series, map, verdict, mut notes } = findings;
-                    notes.push(format!("Repeating it: {}.", experiment.repeats(case).text()));
-                    let record = CaseRecord {
-                        experiment: experiment.name().to_owned(),
-                        case: case.clone(),
-                        seed: self.seed,
-                        parameters: settings.texts(),
-                        command,
-                        machine,
-                        figures,
-                        series,
-                        map,
-                        verdict,
-                        notes,
-                    };
-                    store.put(&record)?;
+                    let record = self.record(planned, findings, machine);
+                    let kept = store.put(&record);
                     ran.records.push(record);
+                    kept.err()
                 }
                 Err(error) if error.is::<Interrupted>() || super::progress::interrupted() => {
                     ran.interrupted = true;
@@ -288,12 +293,44 @@ impl Plan {
                 }
                 Err(error) => {
                     progress.line(&format!("{} {case}: {error:#}", experiment.name()));
+                    let kept = store.put_failure(&Failure {
+                        experiment: experiment.name().to_owned(),
+                        case: case.clone(),
+                        command: command.clone(),
+                        machine,
+                        error: format!("{error:#}"),
+                    });
                     ran.failed.push((command, error));
+                    kept.err()
                 }
+            };
+            if unkept.is_some() {
+                ran.unkept = unkept;
+                break;
             }
             progress.end();
         }
         Ok(ran)
+    }
+
+    fn record(&self, planned: &Planned, findings: Findings, machine: Machine) -> CaseRecord {
+        let Planned { experiment, settings, case } = planned;
+        let Findings { figures, series, map, verdict, mut notes } = findings;
+        notes.push(format!("Repeating it: {}.", experiment.repeats(case).text()));
+        CaseRecord {
+            format: FORMAT,
+            experiment: experiment.name().to_owned(),
+            case: case.clone(),
+            seed: self.seed,
+            parameters: settings.texts(),
+            command: self.command(planned),
+            machine,
+            figures,
+            series,
+            map,
+            verdict,
+            notes,
+        }
     }
 }
 
@@ -394,6 +431,10 @@ mod tests {
         assert_eq!(ran.failed.len(), 1, "a case that fails does not keep the others back");
         assert!(ran.failed[0].0.contains("--case bad"), "{:?}", ran.failed);
         assert_eq!(ran.failed[0].1.to_string(), "panicked: as it was meant to");
+        let failures = store.kept().unwrap().failures;
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0].command, ran.failed[0].0);
+        assert_eq!(failures[0].error, "panicked: as it was meant to");
 
         // Kept from other parameters it is of no use.
         let other = plan(&request(&[], &["good"], &["by=3"])).unwrap();
