@@ -119,7 +119,7 @@ struct Kept {
     #[arg(long)]
     full: bool,
     /// What random numbers begin with.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     seed: u64,
     /// Where records are kept. One run at a time has this folder.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
@@ -324,7 +324,8 @@ fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
     let planned: usize = plans.iter().map(Plan::len).sum();
     watch_for_interrupts()?;
     let again = again();
-    say(&format!("{planned} cases into {}; again: {again}", kept.out.display()));
+    let cases = if planned == 1 { "case" } else { "cases" };
+    say(&format!("{planned} {cases} into {}; again: {again}", kept.out.display()));
     let store = Store::new(&kept.out);
     let mut code = 0;
     let mut records = Vec::new();

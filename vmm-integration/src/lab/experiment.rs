@@ -1,6 +1,6 @@
 //! What an experiment is, and a run of some of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -255,16 +255,20 @@ impl Plan {
         for planned in &self.cases {
             let Planned { experiment, settings, case } = planned;
             let command = self.command(planned);
-            if let Some(kept) = store.get(experiment.name(), case)
-                && resume
-                && kept.command == command
-                && kept.parameters == settings.texts()
-            {
-                ran.of_other_commits += usize::from(kept.machine.commit != Machine::here().commit);
-                ran.records.push(kept);
-                ran.skipped += 1;
-                progress.end();
-                continue;
+            let kept = if resume { store.get(experiment.name(), case) } else { None };
+            if let Some(kept) = kept {
+                let other = difference(&kept, self.seed, &settings.texts());
+                if other.is_none() && kept.command == command {
+                    let here = Machine::here().commit;
+                    ran.of_other_commits += usize::from(kept.machine.commit != here);
+                    ran.records.push(kept);
+                    ran.skipped += 1;
+                    progress.end();
+                    continue;
+                }
+                let other = other.unwrap_or_else(|| format!("another command: {}", kept.command));
+                let name = experiment.name();
+                progress.line(&format!("{name} {case}: kept with {other}; run again and replaced"));
             }
             if super::progress::interrupted() {
                 ran.interrupted = true;
@@ -332,6 +336,27 @@ impl Plan {
             notes,
         }
     }
+}
+
+/// What a record was made with, where that is not what is asked for.
+fn difference(
+    kept: &CaseRecord,
+    seed: u64,
+    parameters: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut other = Vec::new();
+    if kept.seed != seed {
+        other.push(format!("seed {} and not {seed}", kept.seed));
+    }
+    let names: BTreeSet<&String> = kept.parameters.keys().chain(parameters.keys()).collect();
+    for name in names {
+        let [old, new] = [kept.parameters.get(name), parameters.get(name)];
+        if old != new {
+            let text = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
+            other.push(format!("{name}={} and not {}", text(old), text(new)));
+        }
+    }
+    (!other.is_empty()).then(|| other.join(", "))
 }
 
 #[cfg(test)]
@@ -437,6 +462,9 @@ mod tests {
         assert_eq!(failures[0].error, "panicked: as it was meant to");
 
         // Kept from other parameters it is of no use.
+        let other = BTreeMap::from([("by".to_owned(), "3".to_owned())]);
+        let said = difference(&ran.records[0], 8, &other).unwrap();
+        assert_eq!(said, "seed 7 and not 8, by=1 and not 3");
         let other = plan(&request(&[], &["good"], &["by=3"])).unwrap();
         let ran = other.run(&store, true, None).unwrap();
         assert_eq!((ran.skipped, runs()), (0, 4));

@@ -6,8 +6,7 @@
 use std::fmt::Write;
 
 use super::charts::{Chart, Line};
-use super::escape;
-use crate::lab::parameters::Size;
+use super::{escape, size};
 use crate::lab::store::Series;
 use crate::lab::table::number;
 
@@ -98,7 +97,7 @@ impl Axis {
 }
 
 /// A tick's label.
-fn label(value: f64) -> String {
+pub(super) fn label(value: f64) -> String {
     let short = |value: f64| {
         let text = number(value);
         if text.contains('.') {
@@ -120,10 +119,16 @@ fn label(value: f64) -> String {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole and small
 fn size_label(gib: f64) -> String {
     if gib >= 1.0 && gib.fract() == 0.0 && gib < 1e9 {
-        format!("{}iB", Size((gib as u64) << 30))
+        size((gib as u64) << 30)
     } else {
         format!("{} GiB", number(gib))
     }
+}
+
+/// Round numbers from `start` to `end`.
+pub(super) fn round_ticks(start: f64, end: f64) -> Vec<f64> {
+    let ticks = Axis::new([start, end].into_iter(), false, false).ticks;
+    ticks.into_iter().filter(|tick| (start..=end).contains(tick)).collect()
 }
 
 /// The chart; `id` is unique on the page.
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn sizes_are_sizes_and_labels_do_not_touch() {
         for (gib, text) in
-            [(1.0, "1GiB"), (256.0, "256GiB"), (16384.0, "16TiB"), (0.5, "0.5000 GiB")]
+            [(1.0, "1 GiB"), (256.0, "256 GiB"), (16384.0, "16 TiB"), (0.5, "0.5000 GiB")]
         {
             assert_eq!(size_label(gib), text);
         }

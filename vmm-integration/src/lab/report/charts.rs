@@ -96,13 +96,15 @@ fn compared<'a>(group: &Group<'a>) -> Option<Chart<'a>> {
 fn merged<'a>(curves: Vec<(&'a str, &'a Series)>, computed: bool) -> Vec<Line<'a>> {
     let mut lines: Vec<Line<'a>> = Vec::new();
     for (case, series) in curves {
-        let name = if computed { format!("{case}, closed form") } else { case.to_owned() };
         match lines.iter_mut().find(|line| line.series.points == series.points) {
             Some(same) => {
                 same.name.push_str(", ");
-                same.name.push_str(&name);
+                same.name.push_str(case);
             }
-            None => lines.push(Line { name, series, style: 0, computed }),
+            None => {
+                let of = if computed { "closed form of " } else { "" };
+                lines.push(Line { name: format!("{of}{case}"), series, style: 0, computed });
+            }
         }
     }
     lines

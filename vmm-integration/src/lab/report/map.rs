@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::escape;
-use crate::lab::parameters::Size;
+use super::{chart, escape, size};
 use crate::lab::store::{CellState, MemoryMap};
-use crate::lab::table::number;
 
 const WIDTH: usize = 360;
+/// For half of the last label.
+const RIGHT: usize = 8;
 const HEIGHT: usize = 260;
 const LEFT: usize = 20;
 const TOP: usize = 18;
@@ -26,7 +26,7 @@ fn percent(map: &MemoryMap, state: CellState) -> f64 {
 pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
     let columns = map.rows.len().max(1);
     let cells = map.rows.first().map_or(1, |row| row.chars().count()).max(1);
-    let (width, height) = ((WIDTH - LEFT) as f64, (HEIGHT - TOP - BOTTOM) as f64);
+    let (width, height) = ((WIDTH - LEFT - RIGHT) as f64, (HEIGHT - TOP - BOTTOM) as f64);
     let (dx, dy) = (width / columns as f64, height / cells as f64);
     let seconds = |us: Option<&u64>| us.copied().unwrap_or(0) as f64 / 1e6;
     let (start, end) = (seconds(map.times_us.first()), seconds(map.times_us.last()));
@@ -37,7 +37,7 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
          <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{columns} columns of {cells} cells of \
          {} each. Of all of them: {}.</desc>\n",
         escape(title),
-        Size(map.cell_bytes),
+        size(map.cell_bytes),
         shares.join(", ")
     );
     for state in CellState::ALL {
@@ -59,27 +59,22 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
         }
     }
     let bytes = u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(map.cell_bytes);
-    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{}iB</text>", TOP - 5, Size(bytes));
+    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", TOP - 5, size(bytes));
     let _ = writeln!(
         svg,
         "<text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\">address</text>",
         TOP as f64 + height / 2.0
     );
-    const TIMES: u32 = 4;
-    for part in 0..=TIMES {
-        let share = f64::from(part) / f64::from(TIMES);
-        let anchor = match part {
-            0 => "start",
-            TIMES => "end",
-            _ => "middle",
-        };
+    for tick in chart::round_ticks(start, end) {
+        let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
+        let anchor = if share < 0.05 { "start" } else { "middle" };
         let (x, y) = (LEFT as f64 + share * width, HEIGHT - BOTTOM);
         let _ = writeln!(
             svg,
             "<path class=\"grid\" d=\"M{x:.1} {y}v4\"/>\
              <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
             y + 17,
-            number(start + share * (end - start))
+            chart::label(tick)
         );
     }
     let _ = writeln!(
@@ -145,9 +140,9 @@ pub(super) fn legend(map: &MemoryMap) -> String {
     };
     let all: String = CellState::ALL.into_iter().map(entry).collect();
     format!(
-        "<ul class=\"legend\">{all}</ul>\n<p class=\"of\">Of all cells, {}iB each, at all times. A \
+        "<ul class=\"legend\">{all}</ul>\n<p class=\"of\">Of all cells, {} each, at all times. A \
          cell is in use if any of its pages is.</p>",
-        Size(map.cell_bytes)
+        size(map.cell_bytes)
     )
 }
 
@@ -169,8 +164,13 @@ mod tests {
             rows: vec!["uuff".into(), "ugir".into()],
         };
         let svg = svg("m1", "memory", &map);
-        assert!(svg.contains("2 columns of 4 cells of 2M each"), "{svg}");
+        assert!(svg.contains("2 columns of 4 cells of 2 MiB each"), "{svg}");
         assert!(svg.contains("in use 37.5 %, free 25.0 %, isolated 12.5 %"), "{svg}");
-        assert!(svg.contains("class=\"mg\"") && svg.contains(">0.7500<") && svg.contains(">3<"));
+        assert!(
+            svg.contains("class=\"mg\"")
+                && svg.contains(">1<")
+                && svg.contains(">3<")
+                && svg.contains(">8 MiB<")
+        );
     }
 }

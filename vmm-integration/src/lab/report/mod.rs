@@ -9,6 +9,7 @@ mod map;
 mod section;
 mod summary;
 
+use super::parameters::Size;
 use super::store::{Kept, VerdictKind};
 use super::table::groups;
 
@@ -53,7 +54,7 @@ pub fn render(kept: &Kept, about: &dyn Fn(&str) -> Option<String>) -> String {
             escape(experiment)
         ));
         if let Some(text) = about(experiment) {
-            page.push_str(&format!("<p>{}</p>\n", escape(&text)));
+            page.push_str(&format!("<p>{}</p>\n", prose(&text)));
         }
         for failure in kept.failures.iter().filter(|failure| failure.experiment == experiment) {
             page.push_str(&summary::failure(failure));
@@ -89,12 +90,42 @@ fn badge(name: &str) -> String {
 }
 
 /// A command that gets something again; a long one is folded away.
-fn command(command: &str) -> String {
-    let code = format!("<code>{}</code>", escape(command));
+fn again(command: &str) -> String {
+    let code = code(command);
     if command.len() <= 160 {
         return format!("<p class=\"again\">Again: {code}</p>\n");
     }
     format!("<details class=\"again\"><summary>Again, in one command</summary>{code}</details>\n")
+}
+
+/// A command, which is broken between its words only.
+fn code(command: &str) -> String {
+    let word = |word: &str| format!("<span>{}</span>", escape(word));
+    let words: Vec<String> = command.split(' ').map(word).collect();
+    format!("<code>{}</code>", words.join(" "))
+}
+
+/// A text, with what stands between backticks as code.
+fn prose(text: &str) -> String {
+    let text = escape(text);
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return text;
+    }
+    let part = |(nr, part): (usize, &&str)| match nr % 2 {
+        0 => (*part).to_owned(),
+        _ => format!("<code>{part}</code>"),
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+/// A size with its unit.
+fn size(bytes: u64) -> String {
+    let text = Size(bytes).to_string();
+    match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(digits) => format!("{digits} {}iB", &text[digits.len()..]),
+        None => format!("{text} B"),
+    }
 }
 
 /// The page's style.
@@ -169,7 +200,8 @@ mod tests {
         }
         records[2].experiment = "race".to_owned();
         let kept = Kept { records, ..Kept::default() };
-        let page = render(&kept, &|name| Some(format!("about {name}")));
+        let page = render(&kept, &|name| Some(format!("about `{name}`")));
+        let page = page.replace("<span>", "").replace("</span>", "");
         for record in &kept.records {
             assert!(page.contains(&record.command), "{}", record.command);
         }
@@ -179,9 +211,14 @@ mod tests {
         assert_eq!(page.matches("Again: <code>").count(), 7);
         assert_eq!(page.matches(both).count(), 2);
         assert_eq!(page.matches("role=\"img\"").count(), 5);
-        assert!(page.contains("d, closed form, e, closed form"), "{page}");
-        for text in ["about test", "not &lt;here&gt;", "a &amp; b", "rounds=&lt;3&gt;", "not shown"]
-        {
+        assert!(page.contains("closed form of d, e<"), "{page}");
+        for text in [
+            "about <code>test</code>",
+            "not &lt;here&gt;",
+            "a &amp; b",
+            "rounds=&lt;3&gt;",
+            "not shown",
+        ] {
             assert!(page.contains(text), "{text}");
         }
         for outside in ["http:", "https:", "src=", "@import", "<script"] {
@@ -207,7 +244,7 @@ mod tests {
         for text in ["1 failed", "1 LOST", "memory &lt;lost&gt;", "x.json is no", "#test-lost"] {
             assert!(first.contains(text), "{text}: {first}");
         }
-        assert!(first.contains(&failure.command));
+        assert!(first.replace("<span>", "").replace("</span>", "").contains(&failure.command));
         assert!(
             rest.contains("id=\"test-lost\"") && rest.contains("<section id=\"race\""),
             "{rest}"

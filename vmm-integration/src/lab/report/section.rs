@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::charts::charts;
-use super::{badge, chart, class, command, escape, map, slug, verdict_name};
+use super::{again, badge, chart, class, code, escape, map, prose, slug, verdict_name};
 use crate::lab::store::{CaseRecord, Figure};
 use crate::lab::table::{Group, number};
 
@@ -38,11 +38,13 @@ pub(super) fn group(group: &Group<'_>) -> String {
         let _ = writeln!(page, "<div id=\"{id}\"><h3>{experiment}: {kind}</h3>");
     }
     page.push_str(&verdicts(group));
+    page.push_str("<div class=\"side\">\n");
     page.push_str(&figures(group));
     let pictures = pictures(group, &id);
     if !pictures.is_empty() {
         let _ = writeln!(page, "<div class=\"charts\">\n{pictures}</div>");
     }
+    page.push_str("</div>\n");
     page.push_str(&notes(group));
     page.push_str(&parameters(group));
     page.push_str("</div>\n");
@@ -52,7 +54,8 @@ pub(super) fn group(group: &Group<'_>) -> String {
 fn pictures(group: &Group<'_>, id: &str) -> String {
     let mut pictures = String::new();
     for (nr, chart) in charts(group).into_iter().enumerate() {
-        let again = if chart.cases.is_empty() { again(&group.cases) } else { again(&chart.cases) };
+        let again =
+            if chart.cases.is_empty() { all_again(&group.cases) } else { all_again(&chart.cases) };
         let _ = write!(
             pictures,
             "<figure>\n<figcaption>{}</figcaption>\n{}\n{}\n{again}</figure>\n",
@@ -70,7 +73,7 @@ fn pictures(group: &Group<'_>, id: &str) -> String {
             escape(&title),
             map::svg(&format!("{id}-m{nr}"), &title, map),
             map::legend(map),
-            command(&record.command)
+            again(&record.command)
         );
     }
     pictures
@@ -95,12 +98,12 @@ fn verdicts(group: &Group<'_>) -> String {
             page,
             "<tr role=\"row\" id=\"{}\"><th role=\"rowheader\" scope=\"row\">{}</th>\
              <td role=\"cell\">{}</td><td role=\"cell\" class=\"text\">{}\
-             <p class=\"again\"><code>{}</code></p></td></tr>",
+             <p class=\"again\">{}</p></td></tr>",
             slug(&format!("{}-{}", record.experiment, record.case)),
             escape(&record.case),
             badge(verdict_name(verdict.kind)),
-            escape(&verdict.text),
-            escape(&record.command)
+            prose(&verdict.text),
+            code(&record.command)
         );
     }
     page.push_str("</tbody></table>\n");
@@ -125,7 +128,7 @@ fn figures(group: &Group<'_>) -> String {
     let cases: Vec<_> =
         group.cases.iter().filter(|(_, record)| !record.figures.is_empty()).copied().collect();
     let mut page = format!(
-        "<div class=\"holder\"><table role=\"table\" class=\"{}\">\n<caption>{}: figures\
+        "<div class=\"holder h-{0}\"><table role=\"table\" class=\"{0}\">\n<caption>{1}: figures\
          </caption>\n<thead role=\"rowgroup\"><tr role=\"row\">\
          <th role=\"columnheader\" scope=\"col\">figure</th>",
         class(cases.len()),
@@ -156,14 +159,13 @@ fn figures(group: &Group<'_>) -> String {
         }
         page.push_str("</tr>\n");
     }
-    page.push_str("</tbody></table></div>\n");
-    page.push_str(&again(&cases));
+    let _ = writeln!(page, "</tbody></table>\n{}</div>", all_again(&cases));
     page
 }
 
 /// The command that gets all of these again: the cases' own, where they differ in nothing else, in
 /// one.
-fn again(cases: &[(&str, &CaseRecord)]) -> String {
+fn all_again(cases: &[(&str, &CaseRecord)]) -> String {
     let split = |record: &CaseRecord| {
         let (before, rest) = record.command.split_once(" --case ")?;
         let after = rest.strip_prefix(record.case.as_str())?;
@@ -171,11 +173,11 @@ fn again(cases: &[(&str, &CaseRecord)]) -> String {
     };
     let parts: Option<BTreeSet<_>> = cases.iter().map(|(_, record)| split(record)).collect();
     let Some(parts) = parts.filter(|parts| parts.len() == 1) else {
-        return cases.iter().map(|(_, record)| command(&record.command)).collect();
+        return cases.iter().map(|(_, record)| again(&record.command)).collect();
     };
     let names: String =
         cases.iter().map(|(_, record)| format!(" --case {}", record.case)).collect();
-    let one = |(before, after): (String, String)| command(&format!("{before}{names}{after}"));
+    let one = |(before, after): (String, String)| again(&format!("{before}{names}{after}"));
     parts.into_iter().map(one).collect()
 }
 
@@ -196,7 +198,7 @@ fn notes(group: &Group<'_>) -> String {
         } else {
             format!("{}: ", escape(&cases.join(", ")))
         };
-        format!("<li>{of}{}</li>\n", escape(note))
+        format!("<li>{of}{}</li>\n", prose(note))
     };
     let items: String = all.iter().map(item).collect();
     match all.len() {
@@ -218,8 +220,8 @@ fn parameters(group: &Group<'_>) -> String {
     let mut page =
         "<details><summary>Command and parameters of each case</summary>\n<dl>\n".to_owned();
     for (_, record) in &group.cases {
-        let (command, set) = (escape(&record.command), escape(&set(record)));
-        let _ = writeln!(page, "<dt><code>{command}</code></dt><dd>{set}</dd>");
+        let (command, set) = (code(&record.command), escape(&set(record)));
+        let _ = writeln!(page, "<dt>{command}</dt><dd>{set}</dd>");
     }
     page.push_str("</dl></details>\n");
     page

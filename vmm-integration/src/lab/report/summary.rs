@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::{badge, class, command, escape, slug, verdict_name};
+use super::{again, badge, class, escape, slug, verdict_name};
 use crate::lab::store::{CaseRecord, Failure, Kept, VerdictKind};
 
 /// Verdicts in the order of their columns.
@@ -42,7 +42,7 @@ pub(super) fn section(kept: &Kept, experiments: &[&str]) -> String {
             escape(&record.experiment),
             escape(&record.case),
             escape(text),
-            command(&record.command)
+            again(&record.command)
         );
     }
     if !unreadable.is_empty() {
@@ -76,7 +76,7 @@ pub(super) fn failure(failure: &Failure) -> String {
         escape(&failure.case),
         escape(&failure.machine.date),
         escape(&failure.error),
-        command(&failure.command)
+        again(&failure.command)
     )
 }
 
@@ -116,7 +116,7 @@ fn table(kept: &Kept, experiments: &[&str]) -> String {
         .filter(|column| counts.keys().any(|(_, counted)| counted == column))
         .collect();
     let mut page = format!(
-        "<div class=\"holder\"><table role=\"table\" class=\"{}\">\n<caption>Cases by what \
+        "<div class=\"holder\"><table role=\"table\" class=\"counts {}\">\n<caption>Cases by what \
          came of them</caption>\n<thead role=\"rowgroup\"><tr role=\"row\"><th role=\"columnheader\" \
          scope=\"col\">experiment</th>",
         class(columns.len())
@@ -145,27 +145,36 @@ fn table(kept: &Kept, experiments: &[&str]) -> String {
 
 /// On what and when.
 fn machines(records: &[CaseRecord]) -> String {
-    let mut all: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
-    for record in records {
-        let machine = &record.machine;
-        let commit = if machine.commit.is_empty() { "unknown" } else { &machine.commit };
+    let mut all: BTreeMap<String, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
+    for CaseRecord { machine, .. } in records {
         let text = format!(
-            "{}, {}, {} GiB of memory, Linux {}; built of commit {commit}",
+            "{}, {}, {} GiB of memory, Linux {}",
             machine.cpu,
             plural(machine.cores, "CPU"),
             machine.memory_bytes >> 30,
             machine.kernel,
         );
-        all.entry(text).or_default().insert(&machine.date);
+        let commits = all.entry(text).or_default();
+        commits.entry(&machine.commit).or_default().insert(&machine.date);
     }
-    let item = |(text, dates): (&String, &BTreeSet<&str>)| {
-        let (first, last) = (dates.first().unwrap_or(&""), dates.last().unwrap_or(&""));
-        format!("<li>{}: {} to {}</li>\n", escape(text), escape(first), escape(last))
-    };
-    let items: String = all.iter().map(item).collect();
-    if items.is_empty() {
-        items
-    } else {
-        format!("<h3>On what and when</h3>\n<ul>\n{items}</ul>\n")
+    if all.is_empty() {
+        return String::new();
     }
+    let mut page = "<h3>On what and when</h3>\n".to_owned();
+    for (machine, commits) in all {
+        let item = |(commit, dates): (&str, BTreeSet<&str>)| {
+            let to_minute = |date: &str| date.get(..16).unwrap_or(date).replace('T', " ");
+            let [first, last] =
+                [dates.first(), dates.last()].map(|date| to_minute(date.unwrap_or(&"")));
+            format!(
+                "<li>commit {}, {} to {} UTC</li>\n",
+                escape(if commit.is_empty() { "unknown" } else { commit }),
+                escape(&first),
+                escape(&last)
+            )
+        };
+        let items: String = commits.into_iter().map(item).collect();
+        let _ = write!(page, "<p>{}</p>\n<ul>\n{items}</ul>\n", escape(&machine));
+    }
+    page
 }
