@@ -332,7 +332,7 @@ fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
     for plan in plans {
         let ran = plan.run(&store, kept.resume, kept.daemon.as_deref())?;
         if ran.skipped > 0 {
-            say(&format!("{} cases were kept from before", ran.skipped));
+            say(&format!("kept from before: {} of {planned} cases", ran.skipped));
         }
         if ran.of_other_commits > 0 {
             let Machine { commit, .. } = Machine::here();

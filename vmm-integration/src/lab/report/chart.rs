@@ -13,9 +13,9 @@ use crate::lab::table::number;
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 18.0;
+const RIGHT: f64 = 28.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 44.0;
+const BOTTOM: f64 = 47.0;
 /// At most so many points of a line have a marker.
 const MARKERS: usize = 8;
 /// So far apart, as a share of the axis, labels do not touch.
@@ -178,7 +178,7 @@ pub(super) fn svg(id: &str, chart: &Chart<'_>) -> String {
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             px(tick),
-            HEIGHT - BOTTOM + 17.0,
+            HEIGHT - BOTTOM + 20.0,
             if sizes { size_label(tick) } else { label(tick) }
         );
     }

@@ -67,7 +67,11 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
     );
     for tick in chart::round_ticks(start, end) {
         let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
-        let anchor = if share < 0.05 { "start" } else { "middle" };
+        let anchor = match share {
+            ..0.05 => "start",
+            ..0.95 => "middle",
+            _ => "end",
+        };
         let (x, y) = (LEFT as f64 + share * width, HEIGHT - BOTTOM);
         let _ = writeln!(
             svg,

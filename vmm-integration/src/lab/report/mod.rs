@@ -109,7 +109,7 @@ fn code(command: &str) -> String {
 fn prose(text: &str) -> String {
     let text = escape(text);
     let parts: Vec<&str> = text.split('`').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return text;
     }
     let part = |(nr, part): (usize, &&str)| match nr % 2 {
