@@ -169,14 +169,14 @@ impl Plan {
         let names = |of: &[&dyn Experiment]| {
             of.iter().map(|experiment| experiment.name()).collect::<Vec<_>>().join(", ")
         };
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<&'static dyn Experiment> = Vec::new();
         for name in &request.experiments {
             let found = experiments.iter().find(|experiment| experiment.name() == name);
             let found = *found.ok_or_else(|| PlanError::Experiment {
                 name: name.clone(),
                 known: names(experiments),
             })?;
-            if !names(&chosen).split(", ").any(|known| known == name) {
+            if !chosen.iter().any(|known| known.name() == name) {
                 chosen.push(found);
             }
         }
