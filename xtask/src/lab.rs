@@ -1,9 +1,10 @@
 //! `cargo xtask lab` and `cargo xtask bench`: the lab with what it needs.
 
-use std::process::{Command, ExitCode};
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use anyhow::{Context, Result};
-use vmm_integration::lab::progress::INTERRUPTED_STATUS;
 
 use crate::cargo::{cargo, release_daemon, run, target};
 
@@ -14,39 +15,25 @@ const DAEMON: &str = "VHOST_DEVICE_BALLOON";
 /// What `cargo xtask bench` keeps.
 const OUT: &str = "target/lab";
 
-/// Builds the daemon and the lab, and runs the lab with `args`. Its exit code is ours.
+/// Builds the daemon and the lab, and becomes the lab with `args`: signals and the exit code are its
+/// own.
 ///
 /// # Errors
 /// If either does not build, or the lab cannot be started.
-pub(crate) fn lab(args: &[String]) -> Result<ExitCode> {
+pub(crate) fn lab(args: &[String]) -> Result<Infallible> {
     let mut command = built()?;
-    // The lab has Ctrl-C as well, and ends by itself.
-    ctrlc::set_handler(|| {}).context("cannot watch for Ctrl-C")?;
-    Ok(ExitCode::from(status(command.args(args))?))
+    let error = command.args(args).exec();
+    Err(error).with_context(|| format!("cannot start {command:?}"))
 }
 
-/// Runs everything, short or long, and makes the report. What fails is in the exit code; the report
-/// is of what there is.
+/// Becomes a run of everything, short or long, that makes the report of what there is in the end.
 ///
 /// # Errors
 /// As [`lab`].
-pub(crate) fn bench(full: bool, resume: bool) -> Result<ExitCode> {
-    ctrlc::set_handler(|| {}).context("cannot watch for Ctrl-C")?;
-    let mut worst = 0;
-    for verb in ["bench", "race"] {
-        let mut run = built()?;
-        run.args([verb, "--out", OUT, if full { "--full" } else { "--quick" }]);
-        if resume {
-            run.arg("--resume");
-        }
-        let code = status(&mut run)?;
-        worst = worst.max(code);
-        if code == INTERRUPTED_STATUS {
-            break;
-        }
-    }
-    let reported = status(built()?.args(["report", "--from", OUT]))?;
-    Ok(ExitCode::from(worst.max(reported)))
+pub(crate) fn bench(full: bool, resume: bool) -> Result<Infallible> {
+    let length = if full { "--full" } else { "--quick" };
+    let args = ["all", "--out", OUT, length].into_iter().chain(resume.then_some("--resume"));
+    lab(&args.map(str::to_owned).collect::<Vec<_>>())
 }
 
 /// The lab's program, built, in the workspace's folder.
@@ -56,10 +43,4 @@ fn built() -> Result<Command> {
     let mut command = Command::new(target().join(PROFILE).join("balloon-lab"));
     command.current_dir(crate::cargo::root()).env(DAEMON, release_daemon()?);
     Ok(command)
-}
-
-/// Runs to the end and gives the exit code; 1 for a signal.
-fn status(command: &mut Command) -> Result<u8> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

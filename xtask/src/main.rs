@@ -102,17 +102,16 @@ fn main() -> ExitCode {
             bench("guest", &[("--all", all), ("--json", json)])
         }
         Command::Dist => dist::run(),
-        Command::Bench { what: None, full, resume } => return exit(lab::bench(full, resume)),
-        Command::Lab { args } => return exit(lab::lab(&args)),
+        Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
+        Command::Lab { args } => lab::lab(&args).map(drop),
         Command::Setup { browser: true } => Browser::ensure().map(drop),
         Command::Setup { browser: false } => setup::guest().map(drop),
     };
-    exit(done.map(|()| ExitCode::SUCCESS))
-}
-
-fn exit(done: anyhow::Result<ExitCode>) -> ExitCode {
-    done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

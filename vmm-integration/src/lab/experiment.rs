@@ -1,6 +1,6 @@
 //! What an experiment is, and a run of some of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::PROGRAM;
 use super::machine::Machine;
 use super::parameters::{Length, Parameter, PlanError, Settings, assignments};
 use super::progress::{Interrupted, Progress};
-use super::store::{CaseRecord, Findings, Store};
+use super::store::{CaseRecord, FORMAT, Failure, Findings, Store};
 
 /// Something to find out, in cases that are each run, kept and repeated by themselves.
 pub trait Experiment: Sync {
@@ -28,6 +28,11 @@ pub trait Experiment: Sync {
 
     /// The names of its cases with these settings.
     fn cases(&self, settings: &Settings) -> Vec<String>;
+
+    /// What repeats a case, if not its name and its settings: words that follow the subcommand.
+    fn again(&self, _case: &str) -> Option<String> {
+        None
+    }
 
     /// Runs one of [`Experiment::cases`].
     ///
@@ -142,8 +147,12 @@ pub struct Ran {
     pub records: Vec<CaseRecord>,
     /// How many of these were kept before.
     pub skipped: usize,
+    /// How many of these a program built of another commit has kept.
+    pub of_other_commits: usize,
     /// The cases that failed: command and error.
     pub failed: Vec<(String, anyhow::Error)>,
+    /// Why the last of the records could not be kept; the run has ended there.
+    pub unkept: Option<anyhow::Error>,
     /// It was asked to end.
     pub interrupted: bool,
 }
@@ -160,13 +169,16 @@ impl Plan {
         let names = |of: &[&dyn Experiment]| {
             of.iter().map(|experiment| experiment.name()).collect::<Vec<_>>().join(", ")
         };
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<&'static dyn Experiment> = Vec::new();
         for name in &request.experiments {
             let found = experiments.iter().find(|experiment| experiment.name() == name);
-            chosen.push(*found.ok_or_else(|| PlanError::Experiment {
+            let found = *found.ok_or_else(|| PlanError::Experiment {
                 name: name.clone(),
                 known: names(experiments),
-            })?);
+            })?;
+            if !chosen.iter().any(|known| known.name() == name) {
+                chosen.push(found);
+            }
         }
         if chosen.is_empty() {
             chosen = experiments.to_vec();
@@ -216,6 +228,9 @@ impl Plan {
     /// The command that repeats one case.
     fn command(&self, planned: &Planned) -> String {
         let Planned { experiment, settings, case } = planned;
+        if let Some(again) = experiment.again(case) {
+            return format!("{PROGRAM} {} {again} --seed {}", self.verb, self.seed);
+        }
         let full = if self.length == Length::Full { " --full" } else { "" };
         format!(
             "{PROGRAM} {} {} --case {case}{full} --seed {}{}",
@@ -228,25 +243,32 @@ impl Plan {
 
     /// Runs the cases one after the other and keeps each when it is done. With `resume` those that
     /// are kept from a run with the same seed and parameters are not run again. A case that fails
-    /// does not keep the others from being run.
+    /// does not keep the others from being run; that it did is kept as well. Where a record cannot be
+    /// kept the run ends, and has that record still.
     ///
     /// # Errors
-    /// Where a record cannot be kept.
+    /// Where nothing can be kept in the store, or another run is at it.
     pub fn run(&self, store: &Store, resume: bool, daemon: Option<&Path>) -> Result<Ran> {
+        let _claim = store.claim()?;
         let progress = Progress::new(self.cases.len());
         let mut ran = Ran::default();
         for planned in &self.cases {
             let Planned { experiment, settings, case } = planned;
             let command = self.command(planned);
-            if let Some(kept) = store.get(experiment.name(), case)
-                && resume
-                && kept.command == command
-                && kept.parameters == settings.texts()
-            {
-                ran.records.push(kept);
-                ran.skipped += 1;
-                progress.end();
-                continue;
+            let kept = if resume { store.get(experiment.name(), case) } else { None };
+            if let Some(kept) = kept {
+                let other = difference(&kept, self.seed, &settings.texts());
+                if other.is_none() && kept.command == command {
+                    let here = Machine::here().commit;
+                    ran.of_other_commits += usize::from(kept.machine.commit != here);
+                    ran.records.push(kept);
+                    ran.skipped += 1;
+                    progress.end();
+                    continue;
+                }
+                let other = other.unwrap_or_else(|| format!("another command: {}", kept.command));
+                let name = experiment.name();
+                progress.line(&format!("{name} {case}: kept with {other}; run again and replaced"));
             }
             if super::progress::interrupted() {
                 ran.interrupted = true;
@@ -262,25 +284,12 @@ impl Plan {
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
                 Err(anyhow!("panicked: {}", text.unwrap_or("without a text")))
             });
-            match result {
+            let unkept = match result {
                 Ok(findings) => {
-                    let Findings { figures, series, map, verdict, mut notes } = findings;
-                    notes.push(format!("Repeating it: {}.", experiment.repeats(case).text()));
-                    let record = CaseRecord {
-                        experiment: experiment.name().to_owned(),
-                        case: case.clone(),
-                        seed: self.seed,
-                        parameters: settings.texts(),
-                        command,
-                        machine,
-                        figures,
-                        series,
-                        map,
-                        verdict,
-                        notes,
-                    };
-                    store.put(&record)?;
+                    let record = self.record(planned, findings, machine);
+                    let kept = store.put(&record);
                     ran.records.push(record);
+                    kept.err()
                 }
                 Err(error) if error.is::<Interrupted>() || super::progress::interrupted() => {
                     ran.interrupted = true;
@@ -288,13 +297,66 @@ impl Plan {
                 }
                 Err(error) => {
                     progress.line(&format!("{} {case}: {error:#}", experiment.name()));
+                    let kept = store.put_failure(&Failure {
+                        experiment: experiment.name().to_owned(),
+                        case: case.clone(),
+                        command: command.clone(),
+                        machine,
+                        error: format!("{error:#}"),
+                    });
                     ran.failed.push((command, error));
+                    kept.err()
                 }
+            };
+            if unkept.is_some() {
+                ran.unkept = unkept;
+                break;
             }
             progress.end();
         }
         Ok(ran)
     }
+
+    fn record(&self, planned: &Planned, findings: Findings, machine: Machine) -> CaseRecord {
+        let Planned { experiment, settings, case } = planned;
+        let Findings { figures, series, map, verdict, mut notes } = findings;
+        notes.push(format!("Repeating it: {}.", experiment.repeats(case).text()));
+        CaseRecord {
+            format: FORMAT,
+            experiment: experiment.name().to_owned(),
+            case: case.clone(),
+            seed: self.seed,
+            parameters: settings.texts(),
+            command: self.command(planned),
+            machine,
+            figures,
+            series,
+            map,
+            verdict,
+            notes,
+        }
+    }
+}
+
+/// What a record was made with, where that is not what is asked for.
+fn difference(
+    kept: &CaseRecord,
+    seed: u64,
+    parameters: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut other = Vec::new();
+    if kept.seed != seed {
+        other.push(format!("seed {} and not {seed}", kept.seed));
+    }
+    let names: BTreeSet<&String> = kept.parameters.keys().chain(parameters.keys()).collect();
+    for name in names {
+        let [old, new] = [kept.parameters.get(name), parameters.get(name)];
+        if old != new {
+            let text = |value: Option<&String>| value.map_or("nothing", String::as_str).to_owned();
+            other.push(format!("{name}={} and not {}", text(old), text(new)));
+        }
+    }
+    (!other.is_empty()).then(|| other.join(", "))
 }
 
 #[cfg(test)]
@@ -394,8 +456,15 @@ mod tests {
         assert_eq!(ran.failed.len(), 1, "a case that fails does not keep the others back");
         assert!(ran.failed[0].0.contains("--case bad"), "{:?}", ran.failed);
         assert_eq!(ran.failed[0].1.to_string(), "panicked: as it was meant to");
+        let failures = store.kept().unwrap().failures;
+        assert_eq!(failures.len(), 1);
+        assert_eq!(failures[0].command, ran.failed[0].0);
+        assert_eq!(failures[0].error, "panicked: as it was meant to");
 
         // Kept from other parameters it is of no use.
+        let other = BTreeMap::from([("by".to_owned(), "3".to_owned())]);
+        let said = difference(&ran.records[0], 8, &other).unwrap();
+        assert_eq!(said, "seed 7 and not 8, by=1 and not 3");
         let other = plan(&request(&[], &["good"], &["by=3"])).unwrap();
         let ran = other.run(&store, true, None).unwrap();
         assert_eq!((ran.skipped, runs()), (0, 4));

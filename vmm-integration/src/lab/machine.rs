@@ -1,8 +1,6 @@
 //! What a run was made on.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +16,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// As `uname -r` prints it.
     pub kernel: String,
-    /// The project's commit, with `-dirty` behind it if files were changed; empty without git.
+    /// The commit that this program was built of, with `-dirty` behind it if its sources or those of
+    /// the daemon differed from it then; empty if it was built without git.
     pub commit: String,
     /// When the case began, in UTC, RFC 3339.
     pub date: String,
@@ -41,21 +40,13 @@ impl Machine {
                 cores: std::thread::available_parallelism().map_or(0, usize::from),
                 memory_bytes: kib.unwrap_or(0) * 1024,
                 kernel: line("/proc/sys/kernel/osrelease", "").unwrap_or_default(),
-                commit: commit(),
+                commit: env!("LAB_COMMIT").to_owned(),
                 date: String::new(),
             }
         });
         let now = jiff::Timestamp::now();
         Self { date: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), ..fixed.clone() }
     }
-}
-
-fn commit() -> String {
-    let git = Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .output();
-    git.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

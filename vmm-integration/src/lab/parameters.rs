@@ -111,18 +111,27 @@ impl Kind {
                 (min..=max).contains(&number).then_some(Value::Real(number))
             }
             Self::Bytes(min, max) => size(text, min, max).map(Value::Bytes),
-            Self::Choices(of) => text
-                .split(',')
-                .map(|one| of.iter().copied().find(|known| *known == one.trim()))
-                .collect::<Option<_>>()
-                .map(Value::Choices),
-            Self::Sizes(min, max) => text
-                .split(',')
-                .map(|one| size(one.trim(), min, max))
-                .collect::<Option<_>>()
-                .map(Value::Sizes),
+            Self::Choices(of) => {
+                let known = |one: &str| of.iter().copied().find(|known| *known == one.trim());
+                each_once(text.split(',').map(known)).map(Value::Choices)
+            }
+            Self::Sizes(min, max) => {
+                each_once(text.split(',').map(|one| size(one.trim(), min, max))).map(Value::Sizes)
+            }
         }
     }
+}
+
+/// All of them, if they are all something; what comes again is left out.
+fn each_once<T: PartialEq>(all: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let mut once = Vec::new();
+    for one in all {
+        let one = one?;
+        if !once.contains(&one) {
+            once.push(one);
+        }
+    }
+    Some(once)
 }
 
 impl fmt::Display for Value {
@@ -386,6 +395,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_chosen_twice_is_chosen_once() {
+        assert_eq!(settings(&["tracker=b,a,b"]).unwrap().choices("tracker"), ["b", "a"]);
+        assert_eq!(settings(&["tracker=a,b,a"]).unwrap().arguments(), "");
+    }
+
+    #[test]
     fn a_wrong_value_is_named_with_what_was_expected() {
         for (set, expected) in [
             ("rounds=0", "parameter rounds is \"0\": expected a whole number from 1 to 10"),
@@ -395,6 +410,7 @@ mod tests {
                 "parameter memory is \"4X\": expected a size from 1M to 1T, such as 512M or 4G",
             ),
             ("memory=99999999999T", "parameter memory is \"99999999999T\": expected a size"),
+            ("tracker=", "parameter tracker is \"\": expected one or several of a, b"),
             ("tracker=a,c", "parameter tracker is \"a,c\": expected one or several of a, b"),
             ("delay=NaN", "parameter delay is \"NaN\": expected a number from 0.1 to 60"),
             ("rounds", "--set \"rounds\": expected NAME=VALUE"),

@@ -270,6 +270,12 @@ impl Planned {
     pub fn new(plan: FaultPlan) -> &'static Self {
         Box::leak(Box::new(Self(Arc::new(plan))))
     }
+
+    /// The fault of a case, which its number in the plan begins the name of.
+    fn fault(&self, case: &str) -> Option<&Fault> {
+        let number: usize = case.split_once('-')?.0.parse().ok()?;
+        self.0.faults.get(number.checked_sub(1)?)
+    }
 }
 
 impl Experiment for Planned {
@@ -294,13 +300,11 @@ impl Experiment for Planned {
         names.map(|(fault, number)| format!("{number}-{}", fault.kind)).collect()
     }
 
+    fn again(&self, case: &str) -> Option<String> {
+        self.fault(case).map(|fault| format!("--fault {fault}"))
+    }
+
     fn run(&self, case: &str, _: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let number = case.split_once('-').and_then(|(number, _)| number.parse::<usize>().ok());
-        let fault = number.and_then(|number| self.0.faults.get(number - 1));
-        let fault = fault.context("no such fault")?;
-        let again = format!("again: {} race faults --fault {fault}", crate::lab::PROGRAM);
-        let mut findings = run_on_model(fault, context).context(again.clone())?;
-        findings.note(again);
-        Ok(findings)
+        run_on_model(self.fault(case).context("no such fault")?, context)
     }
 }

@@ -5,28 +5,21 @@
 
 use std::fmt::Write;
 
-use super::escape;
+use super::charts::{Chart, Line};
+use super::{escape, size};
 use crate::lab::store::Series;
 use crate::lab::table::number;
 
-const WIDTH: f64 = 400.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 52.0;
-const RIGHT: f64 = 12.0;
+const WIDTH: f64 = 360.0;
+const HEIGHT: f64 = 250.0;
+const LEFT: f64 = 60.0;
+const RIGHT: f64 = 28.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 40.0;
-/// So many lines can be told apart; there are classes `l0` to `l7` in the page's style.
-const STYLES: usize = 8;
+const BOTTOM: f64 = 47.0;
 /// At most so many points of a line have a marker.
-const MARKERS: usize = 6;
-
-/// A line with its name.
-pub(super) struct Line<'a> {
-    /// For the legend.
-    pub(super) name: String,
-    /// What it shows.
-    pub(super) series: &'a Series,
-}
+const MARKERS: usize = 8;
+/// So far apart, as a share of the axis, labels do not touch.
+const APART: f64 = 0.17;
 
 /// An axis, linear or by powers of ten.
 struct Axis {
@@ -72,6 +65,29 @@ impl Axis {
         Self { min: start, max: end, log: false, ticks }
     }
 
+    /// By powers, with a tick where something was measured, unless that is at too many places or
+    /// does not go up by powers.
+    fn of_points(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut ticks: Vec<f64> = values.collect();
+        ticks.sort_by(f64::total_cmp);
+        ticks.dedup();
+        let (min, max) = (*ticks.first()?, *ticks.last()?);
+        let powers = min > 0.0 && max.is_finite() && max / min > 50.0;
+        (powers && ticks.len() <= 12).then_some(Self { min, max, log: true, ticks })
+    }
+
+    /// The ticks that have room for a label: the last one has, and each that is far enough from the
+    /// one after it.
+    fn labelled(&self) -> Vec<f64> {
+        let mut labelled: Vec<f64> = Vec::new();
+        for &tick in self.ticks.iter().rev() {
+            if labelled.last().is_none_or(|next| self.at(*next) - self.at(tick) >= APART) {
+                labelled.push(tick);
+            }
+        }
+        labelled
+    }
+
     /// Where a value lies, from 0 to 1.
     fn at(&self, value: f64) -> f64 {
         let of = |value: f64| if self.log { value.max(f64::MIN_POSITIVE).log10() } else { value };
@@ -81,7 +97,7 @@ impl Axis {
 }
 
 /// A tick's label.
-fn label(value: f64) -> String {
+pub(super) fn label(value: f64) -> String {
     let short = |value: f64| {
         let text = number(value);
         if text.contains('.') {
@@ -99,12 +115,34 @@ fn label(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-3 { format!("{value:.0e}") } else { short(value) }
 }
 
+/// A tick's label on an axis of sizes.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole and small
+fn size_label(gib: f64) -> String {
+    if gib >= 1.0 && gib.fract() == 0.0 && gib < 1e9 {
+        size((gib as u64) << 30)
+    } else {
+        format!("{} GiB", number(gib))
+    }
+}
+
+/// Round numbers from `start` to `end`.
+pub(super) fn round_ticks(start: f64, end: f64) -> Vec<f64> {
+    let ticks = Axis::new([start, end].into_iter(), false, false).ticks;
+    ticks.into_iter().filter(|tick| (start..=end).contains(tick)).collect()
+}
+
 /// The chart; `id` is unique on the page.
-pub(super) fn svg(id: &str, title: &str, lines: &[Line<'_>]) -> String {
-    let points = || lines.iter().flat_map(|line| line.series.points.iter());
+pub(super) fn svg(id: &str, chart: &Chart<'_>) -> String {
+    let Chart { title, lines, range, .. } = chart;
+    let points = || range.iter().flat_map(|series| series.points.iter());
+    let (x_unit, y_unit) =
+        range.first().map_or(("", ""), |series| (&series.x_unit, &series.y_unit));
     // Over time nobody expects powers of ten, however close to zero a curve begins.
-    let over_time = lines.iter().any(|line| matches!(&*line.series.x_unit, "s" | "turn"));
-    let x = Axis::new(points().map(|point| point.0), false, !over_time);
+    let over_time = matches!(x_unit, "s" | "turn");
+    let sizes = x_unit == "GiB";
+    let by_points = if over_time { None } else { Axis::of_points(points().map(|point| point.0)) };
+    let x =
+        by_points.unwrap_or_else(|| Axis::new(points().map(|point| point.0), false, !over_time));
     let y = Axis::new(points().map(|point| point.1), true, !over_time);
     let px = |value: f64| LEFT + x.at(value) * (WIDTH - LEFT - RIGHT);
     let py = |value: f64| HEIGHT - BOTTOM - y.at(value) * (HEIGHT - TOP - BOTTOM);
@@ -123,46 +161,60 @@ pub(super) fn svg(id: &str, title: &str, lines: &[Line<'_>]) -> String {
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
             LEFT - 5.0,
-            at + 4.0,
+            at + 4.5,
             label(tick)
         );
     }
     for &tick in &x.ticks {
-        let at = px(tick);
         let _ = writeln!(
             svg,
-            "<path class=\"grid\" d=\"M{at:.1} {TOP}V{:.1}\"/>\
-             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            HEIGHT - BOTTOM,
-            HEIGHT - BOTTOM + 15.0,
-            label(tick)
+            "<path class=\"grid\" d=\"M{:.1} {TOP}V{:.1}\"/>",
+            px(tick),
+            HEIGHT - BOTTOM
         );
     }
-    let units = lines.first().map(|line| (&line.series.x_unit, &line.series.y_unit));
-    if let Some((x_unit, y_unit)) = units {
+    for tick in x.labelled() {
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-             <text transform=\"translate(11 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-            (LEFT + WIDTH - RIGHT) / 2.0,
-            HEIGHT - 6.0,
-            escape(x_unit),
-            (TOP + HEIGHT - BOTTOM) / 2.0,
-            escape(y_unit)
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            px(tick),
+            HEIGHT - BOTTOM + 20.0,
+            if sizes { size_label(tick) } else { label(tick) }
         );
     }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
+         <text transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+        (LEFT + WIDTH - RIGHT) / 2.0,
+        HEIGHT - 7.0,
+        escape(if sizes { "size" } else { x_unit }),
+        (TOP + HEIGHT - BOTTOM) / 2.0,
+        escape(y_unit)
+    );
     for (nr, line) in lines.iter().enumerate() {
-        let style = nr % STYLES;
+        let points = &line.series.points;
         let path: Vec<String> =
-            line.series.points.iter().map(|&(a, b)| format!("{:.1} {:.1}", px(a), py(b))).collect();
-        let _ = writeln!(svg, "<path class=\"line l{style}\" d=\"M{}\"/>", path.join("L"));
-        let every = line.series.points.len().div_ceil(MARKERS).max(1);
-        for &(a, b) in line.series.points.iter().skip(nr % every).step_by(every) {
-            svg.push_str(&marker(style, px(a), py(b)));
+            points.iter().map(|&(a, b)| format!("{:.1} {:.1}", px(a), py(b))).collect();
+        if path.is_empty() {
+            continue;
+        }
+        let _ = writeln!(svg, "<path class=\"{}\" d=\"M{}\"/>", classes(line), path.join("L"));
+        if line.computed {
+            continue;
+        }
+        // Lines that lie on each other have their markers side by side.
+        let every = points.len().div_ceil(MARKERS).max(1);
+        for &(a, b) in points.iter().skip(nr * every / lines.len()).step_by(every) {
+            svg.push_str(&marker(line.style, px(a), py(b)));
         }
     }
     svg.push_str("</svg>");
     svg
+}
+
+fn classes(line: &Line<'_>) -> String {
+    format!("line l{}{}", line.style, if line.computed { " computed" } else { "" })
 }
 
 /// A marker of a style, by shape.
@@ -173,25 +225,24 @@ fn marker(style: usize, x: f64, y: f64) -> String {
         2 => "m0-4l4 4l-4 4l-4-4z",
         3 => "m-3-3l6 6m0-6l-6 6",
         4 => "m-4 0h8m-4-4v8",
-        5 => "m0 4l4-7h-8z",
-        6 => "m-3 0h6",
-        _ => "m0-3v6",
+        _ => "m0 4l4-7h-8z",
     };
     format!("<path class=\"mark l{style}\" d=\"M{x:.1} {y:.1}{d}\"/>\n")
 }
 
 /// The legend, in HTML, so that its text keeps its size.
 pub(super) fn legend(lines: &[Line<'_>]) -> String {
-    let entry = |(nr, line): (usize, &Line<'_>)| {
-        let style = nr % STYLES;
+    let entry = |line: &Line<'_>| {
+        let mark = if line.computed { String::new() } else { marker(line.style, 17.0, 6.0) };
         format!(
             "<li><svg class=\"key\" viewBox=\"0 0 34 12\" aria-hidden=\"true\">\
-             <path class=\"line l{style}\" d=\"M1 6H33\"/>{}</svg> {}</li>",
-            marker(style, 17.0, 6.0).trim_end(),
+             <path class=\"{}\" d=\"M1 6H33\"/>{}</svg> {}</li>",
+            classes(line),
+            mark.trim_end(),
             escape(&line.name)
         )
     };
-    format!("<ul class=\"legend\">{}</ul>", lines.iter().enumerate().map(entry).collect::<String>())
+    format!("<ul class=\"legend\">{}</ul>", lines.iter().map(entry).collect::<String>())
 }
 
 /// What the chart shows, for who does not see it.
@@ -248,12 +299,29 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_sizes_and_labels_do_not_touch() {
+        for (gib, text) in
+            [(1.0, "1 GiB"), (256.0, "256 GiB"), (16384.0, "16 TiB"), (0.5, "0.5000 GiB")]
+        {
+            assert_eq!(size_label(gib), text);
+        }
+        let sizes = [1.0, 16.0, 256.0, 1024.0, 16384.0];
+        let axis = Axis::of_points(sizes.into_iter().chain(sizes)).unwrap();
+        assert_eq!(axis.ticks, sizes);
+        assert_eq!(axis.labelled(), [16384.0, 1024.0, 16.0, 1.0], "256 is too close to 1024");
+        assert!(Axis::of_points([1.0, 2.0].into_iter()).is_none());
+        assert!(Axis::of_points([0.0, 1e6].into_iter()).is_none());
+    }
+
+    #[test]
     fn a_chart_says_in_words_what_it_shows() {
         let series = series(vec![(0.0, 1.0), (2.0, 5.0), (4.0, 2.0)]);
-        let lines = [Line { name: "d < e".into(), series: &series }];
-        let svg = svg("c1", "memory", &lines);
+        let line = Line { name: "d < e".into(), series: &series, style: 0, computed: false };
+        let (title, range, cases) = ("memory".into(), vec![&series], Vec::new());
+        let chart = Chart { title, lines: vec![line], range, cases };
+        let svg = svg("c1", &chart);
         assert!(svg.contains("role=\"img\""));
         assert!(svg.contains("d &lt; e: from 1 MiB at 0 s to 2 at 4, at most 5."), "{svg}");
-        assert!(legend(&lines).contains("d &lt; e"));
+        assert!(legend(&chart.lines).contains("d &lt; e"));
     }
 }

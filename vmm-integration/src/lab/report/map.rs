@@ -2,36 +2,42 @@
 
 use std::fmt::Write;
 
-use super::escape;
-use crate::lab::parameters::Size;
+use super::{chart, escape, size};
 use crate::lab::store::{CellState, MemoryMap};
 
-const WIDTH: usize = 400;
+const WIDTH: usize = 360;
+/// For half of the last label.
+const RIGHT: usize = 8;
 const HEIGHT: usize = 260;
-const LEFT: usize = 12;
-const BOTTOM: usize = 34;
+const LEFT: usize = 20;
+const TOP: usize = 18;
+const BOTTOM: usize = 40;
+
+/// How much of a map is of a state, in percent of all cells.
+#[allow(clippy::cast_precision_loss)] // percent for people
+fn percent(map: &MemoryMap, state: CellState) -> f64 {
+    let all: usize = map.rows.iter().map(|row| row.chars().count()).sum();
+    let of = map.rows.iter().flat_map(|row| row.chars()).filter(|c| *c == state.letter());
+    of.count() as f64 / all.max(1) as f64 * 100.0
+}
 
 /// The map; `id` is unique on the page. Its states differ by pattern as well as by colour.
 #[allow(clippy::cast_precision_loss)] // coordinates and seconds
 pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
     let columns = map.rows.len().max(1);
     let cells = map.rows.first().map_or(1, |row| row.chars().count()).max(1);
-    let (width, height) = ((WIDTH - LEFT) as f64, (HEIGHT - BOTTOM) as f64);
+    let (width, height) = ((WIDTH - LEFT - RIGHT) as f64, (HEIGHT - TOP - BOTTOM) as f64);
     let (dx, dy) = (width / columns as f64, height / cells as f64);
     let seconds = |us: Option<&u64>| us.copied().unwrap_or(0) as f64 / 1e6;
     let (start, end) = (seconds(map.times_us.first()), seconds(map.times_us.last()));
-    let share = |state: CellState| {
-        let all: usize = map.rows.iter().map(|row| row.chars().count()).sum();
-        let of = map.rows.iter().flat_map(|row| row.chars()).filter(|c| *c == state.letter());
-        format!("{} {:.1} %", state.name(), of.count() as f64 / all.max(1) as f64 * 100.0)
-    };
+    let share = |state| format!("{} {:.1} %", CellState::name(state), percent(map, state));
     let shares: Vec<String> = CellState::ALL.into_iter().map(share).collect();
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
          <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{columns} columns of {cells} cells of \
          {} each. Of all of them: {}.</desc>\n",
         escape(title),
-        Size(map.cell_bytes),
+        size(map.cell_bytes),
         shares.join(", ")
     );
     for state in CellState::ALL {
@@ -39,7 +45,7 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
         for (column, row) in map.rows.iter().enumerate() {
             let x = LEFT as f64 + column as f64 * dx;
             for (first, len) in runs(row, state.letter()) {
-                let y = height - (first + len) as f64 * dy;
+                let y = TOP as f64 + height - (first + len) as f64 * dy;
                 // Writing to a string cannot fail.
                 let _ = write!(path, "M{x:.1} {y:.1}h{dx:.2}v{:.1}h-{dx:.2}z", len as f64 * dy);
             }
@@ -52,17 +58,34 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
             }
         }
     }
+    let bytes = u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(map.cell_bytes);
+    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", TOP - 5, size(bytes));
     let _ = writeln!(
         svg,
-        "<text x=\"{LEFT}\" y=\"{}\">{start:.0} s</text>\
-         <text x=\"{WIDTH}\" y=\"{}\" text-anchor=\"end\">{end:.0} s</text>\
-         <text x=\"{}\" y=\"{}\" text-anchor=\"middle\">time</text>\
-         <text transform=\"translate(9 {}) rotate(-90)\" text-anchor=\"middle\">address</text></svg>",
-        HEIGHT - BOTTOM + 15,
-        HEIGHT - BOTTOM + 15,
-        WIDTH / 2,
-        HEIGHT - BOTTOM + 15,
-        height / 2.0
+        "<text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\">address</text>",
+        TOP as f64 + height / 2.0
+    );
+    for tick in chart::round_ticks(start, end) {
+        let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
+        let anchor = match share {
+            ..0.05 => "start",
+            ..0.95 => "middle",
+            _ => "end",
+        };
+        let (x, y) = (LEFT as f64 + share * width, HEIGHT - BOTTOM);
+        let _ = writeln!(
+            svg,
+            "<path class=\"grid\" d=\"M{x:.1} {y}v4\"/>\
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
+            y + 17,
+            chart::label(tick)
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">s</text></svg>",
+        LEFT as f64 + width / 2.0,
+        HEIGHT - 6
     );
     svg
 }
@@ -104,8 +127,8 @@ pub(super) fn patterns() -> String {
     format!("<svg class=\"defs\" aria-hidden=\"true\"><defs>{all}</defs></svg>")
 }
 
-/// What the patterns mean.
-pub(super) fn legend() -> String {
+/// What the colours and patterns mean, and how much of the map each is.
+pub(super) fn legend(map: &MemoryMap) -> String {
     let entry = |state: CellState| {
         let letter = state.letter();
         let over = match overlay(state) {
@@ -114,12 +137,17 @@ pub(super) fn legend() -> String {
         };
         format!(
             "<li><svg class=\"key\" viewBox=\"0 0 34 12\" aria-hidden=\"true\">\
-             <rect class=\"m{letter}\" width=\"34\" height=\"12\"/>{over}</svg> {}</li>",
-            state.name()
+             <rect class=\"m{letter}\" width=\"34\" height=\"12\"/>{over}</svg> {} {:.1} %</li>",
+            state.name(),
+            percent(map, state)
         )
     };
     let all: String = CellState::ALL.into_iter().map(entry).collect();
-    format!("<ul class=\"legend\">{all}</ul>")
+    format!(
+        "<ul class=\"legend\">{all}</ul>\n<p class=\"of\">Of all cells, {} each, at all times. A \
+         cell is in use if any of its pages is.</p>",
+        size(map.cell_bytes)
+    )
 }
 
 #[cfg(test)]
@@ -140,8 +168,13 @@ mod tests {
             rows: vec!["uuff".into(), "ugir".into()],
         };
         let svg = svg("m1", "memory", &map);
-        assert!(svg.contains("2 columns of 4 cells of 2M each"), "{svg}");
+        assert!(svg.contains("2 columns of 4 cells of 2 MiB each"), "{svg}");
         assert!(svg.contains("in use 37.5 %, free 25.0 %, isolated 12.5 %"), "{svg}");
-        assert!(svg.contains("class=\"mg\"") && svg.contains(">3 s<"));
+        assert!(
+            svg.contains("class=\"mg\"")
+                && svg.contains(">1<")
+                && svg.contains(">3<")
+                && svg.contains(">8 MiB<")
+        );
     }
 }

@@ -4,155 +4,72 @@
 //! The page holds no script and loads nothing. It follows the reader's choice of light or dark.
 
 mod chart;
+mod charts;
 mod map;
+mod section;
+mod summary;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
-
-use anyhow::{Result, ensure};
-
-use super::store::{CaseRecord, Series, VerdictKind};
-use super::table::{Group, groups, number};
-use chart::Line;
+use super::parameters::Size;
+use super::store::{Kept, VerdictKind};
+use super::table::groups;
 
 const STYLE: &str = include_str!("style.css");
-
-/// What a chart shows beside the measured curve.
-const CLOSED_FORM: &str = "closed-form";
-const MEASURED: &str = "measured";
+/// The style of a table, of the class `stack`, that has no room for its columns: a card a row, each
+/// value beside the name of its case.
+const STACK: &str = include_str!("stack.css");
+/// Classes of tables: how many columns beside the first they have at most, and how wide these are
+/// altogether, in rem. A table that is less wide is stacked; one with more columns always is.
+const WIDTHS: [(usize, &str, u32); 4] =
+    [(2, "n2", 30), (4, "n4", 42), (7, "n7", 56), (11, "n11", 76)];
 
 /// The page; `about` gives the sentence that an experiment is introduced with.
-///
-/// # Errors
-/// Where there is no record.
-pub fn render(records: &[CaseRecord], about: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    ensure!(!records.is_empty(), "there is nothing to report on");
-    let mut page = String::new();
-    write!(
-        page,
+pub fn render(kept: &Kept, about: &dyn Fn(&str) -> Option<String>) -> String {
+    let groups = groups(&kept.records);
+    let mut experiments: Vec<&str> = Vec::new();
+    let of_records = groups.iter().map(|group| group.experiment);
+    for name in of_records.chain(kept.failures.iter().map(|failure| &*failure.experiment)) {
+        if !experiments.contains(&name) {
+            experiments.push(name);
+        }
+    }
+    let link = |name: &&str| format!("<li><a href=\"#{}\">{}</a></li>", slug(name), escape(name));
+    let links: String = experiments.iter().map(link).collect();
+    let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
-         <title>Free page reporting: measurements</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         {}\n<header><h1>Free page reporting: measurements</h1>\n{}</header>\n",
-        map::patterns(),
-        machines(records)
-    )?;
-    let groups = groups(records);
-    let experiments: Vec<&str> = groups.iter().fold(Vec::new(), |mut names, group| {
-        if !names.contains(&group.experiment) {
-            names.push(group.experiment);
-        }
-        names
-    });
-    let link = |name: &&str| format!("<li><a href=\"#{name}\">{name}</a></li>");
-    let links: String = experiments.iter().map(link).collect();
-    write!(page, "<nav aria-label=\"Experiments\"><ul>{links}</ul></nav>\n<main>\n")?;
+         <title>Free page reporting: measurements</title>\n<style>\n{}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#main\">To the results</a>\n{}\n\
+         <header><h1>Free page reporting: measurements</h1></header>\n\
+         <nav aria-label=\"Experiments\"><ul><li><a href=\"#summary\">summary</a></li>{links}</ul></nav>\n\
+         <main id=\"main\">\n",
+        style(),
+        map::patterns()
+    );
+    page.push_str(&summary::section(kept, &experiments));
     for experiment in experiments {
-        writeln!(page, "<section id=\"{experiment}\" aria-labelledby=\"{experiment}-h\">")?;
-        writeln!(page, "<h2 id=\"{experiment}-h\">{experiment}</h2>")?;
+        let id = slug(experiment);
+        page.push_str(&format!(
+            "<section id=\"{id}\" aria-labelledby=\"{id}-h\">\n<h2 id=\"{id}-h\">{}</h2>\n",
+            escape(experiment)
+        ));
         if let Some(text) = about(experiment) {
-            writeln!(page, "<p>{}</p>", escape(&text))?;
+            page.push_str(&format!("<p>{}</p>\n", prose(&text)));
         }
-        for group in groups.iter().filter(|group| group.experiment == experiment) {
-            section(&mut page, group)?;
+        for failure in kept.failures.iter().filter(|failure| failure.experiment == experiment) {
+            page.push_str(&summary::failure(failure));
         }
-        writeln!(page, "</section>")?;
+        let of_it: Vec<_> = groups.iter().filter(|group| group.experiment == experiment).collect();
+        page.push_str(&section::contents(&of_it));
+        for group in of_it {
+            page.push_str(&section::group(group));
+        }
+        page.push_str(
+            "<p class=\"up\"><a href=\"#summary\">Up to the summary</a></p>\n</section>\n",
+        );
     }
     page.push_str("</main>\n</body>\n</html>\n");
-    Ok(page)
-}
-
-/// On what and when.
-fn machines(records: &[CaseRecord]) -> String {
-    let of = |record: &CaseRecord| {
-        let machine = &record.machine;
-        format!(
-            "{}, {} CPUs, {} GiB, Linux {}; commit {}",
-            machine.cpu,
-            machine.cores,
-            machine.memory_bytes >> 30,
-            machine.kernel,
-            machine.commit
-        )
-    };
-    let dates = || records.iter().map(|record| record.machine.date.as_str());
-    let (first, last) = (dates().min().unwrap_or_default(), dates().max().unwrap_or_default());
-    let all: BTreeSet<String> = records.iter().map(of).collect();
-    let items: String = all.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
-    format!("<p>Measured from {first} to {last} on</p>\n<ul>{items}</ul>\n")
-}
-
-/// One group of cases: what they share, tables, charts, maps, and how to get them again.
-fn section(page: &mut String, group: &Group<'_>) -> Result<()> {
-    let title = match group.kind {
-        "" => group.experiment.to_owned(),
-        kind => format!("{}: {kind}", group.experiment),
-    };
-    let id = format!("{}-{}", group.experiment, group.kind);
-    writeln!(page, "<h3>{}</h3>", escape(&title))?;
-    verdicts(page, group, &title)?;
-    figures(page, group, &title)?;
-    let again = again(group);
-    let mut pictures = String::new();
-    for (nr, (name, what, lines)) in charts(group).into_iter().enumerate() {
-        let title = format!("{name}: {what}");
-        write!(
-            pictures,
-            "<figure>\n<figcaption>{}</figcaption>\n{}\n{}\n{again}</figure>\n",
-            escape(&title),
-            chart::svg(&format!("{id}-c{nr}"), &title, &lines),
-            chart::legend(&lines)
-        )?;
-    }
-    for (nr, (case, record)) in group.cases.iter().enumerate() {
-        let Some(map) = &record.map else { continue };
-        let title = format!("{case}: guest memory over time");
-        write!(
-            pictures,
-            "<figure>\n<figcaption>{}</figcaption>\n{}\n{}\n{}</figure>\n",
-            escape(&title),
-            map::svg(&format!("{id}-m{nr}"), &title, map),
-            map::legend(),
-            command(&record.command)
-        )?;
-    }
-    if !pictures.is_empty() {
-        writeln!(page, "<div class=\"charts\">\n{pictures}</div>")?;
-    }
-    let notes: BTreeSet<&str> =
-        group.cases.iter().flat_map(|(_, record)| &record.notes).map(String::as_str).collect();
-    if !notes.is_empty() {
-        let items: String = notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
-        writeln!(page, "<ul>{items}</ul>")?;
-    }
-    parameters(page, group)
-}
-
-fn verdicts(page: &mut String, group: &Group<'_>, title: &str) -> Result<()> {
-    let rows: Vec<_> =
-        group.cases.iter().filter_map(|(_, r)| Some((*r, r.verdict.as_ref()?))).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    write!(
-        page,
-        "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>{}: what came of it</caption>\n<thead><tr>\
-         <th scope=\"col\">scenario</th><th scope=\"col\">verdict</th><th scope=\"col\">why</th>\
-         </tr></thead>\n<tbody>\n",
-        escape(title)
-    )?;
-    for (record, verdict) in rows {
-        writeln!(
-            page,
-            "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"text\">{}</td></tr>",
-            escape(&record.case),
-            verdict_name(verdict.kind),
-            escape(&verdict.text)
-        )?;
-    }
-    page.push_str("</tbody></table></div>\n");
-    Ok(())
+    page
 }
 
 /// A verdict for a reader.
@@ -167,106 +84,69 @@ pub fn verdict_name(kind: VerdictKind) -> &'static str {
     }
 }
 
-fn figures(page: &mut String, group: &Group<'_>, title: &str) -> Result<()> {
-    let rows = group.rows();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    write!(
-        page,
-        "<div class=\"scroll\" tabindex=\"0\"><table>\n<caption>{}</caption>\n<thead><tr><td></td>",
-        escape(title)
-    )?;
-    for (case, _) in &group.cases {
-        write!(page, "<th scope=\"col\">{}</th>", escape(case))?;
-    }
-    page.push_str(
-        "<th scope=\"col\">unit</th><th scope=\"col\">what it is</th></tr></thead>\n<tbody>\n",
-    );
-    for (name, figure) in rows {
-        write!(page, "<tr><th scope=\"row\">{}</th>", escape(name))?;
-        for (_, record) in &group.cases {
-            let value = record.figures.get(name).map_or("–".to_owned(), |f| number(f.value));
-            write!(page, "<td>{value}</td>")?;
-        }
-        writeln!(
-            page,
-            "<td>{}</td><td class=\"text\">{}</td></tr>",
-            escape(&figure.unit),
-            escape(&figure.what)
-        )?;
-    }
-    page.push_str("</tbody></table></div>\n");
-    Ok(())
+/// A verdict, or a failure, as a word that catches the eye as much as it should.
+fn badge(name: &str) -> String {
+    format!("<span class=\"badge b-{}\">{}</span>", slug(&name.to_lowercase()), escape(name))
 }
 
-/// The charts of a group: name, what it shows, and its lines; cases with the same curve share one.
-fn charts<'a>(group: &Group<'a>) -> Vec<(String, String, Vec<Line<'a>>)> {
-    let mut by_name: BTreeMap<&str, Vec<(String, &Series)>> = BTreeMap::new();
-    for (case, record) in &group.cases {
-        for (name, series) in &record.series {
-            // Beside the curve that it is to be compared with.
-            let (chart, line) = match name.as_str() {
-                CLOSED_FORM => (MEASURED, format!("{case}, closed form")),
-                name => (name, (*case).to_owned()),
-            };
-            by_name.entry(chart).or_default().push((line, series));
-        }
+/// A command that gets something again; a long one is folded away.
+fn again(command: &str) -> String {
+    let code = code(command);
+    if command.len() <= 160 {
+        return format!("<p class=\"again\">Again: {code}</p>\n");
     }
-    let chart = |(name, curves): (&str, Vec<(String, &'a Series)>)| {
-        let mut lines: Vec<Line<'a>> = Vec::new();
-        for (case, series) in curves {
-            match lines.iter_mut().find(|line| line.series.points == series.points) {
-                Some(same) => {
-                    same.name.push_str(", ");
-                    same.name.push_str(&case);
-                }
-                None => lines.push(Line { name: case, series }),
-            }
-        }
-        let what = lines.first().map(|line| line.series.what.clone()).unwrap_or_default();
-        (name.to_owned(), what, lines)
+    format!("<details class=\"again\"><summary>Again, in one command</summary>{code}</details>\n")
+}
+
+/// A command, which is broken between its words only.
+fn code(command: &str) -> String {
+    let word = |word: &str| format!("<span>{}</span>", escape(word));
+    let words: Vec<String> = command.split(' ').map(word).collect();
+    format!("<code>{}</code>", words.join(" "))
+}
+
+/// A text, with what stands between backticks as code.
+fn prose(text: &str) -> String {
+    let text = escape(text);
+    let parts: Vec<&str> = text.split('`').collect();
+    if parts.len().is_multiple_of(2) {
+        return text;
+    }
+    let part = |(nr, part): (usize, &&str)| match nr % 2 {
+        0 => (*part).to_owned(),
+        _ => format!("<code>{part}</code>"),
     };
-    by_name.into_iter().map(chart).collect()
+    parts.iter().enumerate().map(part).collect()
 }
 
-/// The command that gets all of the group again: the cases' own, where they differ in nothing else,
-/// in one.
-fn again(group: &Group<'_>) -> String {
-    let split = |record: &CaseRecord| {
-        let (before, rest) = record.command.split_once(" --case ")?;
-        let after = rest.strip_prefix(record.case.as_str())?;
-        Some((before.to_owned(), after.to_owned()))
-    };
-    let parts: Option<BTreeSet<_>> = group.cases.iter().map(|(_, record)| split(record)).collect();
-    let Some(parts) = parts.filter(|parts| parts.len() == 1) else {
-        return group.cases.iter().map(|(_, record)| command(&record.command)).collect();
-    };
-    let cases: String =
-        group.cases.iter().map(|(_, record)| format!(" --case {}", record.case)).collect();
-    let one = |(before, after): (String, String)| command(&format!("{before}{cases}{after}"));
-    parts.into_iter().map(one).collect()
-}
-
-fn command(command: &str) -> String {
-    format!("<p class=\"again\">Again: <code>{}</code></p>\n", escape(command))
-}
-
-fn parameters(page: &mut String, group: &Group<'_>) -> Result<()> {
-    writeln!(page, "<details><summary>Commands and parameters of each case</summary>\n<dl>")?;
-    for (_, record) in &group.cases {
-        let set: Vec<String> =
-            record.parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        writeln!(
-            page,
-            "<dt><code>{}</code></dt><dd>{}; seed {}</dd>",
-            escape(&record.command),
-            escape(&set.join(", ")),
-            record.seed
-        )?;
+/// A size with its unit.
+fn size(bytes: u64) -> String {
+    let text = Size(bytes).to_string();
+    match text.strip_suffix(|c: char| c.is_ascii_alphabetic()) {
+        Some(digits) => format!("{digits} {}iB", &text[digits.len()..]),
+        None => format!("{text} B"),
     }
-    writeln!(page, "</dl></details>")?;
-    Ok(())
+}
+
+/// The page's style.
+fn style() -> String {
+    let narrow = |(_, class, rem): (usize, &str, u32)| {
+        let rules = STACK.replace(".stack", &format!(".{class}"));
+        format!("@container (max-width: {rem}rem) {{\n{rules}}}\n")
+    };
+    STYLE.to_owned() + &WIDTHS.into_iter().map(narrow).collect::<String>() + STACK
+}
+
+/// The class of a table with so many columns beside the first.
+fn class(columns: usize) -> &'static str {
+    let found = WIDTHS.into_iter().find(|(most, ..)| columns <= *most);
+    found.map_or("stack", |(_, class, _)| class)
+}
+
+/// A name as part of an id.
+fn slug(name: &str) -> String {
+    let part = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
+    name.chars().map(part).collect()
 }
 
 /// Text as HTML.
@@ -276,18 +156,23 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use super::charts::{CLOSED_FORM, MEASURED};
     use super::*;
     use crate::lab::machine::Machine;
-    use crate::lab::store::{Findings, MemoryMap, Verdict};
+    use crate::lab::store::{CaseRecord, FORMAT, Failure, Findings, MemoryMap, Verdict};
 
     fn record(case: &str, value: f64) -> CaseRecord {
         let mut findings = Findings::default();
         findings.figure("back", value, "s", "until it is back");
+        findings.figure("passes", 3.0, "", "of the reporter");
         let units = ("s", "MiB");
         findings.series(MEASURED, units, "memory", vec![(0.0, 1.0), (1.0, value)]);
         findings.series(CLOSED_FORM, units, "memory", vec![(0.0, 1.0), (1.0, 9.0)]);
         let Findings { figures, series, .. } = findings;
         CaseRecord {
+            format: FORMAT,
             experiment: "test".to_owned(),
             case: case.to_owned(),
             seed: 1,
@@ -308,24 +193,32 @@ mod tests {
 
     #[test]
     fn a_page_has_every_figure_with_its_command_and_needs_nothing_else() {
-        let mut records = [record("d-uniform", 2.0), record("e-uniform", 3.0), record("race", 1.0)];
+        let mut records =
+            vec![record("d-uniform", 2.0), record("e-uniform", 3.0), record("race", 1.0)];
         for record in &mut records[..2] {
             record.verdict = None;
         }
         records[2].experiment = "race".to_owned();
-        let page = render(&records, &|name| Some(format!("about {name}"))).unwrap();
-        for record in &records {
+        let kept = Kept { records, ..Kept::default() };
+        let page = render(&kept, &|name| Some(format!("about `{name}`")));
+        let page = page.replace("<span>", "").replace("</span>", "");
+        for record in &kept.records {
             assert!(page.contains(&record.command), "{}", record.command);
         }
         let both = "test --case d-uniform --case e-uniform --seed 1";
-        // One chart for both, a map for each; and those of the race.
+        // One chart for both, a map for each; and those of the race. A table for each as well.
         assert_eq!(page.matches("<figure>").count(), 5);
-        assert_eq!(page.matches("Again: <code>").count(), 5);
-        assert_eq!(page.matches(both).count(), 1);
+        assert_eq!(page.matches("Again: <code>").count(), 7);
+        assert_eq!(page.matches(both).count(), 2);
         assert_eq!(page.matches("role=\"img\"").count(), 5);
-        assert!(page.contains("d, closed form, e, closed form"), "{page}");
-        for text in ["about test", "not &lt;here&gt;", "a &amp; b", "rounds=&lt;3&gt;", "not shown"]
-        {
+        assert!(page.contains("closed form of d, e<"), "{page}");
+        for text in [
+            "about <code>test</code>",
+            "not &lt;here&gt;",
+            "a &amp; b",
+            "rounds=&lt;3&gt;",
+            "not shown",
+        ] {
             assert!(page.contains(text), "{text}");
         }
         for outside in ["http:", "https:", "src=", "@import", "<script"] {
@@ -334,7 +227,27 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_there_is_no_page() {
-        assert!(render(&[], &|_| None).is_err());
+    fn what_failed_and_what_cannot_be_read_is_said_first() {
+        let failure = Failure {
+            experiment: "race".to_owned(),
+            case: "bad".to_owned(),
+            command: "cargo xtask lab race race --case bad --seed 1".to_owned(),
+            machine: Machine::default(),
+            error: "memory <lost>".to_owned(),
+        };
+        let mut lost = record("lost", 1.0);
+        lost.verdict = Some(Verdict { kind: VerdictKind::Lost, text: "4096 bytes".to_owned() });
+        let unreadable = vec![anyhow::anyhow!("x.json is no record of this lab")];
+        let kept = Kept { records: vec![lost], failures: vec![failure.clone()], unreadable };
+        let page = render(&kept, &|_| None);
+        let (first, rest) = page.split_once("<section id=\"test\"").unwrap();
+        for text in ["1 failed", "1 LOST", "memory &lt;lost&gt;", "x.json is no", "#test-lost"] {
+            assert!(first.contains(text), "{text}: {first}");
+        }
+        assert!(first.replace("<span>", "").replace("</span>", "").contains(&failure.command));
+        assert!(
+            rest.contains("id=\"test-lost\"") && rest.contains("<section id=\"race\""),
+            "{rest}"
+        );
     }
 }
