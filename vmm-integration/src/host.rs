@@ -61,6 +61,15 @@ pub fn main_thread_cpu_time(pid: u32) -> Result<Duration> {
     parse_schedstat(&fs::read_to_string(&path).with_context(|| format!("reading {path}"))?)
 }
 
+/// CPU time of the thread that asks.
+///
+/// # Errors
+/// Where `/proc` does not tell.
+pub fn thread_cpu_time() -> Result<Duration> {
+    let path = "/proc/thread-self/schedstat";
+    parse_schedstat(&fs::read_to_string(path).with_context(|| format!("reading {path}"))?)
+}
+
 /// The first number of `schedstat` is time on a CPU in nanoseconds.
 fn parse_schedstat(text: &str) -> Result<Duration> {
     let first = text.split_whitespace().next().and_then(|word| word.parse().ok());

@@ -13,9 +13,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod faulting;
 pub mod pattern;
 pub mod race;
 
+use faulting::{Faulted, FaultingPlan};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 
 /// Name of the virtio-serial port on which the agent serves.
@@ -86,6 +88,11 @@ pub enum Command {
         /// The allocation.
         id: u32,
     },
+    /// Lets programs fault memory in. Answer: [`Reply::Faulted`], when their time is over.
+    Fault {
+        /// What they do.
+        plan: FaultingPlan,
+    },
     /// Reads `/proc/meminfo`. Answer: [`Reply::MemInfo`].
     MemInfo,
     /// Reads a file of at most some hundred KiB, such as one in sysfs or procfs.
@@ -155,6 +162,8 @@ pub enum Reply {
     Hello(Hello),
     /// See [`Command::Verify`].
     Verified(Verified),
+    /// See [`Command::Fault`].
+    Faulted(Faulted),
     /// See [`Command::MemInfo`].
     MemInfo(MemInfo),
     /// See [`Command::ReadFile`].

@@ -20,6 +20,7 @@ use nix::mount::{MsFlags, mount};
 use crate::memory::Allocations;
 use crate::runner::Races;
 
+mod faults;
 mod memory;
 mod runner;
 mod stats;
@@ -204,6 +205,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         }
         Command::Verify { id } => allocations.verify(id).map(Reply::Verified),
         Command::Free { id } => allocations.free(id).map(|()| Reply::Done),
+        Command::Fault { plan } => faults::run(plan).map(Reply::Faulted),
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),

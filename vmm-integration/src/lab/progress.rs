@@ -16,13 +16,15 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// What an exit by Ctrl-C is to shells: 128 and SIGINT.
 pub const INTERRUPTED_STATUS: u8 = 130;
 
-/// Watches for Ctrl-C from now on: the first asks the run to end, a second ends the process.
+/// Watches for Ctrl-C from now on: the first asks the run to end, a second ends the process, with the
+/// host's pools of huge pages put back.
 ///
 /// # Errors
 /// Where the process watches already, or may not.
 pub fn watch_for_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
+            crate::hugetlb::take_back_all();
             std::process::exit(INTERRUPTED_STATUS.into());
         }
     })

@@ -296,6 +296,17 @@ impl LinuxGuest {
         Ok(trace::count(&read_lossy(&path)?))
     }
 
+    /// Whether QEMU's own balloon device counts what it discards, as it does from the boot on. A line
+    /// of trace for each range takes CPU time.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn count_own_discards(&self, on: bool) -> Result<()> {
+        let name = trace::EVENT_PATTERN.to_owned();
+        let set = qapi::qmp::trace_event_set_state { name, enable: on, ignore_unavailable: None };
+        self.qmp.execute(&set).map(drop)
+    }
+
     /// Powers the guest off and waits until QEMU is gone; returns what QEMU had printed.
     ///
     /// # Errors
