@@ -392,8 +392,11 @@ fn arguments(config: &GuestConfig, files: &Files, fds: &[OwnedFd; 2]) -> Result<
         .map_or(String::new(), |bytes| format!(",hugetlb=on,hugetlbsize={}K", bytes >> 10));
     add("-object", &format!("memory-backend-memfd,id=mem,size={size},share=on{huge}"));
 
-    // panic=-1: restart at once, which -no-reboot turns into the end of QEMU.
-    let mut kernel_args = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
+    // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
+    // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
+    // timer doesn't work"). Under KVM Linux sets it by itself.
+    let defaults = ["console=ttyS0", "panic=-1", "no_timer_check"];
+    let mut kernel_args = defaults.map(str::to_owned).to_vec();
     kernel_args.extend(config.kernel_args.iter().cloned());
     add("-append", &kernel_args.join(" "));
     add("-chardev", &format!("file,id=serial,path={}", escaped(&files.serial())?));

@@ -165,6 +165,18 @@ impl Guest {
         }
     }
 
+    /// What of a real one's memory the host has in transparent huge pages now; of the model nothing
+    /// is said.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub(super) fn huge_bytes(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Linux { guest, .. } => host::shmem_huge_bytes(guest.qemu_pid()).map(Some),
+            Self::Model { .. } => Ok(None),
+        }
+    }
+
     /// The file behind its memory.
     ///
     /// # Errors
@@ -189,6 +201,19 @@ impl Guest {
                 Ok(qemu + daemon.as_ref().map_or(Ok(Duration::ZERO), of_daemon)?)
             }
             Self::Model { daemon, .. } => of_daemon(daemon),
+        }
+    }
+
+    /// CPU time of our daemon alone, if that is the device.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub(super) fn daemon_cpu_time(&self) -> Result<Option<Duration>> {
+        match self {
+            Self::Linux { daemon: None, .. } => Ok(None),
+            Self::Linux { daemon: Some(daemon), .. } | Self::Model { daemon, .. } => {
+                host::cpu_time(daemon.pid()).map(Some)
+            }
         }
     }
 

@@ -196,18 +196,22 @@ fn linux(
     let filled = memory / 2;
     let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, 0.0, 0.0, 0.0, 0);
     let (mut seconds, mut all_passes) = (Vec::new(), 0);
+    let mut huge_pages = None;
+    let daemon = guest.daemon_cpu_time()?;
     for round in 0..rounds {
         let one = give_back(&guest, filled, round, context)?;
         seconds.push(one.seconds_to_90);
         busy += one.cpu.as_secs_f64();
         cpu += (one.cpu.as_secs_f64() - idle * one.time.as_secs_f64()).max(0.0);
         back += one.bytes;
+        huge_pages = one.huge_bytes;
         all_passes += passes(&one.samples);
         let (time, bytes) = fall(&one.samples);
         falling += time;
         fell += bytes;
         context.progress.at(round + 1, rounds + 1);
     }
+    let daemon = daemon.zip(guest.daemon_cpu_time()?).map(|(before, now)| now - before);
     // Counted in a round of its own: QEMU writes a line for each range, which takes CPU time.
     guest.count_calls(true)?;
     let before = guest.discards()?;
@@ -246,7 +250,16 @@ fn linux(
         "CPU s",
         "the same with it: QEMU's main thread, and our daemon where that is the device",
     );
+    if let Some(daemon) = daemon {
+        let what = "of that our daemon's, all of it; the rest is QEMU's main thread";
+        let each = daemon.as_secs_f64() / (gib / 1024.0);
+        findings.figure("cpu-per-tib-daemon", each, "CPU s", what);
+    }
     findings.figure("idle-cpu", idle * 1e3, "ms/s", "CPU time of an idle device");
+    if let Some(bytes) = huge_pages {
+        let what = "of the filled guest, in the host's transparent huge pages: none if it is 4k";
+        findings.figure("transparent-huge", bytes as f64 / GIB, "GiB", what);
+    }
     findings.figure("calls", discards.calls as f64, "", "discarding system calls in a round");
     findings.figure("ranges", discards.ranges as f64, "", "ranges reported in a round");
     findings.figure(
@@ -266,6 +279,8 @@ struct Round {
     cpu: Duration,
     time: Duration,
     samples: Vec<Sample>,
+    /// What was transparent huge pages when it was filled.
+    huge_bytes: Option<u64>,
 }
 
 fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> Result<Round> {
@@ -275,6 +290,7 @@ fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> R
     agent.alloc(1, filled, u16::try_from(round % 1000)?)?;
     agent.expect_intact(1)?;
     let full = guest.resident_bytes()?;
+    let huge_bytes = guest.huge_bytes()?;
     let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, || None);
     context.progress.say("freed");
     let start = Instant::now();
@@ -292,7 +308,7 @@ fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> R
     })?;
     let time = start.elapsed();
     let bytes = full.saturating_sub(guest.resident_bytes()?);
-    Ok(Round { bytes, seconds_to_90, cpu, time, samples: sampler.stop()? })
+    Ok(Round { bytes, seconds_to_90, cpu, time, samples: sampler.stop()?, huge_bytes })
 }
 
 /// CPU time of the device while something is done.

@@ -43,11 +43,8 @@ impl Linux {
 
 impl Guest for Linux {
     fn set_reporting(&mut self, on: bool) -> Result<()> {
-        if on {
-            self.guest.load_balloon_driver("")
-        } else {
-            self.guest.agent().unload_module(DRIVER).or_else(not_loaded)
-        }
+        self.guest.agent().unload_module(DRIVER).or_else(not_loaded)?;
+        if on { self.guest.load_balloon_driver("") } else { Ok(()) }
     }
 
     fn work(&self, time: Duration) -> Result<Work> {

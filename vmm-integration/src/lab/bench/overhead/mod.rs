@@ -146,7 +146,7 @@ impl Experiment for Overhead {
 
 /// A guest with programs, in which reporting can be turned on and off.
 trait Guest {
-    /// Turns it on or off.
+    /// Turns it on or off, from off: every turn begins alike, whatever came before.
     fn set_reporting(&mut self, on: bool) -> Result<()>;
 
     /// Lets the programs run for so long.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use guest_agent::faulting::Mapped;
 use guest_driver::mm::geometry::PAGE_BYTES;
 use guest_driver::mm::{AllocRequest, Mm, Pfn};
@@ -172,19 +172,19 @@ impl Guest for Model {
     fn set_reporting(&mut self, on: bool) -> Result<()> {
         let mut reporting = lock(&self.reporting);
         let Reporting { reporter, queue } = &mut *reporting;
-        if on {
-            reporter.resume();
-            return Ok(());
-        }
         reporter.suspend();
         // What was freed before would be reported in the turn without.
         for _ in 0..LAST_PASSES {
             if !reporter.has_work() {
-                return Ok(());
+                break;
             }
             reporter.pass(queue);
         }
-        Err(anyhow!("the reporter still has work after {LAST_PASSES} passes"))
+        ensure!(!reporter.has_work(), "the reporter still has work after {LAST_PASSES} passes");
+        if on {
+            reporter.resume();
+        }
+        Ok(())
     }
 
     fn work(&self, time: Duration) -> Result<Work> {
