@@ -249,9 +249,9 @@ fn tell(mut runs: Vec<Run>, findings: &mut Findings) -> Result<()> {
     });
     figure("device-cpu", "CPU s", "of what gives memory back", &|run| run.cpu.as_secs_f64());
     figure("calls", "", "discarding system calls", &|run| run.discards.calls as f64);
-    let what = "blocks of the model's trace that were not to be had: a huge page where memory has \
-                fallen apart, for which Linux would take smaller ones";
-    figure("refused", "", what, &|run| run.refused as f64);
+    figure("refused", "", "blocks of the model's trace that were not to be had", &|run| {
+        run.refused as f64
+    });
     figure("reported", "GiB", "that the guest reported", &|run| gib(run.discards.bytes));
 
     let middle = runs.get(runs.len() / 2).context("no round")?;

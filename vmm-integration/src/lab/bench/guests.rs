@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use guest_driver::mm::ZoneType;
 use guest_driver::reporting::{Config, Reporter};
 
 use super::daemon::{CountedDaemon, Discards};
@@ -120,7 +121,11 @@ impl Guest {
     /// If anything does not start.
     pub(super) fn model(device: Device, memory_bytes: u64, context: &Context<'_>) -> Result<Self> {
         let daemon = CountedDaemon::start(context, Vec::new())?;
-        let memory = GuestMemory::flat(memory_bytes, CPUS + 1);
+        let mut memory = GuestMemory::flat(memory_bytes, CPUS + 1);
+        for zone in &mut memory.layout.zones {
+            // Some of what programs need is the kernel's, for which movable zones have no room.
+            zone.kind = ZoneType::Normal;
+        }
         let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory))?;
         let thread = match device {
             Device::Off => None,
