@@ -235,7 +235,8 @@ fn compare(
 fn turn(guest: &mut dyn Guest, on: bool, time: Duration) -> Result<Turn> {
     guest.set_reporting(on)?;
     if on {
-        // The first pass has all that was freed while it was off.
+        // The first pass has all that was freed while it was off, and shows that it is on: a later
+        // one finds nothing if it comes when the programs have all in use.
         let (start, before) = (Instant::now(), guest.reported_bytes()?);
         while guest.reported_bytes()? == before {
             progress::check()?;
@@ -252,7 +253,6 @@ fn turn(guest: &mut dyn Guest, on: bool, time: Duration) -> Result<Turn> {
     let reported_bytes = guest.reported_bytes()?.saturating_sub(before);
     progress::check()?;
     ensure!(on || reported_bytes == 0, "{reported_bytes} bytes were reported, expected none");
-    ensure!(!on || reported_bytes > 0, "nothing was reported within {took:?}, expected some");
     Ok(Turn {
         rate: pages as f64 / took.as_secs_f64(),
         cpu_rate: pages as f64 / cpu.as_secs_f64(),
