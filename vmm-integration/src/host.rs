@@ -28,13 +28,25 @@ pub fn resident_bytes(memory: &File) -> Result<u64> {
 /// # Errors
 /// When the process is gone or another user's.
 pub fn pss_bytes(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    parse_pss(&text).with_context(|| format!("{path} has no line Pss:\n{text}"))
+    memory_of(pid, "Pss:")
 }
 
-fn parse_pss(smaps_rollup: &str) -> Option<u64> {
-    let value = smaps_rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+/// Shared memory that a process has mapped in transparent huge pages, in bytes.
+///
+/// # Errors
+/// When the process is gone or another user's.
+pub fn shmem_huge_bytes(pid: u32) -> Result<u64> {
+    memory_of(pid, "ShmemPmdMapped:")
+}
+
+fn memory_of(pid: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    parse_field(&text, field).with_context(|| format!("{path} has no line {field}\n{text}"))
+}
+
+fn parse_field(smaps_rollup: &str, field: &str) -> Option<u64> {
+    let value = smaps_rollup.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -62,6 +74,15 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
 pub fn main_thread_cpu_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/schedstat");
     parse_schedstat(&fs::read_to_string(&path).with_context(|| format!("reading {path}"))?)
+}
+
+/// CPU time of the thread that asks.
+///
+/// # Errors
+/// Where `/proc` does not tell.
+pub fn thread_cpu_time() -> Result<Duration> {
+    let path = "/proc/thread-self/schedstat";
+    parse_schedstat(&fs::read_to_string(path).with_context(|| format!("reading {path}"))?)
 }
 
 /// The first number of `schedstat` is time on a CPU in nanoseconds.
@@ -265,11 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn pss_is_in_bytes() {
+    fn sizes_of_a_process_are_in_bytes() {
         let text = "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss: 12 kB\nPss:      1032 kB\n";
-        assert_eq!(parse_pss(text), Some(1032 * 1024));
-        assert_eq!(parse_pss("Rss: 12 kB\n"), None);
+        assert_eq!(parse_field(text, "Pss:"), Some(1032 * 1024));
+        assert_eq!(parse_field("Rss: 12 kB\n", "Pss:"), None);
         assert!(pss_bytes(std::process::id()).unwrap() > 0);
+        assert!(shmem_huge_bytes(std::process::id()).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use guest_agent::Failure;
+use guest_agent::faulting::{FaultingPlan, Mapped};
 use vmm_integration::host::{self, Sampler};
 use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
@@ -36,6 +37,13 @@ fn a_guest_without_a_balloon_keeps_its_memory() {
     assert!(full > booted && full >= 100 * MIB);
     assert!(guest.resident_bytes().unwrap() >= full, "nothing gives memory back");
 
+    for mapped in [Mapped::Anonymous, Mapped::File] {
+        let plan = FaultingPlan { mapped, tasks: 2, bytes: 16 * MIB, milliseconds: 200 };
+        let faulted = agent.fault(plan).unwrap();
+        println!("{mapped:?}: {faulted:?}");
+        assert!(faulted.pages > 0 && faulted.nanoseconds >= 200_000_000, "{faulted:?}");
+    }
+
     assert!(guest.qmp().is_guest_running().unwrap());
     guest.qmp().stop().unwrap();
     assert!(!guest.qmp().is_guest_running().unwrap());
@@ -65,6 +73,18 @@ fn requests_that_cannot_be_met_are_refused_and_the_agent_goes_on() {
     assert_eq!(errno(agent.unload_module("no_such_module")).as_deref(), Some("ENOENT"));
     assert_eq!(errno(agent.read_file("/nowhere").map(drop)).as_deref(), Some("ENOENT"));
     assert_eq!(errno(agent.write_file("/proc/version", "x")).as_deref(), Some("EIO"));
+    let plan = FaultingPlan { mapped: Mapped::File, tasks: 1, bytes: 100 * MIB, milliseconds: 100 };
+    for (plan, field) in [
+        (FaultingPlan { tasks: 0, ..plan }, "tasks is 0: expected 1 to"),
+        (FaultingPlan { tasks: u32::MAX, ..plan }, "tasks is 4294967295: expected 1 to"),
+        (FaultingPlan { bytes: u64::MAX, ..plan }, "bytes is 18446744073709551615: "),
+        (FaultingPlan { bytes: 5000, ..plan }, "5000 is not a multiple of the page size"),
+        (FaultingPlan { bytes: 400 * MIB, ..plan }, "bytes is 419430400: "),
+        (FaultingPlan { milliseconds: 600_001, ..plan }, "milliseconds is 600001: expected"),
+    ] {
+        let error = format!("{:#}", agent.fault(plan).unwrap_err());
+        assert!(error.contains(field), "{error}");
+    }
     agent.alloc(1, MIB, 0).unwrap();
     assert_eq!(errno(agent.alloc(1, MIB, 0)), None);
     agent.expect_intact(1).unwrap();
@@ -132,6 +152,18 @@ fn qemus_own_balloon_gives_freed_memory_back() {
         host::passes(&samples)
     );
     assert!(discards.bytes >= 270 * MIB && discards.ranges > 0 && discards.failed == 0);
+
+    guest.count_own_discards(false).unwrap();
+    let before = guest.own_device_discards().unwrap();
+    agent.alloc(3, 100 * MIB, 7).unwrap();
+    let full = guest.resident_bytes().unwrap();
+    agent.free(3).unwrap();
+    host::wait_until(Duration::from_secs(60), Duration::from_millis(50), || {
+        let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+        if now + 50 * MIB <= full { Ok(()) } else { Err(format!("{} MiB", now / MIB)) }
+    })
+    .unwrap();
+    assert_eq!(guest.own_device_discards().unwrap(), before, "they are not counted");
     assert_eq!(agent.expect_intact(2).unwrap(), 100 * MIB);
     assert_eq!(guest.quit().unwrap(), "", "QEMU has nothing to complain about");
 }

@@ -13,9 +13,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod faulting;
 pub mod pattern;
 pub mod race;
 
+use faulting::{Faulted, FaultingPlan};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 
 /// Name of the virtio-serial port on which the agent serves.
@@ -92,6 +94,11 @@ pub enum Command {
         /// Size, a multiple of the page size.
         bytes: u64,
     },
+    /// Lets programs fault memory in. Answer: [`Reply::Faulted`], when their time is over.
+    Fault {
+        /// What they do.
+        plan: FaultingPlan,
+    },
     /// Reads `/proc/meminfo`. Answer: [`Reply::MemInfo`].
     MemInfo,
     /// Reads a file of at most some hundred KiB, such as one in sysfs or procfs.
@@ -163,6 +170,8 @@ pub enum Reply {
     Verified(Verified),
     /// See [`Command::UseMemory`].
     ProcessEnd(ProcessEnd),
+    /// See [`Command::Fault`].
+    Faulted(Faulted),
     /// See [`Command::MemInfo`].
     MemInfo(MemInfo),
     /// See [`Command::ReadFile`].

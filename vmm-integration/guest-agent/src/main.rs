@@ -20,6 +20,7 @@ use nix::mount::{MsFlags, mount};
 use crate::memory::Allocations;
 use crate::runner::Races;
 
+mod faults;
 mod memory;
 mod process;
 mod runner;
@@ -214,6 +215,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Verify { id } => allocations.verify(id).map(Reply::Verified),
         Command::Free { id } => allocations.free(id).map(|()| Reply::Done),
         Command::UseMemory { bytes } => process::use_memory(bytes).map(Reply::ProcessEnd),
+        Command::Fault { plan } => faults::run(plan).map(Reply::Faulted),
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),

@@ -1,13 +1,14 @@
 //! The memory that tests allocate, fill, check and free.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::num::NonZero;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use guest_agent::{Verified, pattern};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// Kept free beyond an allocation: page tables for it, and what the agent itself needs.
 const RESERVE_BYTES: u64 = 16 << 20;
@@ -118,7 +119,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Private anonymous memory. The empty one maps nothing.
+const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// Checks the size of a mapping.
+fn length(bytes: u64) -> Result<NonZero<usize>> {
+    let page_bytes = u64::try_from(pattern::PAGE_BYTES)?;
+    if !bytes.is_multiple_of(page_bytes) {
+        bail!("{bytes} is not a multiple of the page size {page_bytes}");
+    }
+    NonZero::new(usize::try_from(bytes)?).context("0 bytes asked for")
+}
+
+/// Private memory. The empty one maps nothing.
 #[derive(Default)]
 pub(crate) struct Mapping {
     /// Start, and length in bytes, a multiple of the page size.
@@ -130,22 +142,33 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     pub(crate) fn new(bytes: u64) -> Result<Self> {
-        let page_bytes = u64::try_from(pattern::PAGE_BYTES)?;
-        if !bytes.is_multiple_of(page_bytes) {
-            bail!("{bytes} is not a multiple of the page size {page_bytes}");
-        }
-        let length = NonZero::new(usize::try_from(bytes)?).context("0 bytes asked for")?;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let length = length(bytes)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let start = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(None, length, READ_WRITE, MapFlags::MAP_PRIVATE) }?;
         Ok(Self { memory: Some((start.cast(), length)) })
+    }
+
+    /// The first `bytes` of a file that nobody makes shorter; what is written stays here.
+    pub(crate) fn of_file(file: &File, bytes: u64) -> Result<Self> {
+        let length = length(bytes)?;
+        // SAFETY: as in `new`.
+        let start = unsafe { mmap(None, length, READ_WRITE, MapFlags::MAP_PRIVATE, file, 0) }?;
+        Ok(Self { memory: Some((start.cast(), length)) })
+    }
+
+    /// Asks for huge pages, which a kernel need not have.
+    pub(crate) fn advise_huge_pages(&mut self) {
+        if let Some((start, length)) = self.memory {
+            // SAFETY: the advice changes neither contents nor who may use them.
+            let _ = unsafe { madvise(start.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
+        }
     }
 
     pub(crate) fn words(&self) -> &[u64] {
         let Some((start, length)) = self.memory else {
             return &[];
         };
-        // SAFETY: the mapping is page-aligned, readable, zeroed by the kernel, as long as it says
+        // SAFETY: the mapping is page-aligned, readable, filled by the kernel, as long as it says
         // and lives as long as `self`, which is borrowed.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), length.get() / size_of::<u64>()) }
     }

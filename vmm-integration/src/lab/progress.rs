@@ -22,13 +22,15 @@ pub const INTERRUPTED_STATUS: u8 = 130;
 /// How often a case that takes long is heard of where no bar can be drawn.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Watches for Ctrl-C from now on: the first asks the run to end, a second ends the process.
+/// Watches for Ctrl-C from now on: the first asks the run to end, a second ends the process, with the
+/// host's pools of huge pages put back.
 ///
 /// # Errors
 /// Where the process watches already, or may not.
 pub fn watch_for_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
+            crate::hugetlb::take_back_all();
             std::process::exit(INTERRUPTED_STATUS.into());
         }
         say("ending after what is being done; again: ends at once");

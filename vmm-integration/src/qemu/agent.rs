@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use guest_agent::faulting::{Faulted, FaultingPlan};
 use guest_agent::race::{MemoryBlocks, RacePlan, RaceReport, Task};
 use guest_agent::{
     BalloonDevice, Command, Hello, MAX_LINE_BYTES, MemInfo, Outcome, ProcessEnd, Reply, Request,
@@ -203,6 +204,18 @@ impl AgentClient {
     pub fn use_memory(&self, bytes: u64) -> Result<ProcessEnd> {
         match self.call(Command::UseMemory { bytes }, LONG)? {
             Reply::ProcessEnd(end) => Ok(end),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Lets programs fault memory in until their time is over.
+    ///
+    /// # Errors
+    /// See [`AgentClient`]; also when it would not fit in the guest's available memory.
+    pub fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
+        let time = LONG + Duration::from_millis(plan.milliseconds);
+        match self.call(Command::Fault { plan }, time)? {
+            Reply::Faulted(faulted) => Ok(faulted),
             other => Err(unexpected(&other)),
         }
     }

@@ -4,32 +4,26 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use guest_driver::workload::Random;
+use guest_driver::workload::{Pace, Replay, Trace};
 
+use super::daemon::Discards;
+use super::footprint_trace::{Event, pieces, trace};
 use super::guests::{Device, Guest, toolbox};
 use crate::host::{Sample, Sampler};
 use crate::lab::experiment::{Context, Experiment, Repeats};
 use crate::lab::parameters::{Kind, Parameter, Settings};
 use crate::lab::progress;
 use crate::lab::store::Findings;
+use crate::qemu::AgentClient;
 
 /// See the module.
 pub(super) struct Footprint;
 
-const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// Points of a curve at the most.
 const POINTS: usize = 240;
-/// The phases: the share of the time that each takes, how many jobs are alive at once, and how large
-/// each is, as a share of the memory that the guest can spare. Like a compilation: configuring,
-/// compiling, a pause for the first links, compiling on, linking at the end.
-const PHASES: [(f64, usize, f64); 5] =
-    [(0.08, 1, 0.10), (0.32, 4, 0.16), (0.10, 1, 0.30), (0.20, 4, 0.16), (0.10, 1, 0.70)];
-/// The share of the time behind them in which the guest does nothing.
-const IDLE: f64 = 0.2;
-/// Jobs that a phase has one after the other.
-const JOBS_A_LANE: f64 = 6.0;
-/// What of the memory the jobs may have, the rest being the guest's own.
-const SPARE: f64 = 0.55;
+/// Time in which the guest does nothing at the end: two passes and a little.
+const IDLE: Duration = Duration::from_secs(5);
 
 const PARAMETERS: &[Parameter] = &[
     Parameter {
@@ -49,49 +43,20 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "span",
-        what: "seconds that the workload takes if nothing holds it up",
+        what: "seconds that the workload takes about if nothing holds it up; a fifth of it is each of \
+               two pauses",
         kind: Kind::Real(2.0, 3600.0),
-        quick: "40",
-        full: "180",
+        quick: "12",
+        full: "60",
+    },
+    Parameter {
+        name: "rounds",
+        what: "how often, each with a guest that was just started",
+        kind: Kind::Number(1, 100),
+        quick: "1",
+        full: "3",
     },
 ];
-
-/// Something that is done at a time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Event {
-    seconds: f64,
-    job: u32,
-    /// Bytes that the job takes; none when it ends.
-    bytes: Option<u64>,
-}
-
-/// The workload: the same for every device.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-fn trace(seed: u64, memory: u64, span: f64) -> Vec<Event> {
-    let mut random = Random(seed);
-    let mut part = |from: f64, to: f64| from + (to - from) * (random.below(1000) as f64 / 1000.0);
-    let (mut events, mut job, mut start) = (Vec::new(), 0, 0.0);
-    for (share, lanes, size) in PHASES {
-        let length = share * span;
-        for lane in 0..lanes {
-            let mut at = start + lane as f64 * length / JOBS_A_LANE / lanes as f64;
-            let jobs = if lanes == 1 { 1.0 } else { JOBS_A_LANE };
-            while at < start + length * 0.95 {
-                let end = (at + length / jobs * part(0.6, 1.1)).min(start + length);
-                let bytes = memory as f64 * SPARE * size * part(0.5, 1.0);
-                let bytes = (bytes as u64).max(1 << 20) & !0xfff;
-                job += 1;
-                events.push(Event { seconds: at, job, bytes: Some(bytes) });
-                events.push(Event { seconds: end, job, bytes: None });
-                at = end + length / jobs * 0.05;
-            }
-        }
-        start += length;
-    }
-    // A job that ends makes room first.
-    events.sort_by(|a, b| a.seconds.total_cmp(&b.seconds).then(a.bytes.cmp(&b.bytes)));
-    events
-}
 
 impl Experiment for Footprint {
     fn name(&self) -> &'static str {
@@ -99,8 +64,9 @@ impl Experiment for Footprint {
     }
 
     fn about(&self) -> &'static str {
-        "What the host holds for a guest over the time of a workload with phases, like a \
-         compilation, with reporting off, with our daemon, and with QEMU's own device."
+        "What the host holds for a guest over the time of a workload like a compilation (compilers \
+         side by side, a pause, linking, a pause), with reporting off, with our daemon, and with \
+         QEMU's own device."
     }
 
     fn parameters(&self) -> &'static [Parameter] {
@@ -122,116 +88,189 @@ impl Experiment for Footprint {
         settings.choices("guest").iter().flat_map(of).collect()
     }
 
-    #[allow(clippy::cast_precision_loss)] // figures for people
     fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
         let (device, guest) = case.split_once('-').context("no guest")?;
         let device = Device::named(device).context("no device")?;
         let memory = settings.bytes("memory");
         let mut findings = Findings::default();
-        context.progress.say("booting");
-        let guest = if guest == "model" {
-            Guest::model(device, memory, context)?
+        let toolbox = if guest == "model" {
+            None
         } else {
             match toolbox()? {
-                Ok(toolbox) => Guest::linux(&toolbox, device, memory, None, context)?,
+                Ok(toolbox) => Some(toolbox),
                 Err(why) => {
                     findings.note(why);
                     return Ok(findings);
                 }
             }
         };
-        findings.note(guest.describe());
-        let span = settings.real("span");
-        let events = trace(context.seed, memory, span);
-        let before = guest.device_cpu_time()?;
-        let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, || None);
-        let runtime = work(&guest, &events, span, context)?;
-        let cpu = guest.device_cpu_time()?.saturating_sub(before);
-        let samples = sampler.stop()?;
-        let discards = guest.finish()?;
-
-        let last = events.iter().map(|event| event.seconds).fold(0.0, f64::max);
-        findings.figure(
-            "footprint",
-            integral(&samples) / 60.0,
-            "GiB min",
-            "what the host held, added up over the time",
-        );
-        findings.figure(
-            "mean",
-            integral(&samples) / samples.last().map_or(1.0, |sample| sample.seconds),
-            "GiB",
-            "that the host held on the average",
-        );
-        let resident = |sample: &Sample| sample.host_resident_bytes as f64 / f64::from(1 << 30);
-        let peak = samples.iter().map(resident).fold(0.0, f64::max);
-        findings.figure("peak", peak, "GiB", "that the host held at the most");
-        let end = samples.last().map_or(f64::NAN, resident);
-        findings.figure(
-            "at-the-end",
-            end,
-            "GiB",
-            "that the host held when the guest was idle again",
-        );
-        findings.figure("runtime", runtime, "s", "until the last job had ended");
-        findings.figure(
-            "held-up",
-            (runtime / last - 1.0) * 100.0,
-            "%",
-            "by which it took longer than planned",
-        );
-        findings.figure("device-cpu", cpu.as_secs_f64(), "CPU s", "of what gives memory back");
-        findings.figure("calls", discards.calls as f64, "", "discarding system calls");
-        let every = samples.len().div_ceil(POINTS).max(1);
-        let points = samples
-            .iter()
-            .step_by(every)
-            .map(|sample| (sample.seconds, resident(sample)))
-            .collect();
-        findings.series("resident", ("s", "GiB"), "what the host holds for the guest", points);
+        let trace = trace(context.seed, memory, settings.real("span"));
+        let rounds = settings.number("rounds");
+        let mut runs = Vec::new();
+        for round in 0..rounds {
+            progress::check()?;
+            context.progress.say("booting");
+            let guest = match &toolbox {
+                None => Guest::model(device, memory, context)?,
+                Some(toolbox) => Guest::linux(toolbox, device, memory, None, context)?,
+            };
+            if round == 0 {
+                findings.note(guest.describe());
+            }
+            runs.push(run(guest, &trace, context)?);
+            context.progress.at(round + 1, rounds);
+        }
+        findings.note(match toolbox {
+            None => {
+                "The trace is replayed block by block, on a thread for each CPU; contents are checked \
+                 when they are freed."
+            }
+            Some(_) => {
+                "The same trace as the model's: blocks that live from the same time to the same time \
+                 are one mapping of the guest's agent, filled page by page, and checked when it is \
+                 unmapped. One after the other."
+            }
+        });
+        let planned = trace.duration().as_secs_f64();
+        findings.figure("planned", planned, "s", "until all is freed if nothing holds it up");
+        tell(runs, &mut findings)?;
         Ok(findings)
     }
 }
 
-/// Does the events when they are due, and waits for as long as the guest is to be idle then; seconds
-/// until the last event.
-fn work(guest: &Guest, events: &[Event], span: f64, context: &Context<'_>) -> Result<f64> {
-    let start = Instant::now();
-    let wait = |seconds: f64| -> Result<(), progress::Interrupted> {
-        let due = start + Duration::from_secs_f64(seconds);
-        loop {
-            progress::check()?;
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::park_timeout(left.min(Duration::from_millis(100)));
-        }
-    };
-    let mut alive = BTreeMap::new();
-    for (done, event) in events.iter().enumerate() {
-        wait(event.seconds)?;
-        match event.bytes {
-            Some(bytes) => {
-                guest.alloc(event.job, bytes, u16::try_from(event.job % 1000)?)?;
-                alive.insert(event.job, bytes);
-            }
-            None => {
-                guest.check_and_free(event.job)?;
-                alive.remove(&event.job);
-            }
-        }
-        context.progress.say(&format!("{} jobs, {} MiB", alive.len(), sum_mib(&alive)));
-        context.progress.at(done as u64, events.len() as u64);
-    }
-    let runtime = start.elapsed().as_secs_f64();
-    context.progress.say("idle");
-    wait(runtime + IDLE * span)?;
-    Ok(runtime)
+/// One run of the workload.
+struct Run {
+    samples: Vec<Sample>,
+    /// Until all was freed.
+    seconds: f64,
+    /// Of the device.
+    cpu: Duration,
+    discards: Discards,
+    /// Blocks of the model's trace that were not to be had.
+    refused: u64,
 }
 
-fn sum_mib(alive: &BTreeMap<u32, u64>) -> u64 {
-    alive.values().sum::<u64>() >> 20
+impl Run {
+    /// What the host held, added up over the time.
+    fn gib_minutes(&self) -> f64 {
+        integral(&self.samples) / 60.0
+    }
+
+    fn held(&self) -> impl Iterator<Item = f64> {
+        self.samples.iter().map(|sample| gib(sample.host_resident_bytes))
+    }
+}
+
+fn run(guest: Guest, trace: &Trace, context: &Context<'_>) -> Result<Run> {
+    let before = (guest.device_cpu_time()?, guest.discards()?);
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, guest.used_bytes());
+    let start = Instant::now();
+    let mut refused = 0;
+    match &guest {
+        Guest::Model { vm, .. } => {
+            context.progress.say("replaying");
+            let done = Replay::new(vm.mm(), vm.ram(), trace).run(Pace::Recorded)?;
+            refused = done.failed;
+        }
+        Guest::Linux { guest, .. } => ask(guest.agent(), &pieces(trace), start, context)?,
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    context.progress.say("idle");
+    wait_until(Instant::now() + IDLE)?;
+    let cpu = guest.device_cpu_time()?.saturating_sub(before.0);
+    let discards = guest.discards()?.since(before.1);
+    let samples = sampler.stop()?;
+    guest.finish()?;
+    Ok(Run { samples, seconds, cpu, discards, refused })
+}
+
+/// Asks a real guest for each piece when it is due.
+fn ask(agent: &AgentClient, events: &[Event], start: Instant, context: &Context<'_>) -> Result<()> {
+    let mut in_use = BTreeMap::new();
+    for event in events {
+        wait_until(start + event.at)?;
+        match event.bytes {
+            Some(bytes) => {
+                agent.alloc(event.name, bytes, u16::try_from(event.name % 1000)?)?;
+                in_use.insert(event.name, bytes);
+            }
+            None => {
+                agent.expect_intact(event.name)?;
+                agent.free(event.name)?;
+                in_use.remove(&event.name);
+            }
+        }
+        context.progress.say(&format!("{} MiB in use", in_use.values().sum::<u64>() >> 20));
+    }
+    Ok(())
+}
+
+/// Waits for a time, or until the run is to end.
+fn wait_until(due: Instant) -> Result<(), progress::Interrupted> {
+    loop {
+        progress::check()?;
+        let left = due.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::park_timeout(left.min(Duration::from_millis(100)));
+    }
+}
+
+/// Figures of all runs, and curves of the one in the middle.
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn tell(mut runs: Vec<Run>, findings: &mut Findings) -> Result<()> {
+    let rounds = runs.iter().zip(1..).map(|(run, nr)| (f64::from(nr), run.gib_minutes()));
+    findings.series(
+        "rounds",
+        ("round", "GiB min"),
+        "the footprint of each round",
+        rounds.collect(),
+    );
+    runs.sort_by(|a, b| a.gib_minutes().total_cmp(&b.gib_minutes()));
+    let mut figure = |name: &str, unit: &str, what: &str, of: &dyn Fn(&Run) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        let (Some(least), Some(most)) = (values.first(), values.last()) else { return };
+        findings.figure(name, values[values.len() / 2], unit, what);
+        if matches!(name, "footprint" | "runtime") {
+            findings.figure(&format!("{name}-least"), *least, unit, "the least of all rounds");
+            findings.figure(&format!("{name}-most"), *most, unit, "the most of all rounds");
+        }
+    };
+    figure("footprint", "GiB min", "what the host held, added up over the time", &Run::gib_minutes);
+    figure("runtime", "s", "until all was freed", &|run| run.seconds);
+    figure("mean", "GiB", "that the host held on the average", &|run| {
+        integral(&run.samples) / run.samples.last().map_or(f64::NAN, |sample| sample.seconds)
+    });
+    figure("peak", "GiB", "that the host held at the most", &|run| run.held().fold(0.0, f64::max));
+    figure("at-the-end", "GiB", "that the host held when the guest was idle again", &|run| {
+        run.held().last().unwrap_or(f64::NAN)
+    });
+    figure("device-cpu", "CPU s", "of what gives memory back", &|run| run.cpu.as_secs_f64());
+    figure("calls", "", "discarding system calls", &|run| run.discards.calls as f64);
+    figure("refused", "", "blocks of the model's trace that were not to be had", &|run| {
+        run.refused as f64
+    });
+    figure("reported", "GiB", "that the guest reported", &|run| gib(run.discards.bytes));
+
+    let middle = runs.get(runs.len() / 2).context("no round")?;
+    let every = middle.samples.len().div_ceil(POINTS).max(1);
+    let curve = |of: &dyn Fn(&Sample) -> Option<u64>| {
+        let point = |sample: &Sample| Some((sample.seconds, gib(of(sample)?)));
+        middle.samples.iter().step_by(every).filter_map(point).collect()
+    };
+    let units = ("s", "GiB");
+    let resident = curve(&|sample| Some(sample.host_resident_bytes));
+    findings.series("resident", units, "what the host holds for the guest", resident);
+    let used = curve(&|sample| sample.guest_used_bytes);
+    findings.series("used", units, "what the guest has in use, by its own account", used);
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 /// GiB times seconds.
@@ -252,24 +291,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trace_repeats_fits_and_frees_all_that_it_takes() {
-        for seed in 0..50 {
-            let memory = 1 << 30;
-            let events = trace(seed, memory, 60.0);
-            assert_eq!(events, trace(seed, memory, 60.0));
-            let mut alive: BTreeMap<u32, u64> = BTreeMap::new();
-            let mut most = 0;
-            for event in &events {
-                assert!((0.0..=48.1).contains(&event.seconds), "idle at the end");
-                match event.bytes {
-                    Some(bytes) => assert_eq!(alive.insert(event.job, bytes), None),
-                    None => assert!(alive.remove(&event.job).is_some()),
-                }
-                most = most.max(alive.values().sum::<u64>());
+    fn the_curves_are_of_the_round_in_the_middle() {
+        let run = |gib: u64| {
+            let sample = |seconds| Sample {
+                seconds,
+                guest_used_bytes: Some(1 << 29),
+                host_resident_bytes: gib << 30,
+            };
+            let samples = vec![sample(0.0), sample(60.0)];
+            Run {
+                samples,
+                seconds: 50.0,
+                cpu: Duration::ZERO,
+                discards: Discards::default(),
+                refused: 0,
             }
-            assert!(alive.is_empty());
-            assert!((memory / 5..memory * 7 / 10).contains(&most), "seed {seed}: {most}");
-        }
+        };
+        let mut findings = Findings::default();
+        tell(vec![run(3), run(1), run(2)], &mut findings).unwrap();
+        let value = |name: &str| findings.figures[name].value;
+        assert_eq!((value("footprint-least"), value("footprint-most")), (1.0, 3.0));
+        assert_eq!((value("footprint"), value("runtime"), value("peak")), (2.0, 50.0, 2.0));
+        assert_eq!(findings.series["resident"].points, [(0.0, 2.0), (60.0, 2.0)]);
+        assert_eq!(findings.series["used"].points, [(0.0, 0.5), (60.0, 0.5)]);
+        assert_eq!(findings.series["rounds"].points, [(1.0, 3.0), (2.0, 1.0), (3.0, 2.0)]);
+        assert!(tell(Vec::new(), &mut Findings::default()).is_err());
     }
 
     #[test]

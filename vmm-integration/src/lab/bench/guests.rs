@@ -5,20 +5,18 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use guest_driver::mm::ZoneType;
 use guest_driver::reporting::{Config, Reporter};
 
-use crate::daemon::{DaemonOptions, DaemonProcess};
+use super::daemon::{CountedDaemon, Discards};
 use crate::host;
 use crate::lab::experiment::Context;
-use crate::model::{GuestMemory, Holdings, ModelConfig, ModelVm, ReporterThread};
-use crate::qemu::{self, Balloon, GuestConfig, LinuxGuest, Toolbox};
+use crate::model::{self, GuestMemory, ModelConfig, ModelVm, ReporterThread};
+use crate::qemu::{self, AgentClient, Balloon, GuestConfig, LinuxGuest, Toolbox};
 
-/// How long a daemon may take to sum up and to end.
-const WIND_UP: Duration = Duration::from_secs(10);
-/// What the guests use they allocate page by page, as most programs do.
-const ORDER: u8 = 0;
-const CPUS: usize = 2;
+/// CPUs on which programs run.
+pub(super) const CPUS: usize = 2;
 
 /// Who gives memory back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +48,6 @@ impl fmt::Display for Device {
     }
 }
 
-/// What a device has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Discards {
-    /// Ranges that were reported to it.
-    pub(super) ranges: u64,
-    /// System calls on them.
-    pub(super) calls: u64,
-}
-
 /// A running guest.
 pub(super) enum Guest {
     /// A real one.
@@ -66,18 +55,16 @@ pub(super) enum Guest {
         /// In QEMU.
         guest: Arc<LinuxGuest>,
         /// Ours, if that is the device.
-        daemon: Option<DaemonProcess>,
+        daemon: Option<CountedDaemon>,
     },
     /// The model.
     Model {
         /// The reporter, unless reporting is off.
         thread: Option<ReporterThread>,
-        /// What it has in use.
-        holdings: Holdings,
         /// The guest.
         vm: Box<ModelVm>,
         /// Which it is attached to, reporting or not.
-        daemon: DaemonProcess,
+        daemon: CountedDaemon,
     },
 }
 
@@ -109,8 +96,7 @@ impl Guest {
             Device::Ours => {
                 // Off by default: see the daemon's help.
                 let args = hugetlb_page_bytes.map(|_| "--hugetlb".into()).into_iter().collect();
-                let options = DaemonOptions { args, ..DaemonOptions::default() };
-                Some(DaemonProcess::spawn(&context.daemon()?, &options)?)
+                Some(CountedDaemon::start(context, args)?)
             }
             Device::Off | Device::Qemu => None,
         };
@@ -128,13 +114,18 @@ impl Guest {
         Ok(Self::Linux { guest, daemon })
     }
 
-    /// Starts the model, in the default configuration.
+    /// Starts the model, in the default configuration, with a CPU more than [`CPUS`]: a replay needs
+    /// that.
     ///
     /// # Errors
     /// If anything does not start.
     pub(super) fn model(device: Device, memory_bytes: u64, context: &Context<'_>) -> Result<Self> {
-        let daemon = DaemonProcess::spawn(&context.daemon()?, &DaemonOptions::default())?;
-        let memory = GuestMemory::flat(memory_bytes, CPUS);
+        let daemon = CountedDaemon::start(context, Vec::new())?;
+        let mut memory = GuestMemory::flat(memory_bytes, CPUS + 1);
+        for zone in &mut memory.layout.zones {
+            // Some of what programs need is the kernel's, for which movable zones have no room.
+            zone.kind = ZoneType::Normal;
+        }
         let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory))?;
         let thread = match device {
             Device::Off => None,
@@ -144,8 +135,7 @@ impl Guest {
                 Some(ReporterThread::start(reporter, queue)?)
             }
         };
-        let holdings = Holdings::new(vm.mm(), vm.ram());
-        Ok(Self::Model { thread, holdings, vm: Box::new(vm), daemon })
+        Ok(Self::Model { thread, vm: Box::new(vm), daemon })
     }
 
     /// In a sentence.
@@ -158,32 +148,14 @@ impl Guest {
         }
     }
 
-    /// Allocates and writes all of it.
+    /// The program in a real guest.
     ///
     /// # Errors
-    /// If it cannot be had.
-    pub(super) fn alloc(&self, name: u32, bytes: u64, generation: u16) -> Result<()> {
+    /// Of the model, which has none.
+    pub(super) fn agent(&self) -> Result<&AgentClient> {
         match self {
-            Self::Linux { guest, .. } => guest.agent().alloc(name, bytes, generation),
-            Self::Model { holdings, .. } => holdings.alloc(name, bytes, ORDER, generation),
-        }
-    }
-
-    /// Checks all of it and frees it.
-    ///
-    /// # Errors
-    /// If a word of it is not what was written.
-    pub(super) fn check_and_free(&self, name: u32) -> Result<()> {
-        match self {
-            Self::Linux { guest, .. } => {
-                guest.agent().expect_intact(name)?;
-                guest.agent().free(name)
-            }
-            Self::Model { holdings, .. } => {
-                let verdict = holdings.verify(name)?;
-                anyhow::ensure!(verdict.lost_bytes == 0, "memory {name} was lost: {verdict:?}");
-                holdings.free(name)
-            }
+            Self::Linux { guest, .. } => Ok(guest.agent()),
+            Self::Model { .. } => bail!("the model has no agent"),
         }
     }
 
@@ -195,6 +167,18 @@ impl Guest {
         match self {
             Self::Linux { guest, .. } => guest.resident_bytes(),
             Self::Model { vm, .. } => vm.resident_bytes(),
+        }
+    }
+
+    /// What of a real one's memory the host has in transparent huge pages now; of the model nothing
+    /// is said.
+    ///
+    /// # Errors
+    /// If QEMU is gone.
+    pub(super) fn huge_bytes(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Linux { guest, .. } => host::shmem_huge_bytes(guest.qemu_pid()).map(Some),
+            Self::Model { .. } => Ok(None),
         }
     }
 
@@ -215,7 +199,7 @@ impl Guest {
     /// # Errors
     /// If a process is gone.
     pub(super) fn device_cpu_time(&self) -> Result<Duration> {
-        let of_daemon = |daemon: &DaemonProcess| host::cpu_time(daemon.pid());
+        let of_daemon = |daemon: &CountedDaemon| host::cpu_time(daemon.pid());
         match self {
             Self::Linux { guest, daemon } => {
                 let qemu = host::main_thread_cpu_time(guest.qemu_pid())?;
@@ -225,32 +209,79 @@ impl Guest {
         }
     }
 
-    /// Ends it, and what its device had done.
+    /// CPU time of our daemon alone, if that is the device.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub(super) fn daemon_cpu_time(&self) -> Result<Option<Duration>> {
+        match self {
+            Self::Linux { daemon: None, .. } => Ok(None),
+            Self::Linux { daemon: Some(daemon), .. } | Self::Model { daemon, .. } => {
+                host::cpu_time(daemon.pid()).map(Some)
+            }
+        }
+    }
+
+    /// Whether QEMU's own device counts what it does, which costs it CPU time. It does at first; our
+    /// daemon always does.
+    ///
+    /// # Errors
+    /// If QEMU refuses.
+    pub(super) fn count_calls(&self, on: bool) -> Result<()> {
+        match self {
+            Self::Linux { guest, daemon: None } => guest.count_own_discards(on),
+            Self::Linux { .. } | Self::Model { .. } => Ok(()),
+        }
+    }
+
+    /// What its device has done so far.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub(super) fn discards(&self) -> Result<Discards> {
+        match self {
+            Self::Linux { guest, daemon: None } => {
+                let qemu::DiscardCount { ranges, calls, bytes, .. } =
+                    guest.own_device_discards()?;
+                Ok(Discards { ranges, calls, bytes })
+            }
+            Self::Linux { daemon: Some(daemon), .. } | Self::Model { daemon, .. } => {
+                daemon.discards()
+            }
+        }
+    }
+
+    /// What tells, on any thread, how many bytes it has in use by its own account; nothing where it
+    /// does not answer.
+    pub(super) fn used_bytes(&self) -> Box<dyn FnMut() -> Option<u64> + Send> {
+        match self {
+            Self::Linux { guest, .. } => {
+                let guest = Arc::clone(guest);
+                Box::new(move || Some(guest.agent().meminfo().ok()?.used_bytes()))
+            }
+            Self::Model { vm, .. } => {
+                let mm = Arc::clone(vm.mm());
+                Box::new(move || Some(model::used_bytes(&mm)))
+            }
+        }
+    }
+
+    /// Ends it.
     ///
     /// # Errors
     /// If something does not end well.
-    pub(super) fn finish(self) -> Result<Discards> {
-        let of_daemon = |mut daemon: DaemonProcess| -> Result<Discards> {
-            let summary = daemon.session_summary(WIND_UP)?;
-            daemon.terminate(WIND_UP)?;
-            Ok(Discards { ranges: summary.ranges, calls: summary.discard_calls })
-        };
+    pub(super) fn finish(self) -> Result<()> {
         match self {
             Self::Linux { guest, daemon } => {
-                let own = guest.own_device_discards()?;
                 Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
-                match daemon {
-                    Some(daemon) => of_daemon(daemon),
-                    None => Ok(Discards { ranges: own.ranges, calls: own.calls }),
-                }
+                daemon.map_or(Ok(()), CountedDaemon::finish)
             }
-            Self::Model { thread, holdings, vm, daemon } => {
+            Self::Model { thread, vm, daemon } => {
                 if let Some(thread) = thread {
                     thread.stop()?;
                 }
-                drop(holdings);
                 drop(vm);
-                of_daemon(daemon)
+                daemon.finish()
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The experiments.
 
+mod daemon;
 mod footprint;
+mod footprint_trace;
 mod guests;
 mod overhead;
 mod reclaim;

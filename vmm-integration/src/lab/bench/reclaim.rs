@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::guests::{Device, Guest, toolbox};
 use crate::host::{Sample, Sampler, passes, wait_until};
+use crate::hugetlb::Pool;
 use crate::lab::experiment::{Context, Experiment, Repeats};
 use crate::lab::parameters::{Kind, Parameter, Settings};
 use crate::lab::progress;
@@ -23,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Nothing has fallen for this long: all is back. A pass comes every two seconds.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// See the parameter `rounds`.
+const HUGE_ROUNDS: u32 = 16;
+/// How long the device's CPU time is watched while there is nothing to give back.
+const IDLE: Duration = Duration::from_secs(3);
+
 const BACKINGS: &[&str] = &["4k", "thp", "hugetlb"];
 
 const PARAMETERS: &[Parameter] = &[
@@ -36,8 +42,8 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "backing",
-        what: "what the memory is made of. hugetlb: root raises the pool meanwhile for the model; \
-               Linux takes what is there. thp: only the model, and only where the host allows it",
+        what: "what the memory is made of. hugetlb: root raises the pool meanwhile. thp: only the \
+               model, and only where the host allows it",
         kind: Kind::Choices(BACKINGS),
         quick: "4k,thp,hugetlb",
         full: "4k,thp,hugetlb",
@@ -51,7 +57,8 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "rounds",
-        what: "how often memory is filled and given back",
+        what: "how often memory is filled and given back; sixteen times as often by the model where \
+               pages are huge, for which a round takes milliseconds",
         kind: Kind::Number(1, 1000),
         quick: "2",
         full: "8",
@@ -111,7 +118,8 @@ fn model(backing: &str, settings: &Settings, context: &Context<'_>) -> Result<Fi
         "thp" => Pages::Transparent,
         _ => Pages::Hugetlb,
     };
-    let rounds = u32::try_from(settings.number("rounds"))?;
+    let huge = if pages == Pages::Base { 1 } else { HUGE_ROUNDS };
+    let rounds = u32::try_from(settings.number("rounds"))? * huge;
     let measured = end_to_end(&context.daemon()?, &[pages], settings.bytes("memory"), rounds)?;
     let mut findings = Findings::default();
     for backed in measured.backings {
@@ -168,63 +176,55 @@ fn linux(
     };
     let huge = (backing == "hugetlb").then_some(HUGE_PAGE_BYTES);
     let memory = settings.bytes("memory");
-    if huge.is_some() && free_huge_pages() < memory / HUGE_PAGE_BYTES {
-        findings.note(format!(
-            "Not measured: {} free huge pages are needed for the guest, and the host's pool has {}.",
-            memory / HUGE_PAGE_BYTES,
-            free_huge_pages()
-        ));
-        return Ok(findings);
-    }
+    let _pool = match huge.map(|page_bytes| Pool::with_free(page_bytes, memory)).transpose() {
+        Ok(pool) => pool,
+        Err(why) => {
+            findings.note(format!("Not measured: {why:#}."));
+            return Ok(findings);
+        }
+    };
     context.progress.say("booting");
     let guest = Guest::linux(&toolbox, device, memory, huge, context)?;
     findings.note(guest.describe());
-    if device == Device::Qemu {
-        findings.note(
-            "QEMU's own device writes a line of trace for each range, which is in its CPU time.",
-        );
-    }
     // What was free at the start is reported first, and is none of the figures'.
     settle(&guest)?;
+    // QEMU's main thread does other things as well, now and then.
+    context.progress.say("idle");
+    guest.count_calls(false)?;
+    let idle = cpu_while(&guest, || wait(IDLE))?.as_secs_f64() / IDLE.as_secs_f64();
     let rounds = settings.number("rounds");
     let filled = memory / 2;
-    let (mut back, mut cpu, mut falling, mut longest) = (0, Duration::ZERO, 0.0, 0.0);
+    let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, 0.0, 0.0, 0.0, 0);
     let (mut seconds, mut all_passes) = (Vec::new(), 0);
+    let mut huge_pages = None;
+    let daemon = guest.daemon_cpu_time()?;
     for round in 0..rounds {
-        progress::check()?;
-        context.progress.say("filling");
-        guest.alloc(1, filled, u16::try_from(round % 1000)?)?;
-        let full = guest.resident_bytes()?;
-        let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, || None);
-        let before = guest.device_cpu_time()?;
-        context.progress.say("freed");
-        guest.check_and_free(1)?;
-        let freed = Instant::now();
-        let wanted = full.saturating_sub(filled / 10 * 9);
-        wait_until(PATIENCE, SAMPLE_EVERY, || {
-            let now = guest.resident_bytes().map_err(|error| error.to_string())?;
-            let enough = now <= wanted || progress::interrupted();
-            if enough { Ok(()) } else { Err(format!("{now} bytes, {wanted} wanted")) }
-        })?;
-        seconds.push(freed.elapsed().as_secs_f64());
-        settle(&guest)?;
-        cpu += guest.device_cpu_time()?.saturating_sub(before);
-        let samples = sampler.stop()?;
-        back += full.saturating_sub(guest.resident_bytes()?);
-        all_passes += passes(&samples);
-        let (time, bytes) = fall(&samples);
+        let one = give_back(&guest, filled, round, context)?;
+        seconds.push(one.seconds_to_90);
+        busy += one.cpu.as_secs_f64();
+        cpu += (one.cpu.as_secs_f64() - idle * one.time.as_secs_f64()).max(0.0);
+        back += one.bytes;
+        huge_pages = one.huge_bytes;
+        all_passes += passes(&one.samples);
+        let (time, bytes) = fall(&one.samples);
         falling += time;
-        longest += bytes as f64;
-        context.progress.at(round + 1, rounds);
+        fell += bytes;
+        context.progress.at(round + 1, rounds + 1);
     }
-    let discards = guest.finish()?;
+    let daemon = daemon.zip(guest.daemon_cpu_time()?).map(|(before, now)| now - before);
+    // Counted in a round of its own: QEMU writes a line for each range, which takes CPU time.
+    guest.count_calls(true)?;
+    let before = guest.discards()?;
+    give_back(&guest, filled, rounds, context)?;
+    let discards = guest.discards()?.since(before);
+    guest.finish()?;
     let gib = back as f64 / GIB;
     findings.figure("given-back", gib, "GiB", "in all rounds");
     findings.figure(
         "gib-per-second",
-        longest / GIB / falling,
+        fell as f64 / GIB / falling,
         "GiB/s",
-        "given back, while it was seen to fall",
+        "given back, while it was seen to fall, by looks 5 ms apart",
     );
     findings.figure(
         "seconds-to-90",
@@ -240,12 +240,28 @@ fn linux(
     );
     findings.figure(
         "cpu-per-tib",
-        cpu.as_secs_f64() / (gib / 1024.0),
+        cpu / (gib / 1024.0),
         "CPU s",
-        "of the host for each TiB that it was given back",
+        "of the host for each TiB that it was given back, without what an idle device takes",
     );
-    findings.figure("calls", discards.calls as f64, "", "discarding system calls since the boot");
-    findings.figure("ranges", discards.ranges as f64, "", "ranges reported since the boot");
+    findings.figure(
+        "cpu-per-tib-with-idle",
+        busy / (gib / 1024.0),
+        "CPU s",
+        "the same with it: QEMU's main thread, and our daemon where that is the device",
+    );
+    if let Some(daemon) = daemon {
+        let what = "of that our daemon's, all of it; the rest is QEMU's main thread";
+        let each = daemon.as_secs_f64() / (gib / 1024.0);
+        findings.figure("cpu-per-tib-daemon", each, "CPU s", what);
+    }
+    findings.figure("idle-cpu", idle * 1e3, "ms/s", "CPU time of an idle device");
+    if let Some(bytes) = huge_pages {
+        let what = "of the filled guest, in the host's transparent huge pages: none if it is 4k";
+        findings.figure("transparent-huge", bytes as f64 / GIB, "GiB", what);
+    }
+    findings.figure("calls", discards.calls as f64, "", "discarding system calls in a round");
+    findings.figure("ranges", discards.ranges as f64, "", "ranges reported in a round");
     findings.figure(
         "calls-per-range",
         discards.calls as f64 / discards.ranges as f64,
@@ -255,9 +271,61 @@ fn linux(
     Ok(findings)
 }
 
-fn free_huge_pages() -> u64 {
-    let file = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+/// A round: memory is filled, checked and freed, and comes back.
+struct Round {
+    bytes: u64,
+    seconds_to_90: f64,
+    /// Of the device, and in which time.
+    cpu: Duration,
+    time: Duration,
+    samples: Vec<Sample>,
+    /// What was transparent huge pages when it was filled.
+    huge_bytes: Option<u64>,
+}
+
+fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> Result<Round> {
+    progress::check()?;
+    context.progress.say("filling");
+    let agent = guest.agent()?;
+    agent.alloc(1, filled, u16::try_from(round % 1000)?)?;
+    agent.expect_intact(1)?;
+    let full = guest.resident_bytes()?;
+    let huge_bytes = guest.huge_bytes()?;
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, || None);
+    context.progress.say("freed");
+    let start = Instant::now();
+    let mut seconds_to_90 = 0.0;
+    let cpu = cpu_while(guest, || {
+        agent.free(1)?;
+        let wanted = full.saturating_sub(filled / 10 * 9);
+        wait_until(PATIENCE, SAMPLE_EVERY, || {
+            let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+            let enough = now <= wanted || progress::interrupted();
+            if enough { Ok(()) } else { Err(format!("{now} bytes, {wanted} wanted")) }
+        })?;
+        seconds_to_90 = start.elapsed().as_secs_f64();
+        settle(guest)
+    })?;
+    let time = start.elapsed();
+    let bytes = full.saturating_sub(guest.resident_bytes()?);
+    Ok(Round { bytes, seconds_to_90, cpu, time, samples: sampler.stop()?, huge_bytes })
+}
+
+/// CPU time of the device while something is done.
+fn cpu_while(guest: &Guest, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let before = guest.device_cpu_time()?;
+    act()?;
+    Ok(guest.device_cpu_time()?.saturating_sub(before))
+}
+
+/// Waits for so long, or until the run is to end.
+fn wait(time: Duration) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        progress::check()?;
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// Waits until no more memory comes back.
