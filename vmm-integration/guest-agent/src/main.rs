@@ -21,6 +21,8 @@ use crate::memory::Allocations;
 use crate::runner::Races;
 
 mod memory;
+mod offlines;
+mod reports;
 mod runner;
 mod stats;
 mod system;
