@@ -7,12 +7,15 @@ use vmm_integration::lab::faults::plan::{Fault, FaultKind, Injector};
 use vmm_integration::lab::faults::{inject, linux, model};
 use vmm_integration::qemu;
 
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"))
+}
+
 fn meet(kinds: impl Iterator<Item = FaultKind>) {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let mut failed = Vec::new();
     for kind in kinds {
         let fault = Fault { after: 2, ..Fault::new(kind) };
-        let judged = match model::meet(&fault, binary) {
+        let judged = match model::meet(&fault, binary()) {
             Ok(met) => {
                 println!("{kind}: {:?}: {met}", met.judge(kind));
                 met.judge(kind)
@@ -38,9 +41,8 @@ fn the_model_survives_a_faulty_device_or_fails_as_documented() {
 /// shows that the others would not have gone unnoticed.
 #[test]
 fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let fault = Fault { times: 0, ms: Some(20), ..Fault::new(FaultKind::EarlyAck) };
-    let met = model::meet(&fault, binary).unwrap();
+    let met = model::meet(&fault, binary()).unwrap();
     println!("{met}");
     assert!(met.lost_bytes > 0, "{met}");
     assert_eq!(met.judge(fault.kind), Judgement::AsDocumented);
@@ -60,7 +62,7 @@ fn linux_waits_for_ever_for_an_acknowledgement_that_never_comes() {
     let test = "linux_waits_for_ever_for_an_acknowledgement_that_never_comes";
     let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
     let fault = Fault::new(FaultKind::DropAck);
-    let met = linux::meet(&fault, &toolbox).unwrap();
+    let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     println!("{met}");
     assert_eq!(met.judge(fault.kind), Judgement::AsDocumented, "{met}");
     assert!(met.waits && met.lost_bytes == 0, "{met}");
@@ -72,6 +74,6 @@ fn linux_survives_an_acknowledgement_that_comes_late() {
     let test = "linux_survives_an_acknowledgement_that_comes_late";
     let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
     let fault = Fault { ms: Some(1000), ..Fault::new(FaultKind::DelayAck) };
-    let met = linux::meet(&fault, &toolbox).unwrap();
+    let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     assert_eq!(met.judge(fault.kind), Judgement::Survived, "{met}");
 }

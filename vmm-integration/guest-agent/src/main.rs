@@ -106,6 +106,10 @@ fn mount_all() -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("mounting {folder}")),
         }
     }
+    // Not every kernel has it, nor does everybody need it.
+    if let Err(error) = reports::mount_tracefs() {
+        eprintln!("guest-agent: {error:#}");
+    }
     Ok(())
 }
 

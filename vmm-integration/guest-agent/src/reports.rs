@@ -18,6 +18,14 @@ const MODULE: &str = "virtio_balloon";
 const BEGIN: &str = " report_begin: ";
 const END: &str = " report_end: ";
 
+/// Mounts the kernel's tracing, unless it is there.
+pub(crate) fn mount_tracefs() -> Result<()> {
+    match mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>) {
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error).context("mounting tracefs: expected CONFIG_FTRACE"),
+    }
+}
+
 /// A trace that runs until this is dropped.
 pub(crate) struct Reports {
     pipe: File,
@@ -28,12 +36,6 @@ pub(crate) struct Reports {
 impl Reports {
     /// Begins to trace.
     pub(crate) fn trace() -> Result<Self> {
-        let mounted =
-            mount(Some("tracefs"), TRACING, Some("tracefs"), MsFlags::empty(), None::<&str>);
-        match mounted {
-            Ok(()) | Err(Errno::EBUSY) => {}
-            Err(error) => return Err(error).context("mounting tracefs: expected CONFIG_FTRACE"),
-        }
         switch(false)?;
         // Named with its module the function is found again when that is loaded again.
         let modules = system::read_file("/proc/modules")?;

@@ -103,7 +103,7 @@ fn run_on_model(fault: &Fault, context: &Context<'_>) -> Result<Findings> {
     judged(kind, &faults::model::meet(fault, &context.daemon()?)?)
 }
 
-/// The faulty device's faults against Linux.
+/// The kinds of fault that Linux can meet.
 struct FaultsLinux;
 
 impl Experiment for FaultsLinux {
@@ -112,7 +112,7 @@ impl Experiment for FaultsLinux {
     }
 
     fn about(&self) -> &'static str {
-        "A device that breaks its promises, with real Linux as the guest"
+        "A device that breaks its promises, and faults of the daemon, with real Linux as the guest"
     }
 
     fn parameters(&self) -> &'static [Parameter] {
@@ -124,23 +124,20 @@ impl Experiment for FaultsLinux {
     }
 
     fn cases(&self, _: &Settings) -> Vec<String> {
-        // Linux has one chain at a time, so there are none to be returned in another order.
-        let kinds = FaultKind::ALL.into_iter();
-        kinds
-            .filter(|kind| kind.injector() == Injector::FaultyDevice)
-            .filter(|kind| *kind != FaultKind::ReorderAcks)
-            .map(|kind| kind.name().to_owned())
-            .collect()
+        let kinds = FaultKind::ALL.into_iter().filter(|kind| faults::linux::meets(*kind));
+        kinds.map(|kind| kind.name().to_owned()).collect()
     }
 
-    fn run(&self, case: &str, _: &Settings, _: &Context<'_>) -> Result<Findings> {
-        run_on_linux(&usual(kind_named(case)?))
+    fn run(&self, case: &str, _: &Settings, context: &Context<'_>) -> Result<Findings> {
+        run_on_linux(&usual(kind_named(case)?), context)
     }
 }
 
-fn run_on_linux(fault: &Fault) -> Result<Findings> {
+fn run_on_linux(fault: &Fault, context: &Context<'_>) -> Result<Findings> {
     match toolbox()? {
-        Ok(toolbox) => judged(fault.kind, &faults::linux::meet(fault, &toolbox)?),
+        Ok(toolbox) => {
+            judged(fault.kind, &faults::linux::meet(fault, &toolbox, &context.daemon()?)?)
+        }
         Err(text) => {
             let verdict = Some(Verdict { kind: VerdictKind::NotTestable, text });
             Ok(Findings { verdict, ..Findings::default() })

@@ -185,9 +185,8 @@ impl LinuxRace {
         }
         let after = agent.memory_blocks()?.movable();
         ensure!(after == movable, "blocks {movable:?} were movable, and now {after:?}");
-        let serial = guest.serial()?;
-        for bad in COMPLAINTS {
-            ensure!(!serial.contains(bad), "the guest's kernel said {bad:?}");
+        if let Some(complaint) = complaint(guest)? {
+            bail!("{complaint}");
         }
         Ok(Raced {
             kernel: guest.hello().kernel_release.clone(),
@@ -214,7 +213,7 @@ fn allocate(guest: &LinuxGuest, id: u32, bytes: u64) -> Result<()> {
     guest.agent().call(command, STEP).map(drop)
 }
 
-fn set_block(guest: &LinuxGuest, block: u32, state: &str) -> Result<()> {
+pub(super) fn set_block(guest: &LinuxGuest, block: u32, state: &str) -> Result<()> {
     let path = format!("/sys/devices/system/memory/memory{block}/state");
     guest.agent().call(Command::WriteFile { path, text: state.to_owned() }, STEP).map(drop)
 }
@@ -291,6 +290,13 @@ const COMPLAINTS: [&str; 6] = [
     "blocked for more than",
     "rcu_preempt self-detected stall",
 ];
+
+/// What the guest's kernel says is wrong with it, if anything.
+pub(super) fn complaint(guest: &LinuxGuest) -> Result<Option<String>> {
+    let serial = guest.serial()?;
+    let bad = COMPLAINTS.into_iter().find(|bad| serial.contains(bad));
+    Ok(bad.map(|bad| format!("the guest's kernel said {bad:?}")))
+}
 
 /// What came of a race that nothing was wrong with.
 #[derive(Clone, Debug, PartialEq, Eq)]
