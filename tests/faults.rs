@@ -1,7 +1,5 @@
 //! What goes wrong on the backend's side, and what becomes of the guest.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,15 +15,18 @@ use vmm_integration::qemu;
 
 const MIB: u64 = 1 << 20;
 
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"))
+}
+
 fn meet(kinds: impl Iterator<Item = FaultKind>) {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let mut failed = Vec::new();
     for kind in kinds {
         // A discard has to take long enough to be found under way.
         let found = [FaultKind::MemoryTable, FaultKind::StopQueue, FaultKind::FrontendHangUp];
         let ms = found.contains(&kind).then_some(2000);
         let fault = Fault { after: 2, ms, ..Fault::new(kind) };
-        let judged = match model::meet(&fault, binary) {
+        let judged = match model::meet(&fault, binary()) {
             Ok(met) => {
                 println!("{kind}: {:?}: {met}", met.judge(kind));
                 met.judge(kind)
@@ -87,7 +88,7 @@ fn linux_waits_for_ever_for_an_acknowledgement_that_never_comes() {
     let test = "linux_waits_for_ever_for_an_acknowledgement_that_never_comes";
     let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
     let fault = Fault::new(FaultKind::DropAck);
-    let met = linux::meet(&fault, &toolbox).unwrap();
+    let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     println!("{met}");
     assert_eq!(met.judge(fault.kind), Judgement::AsDocumented, "{met}");
     assert!(met.waits && met.lost_bytes == 0, "{met}");
@@ -99,6 +100,6 @@ fn linux_survives_an_acknowledgement_that_comes_late() {
     let test = "linux_survives_an_acknowledgement_that_comes_late";
     let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
     let fault = Fault { ms: Some(1000), ..Fault::new(FaultKind::DelayAck) };
-    let met = linux::meet(&fault, &toolbox).unwrap();
+    let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     assert_eq!(met.judge(fault.kind), Judgement::Survived, "{met}");
 }

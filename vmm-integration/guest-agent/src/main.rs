@@ -22,7 +22,9 @@ use crate::runner::Races;
 
 mod faults;
 mod memory;
+mod offlines;
 mod process;
+mod reports;
 mod runner;
 mod stats;
 mod system;
@@ -113,6 +115,10 @@ fn mount_all() -> Result<()> {
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(error) => return Err(error).with_context(|| format!("mounting {folder}")),
         }
+    }
+    // Not every kernel has it, nor does everybody need it.
+    if let Err(error) = reports::mount_tracefs() {
+        eprintln!("guest-agent: {error:#}");
     }
     Ok(())
 }

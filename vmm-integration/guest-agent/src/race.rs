@@ -40,6 +40,8 @@ pub struct RacePlan {
     /// Rest of a thread that uses memory or allocates huge pages, after each turn, in milliseconds:
     /// without one they leave the cyclers little of the CPUs.
     pub rest_ms: u64,
+    /// Whether the driver's waits for acknowledgements are traced, as [`REPORT`].
+    pub trace_reports: bool,
 }
 
 /// A pool of huge pages. Pages of more than the largest block are allocated with
@@ -60,8 +62,7 @@ pub struct RaceReport {
     pub running: bool,
     /// Since it began, in milliseconds, by the guest's clock.
     pub elapsed_ms: u64,
-    /// By what was tried: `offline`, `online`, `map`, `huge-pages`, `reporting-order`, `load`,
-    /// `unload`.
+    /// By what was tried: [`OFFLINE`], [`ONLINE`] and so on.
     pub operations: BTreeMap<String, Operation>,
     /// Bytes that were compared with what had been written to them.
     pub verified_bytes: u64,
@@ -73,6 +74,8 @@ pub struct RaceReport {
     pub migrated_pages: u64,
     /// What has begun and not ended.
     pub under_way: Vec<UnderWay>,
+    /// How long offlining took beside reports, once the race has ended.
+    pub offlines: Option<Offlines>,
 }
 
 impl RaceReport {
@@ -102,6 +105,10 @@ pub const LOAD: &str = "load";
 /// [`RaceReport::operations`]: the module was unloaded.
 pub const UNLOAD: &str = "unload";
 
+/// [`RaceReport::operations`]: the driver had a report with the device and waited for the
+/// acknowledgement, from the call of `virtballoon_free_page_report` to its return.
+pub const REPORT: &str = "report";
+
 /// What came of one kind of operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
@@ -111,6 +118,9 @@ pub struct Operation {
     pub total_us: u64,
     /// The longest, in microseconds.
     pub longest_us: u64,
+    /// Of offlining that failed: how often while what else was under way; the empty name: nothing
+    /// else, but threads that use memory.
+    pub failed_beside: BTreeMap<String, u64>,
 }
 
 /// Name of the outcome of what worked.
@@ -136,6 +146,46 @@ impl fmt::Display for Operation {
         let mean = self.total_us / self.tries().max(1);
         write!(f, "mean {mean} us, longest {} us", self.longest_us)
     }
+}
+
+/// How long it took to take memory blocks offline, and how much of that lay beside reports.
+///
+/// Only the report that is under way when a block begins to go offline can hold pages of it: once
+/// the block is isolated nothing of it is reported any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offlines {
+    /// Of how many the times were kept.
+    pub count: u64,
+    /// So long the half of them took at most, in microseconds.
+    pub p50_us: u64,
+    /// 99 of a hundred.
+    pub p99_us: u64,
+    /// 999 of a thousand.
+    pub p999_us: u64,
+    /// The longest of them, that first.
+    pub longest: Vec<OneOffline>,
+    /// Those that began while a report was under way, by the wait for its acknowledgement that lay
+    /// before them, the longest first.
+    pub behind_reports: Vec<OneOffline>,
+    /// How many began so.
+    pub behind_reports_count: u64,
+    /// How many of these ended only after the acknowledgement.
+    pub outlasted: u64,
+    /// The longest that any took, less the wait for the acknowledgement that was under way when it
+    /// began, in microseconds.
+    pub longest_own_us: u64,
+}
+
+/// A memory block that was taken offline, or was to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneOffline {
+    /// How long it took, in microseconds.
+    pub us: u64,
+    /// How much of that passed until the acknowledgement of the report that was under way when it
+    /// began.
+    pub behind_report_us: u64,
+    /// How much of it passed while any report was under way.
+    pub beside_reports_us: u64,
 }
 
 /// An operation that has not ended.

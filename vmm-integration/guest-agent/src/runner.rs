@@ -16,12 +16,15 @@ use guest_agent::race::{
 };
 
 use crate::memory::Mapping;
+use crate::reports::Reports;
 use crate::stats::Stats;
 use crate::system;
 
 /// How many mappings a thread that uses memory has at most.
 const MAPPINGS: u64 = 4;
 const PAGE_BYTES: u64 = 4096;
+/// How often the kernel's trace is read. It holds thousands of reports.
+const READ_TRACE_MS: u64 = 100;
 const ORDER: &str = "/sys/module/page_reporting/parameters/page_reporting_order";
 
 /// The race that runs, or ran last.
@@ -107,10 +110,14 @@ impl Race {
             bodies.push(("reload".into(), Box::new(move |shared| reload(shared, &module))));
         }
         ensure!(!bodies.is_empty(), "nothing takes part in the race");
+        if plan.trace_reports {
+            let reports = Reports::trace()?;
+            bodies.push(("reports".into(), Box::new(move |shared| count(shared, reports))));
+        }
 
         let shared = Arc::new(Shared {
             plan,
-            stats: Stats::new(),
+            stats: Stats::new()?,
             stopped: AtomicBool::new(false),
             over: Default::default(),
             begun: AtomicU64::new(0),
@@ -294,6 +301,20 @@ fn reload(shared: &Shared, module: &str) {
             while shared.stats.time(LOAD, on, || system::load_module(module, "")).is_err()
                 && shared.pause()
             {}
+        }
+    }
+}
+
+/// Counts the driver's reports, as the kernel traces them.
+fn count(shared: &Shared, mut reports: Reports) {
+    loop {
+        let goes_on = shared.wait(READ_TRACE_MS);
+        if let Err(error) = reports.read(|begin, end| shared.stats.reported(begin, end)) {
+            eprintln!("guest-agent: {error:#}");
+            return;
+        }
+        if !goes_on {
+            return;
         }
     }
 }

@@ -1,16 +1,24 @@
 //! What the threads of a race have done, while they are at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use guest_agent::Verified;
-use guest_agent::race::{OK, Operation, RaceReport, UnderWay};
+use guest_agent::race::{OFFLINE, OK, ONLINE, Operation, REPORT, RaceReport, USE, UnderWay};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::offlines::{self, Span};
+
+/// The times of so many blocks that went offline are kept, and of so many reports.
+const MOST_SPANS: usize = 1 << 20;
 
 /// What all threads count into.
 pub(crate) struct Stats {
     began: Instant,
+    /// The same by `CLOCK_MONOTONIC`, which the kernel's trace uses.
+    began_monotonic: Duration,
     counts: Mutex<Counts>,
 }
 
@@ -18,13 +26,28 @@ pub(crate) struct Stats {
 struct Counts {
     operations: BTreeMap<&'static str, Operation>,
     verified: Verified,
-    under_way: BTreeMap<u64, (String, Instant)>,
+    under_way: BTreeMap<u64, (&'static str, String, Instant)>,
     last_ticket: u64,
+    /// When something was done last, of what offlining may fail for.
+    ended: BTreeMap<String, Instant>,
+    offlines: Vec<Span>,
+    reports: Vec<Span>,
 }
 
 impl Stats {
-    pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), counts: Mutex::default() }
+    pub(crate) fn new() -> Result<Self> {
+        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).context("the guest's clock")?;
+        Ok(Self {
+            began: Instant::now(),
+            began_monotonic: Duration::from(monotonic),
+            counts: Mutex::default(),
+        })
+    }
+
+    /// Since the race began.
+    fn span(&self, started: Instant, took: Duration) -> Span {
+        let start_us = micros(started.duration_since(self.began));
+        Span { start_us, end_us: start_us + micros(took) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
@@ -43,23 +66,49 @@ impl Stats {
             let mut counts = self.lock();
             counts.last_ticket += 1;
             let ticket = counts.last_ticket;
-            counts.under_way.insert(ticket, (format!("{kind} {}", on()), started));
+            counts.under_way.insert(ticket, (kind, format!("{kind} {}", on()), started));
             ticket
         };
         let result = act();
-        let took = micros(started.elapsed());
+        let elapsed = started.elapsed();
+        let took = micros(elapsed);
         let outcome = match &result {
             Ok(_) => OK.to_owned(),
             Err(error) => crate::errno_name(error).unwrap_or_else(|| format!("{error:#}")),
         };
         let mut counts = self.lock();
-        counts.under_way.remove(&ticket);
+        let what = counts.under_way.remove(&ticket).map(|(_, what, _)| what);
+        if kind == OFFLINE && counts.offlines.len() < MOST_SPANS {
+            let span = self.span(started, elapsed);
+            counts.offlines.push(span);
+        } else if let Some(what) = what.filter(|_| may_disturb(kind)) {
+            counts.ended.insert(what, started + elapsed);
+        }
+        let beside = (kind == OFFLINE && result.is_err()).then(|| counts.beside(started));
         let operation = counts.operations.entry(kind).or_default();
+        if let Some(beside) = beside {
+            *operation.failed_beside.entry(beside).or_default() += 1;
+        }
         *operation.outcomes.entry(outcome).or_default() += 1;
         operation.total_us += took;
         operation.longest_us = operation.longest_us.max(took);
         drop(counts);
         result
+    }
+
+    /// Counts a report that the driver had acknowledged, between two times of `CLOCK_MONOTONIC`.
+    pub(crate) fn reported(&self, begin: Duration, end: Duration) {
+        let since = |time: Duration| micros(time.saturating_sub(self.began_monotonic));
+        let span = Span { start_us: since(begin), end_us: since(end) };
+        let took = micros(end.saturating_sub(begin));
+        let mut counts = self.lock();
+        if counts.reports.len() < MOST_SPANS {
+            counts.reports.push(span);
+        }
+        let operation = counts.operations.entry(REPORT).or_default();
+        *operation.outcomes.entry(OK.to_owned()).or_default() += 1;
+        operation.total_us += took;
+        operation.longest_us = operation.longest_us.max(took);
     }
 
     /// Counts what a look at memory has shown.
@@ -86,9 +135,29 @@ impl Stats {
             under_way: counts
                 .under_way
                 .values()
-                .map(|(what, since)| UnderWay { what: what.clone(), ms: millis(since.elapsed()) })
+                .map(|(_, what, since)| UnderWay {
+                    what: what.clone(),
+                    ms: millis(since.elapsed()),
+                })
                 .collect(),
+            offlines: (!running).then(|| offlines::summary(&counts.offlines, &counts.reports)),
         }
+    }
+}
+
+/// Whether offlining may fail because of it. Threads use memory all the time.
+fn may_disturb(kind: &str) -> bool {
+    ![OFFLINE, ONLINE, USE].contains(&kind)
+}
+
+impl Counts {
+    /// What else was under way at any time since then, by name.
+    fn beside(&self, since: Instant) -> String {
+        let running = self.under_way.values().filter(|(kind, ..)| may_disturb(kind));
+        let running = running.map(|(_, what, _)| what.as_str());
+        let ended = self.ended.iter().filter(|(_, end)| **end >= since);
+        let names: BTreeSet<&str> = running.chain(ended.map(|(what, _)| what.as_str())).collect();
+        names.into_iter().collect::<Vec<_>>().join(" and ")
     }
 }
 
@@ -104,7 +173,7 @@ mod tests {
 
     #[test]
     fn outcomes_are_counted_by_the_name_of_the_error() {
-        let stats = Stats::new();
+        let stats = Stats::new().unwrap();
         let on = || "memory7".to_owned();
         stats.time("offline", on, || Ok(())).unwrap();
         for _ in 0..2 {
@@ -114,9 +183,18 @@ mod tests {
         let within = stats.time("offline", on, || Ok(stats.report(true, 0).under_way)).unwrap();
         assert_eq!(within[0].what, "offline memory7");
 
+        let resize = || "1 of 2048 KiB".to_owned();
+        let busy = || -> Result<()> { Err(Errno::EBUSY.into()) };
+        let beside = || stats.time("offline", on, busy).map_err(|_| ());
+        stats.time("huge-pages", resize, || Ok(beside())).unwrap().unwrap_err();
+
         let report = stats.report(false, 3);
         let offline = report.operation("offline");
-        assert_eq!((offline.ok(), offline.outcomes["EBUSY"], offline.tries()), (2, 2, 4));
+        assert_eq!((offline.ok(), offline.outcomes["EBUSY"], offline.tries()), (2, 3, 5));
+        let expected = [("", 2), ("huge-pages 1 of 2048 KiB", 1)];
+        let expected = expected.map(|(what, times)| (what.to_owned(), times));
+        assert_eq!(offline.failed_beside, BTreeMap::from(expected));
+        assert_eq!(report.offlines.as_ref().map(|offlines| offlines.count), Some(5));
         assert_eq!(report.operation("load").outcomes["odd"], 1);
         assert_eq!(report.under_way, []);
     }

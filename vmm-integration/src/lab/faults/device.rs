@@ -49,7 +49,7 @@ type Memory = GuestMemoryAtomic<GuestMemory>;
 /// What a faulty device has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Chains of the reporting queue that it has taken.
+    /// Chains of the reporting queue that it has taken, with those that were skipped.
     pub chains: u64,
     /// Chains that a fault happened to.
     pub faults: u64,
@@ -66,6 +66,16 @@ pub struct Chain {
     pub bytes: u64,
     /// Bytes of each of its chunks.
     pub sizes: Vec<u64>,
+    /// Guest physical address of each.
+    pub starts: Vec<u64>,
+}
+
+impl Chain {
+    /// Bytes of it that lie between two guest physical addresses.
+    pub fn bytes_within(&self, start: u64, end: u64) -> u64 {
+        let chunks = self.starts.iter().zip(&self.sizes);
+        chunks.map(|(at, size)| (at + size).min(end).saturating_sub((*at).max(start))).sum()
+    }
 }
 
 /// Of so many chains the device remembers what was in them.
@@ -126,6 +136,12 @@ impl FaultyDevice {
     /// The chains since this was asked last, at most some hundred thousand.
     pub fn take_chains(&self) -> Vec<Chain> {
         std::mem::take(&mut *lock(&self.shared.log))
+    }
+
+    /// Counts so many chains as if they had come: a fault that is to happen after them happens to the
+    /// next.
+    pub fn skip(&self, chains: u64) {
+        self.shared.chains.fetch_add(chains, Ordering::Relaxed);
     }
 
     /// What it has done.
@@ -227,9 +243,10 @@ impl FaultyBackend {
         });
         if whole.is_ok() {
             let sizes: Vec<u64> = ranges.iter().map(GuestRange::len).collect();
+            let starts = ranges.iter().map(GuestRange::start).collect();
             let mut log = lock(&self.shared.log);
             if log.len() < MOST_CHAINS {
-                log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes });
+                log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes, starts });
             }
             snapshot.discard(&mut ranges);
         }

@@ -2,23 +2,20 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 
-use super::linux::LinuxRace;
-use super::{agree, part4};
-use crate::daemon::{DaemonOptions, DaemonProcess};
+use super::{agree, offlining, part4};
 use crate::lab::experiment::{Context, Experiment, Repeats};
 use crate::lab::faults::outcome::{Judgement, Met};
 use crate::lab::faults::plan::{Fault, FaultKind, FaultPlan, Injector};
 use crate::lab::faults::{self, inject};
-use crate::lab::parameters::{Kind, Parameter, Settings};
-use crate::lab::progress::{Interrupted, interrupted};
+use crate::lab::parameters::{Parameter, Settings};
 use crate::lab::store::{Findings, Verdict, VerdictKind};
 use crate::qemu::{self, Toolbox};
 
 /// All races.
 pub fn experiments() -> &'static [&'static dyn Experiment] {
-    &[&Linux, &FaultsModel, &FaultsLinux, &part4::Part4, &agree::Agreement]
+    &[&offlining::Offlining, &FaultsModel, &FaultsLinux, &part4::Part4, &agree::Agreement]
 }
 
 /// What Linux is booted with, or why there is none here.
@@ -33,117 +30,6 @@ pub(super) fn toolbox() -> Result<Result<Toolbox, String>> {
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn real(number: u64) -> f64 {
     number as f64
-}
-
-/// See [`LinuxRace`].
-struct Linux;
-
-impl Experiment for Linux {
-    fn name(&self) -> &'static str {
-        "race-linux"
-    }
-
-    fn about(&self) -> &'static str {
-        "Real Linux takes memory blocks offline and online while it reports, uses memory, allocates \
-         gigantic pages, changes page_reporting_order and reloads virtio_balloon; with the daemon, with \
-         acknowledgements that come late, and with the kernel of Debian's stable release"
-    }
-
-    fn parameters(&self) -> &'static [Parameter] {
-        const PARAMETERS: &[Parameter] = &[
-            Parameter {
-                name: "cycles",
-                what: "times that a block goes offline and online",
-                kind: Kind::Number(1, 100_000_000),
-                quick: "1000",
-                full: "100000",
-            },
-            Parameter {
-                name: "cpus",
-                what: "CPUs of the guest; emulated on few cores one is several times as fast as two",
-                kind: Kind::Number(1, 64),
-                quick: "1",
-                full: "1",
-            },
-        ];
-        PARAMETERS
-    }
-
-    fn repeats(&self, _: &str) -> Repeats {
-        Repeats::ButForTheGuest
-    }
-
-    fn cases(&self, _: &Settings) -> Vec<String> {
-        ["daemon", "late-acknowledgements", "stable-kernel"].map(str::to_owned).into()
-    }
-
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let mut findings = Findings::default();
-        let mut toolbox = match toolbox()? {
-            Ok(toolbox) => toolbox,
-            Err(why) => {
-                findings.verdict = Some(Verdict { kind: VerdictKind::NotTestable, text: why });
-                return Ok(findings);
-            }
-        };
-        if case == "stable-kernel" {
-            toolbox.kernel = qemu::stable_kernel()?;
-        }
-        let mut race = LinuxRace::new(context.seed, settings.number("cycles"));
-        race.cpus = u32::try_from(settings.number("cpus"))?;
-        let mut look = |report: &guest_agent::race::RaceReport| {
-            context.progress.at(report.cycles(), race.cycles);
-            !interrupted()
-        };
-        let raced = if case == "late-acknowledgements" {
-            let late = Fault { times: 0, ..Fault::new(FaultKind::DelayAck) };
-            let device = faults::device::FaultyDevice::start(FaultPlan::new(vec![late])?)?;
-            race.run(&toolbox, &device.socket(), &mut look)?
-        } else {
-            let daemon = DaemonProcess::spawn(&context.daemon()?, &DaemonOptions::default())?;
-            race.run(&toolbox, &daemon.socket(), &mut look)?
-        };
-        if interrupted() {
-            return Err(Interrupted.into());
-        }
-        let report = &raced.report;
-        ensure!(report.migrated_pages > 0, "no block that was cycled was in use: {report:?}");
-        findings.figure(
-            "cycles",
-            real(report.cycles()),
-            "",
-            "blocks that went offline and came back",
-        );
-        findings.figure("rate", raced.cycles_per_second(), "1/s", "cycles a second");
-        findings.figure("moved", real(report.migrated_pages), "pages", "moved out of the way");
-        findings.figure(
-            "checked",
-            real(report.verified_bytes >> 20),
-            "MiB",
-            "compared, all of it right",
-        );
-        for (name, operation) in &report.operations {
-            for (outcome, times) in &operation.outcomes {
-                let what = format!("{name}: ended with {outcome}");
-                findings.figure(&format!("{name}-{outcome}"), real(*times), "", &what);
-            }
-            let what = format!("the longest {name}");
-            findings.figure(
-                &format!("{name}-longest"),
-                real(operation.longest_us) / 1000.0,
-                "ms",
-                &what,
-            );
-        }
-        findings.note(raced.to_string());
-        let text = format!(
-            "{} cycles in Linux {} without damage, complaint or hang",
-            report.cycles(),
-            raced.kernel
-        );
-        findings.verdict = Some(Verdict { kind: VerdictKind::Survived, text });
-        Ok(findings)
-    }
 }
 
 /// What came of a fault, as findings.
@@ -217,7 +103,7 @@ fn run_on_model(fault: &Fault, context: &Context<'_>) -> Result<Findings> {
     judged(kind, &faults::model::meet(fault, &context.daemon()?)?)
 }
 
-/// The faulty device's faults against Linux.
+/// The kinds of fault that Linux can meet.
 struct FaultsLinux;
 
 impl Experiment for FaultsLinux {
@@ -226,7 +112,7 @@ impl Experiment for FaultsLinux {
     }
 
     fn about(&self) -> &'static str {
-        "A device that breaks its promises, with real Linux as the guest"
+        "A device that breaks its promises, and faults of the daemon, with real Linux as the guest"
     }
 
     fn parameters(&self) -> &'static [Parameter] {
@@ -238,23 +124,20 @@ impl Experiment for FaultsLinux {
     }
 
     fn cases(&self, _: &Settings) -> Vec<String> {
-        // Linux has one chain at a time, so there are none to be returned in another order.
-        let kinds = FaultKind::ALL.into_iter();
-        kinds
-            .filter(|kind| kind.injector() == Injector::FaultyDevice)
-            .filter(|kind| *kind != FaultKind::ReorderAcks)
-            .map(|kind| kind.name().to_owned())
-            .collect()
+        let kinds = FaultKind::ALL.into_iter().filter(|kind| faults::linux::meets(*kind));
+        kinds.map(|kind| kind.name().to_owned()).collect()
     }
 
-    fn run(&self, case: &str, _: &Settings, _: &Context<'_>) -> Result<Findings> {
-        run_on_linux(&usual(kind_named(case)?))
+    fn run(&self, case: &str, _: &Settings, context: &Context<'_>) -> Result<Findings> {
+        run_on_linux(&usual(kind_named(case)?), context)
     }
 }
 
-fn run_on_linux(fault: &Fault) -> Result<Findings> {
+fn run_on_linux(fault: &Fault, context: &Context<'_>) -> Result<Findings> {
     match toolbox()? {
-        Ok(toolbox) => judged(fault.kind, &faults::linux::meet(fault, &toolbox)?),
+        Ok(toolbox) => {
+            judged(fault.kind, &faults::linux::meet(fault, &toolbox, &context.daemon()?)?)
+        }
         Err(text) => {
             let verdict = Some(Verdict { kind: VerdictKind::NotTestable, text });
             Ok(Findings { verdict, ..Findings::default() })

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_agent::race::{HugePages, OFFLINE, ONLINE, RacePlan, RaceReport};
+use guest_agent::race::{HugePages, RacePlan, RaceReport};
 use guest_agent::{Command, Failure};
 
 use crate::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
@@ -49,6 +49,8 @@ pub struct LinuxRace {
     pub huge_pages: bool,
     /// Whether `page_reporting_order` is changed, and `virtio_balloon` unloaded and loaded.
     pub reconfigure: bool,
+    /// Whether the guest reports: `virtio_balloon` is loaded.
+    pub reporting: bool,
     /// A single operation that takes longer than this is a hang.
     pub hang: Duration,
 }
@@ -66,16 +68,18 @@ impl LinuxRace {
             users: (2, 4 * MIB),
             huge_pages: true,
             reconfigure: true,
+            reporting: true,
             hang: Duration::from_secs(60),
         }
     }
 
-    /// The guest that it runs in, whose balloon is at `socket`.
+    /// The guest that it runs in, whose balloon is at `socket`; it has none if it does not report.
     pub fn guest(&self, socket: &Path) -> GuestConfig {
+        let ours = Balloon::VhostUser { socket: socket.to_owned() };
         GuestConfig {
             memory_bytes: self.memory_bytes,
             cpus: self.cpus,
-            balloon: Balloon::VhostUser { socket: socket.to_owned() },
+            balloon: if self.reporting { ours } else { Balloon::None },
             kernel_args: vec![format!("movablecore={}M", self.movable_bytes / MIB)],
             ..GuestConfig::default()
         }
@@ -97,11 +101,12 @@ impl LinuxRace {
             user_bytes: self.users.1,
             huge_pages: if self.huge_pages { huge_pages.into() } else { Vec::new() },
             reporting_orders: if self.reconfigure { vec![9, 10, 8, 9] } else { Vec::new() },
-            reload: self.reconfigure.then(|| "virtio_balloon".to_owned()),
+            reload: (self.reconfigure && self.reporting).then(|| "virtio_balloon".to_owned()),
             // Linux reports two seconds after a free: a driver that is never there that long
             // reports nothing.
             pause_ms: 5000,
             rest_ms: 300,
+            trace_reports: self.reporting,
         }
     }
 
@@ -130,7 +135,9 @@ impl LinuxRace {
         guest: &LinuxGuest,
         look: &mut dyn FnMut(&RaceReport) -> bool,
     ) -> Result<Raced> {
-        guest.load_balloon_driver("")?;
+        if self.reporting {
+            guest.load_balloon_driver("")?;
+        }
         let agent = guest.agent();
         let blocks = agent.memory_blocks()?;
         let movable = blocks.movable();
@@ -143,10 +150,12 @@ impl LinuxRace {
         agent.start_race(&plan)?;
         let mut report = agent.race(false)?;
         let mut next_look_ms = 0;
+        let mut looks = 0;
         while report.running {
             thread::sleep(LOOK_EVERY);
             report = agent.race(false)?;
             self.no_hang(&report)?;
+            looks += 1;
             if report.elapsed_ms >= next_look_ms {
                 agent.expect_intact(KEPT)?;
                 next_look_ms = report.elapsed_ms + KEPT_EVERY_MS;
@@ -176,15 +185,15 @@ impl LinuxRace {
         }
         let after = agent.memory_blocks()?.movable();
         ensure!(after == movable, "blocks {movable:?} were movable, and now {after:?}");
-        let serial = guest.serial()?;
-        for bad in COMPLAINTS {
-            ensure!(!serial.contains(bad), "the guest's kernel said {bad:?}");
+        if let Some(complaint) = complaint(guest)? {
+            bail!("{complaint}");
         }
         Ok(Raced {
             kernel: guest.hello().kernel_release.clone(),
             blocks: cycled,
             left_alone,
             block_bytes: blocks.block_bytes,
+            looks,
             report,
         })
     }
@@ -204,7 +213,7 @@ fn allocate(guest: &LinuxGuest, id: u32, bytes: u64) -> Result<()> {
     guest.agent().call(command, STEP).map(drop)
 }
 
-fn set_block(guest: &LinuxGuest, block: u32, state: &str) -> Result<()> {
+pub(super) fn set_block(guest: &LinuxGuest, block: u32, state: &str) -> Result<()> {
     let path = format!("/sys/devices/system/memory/memory{block}/state");
     guest.agent().call(Command::WriteFile { path, text: state.to_owned() }, STEP).map(drop)
 }
@@ -282,6 +291,13 @@ const COMPLAINTS: [&str; 6] = [
     "rcu_preempt self-detected stall",
 ];
 
+/// What the guest's kernel says is wrong with it, if anything.
+pub(super) fn complaint(guest: &LinuxGuest) -> Result<Option<String>> {
+    let serial = guest.serial()?;
+    let bad = COMPLAINTS.into_iter().find(|bad| serial.contains(bad));
+    Ok(bad.map(|bad| format!("the guest's kernel said {bad:?}")))
+}
+
 /// What came of a race that nothing was wrong with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raced {
@@ -293,6 +309,8 @@ pub struct Raced {
     pub left_alone: Vec<(u32, String)>,
     /// Size of each in bytes.
     pub block_bytes: u64,
+    /// How often it was looked whether an operation hangs, while the blocks were cycled.
+    pub looks: u64,
     /// How it stood at its end.
     pub report: RaceReport,
 }
@@ -307,7 +325,7 @@ impl Raced {
 
 impl std::fmt::Display for Raced {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { kernel, blocks, left_alone, block_bytes, report } = self;
+        let Self { kernel, blocks, left_alone, block_bytes, report, .. } = self;
         writeln!(
             f,
             "Linux {kernel}: {} cycles of {} blocks of {} MiB in {:.1} s, {:.0} a second",
@@ -344,10 +362,4 @@ fn evidence(guest: &LinuxGuest) -> String {
     text += "\nend of its serial console:\n";
     text += &lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
     text
-}
-
-/// How long the longest of the operations on memory blocks took.
-pub fn longest(report: &RaceReport) -> Duration {
-    let of = |name| report.operation(name).longest_us;
-    Duration::from_micros(of(OFFLINE).max(of(ONLINE)))
 }
