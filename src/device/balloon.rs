@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 use log::{info, warn};
 
 use super::chain::{ChainHead, Outcome};
-use super::config_space::{
-    BALLOON_PAGE_SIZE, ConfigSpace, POISON_NOT_TOLD, TargetError, pages as to_pages,
-};
+use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
 use super::features::{
     self, DEVICE_FEATURES, Features, QueueRole, VIRTIO_BALLOON_F_FREE_PAGE_HINT,
     VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
@@ -128,8 +126,7 @@ impl Balloon {
         let mut hinting = lock(&self.hinting);
         hinting.reset();
         let mut config = self.config();
-        config.set_actual(0);
-        config.set_poison_val(POISON_NOT_TOLD);
+        config.forget_driver();
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
@@ -147,6 +144,7 @@ impl Balloon {
         match self.role(index) {
             Some(QueueRole::Inflate) => self.config().set_actual(0),
             Some(QueueRole::Statistics) => lock(&self.statistics).sample = None,
+            Some(QueueRole::Reporting) => self.config().know_poison(),
             _ => {}
         }
     }
@@ -269,7 +267,7 @@ impl Balloon {
             num_pages: config.num_pages(),
             actual: config.actual(),
             free_page_hint_cmd_id: config.free_page_hint_cmd_id(),
-            poison_val: config.poison_val(),
+            poison_val: config.poison_is_known().then_some(config.poison_val()),
             statistics_interval: self.statistics_interval(),
         }
     }
@@ -296,8 +294,12 @@ impl Balloon {
         hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
         let mut config = self.config();
         config.set_num_pages(saved.num_pages);
+        config.forget_driver();
         config.set_actual(saved.actual);
-        config.set_poison_val(saved.poison_val);
+        if let Some(poison) = saved.poison_val {
+            config.set_poison_val(poison);
+            config.know_poison();
+        }
         config.set_free_page_hint_cmd_id(hinting.command_id());
         if hinting.command_id() != saved.free_page_hint_cmd_id {
             self.config_changed.store(true, Ordering::Relaxed);
@@ -397,9 +399,10 @@ impl Balloon {
             return None;
         }
         // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).
-        match self.config().poison_val() {
-            0 => None,
-            POISON_NOT_TOLD => Some(SkipReason::PoisonNotTold),
+        let config = self.config();
+        match config.poison_val() {
+            0 if config.poison_is_known() => None,
+            0 => Some(SkipReason::PoisonNotTold),
             _ => Some(SkipReason::Poisoned),
         }
     }

@@ -37,25 +37,12 @@ const HINT_CMD_ID: std::ops::Range<usize> = 8..12;
 /// Where `poison_val` lies: what the driver fills its free pages with.
 const POISON_VAL: std::ops::Range<usize> = 12..16;
 
-/// What `poison_val` is until a driver has written it: a driver that acks `PAGE_POISON` writes it
-/// before `DRIVER_OK` (5.5.6.6.1), but one that has outlived a daemon does not write it again for the
-/// next, and what it poisons its pages with must not be taken for zero.
-///
-/// In the space itself, and not beside it: QEMU sends the whole space after any write of the guest,
-/// `poison_val` as it has read it here.
-pub(super) const POISON_NOT_TOLD: u32 = u32::MAX;
-
-/// `num_pages`, `actual`, `free_page_hint_cmd_id` and `poison_val`, each a little-endian `u32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfigSpace([u8; CONFIG_SPACE_SIZE]);
-
-impl Default for ConfigSpace {
-    /// An empty balloon that no driver has touched.
-    fn default() -> Self {
-        let mut space = Self([0; CONFIG_SPACE_SIZE]);
-        space.set_poison_val(POISON_NOT_TOLD);
-        space
-    }
+/// `num_pages`, `actual`, `free_page_hint_cmd_id` and `poison_val`, each a little-endian `u32`. The
+/// default is an empty balloon that no driver has touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConfigSpace {
+    bytes: [u8; CONFIG_SPACE_SIZE],
+    poison_is_known: bool,
 }
 
 impl ConfigSpace {
@@ -65,7 +52,7 @@ impl ConfigSpace {
     /// guest's read, and cloud-hypervisor end the guest.
     pub fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let at = |i: u32| offset.checked_add(i).and_then(|i| usize::try_from(i).ok());
-        (0..size).map(|i| at(i).and_then(|i| self.0.get(i)).copied().unwrap_or(0)).collect()
+        (0..size).map(|i| at(i).and_then(|i| self.bytes.get(i)).copied().unwrap_or(0)).collect()
     }
 
     /// Takes over what a driver may write, `actual` and `poison_val`, and ignores the rest.
@@ -77,9 +64,12 @@ impl ConfigSpace {
         for (i, byte) in bytes.iter().enumerate() {
             let Some(at) = offset.checked_add(i) else { return };
             if ACTUAL.contains(&at) || POISON_VAL.contains(&at) {
-                self.0[at] = *byte;
+                self.bytes[at] = *byte;
             }
         }
+        // A zero among other fields may be what the frontend has read here.
+        let of_its_own = POISON_VAL.contains(&offset) && !bytes.is_empty();
+        self.poison_is_known |= of_its_own || self.poison_val() != 0;
     }
 
     /// Pages of 4 KiB that the device wants in the balloon.
@@ -97,10 +87,27 @@ impl ConfigSpace {
         self.get(HINT_CMD_ID)
     }
 
-    /// What the driver fills its free pages with, all ones if it has not said so; counts only if it
-    /// acked `PAGE_POISON`.
+    /// What the driver fills its free pages with; counts only if it acked `PAGE_POISON`.
     pub fn poison_val(&self) -> u32 {
         self.get(POISON_VAL)
+    }
+
+    /// Whether `poison_val` is the driver's. One that acks `PAGE_POISON` writes it before `DRIVER_OK`
+    /// (5.5.6.6.1), but one that has outlived a daemon does not write it again for the next.
+    pub fn poison_is_known(&self) -> bool {
+        self.poison_is_known
+    }
+
+    /// The driver has begun since this device is there: what it has not written is zero.
+    pub(super) fn know_poison(&mut self) {
+        self.poison_is_known = true;
+    }
+
+    /// Whatever driver comes next has said nothing yet.
+    pub(super) fn forget_driver(&mut self) {
+        self.set_actual(0);
+        self.set_poison_val(0);
+        self.poison_is_known = false;
     }
 
     pub(super) fn set_num_pages(&mut self, pages: u32) {
@@ -120,11 +127,11 @@ impl ConfigSpace {
     }
 
     fn get(&self, field: std::ops::Range<usize>) -> u32 {
-        self.0[field].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+        self.bytes[field].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
     }
 
     fn set(&mut self, field: std::ops::Range<usize>, value: u32) {
-        self.0[field].copy_from_slice(&value.to_le_bytes());
+        self.bytes[field].copy_from_slice(&value.to_le_bytes());
     }
 }
 
@@ -146,7 +153,7 @@ mod tests {
         let mut config = ConfigSpace::default();
         config.write(12, &[0xaa]);
         config.write(15, &[0x01, 0xff, 0xff]);
-        assert_eq!(config.poison_val(), 0x01ff_ffaa);
+        assert_eq!(config.poison_val(), 0x0100_00aa);
     }
 
     #[test]

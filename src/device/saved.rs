@@ -20,8 +20,8 @@ pub struct SavedBalloon {
     pub free_page_hint_cmd_id: u32,
     /// Which ID the next round is to have: the driver knows those before it.
     pub next_hint_cmd_id: u32,
-    /// What the driver fills its free pages with.
-    pub poison_val: u32,
+    /// What the driver fills its free pages with; none if that is not known.
+    pub poison_val: Option<u32>,
     /// How often statistics are polled.
     pub statistics_interval: Duration,
 }

@@ -41,6 +41,8 @@ pub use migration::DirtyLog;
 pub use options::{AttachOptions, MemoryHandover};
 
 /// More queues than any balloon has, until the backend says how many it has.
+/// Where `poison_val` lies in the configuration space.
+const POISON_VAL: u32 = 12;
 const MAX_QUEUES: u64 = 64;
 /// Rings start at multiples of this, in bytes.
 const RING_ALIGN: u64 = 4096;
@@ -177,7 +179,7 @@ impl Attachment {
             && features & balloon::feature::PAGE_POISON != 0
             && self.protocol.contains(VhostUserProtocolFeatures::CONFIG)
         {
-            self.set_poison(poison)?;
+            self.write_config(POISON_VAL, &poison.to_le_bytes())?;
         }
         self.set_features(features)?;
         Ok(max_queues)

@@ -67,7 +67,7 @@ fn reported_pages_are_handed_on_unless_something_forbids_it() {
     // Not acked, so the field means nothing.
     assert_eq!(reported(REPORTING, Some(7)), page(BUFFER));
     assert_eq!(reported(REPORTING | POISON, Some(7)), None);
-    // Of a driver that outlived the daemon to which it told its value.
+    // Of a driver that may have outlived the daemon to which it told its value.
     assert_eq!(reported(REPORTING | POISON, None), None);
     assert_eq!(reported(REPORTING, None), page(BUFFER));
     assert_eq!(reported(0, Some(0)), None);
@@ -180,7 +180,8 @@ fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
     assert_eq!(balloon.acked_features(), None);
     assert_eq!((balloon.target_bytes(), balloon.statistics_interval()), (1 << 20, interval));
     let config = *balloon.config();
-    assert_eq!((config.actual(), config.poison_val()), (0, POISON_NOT_TOLD));
+    assert_eq!((config.actual(), config.poison_val()), (0, 0));
+    assert!(!config.poison_is_known());
     assert_eq!(config.free_page_hint_cmd_id(), 0);
     assert!(balloon.statistics().is_none());
     assert_eq!(balloon.hinting().state, HintingState::Stopped);
