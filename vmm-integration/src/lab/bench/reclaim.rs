@@ -61,7 +61,7 @@ const PARAMETERS: &[Parameter] = &[
                pages are huge, for which a round takes milliseconds",
         kind: Kind::Number(1, 1000),
         quick: "2",
-        full: "8",
+        full: "5",
     },
 ];
 

@@ -72,7 +72,7 @@ const PARAMETERS: &[Parameter] = &[
         what: "seconds of a turn that count; reporting makes a pass every two",
         kind: Kind::Real(2.0, 600.0),
         quick: "2",
-        full: "4",
+        full: "2",
     },
     Parameter {
         name: "pairs",
