@@ -47,7 +47,7 @@ const PARAMETERS: &[Parameter] = &[
                two pauses",
         kind: Kind::Real(2.0, 3600.0),
         quick: "12",
-        full: "60",
+        full: "40",
     },
     Parameter {
         name: "rounds",

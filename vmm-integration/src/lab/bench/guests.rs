@@ -209,6 +209,22 @@ impl Guest {
         }
     }
 
+    /// What tells, on any thread, the device's CPU time in nanoseconds.
+    pub(super) fn device_cpu_nanoseconds(&self) -> Box<dyn FnMut() -> Option<u64> + Send> {
+        let (qemu, daemon) = match self {
+            Self::Linux { guest, daemon } => {
+                (Some(guest.qemu_pid()), daemon.as_ref().map(CountedDaemon::pid))
+            }
+            Self::Model { daemon, .. } => (None, Some(daemon.pid())),
+        };
+        Box::new(move || {
+            let of = |time: Result<Duration>| time.unwrap_or_default();
+            let qemu = qemu.map_or(Duration::ZERO, |pid| of(host::main_thread_cpu_time(pid)));
+            let daemon = daemon.map_or(Duration::ZERO, |pid| of(host::cpu_time(pid)));
+            u64::try_from((qemu + daemon).as_nanos()).ok()
+        })
+    }
+
     /// CPU time of our daemon alone, if that is the device.
     ///
     /// # Errors

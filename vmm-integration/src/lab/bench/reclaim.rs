@@ -26,8 +26,6 @@ const QUIET: Duration = Duration::from_secs(3);
 
 /// See the parameter `rounds`.
 const HUGE_ROUNDS: u32 = 16;
-/// How long the device's CPU time is watched while there is nothing to give back.
-const IDLE: Duration = Duration::from_secs(3);
 
 const BACKINGS: &[&str] = &["4k", "thp", "hugetlb"];
 
@@ -61,7 +59,7 @@ const PARAMETERS: &[Parameter] = &[
                pages are huge, for which a round takes milliseconds",
         kind: Kind::Number(1, 1000),
         quick: "2",
-        full: "8",
+        full: "5",
     },
 ];
 
@@ -188,13 +186,10 @@ fn linux(
     findings.note(guest.describe());
     // What was free at the start is reported first, and is none of the figures'.
     settle(&guest)?;
-    // QEMU's main thread does other things as well, now and then.
-    context.progress.say("idle");
     guest.count_calls(false)?;
-    let idle = cpu_while(&guest, || wait(IDLE))?.as_secs_f64() / IDLE.as_secs_f64();
     let rounds = settings.number("rounds");
     let filled = memory / 2;
-    let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, 0.0, 0.0, 0.0, 0);
+    let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, Duration::ZERO, 0.0, 0.0, 0);
     let (mut seconds, mut all_passes) = (Vec::new(), 0);
     let mut huge_pages = None;
     let daemon = guest.daemon_cpu_time()?;
@@ -202,7 +197,7 @@ fn linux(
         let one = give_back(&guest, filled, round, context)?;
         seconds.push(one.seconds_to_90);
         busy += one.cpu.as_secs_f64();
-        cpu += (one.cpu.as_secs_f64() - idle * one.time.as_secs_f64()).max(0.0);
+        cpu += cpu_while_falling(&one.samples);
         back += one.bytes;
         huge_pages = one.huge_bytes;
         all_passes += passes(&one.samples);
@@ -240,22 +235,22 @@ fn linux(
     );
     findings.figure(
         "cpu-per-tib",
-        cpu / (gib / 1024.0),
+        cpu.as_secs_f64() / (gib / 1024.0),
         "CPU s",
-        "of the host for each TiB that it was given back, without what an idle device takes",
+        "of the host for each TiB that it was given back: QEMU's main thread, and our daemon where \
+         that is the device, while memory was seen to fall",
     );
     findings.figure(
-        "cpu-per-tib-with-idle",
+        "cpu-per-tib-all",
         busy / (gib / 1024.0),
         "CPU s",
-        "the same with it: QEMU's main thread, and our daemon where that is the device",
+        "the same from the free until all is back: QEMU's main thread has a guest's timers as well",
     );
     if let Some(daemon) = daemon {
-        let what = "of that our daemon's, all of it; the rest is QEMU's main thread";
+        let what = "our daemon's alone, in all that time";
         let each = daemon.as_secs_f64() / (gib / 1024.0);
         findings.figure("cpu-per-tib-daemon", each, "CPU s", what);
     }
-    findings.figure("idle-cpu", idle * 1e3, "ms/s", "CPU time of an idle device");
     if let Some(bytes) = huge_pages {
         let what = "of the filled guest, in the host's transparent huge pages: none if it is 4k";
         findings.figure("transparent-huge", bytes as f64 / GIB, "GiB", what);
@@ -275,9 +270,9 @@ fn linux(
 struct Round {
     bytes: u64,
     seconds_to_90: f64,
-    /// Of the device, and in which time.
+    /// Of the device.
     cpu: Duration,
-    time: Duration,
+    /// With the device's CPU time so far instead of what the guest uses, in nanoseconds.
     samples: Vec<Sample>,
     /// What was transparent huge pages when it was filled.
     huge_bytes: Option<u64>,
@@ -291,7 +286,7 @@ fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> R
     agent.expect_intact(1)?;
     let full = guest.resident_bytes()?;
     let huge_bytes = guest.huge_bytes()?;
-    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, || None);
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, guest.device_cpu_nanoseconds());
     context.progress.say("freed");
     let start = Instant::now();
     let mut seconds_to_90 = 0.0;
@@ -306,9 +301,8 @@ fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> R
         seconds_to_90 = start.elapsed().as_secs_f64();
         settle(guest)
     })?;
-    let time = start.elapsed();
     let bytes = full.saturating_sub(guest.resident_bytes()?);
-    Ok(Round { bytes, seconds_to_90, cpu, time, samples: sampler.stop()?, huge_bytes })
+    Ok(Round { bytes, seconds_to_90, cpu, samples: sampler.stop()?, huge_bytes })
 }
 
 /// CPU time of the device while something is done.
@@ -316,16 +310,6 @@ fn cpu_while(guest: &Guest, act: impl FnOnce() -> Result<()>) -> Result<Duration
     let before = guest.device_cpu_time()?;
     act()?;
     Ok(guest.device_cpu_time()?.saturating_sub(before))
-}
-
-/// Waits for so long, or until the run is to end.
-fn wait(time: Duration) -> Result<()> {
-    let start = Instant::now();
-    while start.elapsed() < time {
-        progress::check()?;
-        std::thread::park_timeout(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 /// Waits until no more memory comes back.
@@ -359,6 +343,23 @@ fn fall(samples: &[Sample]) -> (f64, u64) {
     })
 }
 
+/// CPU time of the device between looks that memory fell between, and to the one behind: a thread's
+/// account is brought up to date now and then.
+fn cpu_while_falling(samples: &[Sample]) -> Duration {
+    let mut fell_before = false;
+    let nanoseconds = samples.windows(2).fold(0, |sum, pair| {
+        let [before, after] = pair else { return sum };
+        let fell = after.host_resident_bytes < before.host_resident_bytes;
+        let counts = fell || fell_before;
+        fell_before = fell;
+        match (before.guest_used_bytes, after.guest_used_bytes) {
+            (Some(before), Some(after)) if counts => sum + after.saturating_sub(before),
+            _ => sum,
+        }
+    });
+    Duration::from_nanos(nanoseconds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,5 +376,17 @@ mod tests {
         let (time, bytes) = fall(&samples);
         assert!((time - 1.0).abs() < 1e-9);
         assert_eq!(bytes, 6);
+    }
+    #[test]
+    fn cpu_time_counts_where_memory_falls_and_one_look_longer() {
+        let sample = |host_resident_bytes, nanoseconds| Sample {
+            seconds: 0.0,
+            guest_used_bytes: Some(nanoseconds),
+            host_resident_bytes,
+        };
+        let samples =
+            [sample(9, 0), sample(9, 100), sample(5, 107), sample(5, 110), sample(5, 1000)];
+        assert_eq!(cpu_while_falling(&samples), Duration::from_nanos(10));
+        assert_eq!(cpu_while_falling(&samples[..2]), Duration::ZERO);
     }
 }

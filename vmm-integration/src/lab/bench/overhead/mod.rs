@@ -72,7 +72,7 @@ const PARAMETERS: &[Parameter] = &[
         what: "seconds of a turn that count; reporting makes a pass every two",
         kind: Kind::Real(2.0, 600.0),
         quick: "2",
-        full: "4",
+        full: "2",
     },
     Parameter {
         name: "pairs",
@@ -293,6 +293,9 @@ fn tell(pairs: &[Pair], findings: &mut Findings) -> Result<()> {
     findings.figure("reported-off", gib(&|pair| pair.off.reported_bytes), "GiB", reported);
     findings.figure("reported-on", gib(&|pair| pair.on.reported_bytes), "GiB", reported);
     findings.figure("pairs", pairs.len() as f64, "", "of turns");
+    let reported = points(pairs, &|pair| pair.on.reported_bytes as f64 / f64::from(1 << 30));
+    let what = "reported in the turn with reporting on, by the device's count";
+    findings.series("reported-on", ("pair", "GiB"), what, reported);
     let rates = ("pair", "pages/s");
     let off = points(pairs, &|pair| pair.off.rate);
     findings.series("off", rates, "faulted in with reporting off", off);
