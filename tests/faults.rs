@@ -1,7 +1,5 @@
 //! What goes wrong on the backend's side, and what becomes of the guest.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
