@@ -1,10 +1,10 @@
 //! What goes wrong on the backend's side, and what becomes of the guest.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use guest_driver::reporting::{Config, Reporter};
+use guest_driver::mm::{Pfn, PfnRange};
+use guest_driver::reporting::ReportSink;
 use vmm_integration::host::wait_until;
 use vmm_integration::lab::faults::device::FaultyDevice;
 use vmm_integration::lab::faults::outcome::{Judgement, Met};
@@ -52,16 +52,17 @@ fn the_model_survives_a_faulty_device_or_fails_as_documented() {
 /// shows that the others would not have gone unnoticed.
 #[test]
 fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
-    // Long enough for the guest to use the memory of the last chain before that is discarded.
+    // Long enough for the guest to use its memory before that is discarded.
     let fault = Fault { times: 0, ms: Some(3000), ..Fault::new(FaultKind::EarlyAck) };
     let kind = fault.kind;
     let device = FaultyDevice::start(FaultPlan::new(vec![fault]).unwrap()).unwrap();
     let config = ModelConfig::new(GuestMemory::flat(128 * MIB, 1));
     let mut vm = ModelVm::start(&device.socket(), config).unwrap();
     let holdings = Holdings::new(vm.mm(), vm.ram());
-    let mut reporter = Reporter::new(Arc::clone(vm.mm()), Config::default()).unwrap();
-    reporter.pass(&mut vm.take_reporting().unwrap());
+    let blocks: Vec<_> = (0..32).map(|n| PfnRange::block(Pfn(n << 9), 9)).collect();
+    vm.take_reporting().unwrap().report(&blocks, None).unwrap();
     let before = device.served();
+    // More than was not reported.
     holdings.alloc(0, 100 * MIB, 9, 1).unwrap();
     wait_until(Duration::from_secs(20), Duration::from_millis(1), || {
         let now = device.served();
