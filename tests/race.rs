@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use guest_agent::race::{HUGE_PAGES, LOAD, REPORTING_ORDER, UNLOAD, USE};
+use guest_agent::race::{HUGE_PAGES, LOAD, REPORT, REPORTING_ORDER, UNLOAD, USE};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::lab::race::linux::LinuxRace;
 use vmm_integration::qemu;
@@ -41,7 +41,7 @@ fn memory_goes_offline_and_online_thousands_of_times_while_linux_reports() {
     assert!(report.cycles() >= cycles, "{report:?}");
     assert!(report.migrated_pages > 0, "no block was in use: {report:?}");
     assert!(report.verified_bytes > 0 && report.mismatches == 0, "{report:?}");
-    for kind in [USE, HUGE_PAGES, REPORTING_ORDER, LOAD, UNLOAD] {
+    for kind in [USE, HUGE_PAGES, REPORTING_ORDER, LOAD, UNLOAD, REPORT] {
         assert!(report.operation(kind).ok() > 0, "nothing of {kind}: {report:?}");
     }
     let summary = daemon.session_summary(TIMEOUT).unwrap();

@@ -149,7 +149,13 @@ fn with_daemon(fault: &Fault, toolbox: &Toolbox, binary: &Path) -> Result<Met> {
     agent.free(FILLED)?;
     let resident = gives_back(&guest, used)?;
     lost_bytes += agent.verify(KEPT)?.mismatches * 8;
-    let waits = waits(&guest)?;
+    // A report that is under way ends.
+    let waits = wait_until(QUIET, LOOK_EVERY, || match waits(&guest) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err("the driver waits".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    })
+    .is_err();
     let kernel = guest.hello().kernel_release.clone();
     drop(guest);
     let summary = daemon.session_summary(PATIENCE)?;
