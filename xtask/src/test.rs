@@ -43,7 +43,7 @@ pub(crate) fn all() -> Result<()> {
     }
 
     heading("tests");
-    step("tests", run(&mut cargo(&["test", "--locked", "--workspace"])));
+    step("tests", run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])));
 
     heading("exploration");
     let explore = ["test", "--locked", "--profile", "explore", "--package", "guest-driver"];

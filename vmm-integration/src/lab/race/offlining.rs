@@ -46,7 +46,7 @@ impl Experiment for Offlining {
                 what: "times that a block goes offline and online; a tenth more without reporting",
                 kind: Kind::Number(1, 100_000_000),
                 quick: "1000",
-                full: "100000",
+                full: "20000",
             },
             Parameter {
                 name: "cpus",
