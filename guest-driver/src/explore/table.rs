@@ -219,7 +219,8 @@ const CANDIDATES: &str = "
 ## Candidates
 
 What the model shows of mainline's rules as it understands them, and of what the scheme would do by \
-the rules of kernels whose isolation forgets what a pageblock was. Nobody has reported these, and no \
-kernel was tested. The letters are those of section 4.2 of the reference; what has none was found here.
+the rules of kernels whose isolation forgets what a pageblock was. Nobody has reported these. What real \
+Linux did with them is in [findings.md](findings.md). The letters are those of section 4.2 of the \
+reference; what has none was found here.
 
 ";
