@@ -3,14 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::host::{resident_bytes, wait_until};
 use vmm_integration::hugetlb::Pool;
 use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
@@ -23,25 +22,18 @@ const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 /// A daemon with a control socket.
 struct Daemon {
     process: DaemonProcess,
-    control: PathBuf,
 }
 
 impl Daemon {
     fn start(args: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap().keep();
-        let control = folder.join("control.sock");
-        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        args.push("--control-socket".into());
-        args.push(control.clone().into());
-        let options = DaemonOptions { args, ..DaemonOptions::default() };
-        Self { process: DaemonProcess::spawn(Path::new(BINARY), &options).unwrap(), control }
+        Self { process: DaemonProcess::spawn_controlled(Path::new(BINARY), args).unwrap() }
     }
 
     /// Runs `ctl` and returns its answer.
     fn ctl(&self, args: &[&str]) -> Value {
         let output = Command::new(BINARY)
             .args(["ctl", "--json", "--timeout", "60", "--control-socket"])
-            .arg(&self.control)
+            .arg(self.process.control_socket())
             .args(args)
             .output()
             .unwrap();
@@ -53,12 +45,6 @@ impl Daemon {
     fn number(&self, command: &str, path: &str) -> u64 {
         let answer = self.ctl(&[command]);
         answer.pointer(path).and_then(Value::as_u64).unwrap_or_else(|| panic!("{path}: {answer}"))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.control.parent().unwrap());
     }
 }
 

@@ -15,7 +15,6 @@ use guest_driver::ram::{Gpa, GpaRange, GuestRam};
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::ring::Buffer;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
@@ -31,17 +30,12 @@ struct Controlled {
     daemon: DaemonProcess,
     control: ControlSocket,
     path: PathBuf,
-    _dir: TempDir,
 }
 
 fn start(args: &[&str]) -> Controlled {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("control");
-    let mut all = vec!["--control-socket".into(), path.clone().into_os_string()];
-    all.extend(args.iter().map(Into::into));
-    let options = DaemonOptions { args: all, ..DaemonOptions::default() };
-    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
-    Controlled { daemon, control: ControlSocket::new(&path, SOON), path, _dir: dir }
+    let daemon = DaemonProcess::spawn_controlled(Path::new(BINARY), args).unwrap();
+    let path = daemon.control_socket();
+    Controlled { control: ControlSocket::new(&path, SOON), daemon, path }
 }
 
 impl Controlled {
@@ -78,16 +72,9 @@ fn range(start: u64, len: u64) -> GpaRange {
     GpaRange::new(Gpa(start), len).unwrap()
 }
 
-/// Reports a mebibyte with a pattern in it, and says whether it was given back.
+/// Whether the mebibyte at this address is given back when it is reported.
 fn given_back(guest: &mut Attachment, at: u64) -> bool {
-    guest.ram().write_pattern(range(at, MIB), 1).unwrap();
-    let queue = guest.reporting_queue().unwrap();
-    guest.submit_and_wait(queue, &[Buffer::writable(Gpa(at), 1 << 20)]).unwrap();
-    let gone = guest.ram().is_zero(range(at, MIB)).unwrap();
-    if !gone {
-        guest.ram().verify_pattern(range(at, MIB), 1).unwrap();
-    }
-    gone
+    guest.given_back(range(at, MIB)).unwrap()
 }
 
 #[test]

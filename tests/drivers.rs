@@ -10,9 +10,8 @@ use guest_driver::ram::{Gpa, GpaRange, GuestRam};
 use guest_driver::virtio::balloon::{BalloonConfig, BalloonQueue};
 use guest_driver::virtio::ring::Buffer;
 use serde_json::Value;
-use tempfile::TempDir;
 use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::host::wait_until;
 use vmm_integration::ram::{Backing, Ram, RamLayout};
@@ -24,17 +23,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 struct Device {
     daemon: DaemonProcess,
     control: ControlSocket,
-    _dir: TempDir,
 }
 
 fn start() -> Device {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("control");
-    let args = vec!["--control-socket".into(), path.clone().into(), "--statistics".into()];
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let daemon = DaemonProcess::spawn(binary, &options).unwrap();
-    Device { daemon, control: ControlSocket::new(&path, SOON), _dir: dir }
+    let daemon = DaemonProcess::spawn_controlled(binary, ["--statistics"]).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), SOON);
+    Device { daemon, control }
 }
 
 fn ram() -> Ram {
@@ -69,17 +64,9 @@ impl Device {
     }
 }
 
-/// Reports a mebibyte with a pattern in it, and says whether it was given back.
+/// Whether a mebibyte that is reported is given back.
 fn given_back(guest: &mut Attachment) -> bool {
-    let range = GpaRange::new(Gpa(8 * MIB), MIB).unwrap();
-    guest.ram().write_pattern(range, 1).unwrap();
-    let queue = guest.reporting_queue().unwrap();
-    guest.submit_and_wait(queue, &[Buffer::writable(range.start(), 1 << 20)]).unwrap();
-    let gone = guest.ram().is_zero(range).unwrap();
-    if !gone {
-        guest.ram().verify_pattern(range, 1).unwrap();
-    }
-    gone
+    guest.given_back(GpaRange::new(Gpa(8 * MIB), MIB).unwrap()).unwrap()
 }
 
 /// A daemon that was killed took with it what the driver had told it, and the driver does not say it

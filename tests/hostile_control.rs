@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::ring::Buffer;
-use tempfile::TempDir;
 use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::host::{main_thread_cpu_time, wait_until};
 use vmm_integration::ram::{Backing, Ram, RamLayout};
@@ -32,16 +31,12 @@ const METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
 struct Setting {
     daemon: DaemonProcess,
     control: ControlSocket,
-    _dir: TempDir,
 }
 
 fn start() -> Setting {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("control");
-    let args = vec!["--control-socket".into(), path.clone().into_os_string()];
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
-    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
-    Setting { daemon, control: ControlSocket::new(&path, SOON), _dir: dir }
+    let daemon = DaemonProcess::spawn_controlled(Path::new(BINARY), [""; 0]).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), SOON);
+    Setting { daemon, control }
 }
 
 impl Setting {

@@ -14,7 +14,7 @@ use openmetrics_parser::{
     HistogramValue, MetricsExposition, OpenMetricsMetricFamily, OpenMetricsType, OpenMetricsValue,
 };
 use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::host::wait_until;
 use vmm_integration::ram::{Backing, Ram, RamLayout};
@@ -90,13 +90,9 @@ fn documented() -> BTreeSet<String> {
 
 #[test]
 fn a_parser_of_others_understands_all_metrics() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("control");
-    let args = vec!["--control-socket".into(), path.clone().into(), "--statistics".into()];
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let daemon = DaemonProcess::spawn(binary, &options).unwrap();
-    let control = ControlSocket::new(&path, SOON);
+    let daemon = DaemonProcess::spawn_controlled(binary, ["--statistics"]).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), SOON);
     let idle = scrape(&control);
     assert_eq!(value(&idle, "balloon_connected", None), 0);
 

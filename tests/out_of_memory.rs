@@ -2,14 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
 use guest_agent::ProcessEnd;
 use serde_json::Value;
 use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::host::wait_until;
 use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
@@ -35,15 +34,10 @@ fn starve(test: &str, option: Option<&str>) -> Option<Outcome> {
     const WANTED: u64 = 96 * MIB;
     const LEFT: u64 = 48 * MIB;
     let toolbox = qemu::toolbox_or_skip(test)?;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("control");
-    let mut args: Vec<OsString> = vec!["--control-socket".into(), path.clone().into()];
-    args.push("--statistics".into());
-    args.extend(option.map(Into::into));
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
-    let daemon = DaemonProcess::spawn(binary, &options).unwrap();
-    let control = ControlSocket::new(&path, PATIENCE);
+    let args = ["--statistics"].into_iter().chain(option);
+    let daemon = DaemonProcess::spawn_controlled(binary, args).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
     let number = |path: &str, pointer: &str| {
         control.get(path).unwrap().pointer(pointer).and_then(Value::as_u64)
     };

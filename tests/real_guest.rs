@@ -2,12 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use guest_driver::virtio::balloon::feature;
+use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::host::{Sampler, passes, wait_until};
 use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
@@ -157,32 +156,13 @@ fn a_guest_with_init_on_free_gives_back_what_it_touched_at_boot() {
     guest.quit().unwrap();
 }
 
-/// One request to the daemon's control socket; what came back.
-fn control(socket: &Path, method: &str, path: &str, body: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    let len = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Length: {len}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 2"), "{answer}");
-    answer
-}
-
 /// Set at run time, it reaches the guest through the backend channel: without reporting, nothing
 /// but the balloon gives memory back.
 #[test]
 fn a_target_shrinks_the_guest_and_lets_it_grow_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let socket = dir.path().join("control");
-    let args = vec!["--no-reporting".into(), "--control-socket".into(), socket.clone().into()];
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let daemon = DaemonProcess::spawn(binary, &options).unwrap();
+    let daemon = DaemonProcess::spawn_controlled(binary, ["--no-reporting"]).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
     let test = "a_target_shrinks_the_guest_and_lets_it_grow_again";
     let Some(guest) = boot(test, &daemon) else { return };
     let agent = guest.agent();
@@ -194,15 +174,12 @@ fn a_target_shrinks_the_guest_and_lets_it_grow_again() {
         let before = guest.resident_bytes().unwrap();
         assert!(before >= 704 * MIB, "only {before} bytes resident");
         let target = 512 * MIB;
-        control(&socket, "PUT", "/v1/target", &format!("{{\"bytes\": {target}}}"));
+        control.done("PUT", "/v1/target", &format!("{{\"bytes\": {target}}}")).unwrap();
         wait_until_resident(&guest, before - target / 10 * 9);
         assert_eq!(agent.expect_intact(KEPT).unwrap(), 64 * MIB);
-        control(&socket, "PUT", "/v1/target", "{\"bytes\": 0}");
+        control.done("PUT", "/v1/target", "{\"bytes\": 0}").unwrap();
         wait_until(PATIENCE, LOOK_EVERY, || {
-            let status = control(&socket, "GET", "/v1/status", "");
-            let body = status.split("\r\n\r\n").last().unwrap_or_default();
-            let status: serde_json::Value =
-                serde_json::from_str(body).map_err(|error| error.to_string())?;
+            let status = control.get("/v1/status").map_err(|error| error.to_string())?;
             let actual = status.pointer("/actual_bytes").cloned();
             if actual == Some(0.into()) { Ok(()) } else { Err(status.to_string()) }
         })

@@ -77,7 +77,10 @@ impl DaemonProcess {
     /// # Errors
     /// Where it cannot be started, ends, or is not ready in time; the error holds its log.
     pub fn spawn(binary: &Path, options: &DaemonOptions) -> Result<Self> {
-        let dir = new_dir()?;
+        Self::listening(binary, options, new_dir()?)
+    }
+
+    fn listening(binary: &Path, options: &DaemonOptions, dir: TempDir) -> Result<Self> {
         let mut socket = OsString::from("--socket-path=");
         socket.push(socket_in(&dir));
         let daemon = Self::start(binary, socket, None, options, dir)?;
@@ -85,6 +88,21 @@ impl DaemonProcess {
             return Ok(daemon);
         }
         bail!("the daemon does not listen\n{}", daemon.log())
+    }
+
+    /// The same with a control socket as well, at [`DaemonProcess::control_socket`].
+    ///
+    /// # Errors
+    /// As [`DaemonProcess::spawn`].
+    pub fn spawn_controlled<A: Into<OsString>>(
+        binary: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        let dir = new_dir()?;
+        let mut control = OsString::from("--control-socket=");
+        control.push(control_in(&dir));
+        let args = std::iter::once(control).chain(args.into_iter().map(Into::into)).collect();
+        Self::listening(binary, &DaemonOptions { args, ..DaemonOptions::default() }, dir)
     }
 
     /// Starts `binary` with `--fd` and this descriptor, which is number [`PASSED_FD`] there. Does
@@ -136,6 +154,11 @@ impl DaemonProcess {
     /// The socket that it listens on.
     pub fn socket(&self) -> PathBuf {
         socket_in(&self.dir)
+    }
+
+    /// The control socket of a daemon that was given one by [`DaemonProcess::spawn_controlled`].
+    pub fn control_socket(&self) -> PathBuf {
+        control_in(&self.dir)
     }
 
     /// Its directory, removed with it. Other sockets of its may lie there.
@@ -303,6 +326,10 @@ fn new_dir() -> Result<TempDir> {
 
 fn socket_in(dir: &TempDir) -> PathBuf {
     dir.path().join("vhost-user.sock")
+}
+
+fn control_in(dir: &TempDir) -> PathBuf {
+    dir.path().join("control.sock")
 }
 
 fn log_in(dir: &TempDir) -> PathBuf {

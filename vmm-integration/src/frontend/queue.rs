@@ -7,7 +7,7 @@ use super::{
 use crate::ram::Ram;
 use anyhow::{Context, Result, ensure};
 use guest_driver::{
-    ram::GuestRam,
+    ram::{GpaRange, GuestRam},
     virtio::{
         layout::RingLayout,
         ring::{Buffer, DriverRing, Used},
@@ -221,6 +221,24 @@ impl Attachment {
                 return Ok(self.ring(index)?.pop_used()?);
             }
         }
+    }
+
+    /// Reports `range` with a pattern in it, and says whether it was given back. What was not has to
+    /// be as it was.
+    ///
+    /// # Errors
+    /// See [`Attachment::submit_and_wait`]; also where there is no reporting queue or the memory is
+    /// neither zero nor whole.
+    pub fn given_back(&mut self, range: GpaRange) -> Result<bool> {
+        self.ram.write_pattern(range, 1)?;
+        let queue = self.reporting_queue().context("reporting was not acked")?;
+        let len = u32::try_from(range.len())?;
+        self.submit_and_wait(queue, &[Buffer::writable(range.start(), len)])?;
+        let gone = self.ram.is_zero(range)?;
+        if !gone {
+            self.ram.verify_pattern(range, 1)?;
+        }
+        Ok(gone)
     }
 
     /// Submits `buffers` as one chain and waits until it comes back.

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tempfile::TempDir;
 
 use crate::control::ControlSocket;
-use crate::daemon::{DaemonOptions, DaemonProcess};
+use crate::daemon::DaemonProcess;
 use crate::lab::experiment::Context;
 
 /// How long a daemon may take to answer and to end.
@@ -40,7 +39,6 @@ impl Discards {
 pub(super) struct CountedDaemon {
     daemon: DaemonProcess,
     control: ControlSocket,
-    _folder: TempDir,
 }
 
 impl CountedDaemon {
@@ -48,13 +46,10 @@ impl CountedDaemon {
     ///
     /// # Errors
     /// If it does not start.
-    pub(super) fn start(context: &Context<'_>, mut args: Vec<OsString>) -> Result<Self> {
-        let folder = tempfile::tempdir().context("a folder for the control socket")?;
-        let path = folder.path().join("control");
-        args.extend(["--control-socket".into(), path.clone().into_os_string()]);
-        let options = DaemonOptions { args, ..DaemonOptions::default() };
-        let daemon = DaemonProcess::spawn(&context.daemon()?, &options)?;
-        Ok(Self { daemon, control: ControlSocket::new(&path, PATIENCE), _folder: folder })
+    pub(super) fn start(context: &Context<'_>, args: Vec<OsString>) -> Result<Self> {
+        let daemon = DaemonProcess::spawn_controlled(&context.daemon()?, args)?;
+        let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
+        Ok(Self { daemon, control })
     }
 
     /// For a frontend.
