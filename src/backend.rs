@@ -2,16 +2,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use log::{debug, info, warn};
+use rustix::process::Pid;
+use rustix::thread::gettid;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
 };
-use vhost_user_backend::VhostUserBackend;
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
@@ -42,6 +44,9 @@ const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 pub(crate) const STATISTICS_WANTED: u16 = 6;
 const _: () = assert!(STATISTICS_WANTED as usize > NUM_QUEUES);
 
+/// Tells the worker to attach the queues ([`BalloonBackend::attach`]).
+const ATTACH: u16 = STATISTICS_WANTED + 1;
+
 /// The balloon device, for one frontend connection.
 pub struct BalloonBackend {
     state: Arc<State>,
@@ -52,6 +57,14 @@ pub struct BalloonBackend {
     transfer: Mutex<Option<Transfer>>,
     limit: LogLimit,
     exit_event: Mutex<Option<RawFd>>,
+    attach: OnceLock<Attach>,
+    worker: OnceLock<Pid>,
+}
+
+/// What the worker attaches the queues to.
+struct Attach {
+    epoll: Arc<OwnedFd>,
+    wanted: Wake,
 }
 
 impl BalloonBackend {
@@ -67,7 +80,40 @@ impl BalloonBackend {
             transfer: Mutex::new(None),
             limit: LogLimit::default(),
             exit_event: Mutex::new(None),
+            attach: OnceLock::new(),
+            worker: OnceLock::new(),
         }
+    }
+
+    /// Has the framework's `worker` attach its queues to [`State::rings`]. Only the worker is given
+    /// the queues. The frontend's messages must wait for [`BalloonBackend::worker_thread`].
+    ///
+    /// # Errors
+    /// Where a descriptor cannot be created or watched.
+    pub(crate) fn attach(&self, worker: &VringEpollHandler<Arc<Self>>) -> io::Result<()> {
+        // SAFETY: the worker keeps its epoll descriptor open, and is borrowed.
+        let epoll = unsafe { BorrowedFd::borrow_raw(worker.as_raw_fd()) };
+        let epoll = Arc::new(epoll.try_clone_to_owned()?);
+        let wanted = Wake::new()?;
+        wanted.signal()?;
+        let attach = self.attach.get_or_init(|| Attach { epoll, wanted });
+        let fd = attach.wanted.as_fd().as_raw_fd();
+        worker.register_listener(fd, EventSet::IN, u64::from(ATTACH))
+    }
+
+    /// Waits until the worker has attached its queues, which it does as soon as it runs, and
+    /// returns its thread id.
+    pub(crate) fn worker_thread(&self) -> Pid {
+        *self.worker.wait()
+    }
+
+    fn attach_queues(&self, vrings: &[Vring]) {
+        let Some(attach) = self.attach.get() else { return };
+        attach.wanted.clear();
+        for (index, vring) in vrings.iter().enumerate() {
+            vring.attach(index, &self.state.rings, &attach.epoll);
+        }
+        let _ = self.worker.set(gettid());
     }
 
     /// Lets everything that is under way for this connection end soon: a discard stops after its
@@ -272,6 +318,10 @@ impl VhostUserBackend for BalloonBackend {
     ) -> io::Result<()> {
         if event == STATISTICS_WANTED {
             self.ask_for_statistics(vrings);
+            return Ok(());
+        }
+        if event == ATTACH {
+            self.attach_queues(vrings);
             return Ok(());
         }
         let index = usize::from(event);

@@ -96,6 +96,7 @@ impl Session {
         for worker in framework.get_epoll_handlers() {
             let (fd, data) = (link.statistics_fd(), u64::from(STATISTICS_WANTED));
             worker.register_listener(fd, EventSet::IN, data).map_err(SessionError::Resources)?;
+            backend.attach(&worker).map_err(SessionError::Resources)?;
         }
         let (inner, listener) = relay::pair().map_err(SessionError::Resources)?;
         framework.start(&mut Listener::from(listener)).map_err(SessionError::SetUp)?;
@@ -107,6 +108,7 @@ impl Session {
         let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
             let mut last = LastMessage::default();
+            let _ = working.worker_thread();
             let relayed = relay.run(|message| {
                 message.check()?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
@@ -123,6 +125,7 @@ impl Session {
             shared.set_frontend(None);
             // Joins the worker, and unmaps the guest's memory.
             drop(framework);
+            shared.rings.clear();
             // Whoever migrated, it was this frontend.
             shared.inhibit.set(Cause::Migration, false);
             shared.inhibit.set(Cause::Postcopy, false);

@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::device::{Balloon, DeviceOptions};
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
+use crate::vring::Rings;
 
 /// What the daemon may ask of a connected frontend, from any thread.
 pub trait Frontend: Send + Sync {
@@ -36,6 +37,8 @@ pub struct State {
     pub inhibit: Arc<Inhibit>,
     /// What happened since the start, or since the last reset of the counters.
     pub counters: Arc<Counters>,
+    /// Which queues run.
+    pub rings: Arc<Rings>,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     interval_changed: OnceLock<EventFd>,
     /// Weak, so that no file of a guest is open for longer than its frontend is connected.
@@ -51,6 +54,7 @@ impl State {
             memory,
             inhibit: Arc::default(),
             counters,
+            rings: Arc::default(),
             frontend: Mutex::default(),
             interval_changed: OnceLock::new(),
             regions: Mutex::default(),

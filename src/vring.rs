@@ -11,12 +11,13 @@
 //! chain that cannot be returned the used ring is behind for good, and chains after it are served
 //! again: whoever began a chain past the end of the table has that coming.)
 
+mod running;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -26,6 +27,8 @@ use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use crate::device::chain::{ChainHead, Outcome};
 use crate::memory::GuestMemory;
+
+pub use running::Rings;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.
 pub type Memory = GuestMemoryAtomic<GuestMemory>;
@@ -76,9 +79,38 @@ struct Shared {
     /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
     /// so they have to be read still.
     retired: Mutex<Vec<OwnedFd>>,
+    attached: OnceLock<Attached>,
+}
+
+/// What a queue learns once the framework has made it.
+#[derive(Debug)]
+struct Attached {
+    /// Index of the queue.
+    index: usize,
+    rings: Arc<Rings>,
+    /// The epoll instance in which the framework watches the kick.
+    #[allow(dead_code)] // until kicks are taken out of it
+    epoll: Arc<OwnedFd>,
 }
 
 impl Vring {
+    /// Tells the queue its `index`, and the `epoll` instance in which the framework watches its
+    /// kick. It reports to `rings` from now on whether it runs. Once, before the frontend's first
+    /// message.
+    pub(crate) fn attach(&self, index: usize, rings: &Arc<Rings>, epoll: &Arc<OwnedFd>) {
+        let (rings, epoll) = (Arc::clone(rings), Arc::clone(epoll));
+        if self.shared.attached.set(Attached { index, rings, epoll }).is_err() {
+            warn!("queue {index} was attached before");
+        }
+    }
+
+    /// Reports whether the queue, which is locked, runs.
+    fn note(&self, vring: &VringState<Memory>) {
+        if let Some(attached) = self.shared.attached.get() {
+            attached.rings.note(attached.index, runs(vring).then(|| vring.get_queue()));
+        }
+    }
+
     /// Runs `call` of the control thread before the worker takes its next chain.
     fn control<'a, T>(&'a self, call: impl FnOnce(&'a VringMutex<Memory>) -> T) -> T {
         self.shared.waiting.fetch_add(1, Ordering::AcqRel);
@@ -394,6 +426,7 @@ impl VringT<Memory> for Vring {
                 }
             }
             state.get_queue_mut().set_ready(false);
+            self.note(&state);
             drop(state);
             vring.set_kick(file);
         });
@@ -447,6 +480,7 @@ impl VringT<Memory> for Vring {
                 self.resume(&mut state);
             }
             state.set_enabled(enabled);
+            self.note(&state);
         });
     }
 
@@ -466,6 +500,7 @@ impl VringT<Memory> for Vring {
             if state.get_queue().ready() && place(state.get_queue()) != before {
                 self.resume(&mut state);
             }
+            self.note(&state);
             result
         })
     }
@@ -494,7 +529,11 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_queue_size(&self, num: u16) {
-        self.control(|vring| vring.set_queue_size(num));
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            state.get_queue_mut().set_size(num);
+            self.note(&state);
+        });
     }
 
     fn set_queue_event_idx(&self, enabled: bool) {
@@ -515,6 +554,7 @@ impl VringT<Memory> for Vring {
                 self.put_back(&mut state);
             }
             state.get_queue_mut().set_ready(ready);
+            self.note(&state);
         });
     }
 }
