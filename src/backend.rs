@@ -339,7 +339,7 @@ impl VhostUserBackend for BalloonBackend {
             let begin = Instant::now();
             let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
                 let named = ranges.len();
-                let done = snapshot.discard(ranges);
+                let done = snapshot.discard_while(ranges, || !vring.control_waits());
                 debug!(
                     "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
                     done.bytes, done.calls

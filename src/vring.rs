@@ -119,9 +119,15 @@ impl Vring {
         result
     }
 
+    /// Whether a message of the frontend waits for the queue. Then what is left of the chain that is
+    /// being served is to be skipped.
+    pub fn control_waits(&self) -> bool {
+        self.shared.waiting.load(Ordering::Acquire) > 0
+    }
+
     /// The lock, once no call of the control thread waits for it.
     fn worker_lock(&self) -> MutexGuard<'_, VringState<Memory>> {
-        while self.shared.waiting.load(Ordering::Acquire) > 0 {
+        while self.control_waits() {
             std::thread::yield_now();
         }
         self.inner.get_mut()
@@ -255,7 +261,7 @@ impl Vring {
     ) -> Result<bool, RingError> {
         let queue = vring.get_queue();
         let end = Instant::now() + LINGER;
-        while Instant::now() < end && self.shared.waiting.load(Ordering::Acquire) == 0 {
+        while Instant::now() < end && !self.control_waits() {
             let available =
                 queue.avail_idx(memory, Ordering::Acquire).map_err(RingError::Broken)?;
             if available.0 != queue.next_avail() {

@@ -147,6 +147,19 @@ impl<P: PunchHole> Snapshot<'_, P> {
     /// Best effort, by its nature: what cannot be discarded is counted by its reason and keeps its
     /// contents. `ranges` is left merged.
     pub fn discard(&self, ranges: &mut Vec<GuestRange>) -> Discarded {
+        self.discard_while(ranges, || true)
+    }
+
+    /// Does the same for as long as `keep_going` says yes, which it is asked before each discarding
+    /// call. A change of the memory table that waits for this chain ends it as well, so that no
+    /// message of the frontend waits for more than one call. The rest is counted as
+    /// [`SkipReason::Yielded`].
+    pub fn discard_while(
+        &self,
+        ranges: &mut Vec<GuestRange>,
+        keep_going: impl Fn() -> bool,
+    ) -> Discarded {
+        let keep_going = || keep_going() && !self.reclaimer.map.writer_waits();
         let mut done = Discarded::default();
         let Reclaimer { counters, limit, .. } = self.reclaimer;
         let overlap = merge(ranges);
@@ -162,7 +175,8 @@ impl<P: PunchHole> Snapshot<'_, P> {
             for piece in split(range, regions) {
                 match piece {
                     Piece::Inside { region, range } => {
-                        self.reclaimer.discard_in(&regions[region], range, &mut done);
+                        let region = &regions[region];
+                        self.reclaimer.discard_in(region, range, &keep_going, &mut done);
                     }
                     Piece::Outside(range) => {
                         counters.skip(SkipReason::OutOfMemory, range.len());
@@ -181,7 +195,13 @@ impl<P: PunchHole> Snapshot<'_, P> {
 
 impl<P: PunchHole> Reclaimer<P> {
     /// Discards the whole pages of `range`, which lies within `region`.
-    fn discard_in(&self, region: &Region, range: GuestRange, done: &mut Discarded) {
+    fn discard_in(
+        &self,
+        region: &Region,
+        range: GuestRange,
+        keep_going: &impl Fn() -> bool,
+        done: &mut Discarded,
+    ) {
         if region.is_hugetlb() && !self.options.hugetlb {
             self.counters.skip(SkipReason::Hugetlb, range.len());
             return;
@@ -203,6 +223,10 @@ impl<P: PunchHole> Reclaimer<P> {
         while let Some(left) = rest {
             if self.is_stopping() {
                 self.counters.skip(SkipReason::Stopping, left.len());
+                return;
+            }
+            if !keep_going() {
+                self.counters.skip(SkipReason::Yielded, left.len());
                 return;
             }
             // Kept for this one call, so that who forbids something need not wait for the next.

@@ -32,7 +32,6 @@ impl<T> WritersFirst<T> {
     }
 
     /// Whether a writer waits.
-    #[cfg(test)]
     pub(super) fn writer_waits(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }

@@ -50,10 +50,12 @@ pub enum SkipReason {
     /// The guest poisons its free pages and has not told this daemon with what: its driver has
     /// outlived another one.
     PoisonNotTold,
+    /// A control message of the frontend came first: none waits for more than one discarding call.
+    Yielded,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 23] = [
+pub(super) const REASONS: [(SkipReason, &str); 24] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -77,6 +79,7 @@ pub(super) const REASONS: [(SkipReason, &str); 23] = [
     (SkipReason::TooMany, "too_many"),
     (SkipReason::NotHinting, "not_hinting"),
     (SkipReason::PoisonNotTold, "poison_not_told"),
+    (SkipReason::Yielded, "yielded"),
 ];
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

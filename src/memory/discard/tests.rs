@@ -103,6 +103,43 @@ fn a_long_range_is_cut_so_that_a_stop_is_heard() {
     assert_eq!(recorder.calls.lock().unwrap()[3], (3 * MOST_BYTES_A_CALL, PAGE));
 }
 
+#[test]
+fn what_is_left_when_the_caller_is_wanted_elsewhere_is_counted() {
+    let pages = 2 * MOST_BYTES_A_CALL / PAGE;
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
+    let mut chain = ranges(&[(0, 2 * PAGE), (4 * PAGE, PAGE), (6 * PAGE, MOST_BYTES_A_CALL)]);
+    let wanted_after_two = || recorder.calls.lock().unwrap().len() < 2;
+    let done = reclaimer.snapshot().discard_while(&mut chain, wanted_after_two);
+    assert_eq!(done, Discarded { bytes: 3 * PAGE, calls: 2 });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Yielded), MOST_BYTES_A_CALL);
+}
+
+/// A change of the memory table waits for the call under way, and not for the rest of its chain.
+#[test]
+fn memory_table_change_under_a_long_chain_waits_for_one_call() {
+    let (started, calls) = channel();
+    let (finish, go_on) = channel();
+    let counters = Arc::<Counters>::default();
+    let slow = Slow { started, go_on: Mutex::new(go_on) };
+    let (options, inhibit) = (MemoryOptions::default(), Arc::default());
+    let reclaimer = Reclaimer::new(slow, options, inhibit, Arc::clone(&counters));
+    reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap();
+    std::thread::scope(|scope| {
+        let mut chain = ranges(&[(0, PAGE), (4 * PAGE, PAGE)]);
+        let reclaimer = &reclaimer;
+        let worker = scope.spawn(move || reclaimer.snapshot().discard(&mut chain));
+        calls.recv().unwrap();
+        let control = scope.spawn(|| reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap());
+        while !reclaimer.map.writer_waits() {
+            std::thread::yield_now();
+        }
+        finish.send(()).unwrap();
+        assert_eq!(worker.join().unwrap(), Discarded { bytes: PAGE, calls: 1 });
+        control.join().unwrap();
+    });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Yielded), PAGE);
+}
+
 /// A call that takes as long as the test wants.
 struct Slow {
     started: Sender<u64>,
