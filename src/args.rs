@@ -160,7 +160,10 @@ Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no 
     -device vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128,config_size=16 \\
     ...
 
-SIGTERM and SIGINT end the daemon; the guest goes on, without giving memory back.";
+SIGTERM and SIGINT end the daemon; the guest goes on, without giving memory back.
+
+Exit status: 0 after SIGTERM or SIGINT, 1 where the daemon cannot start, 2 for a wrong command line, 3 \
+if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full.";
 
 /// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.
 pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;

@@ -26,6 +26,7 @@ use crate::control::server::Server;
 use crate::log_limit::LogLimit;
 use crate::memory::Cause;
 use crate::session::{Session, SessionError};
+use crate::sigbus;
 use crate::socket::{self, Frontends, SocketError, SocketFile};
 use crate::state::State;
 
@@ -96,6 +97,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         SocketSource::Path(path) => Err(path),
     };
     let signals = signal_fd().map_err(resources("receive signals"))?;
+    sigbus::install().map_err(resources("handle SIGBUS"))?;
     let operators = listen_for_operators(config)?;
     let state = Arc::new(State::new(config.device, config.memory));
     state.inhibit.set(Cause::Operator, config.paused);

@@ -15,6 +15,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getpeername, socket_with,
 };
 
+use crate::emergency::{self, Registration};
+
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -105,6 +107,7 @@ pub(crate) fn adopt(fd: RawFd) -> Result<Frontends, SocketError> {
 pub(crate) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
+    _emergency: Registration,
 }
 
 /// Listens on `path`. A socket that a dead process left there is replaced; anything else is not.
@@ -129,7 +132,8 @@ pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
     let listener = listener.map_err(fail)?;
     let inode = inode(path).map_err(fail)?;
     listener.set_nonblocking(true).map_err(fail)?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode }))
+    let _emergency = emergency::remove_on_exit(path, inode);
+    Ok((listener, SocketFile { path: path.to_owned(), inode, _emergency }))
 }
 
 /// Removes the socket at `path` if nobody listens on it.

@@ -1,0 +1,81 @@
+//! The way out when nothing else can be relied on: from a signal handler, or past a thread that is
+//! stuck.
+//!
+//! Only async-signal-safe calls are made: no lock, no allocation, no logger.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// Exit status after [`exit`] because guest memory was taken away (`SIGBUS`).
+pub(crate) const MEMORY_LOST: i32 = 3;
+
+/// The most socket files at a time; the daemon has two.
+const MOST_FILES: usize = 16;
+
+/// The socket files to remove, each leaked: a handler may be reading it at any time.
+static FILES: [AtomicPtr<SocketInode>; MOST_FILES] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MOST_FILES];
+
+struct SocketInode {
+    path: CString,
+    device: u64,
+    inode: u64,
+}
+
+/// Keeps a socket file on the list of those that [`exit`] removes, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Registration(Option<usize>);
+
+/// Has [`exit`] remove the file at `path`, if it is then still the one of this device and inode.
+///
+/// Costs some bytes that are never freed. With too many files the last ones stay behind.
+pub(crate) fn remove_on_exit(path: &Path, (device, inode): (u64, u64)) -> Registration {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Registration(None) };
+    let file = Box::into_raw(Box::new(SocketInode { path, device, inode }));
+    let free = FILES.iter().position(|slot| {
+        slot.compare_exchange(ptr::null_mut(), file, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    });
+    Registration(free)
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(slot) = self.0.and_then(|slot| FILES.get(slot)) {
+            slot.store(ptr::null_mut(), Ordering::Release);
+        }
+    }
+}
+
+/// Ends the process at once with `status`, from any thread or signal handler: writes `line`, which
+/// ends with a line feed, to standard error if that takes it, and removes the registered sockets.
+pub(crate) fn exit(line: &'static str, status: i32) -> ! {
+    let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call.
+    let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1;
+    if ready && stderr.revents & libc::POLLOUT != 0 {
+        // SAFETY: a static string of that length. A pipe that is ready takes it without blocking.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    }
+    for slot in &FILES {
+        // SAFETY: null, or a pointer from `Box::into_raw` that is never freed.
+        if let Some(file) = unsafe { slot.load(Ordering::Acquire).as_ref() } {
+            remove(file);
+        }
+    }
+    // SAFETY: ends the process; no destructor or exit handler runs.
+    unsafe { libc::_exit(status) }
+}
+
+fn remove(file: &SocketInode) {
+    // SAFETY: an all-zero stat is a valid value of that plain C structure.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string and writable memory of the structure's size.
+    let there = unsafe { libc::lstat(file.path.as_ptr(), &raw mut stat) } == 0;
+    if there && (stat.st_dev, stat.st_ino) == (file.device, file.inode) {
+        // SAFETY: a C string.
+        unsafe { libc::unlink(file.path.as_ptr()) };
+    }
+}
