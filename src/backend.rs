@@ -276,11 +276,11 @@ impl VhostUserBackend for BalloonBackend {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.state.balloon.config().read(offset, size)
+        self.state.balloon.read_config(offset, size, self.state.rings.any_running())
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        self.state.balloon.config().write(offset, bytes);
+        self.state.balloon.write_config(offset, bytes, self.state.rings.any_running());
         Ok(())
     }
 
@@ -331,7 +331,10 @@ impl VhostUserBackend for BalloonBackend {
         };
         // Before its first chain is served, from which on it may tell anew.
         if vring.take_fresh() {
-            balloon.queue_is_fresh(index);
+            balloon.queue_is_fresh(index, vring.was_untouched());
+        }
+        if self.state.rings.any_running() {
+            balloon.queue_runs();
         }
         let keep_on = || !self.reclaimer.is_stopping();
         let snapshot = || self.reclaimer.snapshot();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::device::{Balloon, DeviceOptions};
+use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
 use crate::vring::Rings;
@@ -68,7 +68,31 @@ impl State {
 
     /// A frontend has connected, or has gone.
     pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
+        if frontend.is_some() {
+            self.balloon.begin_session();
+        }
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
+    }
+
+    /// How far the driver has come.
+    pub fn driver(&self) -> DriverState {
+        self.balloon.driver(self.frontend().is_some(), self.rings.running())
+    }
+
+    /// Whether there is a driver in this session. What is known of one before it is not shown.
+    fn has_driver(&self) -> bool {
+        self.frontend().is_some() && self.balloon.session_features().is_some()
+    }
+
+    /// How many bytes the driver says are in the balloon; `None` if there is no driver, or it has
+    /// not said so to this daemon.
+    pub fn actual_bytes(&self) -> Option<u64> {
+        self.balloon.actual_bytes().filter(|_| self.has_driver())
+    }
+
+    /// The statistics that the driver sent last; `None` if there is no driver.
+    pub fn statistics(&self) -> Option<Sample> {
+        self.balloon.statistics().filter(|_| self.has_driver())
     }
 
     /// Tells the driver of a change of the configuration space that it has not been told of, if

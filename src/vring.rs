@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use crate::device::chain::{ChainHead, Outcome};
 use crate::memory::GuestMemory;
@@ -74,6 +74,8 @@ struct Shared {
     unsignalled: AtomicBool,
     /// The queue was started, and its used ring says that nothing was ever returned on it.
     fresh: AtomicBool,
+    /// The same ring showed no trace of use when it was started.
+    untouched: AtomicBool,
     /// The chain that the device keeps ([`Outcome::Keep`]). Touched under the queue's lock.
     kept: Mutex<Option<u16>>,
     /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
@@ -146,6 +148,8 @@ impl Vring {
         if let Ok(used) = queue.used_idx(&*memory, Ordering::Acquire) {
             queue.set_next_used(used.0);
             queue.set_next_avail(used.0);
+            let untouched = used.0 == 0 && is_untouched(queue, &memory);
+            self.shared.untouched.store(untouched, Ordering::Relaxed);
             self.shared.fresh.store(used.0 == 0, Ordering::Relaxed);
         }
     }
@@ -162,6 +166,11 @@ impl Vring {
     /// returned, as that of a driver that begins.
     pub fn take_fresh(&self) -> bool {
         self.shared.fresh.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the ring that was started last showed no trace of use then.
+    pub fn was_untouched(&self) -> bool {
+        self.shared.untouched.load(Ordering::Relaxed)
     }
 
     /// Serves every chain on the available ring with `serve` and returns each with used length 0,
@@ -310,6 +319,20 @@ impl Vring {
         }
         Ok(())
     }
+}
+
+/// Whether nothing was ever put on this ring, of which the used index is 0: drivers begin with a
+/// ring of zeros, and leave addresses in the table when a chain has come back. An index alone
+/// comes round after 65536 chains.
+fn is_untouched(queue: &Queue, memory: &GuestMemory) -> bool {
+    const LOOKED_AT: u64 = 16;
+    const DESCRIPTOR_SIZE: u64 = 16;
+    let unused = |i: u64| {
+        let at = queue.desc_table().checked_add(i * DESCRIPTOR_SIZE);
+        at.is_some_and(|at| memory.read_obj::<u64>(GuestAddress(at)).is_ok_and(|addr| addr == 0))
+    };
+    queue.avail_idx(memory, Ordering::Acquire).is_ok_and(|available| available.0 == 0)
+        && (0..LOOKED_AT.min(queue.size().into())).all(unused)
 }
 
 /// What one look at the available ring came to.

@@ -114,8 +114,7 @@ fn a_report_costs_no_allocation() {
     }
     let balloon = Balloon::new(DeviceOptions::default(), Arc::clone(&counters));
     balloon.set_acked_features(balloon.offered());
-    let queue = (0..5).find(|queue| balloon.role(*queue) == Some(QueueRole::Reporting)).unwrap();
-    balloon.queue_is_fresh(queue);
+    balloon.write_config(12, &[0; 4], false);
     let options = MemoryOptions::default();
     let reclaimer = Reclaimer::new(Fallocate, options, inhibit, Arc::clone(&counters));
     reclaimer.set_memory(Arc::new(daemons_view(&ram))).unwrap();

@@ -232,10 +232,10 @@ fn the_device_moves_from_one_daemon_to_another() {
     guest.write_config(4, &77_u32.to_le_bytes()).unwrap();
     guest.write_config(12, &0_u32.to_le_bytes()).unwrap();
     report(&mut guest, true);
-    guest.stop().unwrap();
-    let state = guest.save_state().unwrap();
     let before = guest.get_config().unwrap();
     assert_eq!(before.actual, 77);
+    guest.stop().unwrap();
+    let state = guest.save_state().unwrap();
 
     let options = AttachOptions { queues: Some(vec![]), ..AttachOptions::default() };
     let mut arrived = Attachment::connect(&there.socket(), &ram, options).unwrap();

@@ -35,7 +35,7 @@ struct Picture {
     counts: Snapshot,
     connected: bool,
     target_bytes: u64,
-    actual_bytes: u64,
+    actual_bytes: Option<u64>,
     paused: PausedView,
     pins: usize,
     memory: Option<MemoryView>,
@@ -48,7 +48,7 @@ impl Picture {
             counts: state.counters.snapshot(),
             connected: state.frontend().is_some(),
             target_bytes: state.balloon.target_bytes(),
-            actual_bytes: state.balloon.actual_bytes(),
+            actual_bytes: state.actual_bytes(),
             paused: PausedView::of(state),
             pins: state.inhibit.pins().len(),
             memory: MemoryView::of(state),
@@ -125,8 +125,9 @@ impl Picture {
         page.gauge("connected", "Whether a frontend is connected", None, self.connected.into())?;
         let target = "Wanted in the balloon";
         page.gauge("target", target, Some(Unit::Bytes), self.target_bytes)?;
-        let actual = "In the balloon, as the guest says";
-        page.gauge("actual", actual, Some(Unit::Bytes), self.actual_bytes)?;
+        if let Some(bytes) = self.actual_bytes {
+            page.gauge("actual", "In the balloon, as the guest says", Some(Unit::Bytes), bytes)?;
+        }
         let causes = PausedView::CAUSES.iter().map(|(_, name)| {
             let holds = self.paused.paused_by.iter().any(|by| by == name);
             ([("cause", *name)], u64::from(holds))

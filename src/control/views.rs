@@ -18,14 +18,15 @@ pub struct StatusView {
     pub connected: bool,
     /// Features that the device offers.
     pub offered_features: Vec<String>,
-    /// Features that the guest's driver has acked; none if there is no driver.
+    /// Features that the guest's driver has acked in this session; none if there is no driver.
     pub acked_features: Option<Vec<String>>,
     /// What each queue carries, which follows from the acked features; empty without a driver.
     pub queues: Vec<QueueView>,
     /// Bytes that are wanted in the balloon.
     pub target_bytes: u64,
-    /// Bytes that the guest says are in it.
-    pub actual_bytes: u64,
+    /// Bytes that the guest says are in it; none if its driver has not said so to this daemon, or
+    /// there is none.
+    pub actual_bytes: Option<u64>,
     /// Seconds between two polls of the statistics; 0 for never.
     pub statistics_interval_seconds: f64,
     /// Free page hinting.
@@ -46,7 +47,7 @@ impl StatusView {
     pub fn of(state: &State) -> Self {
         let balloon = &state.balloon;
         let role = |index| {
-            balloon.acked_features()?;
+            balloon.session_features()?;
             let role = names::role(balloon.role(index)?).to_owned();
             Some(QueueView { index, role })
         };
@@ -60,10 +61,10 @@ impl StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connected: state.frontend().is_some(),
             offered_features: names::features(balloon.offered()),
-            acked_features: balloon.acked_features().map(names::features),
+            acked_features: balloon.session_features().map(names::features),
             queues: (0..NUM_QUEUES).filter_map(role).collect(),
             target_bytes: balloon.target_bytes(),
-            actual_bytes: balloon.actual_bytes(),
+            actual_bytes: state.actual_bytes(),
             statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
             hinting: HintingView::of(state),
             paused: PausedView::of(state),
@@ -196,7 +197,7 @@ pub struct SampleView {
 impl StatisticsView {
     /// The statistics now.
     pub fn of(state: &State) -> Self {
-        let sample = state.balloon.statistics().map(|sample| SampleView {
+        let sample = state.statistics().map(|sample| SampleView {
             age_seconds: sample.age().as_secs_f64(),
             values: sample
                 .values

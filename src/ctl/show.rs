@@ -45,7 +45,7 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("frontend", if status.connected { "connected" } else { "none" });
     table.row("giving back", giving_back(&status.paused));
     table.row("target", size(status.target_bytes));
-    table.row("in the balloon", size(status.actual_bytes));
+    table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size));
     if let Some(memory) = &status.memory {
         let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
         table.row("guest memory", format!("{}, {resident} resident", size(memory.bytes)));

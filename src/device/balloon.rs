@@ -8,16 +8,17 @@ use log::{info, warn};
 
 use super::chain::{ChainHead, Outcome};
 use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
+use super::driver::{DriverState, Seen};
 use super::features::{
-    self, DEVICE_FEATURES, Features, QueueRole, VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+    self, DEVICE_FEATURES, Features, NUM_QUEUES, QueueRole, VIRTIO_BALLOON_F_FREE_PAGE_HINT,
     VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
 };
 use super::hinting::{Hinting, HintingError, HintingStatus};
+use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
 use super::saved::{RestoreError, SavedBalloon};
 use super::statistics::{self, Sample};
 use super::{pages, reporting};
-use crate::log_limit::LogLimit;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
 
@@ -29,6 +30,7 @@ pub struct Balloon {
     options: DeviceOptions,
     /// `None` until a driver has acked any.
     acked: Mutex<Option<Features>>,
+    seen: Mutex<Seen>,
     config: Mutex<ConfigSpace>,
     statistics: Mutex<Polling>,
     hinting: Mutex<Hinting>,
@@ -37,7 +39,7 @@ pub struct Balloon {
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
     ranges: Mutex<Vec<GuestRange>>,
     counters: Arc<Counters>,
-    limit: LogLimit,
+    log: DeviceLog,
 }
 
 /// How statistics are polled, and what came of it.
@@ -45,6 +47,9 @@ struct Polling {
     interval: Duration,
     sample: Option<Sample>,
 }
+
+/// The queue of which hints and reports may both be claimed.
+const AMBIGUOUS_QUEUE: usize = 3;
 
 /// An ID for the first round of hinting that no daemon before this one has given to the same driver,
 /// unless it began rounds faster than one a second.
@@ -65,13 +70,14 @@ impl Balloon {
         let balloon = Self {
             options,
             acked: Mutex::default(),
+            seen: Mutex::default(),
             config: Mutex::default(),
             statistics: Mutex::new(Polling { interval: options.statistics_interval, sample: None }),
             hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
             ranges: Mutex::default(),
             counters,
-            limit: LogLimit::default(),
+            log: DeviceLog::default(),
         };
         if let Err(error) = balloon.set_target(options.target_bytes) {
             warn!("the balloon stays empty: {error}");
@@ -89,18 +95,29 @@ impl Balloon {
         features::offered(&self.options)
     }
 
+    /// A frontend has connected. What its driver told in a session before stays, in case it is the
+    /// same driver, and is not shown until there is one.
+    pub fn begin_session(&self) {
+        *lock(&self.seen) = Seen::default();
+    }
+
     /// Takes over the features that the driver acked.
     ///
     /// The configuration space stays: Linux writes `poison_val` before its features arrive here.
     pub fn set_acked_features(&self, features: u64) {
-        let old = lock(&self.acked).replace(Features(features));
-        if old == Some(Features(features)) {
+        let features = Features(features);
+        *lock(&self.acked) = Some(features);
+        let before = self.see_acked(features);
+        if features::role(features, AMBIGUOUS_QUEUE) != Some(QueueRole::Ambiguous) {
+            self.log.ambiguous_queue(false);
+        }
+        if before == Some(features) {
             return;
         }
         // A guest may set its driver up as often as it likes.
-        self.limit.run(|| {
-            info!("features {features:#x} acked");
-            if self.options.reporting && !Features(features).has(VIRTIO_BALLOON_F_REPORTING) {
+        self.log.acked.run(|| {
+            info!("features {:#x} acked", features.0);
+            if self.options.reporting && !features.has(VIRTIO_BALLOON_F_REPORTING) {
                 warn!(
                     "free page reporting (bit 5) is not among the acked features: the guest does \
                      not know it or has it off, or the VMM masks the device's feature bits, as \
@@ -110,9 +127,54 @@ impl Balloon {
         });
     }
 
+    /// Notes features that hold from now on; returns those before in this session.
+    fn see_acked(&self, features: Features) -> Option<Features> {
+        let mut seen = lock(&self.seen);
+        seen.ran = false;
+        seen.acked.replace(features)
+    }
+
     /// The features that the driver acked; `None` if there is no driver.
     pub fn acked_features(&self) -> Option<u64> {
         lock(&self.acked).map(|features| features.0)
+    }
+
+    /// The features that were acked in this session.
+    pub fn session_features(&self) -> Option<u64> {
+        lock(&self.seen).acked.map(|features| features.0)
+    }
+
+    /// Whether a driver has run in this session.
+    pub fn driver_ever_ran(&self) -> bool {
+        lock(&self.seen).ever_ran
+    }
+
+    /// A queue runs.
+    pub fn queue_runs(&self) {
+        let mut seen = lock(&self.seen);
+        (seen.ran, seen.ever_ran) = (true, true);
+    }
+
+    /// How far the driver has come, where these queues run.
+    pub fn driver(&self, connected: bool, running: [bool; NUM_QUEUES]) -> DriverState {
+        lock(&self.seen).state(connected, running)
+    }
+
+    /// `size` bytes of the configuration space from `offset` on, for a driver of which a queue runs
+    /// or not. A driver that begins reads nothing that the one before it has written.
+    pub fn read_config(&self, offset: u32, size: u32, any_queue_runs: bool) -> Vec<u8> {
+        let config = *self.config();
+        match lock(&self.seen).is_current(any_queue_runs) {
+            true => config.read(offset, size),
+            false => config.for_a_driver_that_begins().read(offset, size),
+        }
+    }
+
+    /// Takes over what the driver, of which a queue runs or not, has written to the configuration
+    /// space.
+    pub fn write_config(&self, offset: u32, bytes: &[u8], any_queue_runs: bool) {
+        let begins = !lock(&self.seen).is_current(any_queue_runs);
+        self.config().write(offset, bytes, begins);
     }
 
     fn acked(&self) -> Features {
@@ -123,10 +185,14 @@ impl Balloon {
     /// operator set stays.
     pub fn reset(&self) {
         *lock(&self.acked) = None;
+        {
+            let mut seen = lock(&self.seen);
+            *seen = Seen { ever_ran: seen.ever_ran, ..Seen::default() };
+        }
         let mut hinting = lock(&self.hinting);
         hinting.reset();
         let mut config = self.config();
-        config.forget_driver();
+        config.reset();
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
@@ -134,17 +200,17 @@ impl Balloon {
         self.config_changed.store(false, Ordering::Relaxed);
     }
 
-    /// The queue with this index begins with a ring on which nothing was ever returned: whatever is
-    /// known of it came from another driver, that of a guest before this one or before a reboot.
+    /// The queue with this index begins with a used index of 0: most likely nothing was ever
+    /// returned on it, and what is known of it came from another driver, that of a guest before this
+    /// one or before a reboot. Or an index has come round, in a daemon that took another one's
+    /// place: `untouched` says that the ring shows no trace of use.
     ///
-    /// A driver whose VMM has lost a daemon comes with a ring that was used, or has nothing to
-    /// lose. (Each time as many chains were returned as a ring's index can count, it may lose what a
-    /// status shows until it tells it anew.)
-    pub fn queue_is_fresh(&self, index: usize) {
+    /// Nothing is concluded for the poison value: pages would be lost if that were wrong.
+    pub fn queue_is_fresh(&self, index: usize, untouched: bool) {
         match self.role(index) {
-            Some(QueueRole::Inflate) => self.config().set_actual(0),
+            Some(QueueRole::Inflate) => self.config().set_actual(untouched.then_some(0)),
             Some(QueueRole::Statistics) => lock(&self.statistics).sample = None,
-            Some(QueueRole::Reporting) => self.config().know_poison(),
+            Some(QueueRole::Reporting) => lock(&self.seen).reported = false,
             _ => {}
         }
     }
@@ -190,9 +256,10 @@ impl Balloon {
         u64::from(self.config().num_pages()) * BALLOON_PAGE_SIZE
     }
 
-    /// How many bytes the driver says are in the balloon.
-    pub fn actual_bytes(&self) -> u64 {
-        u64::from(self.config().actual()) * BALLOON_PAGE_SIZE
+    /// How many bytes the driver says are in the balloon; `None` if it has not said so to this
+    /// daemon.
+    pub fn actual_bytes(&self) -> Option<u64> {
+        self.config().told_actual().map(|pages| u64::from(pages) * BALLOON_PAGE_SIZE)
     }
 
     /// The statistics that the driver sent last.
@@ -265,7 +332,7 @@ impl Balloon {
             next_hint_cmd_id,
             acked_features: self.acked_features(),
             num_pages: config.num_pages(),
-            actual: config.actual(),
+            actual: config.told_actual(),
             free_page_hint_cmd_id: config.free_page_hint_cmd_id(),
             poison_val: config.poison_is_known().then_some(config.poison_val()),
             statistics_interval: self.statistics_interval(),
@@ -289,17 +356,16 @@ impl Balloon {
             self.set_statistics_interval(saved.statistics_interval)?;
         }
         *lock(&self.acked) = saved.acked_features.map(Features);
+        if let Some(features) = saved.acked_features {
+            self.see_acked(Features(features));
+        }
         lock(&self.statistics).sample = None;
         let mut hinting = lock(&self.hinting);
         hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
         let mut config = self.config();
         config.set_num_pages(saved.num_pages);
-        config.forget_driver();
         config.set_actual(saved.actual);
-        if let Some(poison) = saved.poison_val {
-            config.set_poison_val(poison);
-            config.know_poison();
-        }
+        config.set_poison_val(saved.poison_val);
         config.set_free_page_hint_cmd_id(hinting.command_id());
         if hinting.command_id() != saved.free_page_hint_cmd_id {
             self.config_changed.store(true, Ordering::Relaxed);
@@ -318,48 +384,38 @@ impl Balloon {
         memory: &GuestMemory,
         discard: impl FnOnce(&mut Vec<GuestRange>),
     ) -> Outcome {
-        let (counters, limit) = (&self.counters, &self.limit);
+        let (counters, log) = (&self.counters, &self.log);
         match role {
             QueueRole::Inflate => {
                 let mut ranges = lock(&self.ranges);
-                pages::inflate(head, memory, &mut ranges, counters, limit);
+                pages::inflate(head, memory, &mut ranges, counters, log);
                 discard(&mut ranges);
             }
-            QueueRole::Deflate => pages::deflate(head, memory, counters, limit),
+            QueueRole::Deflate => pages::deflate(head, memory, counters, log),
             QueueRole::Statistics => {
-                if let Some(sample) = statistics::read(head, memory, counters, limit) {
+                if let Some(sample) = statistics::read(head, memory, counters, log) {
                     lock(&self.statistics).sample = Some(sample);
                 }
                 return Outcome::Keep;
             }
             QueueRole::Hinting => self.serve_hints(head, memory, discard),
             QueueRole::Reporting => {
+                lock(&self.seen).reported = true;
                 let mut ranges = lock(&self.ranges);
-                reporting::collect(head, memory, &mut ranges, counters, limit);
-                match self.forbids_discard() {
+                reporting::collect(head, memory, &mut ranges, counters, log);
+                let forbidden = self.forbids_discard();
+                log.poison_not_told(forbidden == Some(SkipReason::PoisonNotTold));
+                match forbidden {
                     Some(reason) => {
                         let bytes = ranges.iter().map(GuestRange::len).sum();
                         counters.skip(reason, bytes);
-                        if reason == SkipReason::PoisonNotTold {
-                            limit.run(|| {
-                                warn!(
-                                    "the guest poisons its free pages and has not told this daemon \
-                                     with what: they stay until its driver is loaded again"
-                                );
-                            });
-                        }
                     }
                     None => discard(&mut ranges),
                 }
             }
             QueueRole::Ambiguous => {
                 reporting::turn_down(head, memory, counters);
-                limit.run(|| {
-                    warn!(
-                        "queue 3 carries hints or reports, as who numbers the queues has it: \
-                         nothing on it is discarded. The driver acked both and no statistics"
-                    );
-                });
+                log.ambiguous_queue(true);
             }
         }
         Outcome::Return
@@ -375,7 +431,7 @@ impl Balloon {
         let mut ranges = lock(&self.ranges);
         let mut chain = lock(&self.hinting).begin();
         if let Err(error) = chain.collect(head, memory, &mut ranges, &self.counters) {
-            self.limit.run(|| warn!("a chain of hints breaks off: {error}"));
+            DeviceLog::broken(&self.log.broken_hints, "a chain of hints", error);
         }
         let (count, bytes) = (ranges.len() as u64, ranges.iter().map(GuestRange::len).sum());
         self.counters.hinted(count, bytes);

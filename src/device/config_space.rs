@@ -38,10 +38,11 @@ const HINT_CMD_ID: std::ops::Range<usize> = 8..12;
 const POISON_VAL: std::ops::Range<usize> = 12..16;
 
 /// `num_pages`, `actual`, `free_page_hint_cmd_id` and `poison_val`, each a little-endian `u32`. The
-/// default is an empty balloon that no driver has touched.
+/// default is a space of which no driver has said anything: it may have told another daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConfigSpace {
     bytes: [u8; CONFIG_SPACE_SIZE],
+    actual_is_known: bool,
     poison_is_known: bool,
 }
 
@@ -57,19 +58,32 @@ impl ConfigSpace {
 
     /// Takes over what a driver may write, `actual` and `poison_val`, and ignores the rest.
     ///
-    /// QEMU sends the whole space after any write of the guest, with old values in the fields that
-    /// the driver may only read.
-    pub fn write(&mut self, offset: u32, bytes: &[u8]) {
+    /// QEMU sends the whole space after any write of the guest, with what it has read here in the
+    /// fields that the guest did not write. So a field counts as told where the write begins in it or
+    /// changes it; of a driver that begins (`begins`) `poison_val` counts in any case, since that is
+    /// what such a driver writes.
+    pub fn write(&mut self, offset: u32, bytes: &[u8], begins: bool) {
         let Ok(offset) = usize::try_from(offset) else { return };
+        let before = *self;
+        let mut poison_is_written = false;
         for (i, byte) in bytes.iter().enumerate() {
-            let Some(at) = offset.checked_add(i) else { return };
+            let Some(at) = offset.checked_add(i) else { break };
             if ACTUAL.contains(&at) || POISON_VAL.contains(&at) {
                 self.bytes[at] = *byte;
+                poison_is_written |= POISON_VAL.contains(&at);
             }
         }
-        // A zero among other fields may be what the frontend has read here.
-        let of_its_own = POISON_VAL.contains(&offset) && !bytes.is_empty();
-        self.poison_is_known |= of_its_own || self.poison_val() != 0;
+        let begins_in =
+            |field: std::ops::Range<usize>| field.contains(&offset) && !bytes.is_empty();
+        self.actual_is_known |= begins_in(ACTUAL) || self.actual() != before.actual();
+        self.poison_is_known |=
+            begins_in(POISON_VAL) || self.poison_val() != 0 || (begins && poison_is_written);
+    }
+
+    /// The same as it is for a driver that begins: nothing is in its balloon.
+    pub(super) fn for_a_driver_that_begins(mut self) -> Self {
+        self.set(ACTUAL, 0);
+        self
     }
 
     /// Pages of 4 KiB that the device wants in the balloon.
@@ -77,9 +91,15 @@ impl ConfigSpace {
         self.get(NUM_PAGES)
     }
 
-    /// Pages of 4 KiB that the driver says are in the balloon: a guest's word, not a measure.
+    /// What a driver reads back as `actual`.
     pub fn actual(&self) -> u32 {
         self.get(ACTUAL)
+    }
+
+    /// Pages of 4 KiB that the driver says are in the balloon: a guest's word, not a measure. `None`
+    /// where it may have said so to another daemon, and has not changed it since.
+    pub fn told_actual(&self) -> Option<u32> {
+        self.actual_is_known.then(|| self.actual())
     }
 
     /// Which round of hinting the device wants.
@@ -93,37 +113,36 @@ impl ConfigSpace {
     }
 
     /// Whether `poison_val` is the driver's. One that acks `PAGE_POISON` writes it before `DRIVER_OK`
-    /// (5.5.6.6.1), but one that has outlived a daemon does not write it again for the next.
+    /// (5.5.6.6.1), but one that has outlived a daemon does not write it again for the next, and no
+    /// ring can tell the two apart: an index that reads 0 may have been passed 65536 times.
     pub fn poison_is_known(&self) -> bool {
         self.poison_is_known
     }
 
-    /// The driver has begun since this device is there: what it has not written is zero.
-    pub(super) fn know_poison(&mut self) {
-        self.poison_is_known = true;
-    }
-
-    /// Whatever driver comes next has said nothing yet.
-    pub(super) fn forget_driver(&mut self) {
-        self.set_actual(0);
-        self.set_poison_val(0);
-        self.poison_is_known = false;
+    /// The frontend has reset the device: what the next driver does not write is zero.
+    pub(super) fn reset(&mut self) {
+        self.set_actual(Some(0));
+        self.set_poison_val(Some(0));
     }
 
     pub(super) fn set_num_pages(&mut self, pages: u32) {
         self.set(NUM_PAGES, pages);
     }
 
-    pub(super) fn set_actual(&mut self, pages: u32) {
-        self.set(ACTUAL, pages);
+    /// Sets `actual`, or forgets it.
+    pub(super) fn set_actual(&mut self, pages: Option<u32>) {
+        self.set(ACTUAL, pages.unwrap_or(0));
+        self.actual_is_known = pages.is_some();
     }
 
     pub(super) fn set_free_page_hint_cmd_id(&mut self, id: u32) {
         self.set(HINT_CMD_ID, id);
     }
 
-    pub(super) fn set_poison_val(&mut self, value: u32) {
-        self.set(POISON_VAL, value);
+    /// Sets `poison_val`, or forgets it.
+    pub(super) fn set_poison_val(&mut self, value: Option<u32>) {
+        self.set(POISON_VAL, value.unwrap_or(0));
+        self.poison_is_known = value.is_some();
     }
 
     fn get(&self, field: std::ops::Range<usize>) -> u32 {
@@ -143,7 +162,7 @@ mod tests {
     #[test]
     fn the_driver_writes_only_its_own_fields() {
         let mut config = ConfigSpace::default();
-        config.write(0, &[0xff; CONFIG_SPACE_SIZE]);
+        config.write(0, &[0xff; CONFIG_SPACE_SIZE], false);
         assert_eq!(config.read(0, 16), [[0; 4], [0xff; 4], [0; 4], [0xff; 4]].concat());
         assert_eq!(config.poison_val(), u32::MAX);
     }
@@ -151,8 +170,8 @@ mod tests {
     #[test]
     fn fields_may_be_written_in_part() {
         let mut config = ConfigSpace::default();
-        config.write(12, &[0xaa]);
-        config.write(15, &[0x01, 0xff, 0xff]);
+        config.write(12, &[0xaa], false);
+        config.write(15, &[0x01, 0xff, 0xff], false);
         assert_eq!(config.poison_val(), 0x0100_00aa);
     }
 
@@ -160,9 +179,9 @@ mod tests {
     fn the_device_writes_what_the_driver_reads() {
         let mut config = ConfigSpace::default();
         config.set_num_pages(0x0403_0201);
-        config.set_actual(0x0807_0605);
+        config.set_actual(Some(0x0807_0605));
         config.set_free_page_hint_cmd_id(0x0c0b_0a09);
-        config.set_poison_val(0x100f_0e0d);
+        config.set_poison_val(Some(0x100f_0e0d));
         assert_eq!(config.read(0, 16), (1..=16).collect::<Vec<u8>>());
         assert_eq!((config.num_pages(), config.actual()), (0x0403_0201, 0x0807_0605));
         assert_eq!(config.free_page_hint_cmd_id(), 0x0c0b_0a09);
@@ -178,10 +197,67 @@ mod tests {
         assert_eq!(pages(4095), Err(TargetError::NotPages(4095)));
     }
 
+    /// As QEMU passes a write of the guest on: with all that it has read.
+    fn whole(config: &ConfigSpace, actual: u32, poison: u32) -> Vec<u8> {
+        let mut bytes = config.read(0, 16);
+        bytes[ACTUAL].copy_from_slice(&actual.to_le_bytes());
+        bytes[POISON_VAL].copy_from_slice(&poison.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_a_frontend_has_only_read_is_not_told() {
+        let mut config = ConfigSpace::default();
+        assert_eq!((config.told_actual(), config.poison_is_known()), (None, false));
+        config.write(0, &whole(&config, 0, 0), false);
+        assert_eq!((config.told_actual(), config.poison_is_known()), (None, false));
+        config.write(0, &whole(&config, 7, 0), false);
+        assert_eq!((config.told_actual(), config.poison_is_known()), (Some(7), false));
+        // Back to what it was: it has said so.
+        config.write(0, &whole(&config, 0, 0), false);
+        assert_eq!(config.told_actual(), Some(0));
+        config.write(0, &whole(&config, 0, 3), false);
+        assert!(config.poison_is_known());
+    }
+
+    #[test]
+    fn a_driver_that_begins_tells_its_poison_even_if_it_is_zero() {
+        let mut config = ConfigSpace::default();
+        config.write(0, &whole(&config, 0, 0), true);
+        assert_eq!((config.told_actual(), config.poison_is_known()), (None, true));
+        // What does not reach it says nothing of it.
+        let mut config = ConfigSpace::default();
+        config.write(0, &[0; 12], true);
+        assert!(!config.poison_is_known());
+    }
+
+    #[test]
+    fn a_field_that_is_written_alone_is_told() {
+        let mut config = ConfigSpace::default();
+        config.write(4, &[0; 4], false);
+        assert_eq!((config.told_actual(), config.poison_is_known()), (Some(0), false));
+        config.write(12, &[0; 4], false);
+        assert!(config.poison_is_known());
+        config.write(12, &[], false);
+        let mut untold = ConfigSpace::default();
+        untold.write(12, &[], true);
+        untold.write(4, &[], false);
+        assert_eq!((untold.told_actual(), untold.poison_is_known()), (None, false));
+    }
+
+    #[test]
+    fn after_a_reset_everything_is_known_to_be_zero() {
+        let mut config = ConfigSpace::default();
+        config.write(0, &[9; 16], false);
+        config.reset();
+        assert_eq!((config.told_actual(), config.poison_val()), (Some(0), 0));
+        assert!(config.poison_is_known());
+    }
+
     #[test]
     fn reads_past_the_end_are_zeros() {
         let mut config = ConfigSpace::default();
-        config.write(12, &[1, 2, 3, 4]);
+        config.write(12, &[1, 2, 3, 4], false);
         assert_eq!(config.read(14, 6), [3, 4, 0, 0, 0, 0]);
         assert_eq!(config.read(u32::MAX, 3), [0; 3]);
     }
@@ -190,7 +266,7 @@ mod tests {
         #[test]
         fn any_access_is_answered(offset: u32, size in 0u32..300, bytes: Vec<u8>) {
             let mut config = ConfigSpace::default();
-            config.write(offset, &bytes);
+            config.write(offset, &bytes, false);
             prop_assert_eq!(config.read(offset, size).len(), size as usize);
         }
     }

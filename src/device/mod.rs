@@ -6,8 +6,10 @@
 mod balloon;
 pub mod chain;
 mod config_space;
+mod driver;
 pub mod features;
 mod hinting;
+mod log;
 mod options;
 mod pages;
 mod reporting;
@@ -19,6 +21,7 @@ pub use chain::Outcome;
 pub use config_space::{
     BALLOON_PAGE_SIZE, CONFIG_SPACE_SIZE, ConfigSpace, MAX_BALLOON_BYTES, TargetError,
 };
+pub use driver::DriverState;
 pub use features::QueueRole;
 pub use hinting::{HintingError, HintingState, HintingStatus};
 pub use options::{

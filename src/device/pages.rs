@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::ChainHead;
 use super::config_space::BALLOON_PAGE_SIZE;
-use crate::log_limit::LogLimit;
+use super::log::DeviceLog;
 use crate::memory::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
 
@@ -36,7 +36,7 @@ fn walk(
     head: ChainHead,
     memory: &GuestMemory,
     counters: &Counters,
-    limit: &LogLimit,
+    log: &DeviceLog,
     mut take: impl FnMut(Descriptor, usize),
 ) -> bool {
     let mut room = MAX_PFNS;
@@ -54,13 +54,14 @@ fn walk(
         let left_out = pfns - taken as u64;
         if left_out > 0 {
             counters.skip(SkipReason::TooMany, left_out * PFN_SIZE as u64);
-            limit.run(|| warn!("a chain names more than {MAX_PFNS} pages of the balloon"));
+            log.too_many_pages
+                .run(|| warn!("a chain names more than {MAX_PFNS} pages of the balloon"));
         }
         room -= taken;
         take(descriptor, taken);
     });
     if let Err(error) = &end {
-        limit.run(|| warn!("a list of pages of the balloon breaks off: {error}"));
+        DeviceLog::broken(&log.broken_list, "a list of pages of the balloon", *error);
     }
     end.is_ok()
 }
@@ -75,10 +76,10 @@ pub(super) fn inflate(
     memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
     counters: &Counters,
-    limit: &LogLimit,
+    log: &DeviceLog,
 ) {
     ranges.clear();
-    let whole = walk(head, memory, counters, limit, |descriptor, pfns| {
+    let whole = walk(head, memory, counters, log, |descriptor, pfns| {
         let unread = read(memory, descriptor.addr(), pfns, ranges);
         if unread > 0 {
             counters.skip(SkipReason::OutOfMemory, (unread * PFN_SIZE) as u64);
@@ -141,14 +142,9 @@ fn add(ranges: &mut Vec<GuestRange>, page: u64) {
 
 /// Counts the pages that the chain takes out of the balloon, list by list: which pages they are does
 /// not matter.
-pub(super) fn deflate(
-    head: ChainHead,
-    memory: &GuestMemory,
-    counters: &Counters,
-    limit: &LogLimit,
-) {
+pub(super) fn deflate(head: ChainHead, memory: &GuestMemory, counters: &Counters, log: &DeviceLog) {
     let (mut lists, mut pages) = (0, 0);
-    walk(head, memory, counters, limit, |_, pfns| {
+    walk(head, memory, counters, log, |_, pfns| {
         lists += 1;
         pages += pfns as u64;
     });
@@ -175,10 +171,10 @@ mod tests {
         let bytes: Vec<u8> = pfns.iter().flat_map(|pfn| pfn.to_le_bytes()).collect();
         memory.write_slice(&bytes, GuestAddress(LIST)).unwrap();
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-        let (counters, limit) = (Counters::default(), LogLimit::default());
+        let (counters, log) = (Counters::default(), DeviceLog::default());
         let mut ranges = vec![GuestRange::new(1, 1).unwrap()];
-        inflate(head, &memory, &mut ranges, &counters, &limit);
-        deflate(head, &memory, &Counters::default(), &limit);
+        inflate(head, &memory, &mut ranges, &counters, &log);
+        deflate(head, &memory, &Counters::default(), &log);
         let pages = |range: &GuestRange| {
             (range.start()..range.end()).step_by(usize::try_from(BALLOON_PAGE_SIZE).unwrap())
         };
@@ -276,7 +272,7 @@ mod tests {
         // The list is not even memory.
         write(&memory, TABLE, &[(1 << 40, 9, NEXT, 1), (LIST, 4, WRITE, 0)]);
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-        deflate(head, &memory, &counters, &LogLimit::default());
+        deflate(head, &memory, &counters, &DeviceLog::default());
         assert_eq!(counters.snapshot().deflate.bytes, 2 * BALLOON_PAGE_SIZE);
         assert_eq!(counters.snapshot().inflate.bytes, 0);
     }

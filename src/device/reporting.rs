@@ -1,10 +1,8 @@
 //! The reporting queue (virtio 1.3, section 5.5.6.7): each chain names pages that are free until
 //! the device returns it.
 
-use log::warn;
-
 use super::chain::{ChainError, ChainHead};
-use crate::log_limit::LogLimit;
+use super::log::DeviceLog;
 use crate::memory::{GuestMemory, GuestRange, RangeError};
 use crate::metrics::{Counters, SkipReason};
 
@@ -17,7 +15,7 @@ pub(super) fn collect(
     memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
     counters: &Counters,
-    limit: &LogLimit,
+    log: &DeviceLog,
 ) {
     ranges.clear();
     let mut bytes: u64 = 0;
@@ -38,12 +36,12 @@ pub(super) fn collect(
             SkipReason::NotWritable
         };
         counters.skip(skip, len);
-        limit.run(|| warn!("the guest reported {gpa:#x}, {len} bytes: {skip:?}, skipped"));
+        log.skipped_report(skip, gpa, len);
     });
     counters.reported(ranges.len() as u64, bytes);
     if let Err(error) = end {
         counters.skip(SkipReason::BrokenChain, bytes);
-        limit.run(|| warn!("a report breaks off, nothing of it is discarded: {error}"));
+        DeviceLog::broken(&log.broken_report, "a report", error);
         ranges.clear();
     }
 }

@@ -14,8 +14,9 @@ pub struct SavedBalloon {
     pub acked_features: Option<u64>,
     /// Pages of 4 KiB that are wanted in the balloon.
     pub num_pages: u32,
-    /// Pages of 4 KiB that the driver says are in it.
-    pub actual: u32,
+    /// Pages of 4 KiB that the driver says are in it; none if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actual: Option<u32>,
     /// Which round of hinting was wanted.
     pub free_page_hint_cmd_id: u32,
     /// Which ID the next round is to have: the driver knows those before it.

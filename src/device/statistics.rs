@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use log::warn;
 use serde::Serialize;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::ChainHead;
-use crate::log_limit::LogLimit;
+use super::log::DeviceLog;
 use crate::memory::GuestMemory;
 use crate::metrics::{Counters, SkipReason};
 
@@ -154,7 +153,7 @@ pub(super) fn read(
     head: ChainHead,
     memory: &GuestMemory,
     counters: &Counters,
-    limit: &LogLimit,
+    log: &DeviceLog,
 ) -> Option<Sample> {
     let mut copied = Copied { bytes: [0; MAX_STATISTICS * STATISTIC_SIZE], len: 0 };
     let end = head.walk(memory, |descriptor| {
@@ -173,7 +172,7 @@ pub(super) fn read(
     let bytes = &copied.bytes[..copied.len];
     if let Err(error) = end {
         counters.skip(SkipReason::BrokenChain, bytes.len() as u64);
-        limit.run(|| warn!("a statistics buffer breaks off: {error}"));
+        DeviceLog::broken(&log.broken_statistics, "a statistics buffer", error);
         return None;
     }
     parse(bytes, counters)
@@ -224,7 +223,7 @@ mod tests {
         memory.write_slice(bytes, GuestAddress(BUFFER)).unwrap();
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
         let counters = Counters::default();
-        (read(head, &memory, &counters, &LogLimit::default()), counters)
+        (read(head, &memory, &counters, &DeviceLog::default()), counters)
     }
 
     /// What one buffer of these bytes tells.

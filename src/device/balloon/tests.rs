@@ -55,7 +55,7 @@ fn reported_pages_are_handed_on_unless_something_forbids_it() {
     let reported = |acked, poison: Option<u32>| {
         let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
         if let Some(poison) = poison {
-            balloon.config().write(12, &poison.to_le_bytes());
+            balloon.config().write(12, &poison.to_le_bytes(), false);
         }
         balloon.set_acked_features(acked);
         let (handed, outcome) = serve(&balloon, QueueRole::Reporting, &[]);
@@ -76,7 +76,7 @@ fn reported_pages_are_handed_on_unless_something_forbids_it() {
 #[test]
 fn inflated_pages_are_handed_on_whatever_their_poison_and_deflated_ones_never() {
     let balloon = everything();
-    balloon.config().write(12, &7_u32.to_le_bytes());
+    balloon.config().write(12, &7_u32.to_le_bytes(), false);
     balloon.set_acked_features(POISON);
     let (handed, outcome) = serve(&balloon, QueueRole::Inflate, &3_u32.to_le_bytes());
     assert_eq!((handed, outcome), (page(0x3000), Outcome::Return));
@@ -159,9 +159,9 @@ fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
     assert_eq!(balloon.target_bytes(), 1 << 20);
     balloon.set_target(2 << 20).unwrap();
     assert_eq!(balloon.config().num_pages(), 512);
-    assert_eq!(balloon.actual_bytes(), 0);
-    balloon.config().write(4, &300_u32.to_le_bytes());
-    assert_eq!(balloon.actual_bytes(), 300 * 4096);
+    assert_eq!(balloon.actual_bytes(), None);
+    balloon.config().write(4, &300_u32.to_le_bytes(), false);
+    assert_eq!(balloon.actual_bytes(), Some(300 * 4096));
     assert_eq!(balloon.target_bytes(), 2 << 20);
 }
 
@@ -172,7 +172,7 @@ fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
     balloon.set_target(1 << 20).unwrap();
     balloon.set_statistics_interval(interval).unwrap();
     balloon.set_acked_features(STATISTICS | HINTS | REPORTING | POISON);
-    balloon.config().write(0, &[7; 16]);
+    balloon.config().write(0, &[7; 16], false);
     balloon.start_hinting().unwrap();
     serve(&balloon, QueueRole::Statistics, &[4, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     assert!(balloon.statistics().is_some());
@@ -181,7 +181,7 @@ fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
     assert_eq!((balloon.target_bytes(), balloon.statistics_interval()), (1 << 20, interval));
     let config = *balloon.config();
     assert_eq!((config.actual(), config.poison_val()), (0, 0));
-    assert!(!config.poison_is_known());
+    assert!(config.poison_is_known());
     assert_eq!(config.free_page_hint_cmd_id(), 0);
     assert!(balloon.statistics().is_none());
     assert_eq!(balloon.hinting().state, HintingState::Stopped);
@@ -200,7 +200,7 @@ fn a_device_goes_on_elsewhere_as_it_was() {
     let here = everything();
     here.set_target(3 << 20).unwrap();
     here.set_statistics_interval(Duration::from_secs(2)).unwrap();
-    here.config().write(4, &[1; 12]);
+    here.config().write(4, &[1; 12], false);
     here.set_acked_features(STATISTICS | HINTS | REPORTING | POISON | 1 << 32);
     let saved = here.save();
     let json = serde_json::to_string(&saved).unwrap();
