@@ -35,6 +35,20 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     socket_path: Option<PathBuf>,
 
+    /// Which users may connect to --socket-path: the octal mode of its file, such as 0660.
+    ///
+    /// A process needs write permission to connect, and whoever connects is the VMM: it sets the
+    /// guest's memory. 0600 lets the daemon's user in and no other. The umask has no effect.
+    #[arg(long, value_name = "MODE", default_value = "0600", conflicts_with = "fd")]
+    #[arg(value_parser = parse_mode)]
+    socket_mode: u32,
+
+    /// Group of the file of --socket-path, a name or a number; for a mode such as 0660.
+    ///
+    /// The daemon's user must be root or a member of it.
+    #[arg(long, value_name = "GROUP", conflicts_with = "fd")]
+    socket_group: Option<String>,
+
     /// Open file descriptor of the vhost-user socket, instead of --socket-path.
     ///
     /// For a VMM or a manager that starts the daemon itself. A descriptor that listens serves one
@@ -223,6 +237,10 @@ pub enum SocketSource {
 pub struct Config {
     /// Where frontends connect.
     pub socket: SocketSource,
+    /// Mode of the file of a socket that the daemon listens on.
+    pub socket_mode: u32,
+    /// Group of that file, a name or a number.
+    pub socket_group: Option<String>,
     /// Where to listen for control clients, if for any.
     pub control_socket: Option<PathBuf>,
     /// Where to listen for Prometheus, if at all; a loopback address.
@@ -273,7 +291,7 @@ pub enum ConfigError {
 }
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
-const MAX_SOCKET_PATH: usize = 107;
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 impl TryFrom<Args> for Config {
     type Error = ConfigError;
@@ -311,6 +329,8 @@ impl TryFrom<Args> for Config {
         device.check()?;
         Ok(Self {
             socket,
+            socket_mode: args.socket_mode,
+            socket_group: args.socket_group,
             control_socket,
             metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
@@ -344,6 +364,14 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| expected())?;
     number.checked_mul(1 << shift).ok_or_else(expected)
+}
+
+/// Reads the mode of a socket's file, in octal.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| format!("expected an octal mode such as 0600 or 0660, not {text:?}"))
 }
 
 fn parse_fd(text: &str) -> Result<RawFd, String> {
@@ -396,6 +424,7 @@ mod tests {
         assert_eq!(config.memory, MemoryOptions::default());
         assert_eq!((config.control_socket, config.metrics_address), (None, None));
         assert!(!config.paused);
+        assert_eq!((config.socket_mode, config.socket_group), (0o600, None));
     }
 
     #[test]
@@ -420,6 +449,9 @@ mod tests {
         );
         assert!(config.memory.hugetlb && config.paused);
         assert_eq!(config.log_level, LevelFilter::Debug);
+        let config =
+            super::tests::config(&["--socket-mode", "660", "--socket-group", "kvm"]).unwrap();
+        assert_eq!((config.socket_mode, config.socket_group.as_deref()), (0o660, Some("kvm")));
         let fd = Config::try_from(parse(&["--fd", "3"]).unwrap()).unwrap();
         assert_eq!(fd.socket, SocketSource::Fd(3));
     }

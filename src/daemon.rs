@@ -7,15 +7,12 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{error, info, warn};
-use rustix::fs::Mode;
-use rustix::process::umask;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::create_sigset;
@@ -27,7 +24,7 @@ use crate::log_limit::LogLimit;
 use crate::memory::Cause;
 use crate::session::{Session, SessionError};
 use crate::sigbus;
-use crate::socket::{self, Frontends, SocketError, SocketFile};
+use crate::socket::{self, Access, Frontends, Listening, SocketError, SocketFile};
 use crate::state::State;
 
 /// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
@@ -96,6 +93,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
         SocketSource::Path(path) => Err(path),
     };
+    let access = Access {
+        mode: config.socket_mode,
+        group: config.socket_group.as_deref().map(socket::group).transpose()?,
+    };
     let signals = signal_fd().map_err(resources("receive signals"))?;
     sigbus::install().map_err(resources("handle SIGBUS"))?;
     let operators = listen_for_operators(config)?;
@@ -110,12 +111,14 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let (statistics, deadline, retry) = (timer()?, timer()?, timer()?);
     let mut manager = Subscribers::new()?;
     let _control_file = operators.serve(&state, &mut manager)?;
+    let mut replaced = false;
     // The socket for frontends last: who finds it finds everything else, too.
     let (frontends, _socket_file) = match adopted {
         Ok(frontends) => (frontends, None),
         Err(path) => {
-            let (listener, file) = socket::listen(path)?;
-            (Frontends::Listener(listener), Some(file))
+            let listening = socket::listen(path, access)?;
+            replaced = listening.replaced;
+            (Frontends::Listener(listening.listener), Some(listening.file))
         }
     };
     let daemon = Rc::new(RefCell::new(Daemon {
@@ -138,6 +141,14 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         SocketSource::Path(path) => info!("listening on {}", path.display()),
         SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
     }
+    if replaced {
+        // It is not known whether a VMM was connected, nor which one.
+        warn!(
+            "replaced the socket of a daemon that died: a VMM that was connected to it may still \
+             run. QEMU does not connect again, and its guest keeps the memory that it frees until \
+             the VM is restarted; cloud-hypervisor tries for a minute"
+        );
+    }
     loop {
         let mut serving = daemon.borrow_mut();
         if let Some(result) = serving.ended.take() {
@@ -158,13 +169,8 @@ type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
 /// Listens for control clients and for Prometheus, as far as the configuration wants them.
 fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
     let control = match &config.control_socket {
-        Some(path) => {
-            // Of the process, but there is no thread yet. Whoever may connect may shrink the guest.
-            let before = umask(Mode::from_raw_mode(0o177));
-            let listening = socket::listen(path);
-            umask(before);
-            Some(listening?)
-        }
+        // A client can shrink the guest.
+        Some(path) => Some(socket::listen(path, Access::OWNER)?),
         None => None,
     };
     let listen = |address| {
@@ -175,7 +181,7 @@ fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
 
 /// Where control clients and Prometheus come from.
 struct Operators {
-    control: Option<(UnixListener, SocketFile)>,
+    control: Option<Listening>,
     metrics: Option<TcpListener>,
 }
 
@@ -188,7 +194,7 @@ impl Operators {
     ) -> Result<Option<SocketFile>, DaemonError> {
         let cannot = "serve control clients";
         let mut file = None;
-        if let Some((listener, made)) = self.control {
+        if let Some(Listening { listener, file: made, .. }) = self.control {
             let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
             manager.add_subscriber(Rc::new(RefCell::new(server)));
             file = Some(made);

@@ -1,21 +1,18 @@
-//! The socket that frontends come from: one to listen on, with the file that it leaves in the file
-//! system, or one that this process was started with.
+//! The socket that frontends come from: one to listen on (see [`publish`]), or one that this process
+//! was started with.
 
-use std::fs::{self, File, TryLockError};
+mod publish;
+
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use log::warn;
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getpeername, socket_with,
-};
+use rustix::net::{AddressFamily, SocketType, getpeername};
 
-use crate::emergency::{self, Registration};
+pub(crate) use publish::{Access, Listening, SocketFile, listen};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +23,21 @@ pub enum SocketError {
     /// Something that is not a socket; it is left alone.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
-    /// Another process is about to listen in the same folder.
-    #[error("another process is starting to listen beside {}, try again", .0.display())]
+    /// Another daemon does not finish replacing a dead socket.
+    #[error(
+        "cannot replace the dead socket {}: another process has held {}.lock for {} s",
+        .0.display(), .0.display(), publish::PATIENCE.as_secs()
+    )]
     Contended(PathBuf),
+    /// The lock file is not ours.
+    #[error(
+        "cannot replace the dead socket {}: {}.lock is not a file of this user; remove it",
+        .0.display(), .0.display()
+    )]
+    ForeignLock(PathBuf),
+    /// `--socket-group`.
+    #[error("--socket-group {0}: this machine has no such group")]
+    NoGroup(String),
     /// The kernel's reason.
     #[error("cannot listen on {}", path.display())]
     Bind {
@@ -102,125 +111,13 @@ pub(crate) fn adopt(fd: RawFd) -> Result<Frontends, SocketError> {
     }
 }
 
-/// The file of a listening socket; removed when dropped, if it is still the same file.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    inode: (u64, u64),
-    _emergency: Registration,
-}
-
-/// Listens on `path`. A socket that a dead process left there is replaced; anything else is not.
-pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
-    let fail = |source| SocketError::Bind { path: path.to_owned(), source };
-    // Of two that find the same dead socket, the second would remove the first one's new socket. A
-    // folder that cannot be opened cannot be locked; whether it will do is for `bind` to say.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = File::open(folder.unwrap_or(Path::new("."))).ok();
-    match folder.as_ref().map_or(Ok(()), File::try_lock) {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(SocketError::Contended(path.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(fail(error)),
+/// The number of the group that `--socket-group` names.
+pub(crate) fn group(name: &str) -> Result<u32, SocketError> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
     }
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            remove_stale(path)?;
-            UnixListener::bind(path)
-        }
-        result => result,
-    };
-    let listener = listener.map_err(fail)?;
-    let inode = inode(path).map_err(fail)?;
-    listener.set_nonblocking(true).map_err(fail)?;
-    let _emergency = emergency::remove_on_exit(path, inode);
-    Ok((listener, SocketFile { path: path.to_owned(), inode, _emergency }))
-}
-
-/// Removes the socket at `path` if nobody listens on it.
-fn remove_stale(path: &Path) -> Result<(), SocketError> {
-    let fail = |source| SocketError::Bind { path: path.to_owned(), source };
-    let metadata = fs::symlink_metadata(path).map_err(fail)?;
-    if !metadata.file_type().is_socket() {
-        return Err(SocketError::NotASocket(path.to_owned()));
-    }
-    match knock(path) {
-        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(fail),
-        _ => Err(SocketError::InUse(path.to_owned())),
-    }
-}
-
-/// Connects to whoever listens on `path`, and never waits for one who has too many waiting already.
-fn knock(path: &Path) -> rustix::io::Result<()> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)
-}
-
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Whoever has put something else there since keeps it.
-        let still_ours = inode(&self.path).is_ok_and(|inode| inode == self.inode);
-        if still_ours && let Err(error) = fs::remove_file(&self.path) {
-            warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        // A listener that goes leaves its file behind.
-        drop(UnixListener::bind(&path).unwrap());
-        let (listener, file) = listen(&path).unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
-        assert!(UnixStream::connect(&path).is_ok());
-        drop((listener, file));
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn who_lets_nobody_in_listens_all_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let busy = UnixListener::bind(&path).unwrap();
-        rustix::net::listen(&busy, 0).unwrap();
-        let _waits = UnixStream::connect(&path).unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::InUse(_))));
-    }
-
-    #[test]
-    fn of_two_at_once_one_is_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let folder = File::open(dir.path()).unwrap();
-        folder.lock().unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::Contended(_))));
-        drop(folder);
-        assert!(listen(&path).is_ok());
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        fs::write(&path, "precious").unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::NotASocket(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-        fs::remove_file(&path).unwrap();
-
-        let (_listener, file) = listen(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        let _other = UnixListener::bind(&path).unwrap();
-        drop(file);
-        assert!(path.exists());
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(SocketError::NoGroup(name.to_owned())),
     }
 }

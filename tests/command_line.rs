@@ -60,6 +60,8 @@ fn the_help_says_what_options_mean_and_what_they_risk() {
     let help = text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     for words in [
         "--socket-path <PATH>",
+        "--socket-mode <MODE>",
+        "--socket-group <GROUP>",
         "--fd <FDNUM>",
         "--control-socket <PATH>",
         "--metrics-address <ADDRESS:PORT>",
@@ -113,6 +115,11 @@ fn every_command_of_the_client_has_help() {
 const BAD: &[(&[&str], i32, &str)] = &[
     (&["--socket-path"], 2, "a value is required"),
     (&["--socket-path", "s", "--fd", "3"], 2, "cannot be used with"),
+    (&["--socket-mode", "0888"], 2, "expected an octal mode such as 0600 or 0660, not \"0888\""),
+    (&["--socket-mode", "1777"], 2, "expected an octal mode"),
+    (&["--fd", "3", "--socket-mode", "0660"], 2, "cannot be used with"),
+    (&["--fd", "3", "--socket-group", "0"], 2, "cannot be used with"),
+    (&["--socket-group", "no-such-group"], 1, "this machine has no such group"),
     (&["--fd", "x"], 2, "expected the number of an open socket, not \"x\""),
     (&["--fd", "-1"], 2, "'-1'"),
     (&["--fd=-1"], 1, "expected the number of an open socket, 3 or higher, not -1"),
