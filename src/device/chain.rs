@@ -8,7 +8,7 @@ use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, peek};
 
 /// Where a chain begins, and in which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub enum ChainError {
     /// A descriptor lies outside the guest's memory.
     #[error("descriptor {0} is not in guest memory")]
     Unreadable(u16),
+    /// The memory file that holds a descriptor cannot be read.
+    #[error("descriptor {0} cannot be read from its memory file")]
+    FileUnreadable(u16),
     /// An index is past the end of the descriptor table.
     #[error("descriptor {0} is past the end of the table")]
     PastTable(u16),
@@ -56,6 +59,10 @@ pub enum ChainError {
 
 /// Size of a descriptor in bytes.
 const DESCRIPTOR_SIZE: u32 = 16;
+const DESCRIPTOR_BYTES: usize = size_of::<Descriptor>();
+const _: () = assert!(DESCRIPTOR_BYTES == 16);
+/// Descriptors of an indirect table that are read at a time; Linux reports 32 ranges a chain.
+const WINDOW: usize = 128;
 
 impl ChainHead {
     /// Calls `visit` with each descriptor that names a buffer, in the order of the chain.
@@ -67,18 +74,20 @@ impl ChainHead {
         memory: &GuestMemory,
         mut visit: impl FnMut(Descriptor),
     ) -> Result<(), ChainError> {
-        let mut table = self.table;
         let mut table_len = u32::from(self.queue_size);
-        let mut indirect = false;
+        let mut indirect: Option<IndirectTable> = None;
         let mut index = self.index;
         // A chain is never longer than the queue, its indirect table included (2.7.5.3.1).
         for _ in 0..self.queue_size {
             if u32::from(index) >= table_len {
                 return Err(ChainError::PastTable(index));
             }
-            let mut descriptor = read(memory, table, index)?;
+            let mut descriptor = match &mut indirect {
+                Some(table) => table.read(memory, index)?,
+                None => read(memory, self.table, index)?,
+            };
             if descriptor.refers_to_indirect_table() {
-                if indirect {
+                if indirect.is_some() {
                     return Err(ChainError::NestedIndirect);
                 }
                 if descriptor.flags() & u16::try_from(VRING_DESC_F_NEXT).unwrap_or(0) != 0 {
@@ -88,8 +97,9 @@ impl ChainHead {
                 if len == 0 || len % DESCRIPTOR_SIZE != 0 {
                     return Err(ChainError::IndirectLength(len));
                 }
-                (table, table_len, indirect) = (descriptor.addr(), len / DESCRIPTOR_SIZE, true);
-                descriptor = read(memory, table, 0)?;
+                table_len = len / DESCRIPTOR_SIZE;
+                let table = IndirectTable::new(descriptor.addr(), table_len);
+                descriptor = indirect.insert(table).read(memory, 0)?;
                 if descriptor.refers_to_indirect_table() {
                     return Err(ChainError::NestedIndirect);
                 }
@@ -104,7 +114,51 @@ impl ChainHead {
     }
 }
 
-/// Reads descriptor `index` of the table at `table`, once: the guest may change it meanwhile.
+/// An indirect table, which is read without populating the guest's memory, a window at a time.
+struct IndirectTable {
+    start: GuestAddress,
+    len: u32,
+    /// Descriptors from `first` on, of which `filled` were read.
+    window: [[u8; DESCRIPTOR_BYTES]; WINDOW],
+    first: u16,
+    filled: usize,
+}
+
+impl IndirectTable {
+    fn new(start: GuestAddress, len: u32) -> Self {
+        Self { start, len, window: [[0; DESCRIPTOR_BYTES]; WINDOW], first: 0, filled: 0 }
+    }
+
+    /// Reads descriptor `index`, which the table has.
+    fn read(&mut self, memory: &GuestMemory, index: u16) -> Result<Descriptor, ChainError> {
+        let place = index.checked_sub(self.first).map(usize::from);
+        if let Some(bytes) = place.and_then(|place| self.window[..self.filled].get(place)) {
+            return Ok(descriptor(bytes));
+        }
+        let left = usize::try_from(self.len - u32::from(index)).unwrap_or(WINDOW);
+        let wanted = self.window[..left.min(WINDOW)].as_flattened_mut();
+        (self.first, self.filled) = (index, 0);
+        let at = u64::from(index) * u64::from(DESCRIPTOR_SIZE);
+        let at = self.start.checked_add(at).ok_or(ChainError::Unreadable(index))?;
+        let read = peek(memory, at, wanted).map_err(|_| ChainError::FileUnreadable(index))?;
+        self.filled = read / DESCRIPTOR_BYTES;
+        self.window[..self.filled].first().map(descriptor).ok_or(ChainError::Unreadable(index))
+    }
+}
+
+/// A descriptor as it lies in memory (virtio 1.3, 2.7.5), little-endian.
+fn descriptor(bytes: &[u8; DESCRIPTOR_BYTES]) -> Descriptor {
+    let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = *bytes;
+    Descriptor::new(
+        u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+        u32::from_le_bytes([l0, l1, l2, l3]),
+        u16::from_le_bytes([f0, f1]),
+        u16::from_le_bytes([n0, n1]),
+    )
+}
+
+/// Reads descriptor `index` of the queue's own table at `table`, once: the guest may change it
+/// meanwhile.
 fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descriptor, ChainError> {
     table
         .checked_add(u64::from(index) * u64::from(DESCRIPTOR_SIZE))
@@ -115,8 +169,10 @@ fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descrip
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::memory::GuestRegion;
     use proptest::prelude::*;
     use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_WRITE};
+    use vm_memory::{FileOffset, MmapRegion};
 
     pub(in super::super) const NEXT: u32 = VRING_DESC_F_NEXT;
     const INDIRECT: u32 = VRING_DESC_F_INDIRECT;
@@ -129,7 +185,10 @@ pub(super) mod tests {
 
     /// 64 KiB of guest memory from address 0 on.
     pub(in super::super) fn memory() -> GuestMemory {
-        GuestMemory::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap()
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.set_len(0x10000).unwrap();
+        let region = MmapRegion::from_file(FileOffset::new(file, 0), 0x10000).unwrap();
+        GuestMemory::from_regions(vec![GuestRegion::new(region, GuestAddress(0)).unwrap()]).unwrap()
     }
 
     /// Writes descriptors to the table at `table`.

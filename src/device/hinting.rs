@@ -12,10 +12,10 @@
 //! other ID are ignored. At the end the device sets `DONE`, and not before it has stopped touching
 //! the pages: then the driver uses them again.
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::chain::{ChainError, ChainHead};
-use crate::memory::{GuestMemory, GuestRange, RangeError};
+use crate::memory::{GuestMemory, GuestRange, RangeError, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// No pages are wanted; those that were hinted stay with the driver.
@@ -261,8 +261,11 @@ fn read_command(memory: &GuestMemory, at: GuestAddress, len: u64) -> Result<u32,
         return Err(SkipReason::Malformed);
     }
     let mut bytes = [0; size_of::<u32>()];
-    memory.read_slice(&mut bytes, at).map_err(|_| SkipReason::OutOfMemory)?;
-    Ok(u32::from_le_bytes(bytes))
+    match peek(memory, at, &mut bytes) {
+        Ok(read) if read == bytes.len() => Ok(u32::from_le_bytes(bytes)),
+        Ok(_) => Err(SkipReason::OutOfMemory),
+        Err(_) => Err(SkipReason::Unreadable),
+    }
 }
 
 #[cfg(test)]
@@ -270,6 +273,7 @@ mod tests {
     use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
     use super::*;
     use proptest::prelude::*;
+    use vm_memory::Bytes;
 
     const COMMANDS: u64 = 0x4000;
     const PAGE: u64 = 0x8000;

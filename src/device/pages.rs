@@ -11,12 +11,12 @@
 
 use log::warn;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, GuestAddress};
 
 use super::chain::ChainHead;
 use super::config_space::BALLOON_PAGE_SIZE;
 use super::log::DeviceLog;
-use crate::memory::{GuestMemory, GuestRange};
+use crate::memory::{GuestMemory, GuestRange, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// The most page frame numbers that are read of one chain: 16 MiB of pages.
@@ -27,8 +27,8 @@ pub(super) const MAX_PFNS: usize = 4096;
 
 /// Bytes of a page frame number.
 const PFN_SIZE: usize = size_of::<u32>();
-/// Bytes of guest memory that are copied at a time: a whole list of Linux's.
-const COPY_SIZE: usize = 1024;
+/// Bytes of guest memory that are copied at a time: a whole list of Linux's or Windows'.
+const COPY_SIZE: usize = 4096;
 
 /// Walks the lists of a chain: calls `take` with each descriptor that is one and with how many
 /// numbers of it count.
@@ -80,9 +80,8 @@ pub(super) fn inflate(
 ) {
     ranges.clear();
     let whole = walk(head, memory, counters, log, |descriptor, pfns| {
-        let unread = read(memory, descriptor.addr(), pfns, ranges);
-        if unread > 0 {
-            counters.skip(SkipReason::OutOfMemory, (unread * PFN_SIZE) as u64);
+        if let Err((reason, unread)) = read(memory, descriptor.addr(), pfns, ranges) {
+            counters.skip(reason, (unread * PFN_SIZE) as u64);
         }
     });
     let bytes = ranges.iter().map(GuestRange::len).sum();
@@ -93,34 +92,36 @@ pub(super) fn inflate(
     }
 }
 
-/// Adds the pages of a list of `pfns` numbers to `ranges`; returns how many of them could not be
-/// read.
+/// Adds the pages of a list of `pfns` numbers to `ranges`.
+///
+/// # Errors
+/// Why and how many of them could not be read.
 fn read(
     memory: &GuestMemory,
     list: GuestAddress,
     pfns: usize,
     ranges: &mut Vec<GuestRange>,
-) -> usize {
+) -> Result<(), (SkipReason, usize)> {
     let mut copy = [0; COPY_SIZE];
-    let (mut at, mut left) = (list, pfns);
+    let mut left = pfns;
     while left > 0 {
-        let taken = left.min(COPY_SIZE / PFN_SIZE);
-        let bytes = &mut copy[..taken * PFN_SIZE];
+        let done = ((pfns - left) * PFN_SIZE) as u64;
+        let at = list.checked_add(done).ok_or((SkipReason::OutOfMemory, left))?;
+        let wanted = left.min(COPY_SIZE / PFN_SIZE);
         // Copied before it is looked at: the guest may change it meanwhile.
-        if memory.read_slice(bytes, at).is_err() {
-            break;
-        }
-        for pfn in bytes.as_chunks().0 {
+        let copied = peek(memory, at, &mut copy[..wanted * PFN_SIZE])
+            .map_err(|_| (SkipReason::Unreadable, left))?;
+        let taken = copied / PFN_SIZE;
+        for pfn in copy[..taken * PFN_SIZE].as_chunks().0 {
             let page = u64::from(u32::from_le_bytes(*pfn)) * BALLOON_PAGE_SIZE;
             add(ranges, page);
         }
         left -= taken;
-        match at.0.checked_add(bytes.len() as u64) {
-            Some(next) => at = GuestAddress(next),
-            None => break,
+        if taken < wanted {
+            return Err((SkipReason::OutOfMemory, left));
         }
     }
-    left
+    Ok(())
 }
 
 /// Adds a page, to the last range if it lies behind or ahead of that one: most lists are runs.
@@ -156,6 +157,7 @@ mod tests {
     use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
     use super::*;
     use proptest::prelude::*;
+    use vm_memory::Bytes;
 
     /// Where the lists of these tests lie, and how much memory there is.
     const LIST: u64 = 0x4000;
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_not_memory_is_skipped() {
-        for list in [MEMORY, MEMORY - 8, u64::MAX - 3, u64::MAX] {
+        for list in [MEMORY, MEMORY - 3, u64::MAX - 3, u64::MAX] {
             let (pages, counters) = inflated(&[(list, 16, NEXT, 1), (LIST, 4, 0, 0)], &[9]);
             assert_eq!(pages, [0x9000]);
             assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 16);
@@ -250,11 +252,13 @@ mod tests {
 
     #[test]
     fn of_a_list_that_runs_out_of_memory_the_read_part_counts() {
-        let copied = u32::try_from(COPY_SIZE).unwrap();
-        let list = MEMORY - u64::from(copied);
-        let (pages, counters) = inflated(&[(list, copied + 4, 0, 0)], &[]);
-        assert_eq!(pages.len(), COPY_SIZE / PFN_SIZE);
-        assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 4);
+        // At the border of a copy, and within one.
+        for read in [u32::try_from(COPY_SIZE).unwrap(), 8] {
+            let list = MEMORY - u64::from(read);
+            let (pages, counters) = inflated(&[(list, read + 4, 0, 0)], &[]);
+            assert_eq!(pages.len(), read as usize / PFN_SIZE);
+            assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 4);
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::GuestAddress;
 
 use super::chain::ChainHead;
 use super::log::DeviceLog;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// Bytes of a statistic: a tag of 16 bits and a value of 64 behind it, packed.
@@ -134,11 +134,19 @@ impl Copied {
     /// Copies the next `len` bytes at `from`; returns how many there was no room for.
     ///
     /// # Errors
-    /// If not all that there is room for is guest memory; nothing is copied.
-    fn read(&mut self, memory: &GuestMemory, from: GuestAddress, len: usize) -> Result<usize, ()> {
+    /// If not all that there is room for is guest memory, or can be read; nothing is copied.
+    fn read(
+        &mut self,
+        memory: &GuestMemory,
+        from: GuestAddress,
+        len: usize,
+    ) -> Result<usize, SkipReason> {
         let room = &mut self.bytes[self.len..];
         let taken = len.min(room.len());
-        memory.read_slice(&mut room[..taken], from).map_err(|_| ())?;
+        let read = peek(memory, from, &mut room[..taken]).map_err(|_| SkipReason::Unreadable)?;
+        if read < taken {
+            return Err(SkipReason::OutOfMemory);
+        }
         self.len += taken;
         Ok(len - taken)
     }
@@ -166,7 +174,7 @@ pub(super) fn read(
         match copied.read(memory, descriptor.addr(), whole) {
             Ok(0) => {}
             Ok(left_out) => counters.skip(SkipReason::TooMany, left_out as u64),
-            Err(()) => counters.skip(SkipReason::OutOfMemory, len),
+            Err(reason) => counters.skip(reason, len),
         }
     });
     let bytes = &copied.bytes[..copied.len];
@@ -203,6 +211,7 @@ mod tests {
     use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
     use super::*;
     use proptest::prelude::*;
+    use vm_memory::Bytes;
 
     const BUFFER: u64 = 0x4000;
 

@@ -7,6 +7,7 @@ mod discard;
 mod inhibit;
 mod log_bitmap;
 mod options;
+mod peek;
 mod ranges;
 mod regions;
 mod writers_first;
@@ -18,6 +19,7 @@ pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
 pub use options::MemoryOptions;
+pub use peek::peek;
 pub use ranges::{GuestRange, Leading, Piece, RangeError, leading, merge, round_inward, split};
 pub use regions::{Region, RegionError, RegionTable};
 

@@ -52,10 +52,12 @@ pub enum SkipReason {
     PoisonNotTold,
     /// A control message of the frontend came first: none waits for more than one discarding call.
     Yielded,
+    /// Bytes of a list or table that could not be read from the memory file.
+    Unreadable,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 24] = [
+pub(super) const REASONS: [(SkipReason, &str); 25] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -80,6 +82,7 @@ pub(super) const REASONS: [(SkipReason, &str); 24] = [
     (SkipReason::NotHinting, "not_hinting"),
     (SkipReason::PoisonNotTold, "poison_not_told"),
     (SkipReason::Yielded, "yielded"),
+    (SkipReason::Unreadable, "unreadable"),
 ];
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

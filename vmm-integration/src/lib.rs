@@ -1,6 +1,7 @@
 //! The VMM's side: guests put in front of the daemon, and what is measured on the host.
 
 pub mod browser;
+pub mod cgroup;
 pub mod control;
 pub mod daemon;
 pub mod frontend;
