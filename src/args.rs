@@ -117,13 +117,20 @@ pub struct Args {
     #[arg(long)]
     no_reporting: bool,
 
-    /// How large the balloon is to be at first, in bytes, or with a suffix: K, M, G or T for powers
-    /// of 1024.
+    /// Memory that the balloon takes from the guest at first, in bytes, or with a suffix: K, M, G or
+    /// T for powers of 1024.
     ///
-    /// That much memory is taken from the guest, in whole pages of 4 KiB, as far as it can spare
-    /// it. Can be changed at run time, if the VMM takes messages from its backends.
+    /// The size is what the guest goes without, not what it keeps, in whole pages of 4 KiB. A size
+    /// that leaves a guest less than a reserve (an eighth of its memory and at least 256 MiB, or
+    /// half of a guest with less than 512 MiB) is refused when the guest reads it: the log says so,
+    /// and the guest keeps all. Can be changed at run time, if the VMM takes messages from its
+    /// backends.
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
     target: u64,
+
+    /// Lets --target leave a guest less than the reserve. Risks the guest's processes, or all of it.
+    #[arg(long, requires = "target")]
+    force_target: bool,
 
     /// Gives pages of hugetlbfs back to the host as well. Risks the guest's life: read --help
     /// first.
@@ -325,6 +332,7 @@ impl TryFrom<Args> for Config {
             must_tell_host: args.must_tell_host,
             reporting: !args.no_reporting,
             target_bytes: args.target,
+            force_target: args.force_target,
         };
         device.check()?;
         Ok(Self {
@@ -431,7 +439,7 @@ mod tests {
     fn every_option_arrives() {
         let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom --must-tell-host \
-            --no-reporting --target 512M --hugetlb --paused --log-level debug";
+            --no-reporting --target 512M --force-target --hugetlb --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
         assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
@@ -445,6 +453,7 @@ mod tests {
                 must_tell_host: true,
                 reporting: false,
                 target_bytes: 512 << 20,
+                force_target: true,
             }
         );
         assert!(config.memory.hugetlb && config.paused);

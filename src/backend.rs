@@ -290,6 +290,7 @@ impl VhostUserBackend for BalloonBackend {
         lock(&self.dirty).set_memory(Arc::clone(&memory)).map_err(io::Error::other)?;
         let regions = self.reclaimer.set_memory(memory).map_err(io::Error::other)?;
         self.state.set_regions(&regions);
+        self.state.balloon.set_memory_bytes(regions.bytes());
         Ok(())
     }
 

@@ -65,12 +65,12 @@ enum Command {
         #[arg(value_parser = parse_interval)]
         seconds: u32,
     },
-    /// Sets how large the balloon is to be: how much memory the guest has to do without.
-    Target {
-        /// Bytes, a multiple of 4K, or with a suffix: K, M, G or T for powers of 1024.
-        #[arg(value_parser = parse_size)]
-        size: u64,
-    },
+    /// Sets how much memory the balloon takes from the guest, or leaves to it.
+    ///
+    /// QEMU's `balloon`, libvirt's `setmem` and Proxmox take the number that is left to the guest:
+    /// that is --leave here. A target that leaves less than a reserve is refused: an eighth of the
+    /// guest's memory and at least 256 MiB, or half of a guest with less than 512 MiB.
+    Target(Target),
     /// Gives nothing back until it is resumed; the guest's reports are answered.
     Pause,
     /// Gives memory back again.
@@ -97,6 +97,36 @@ enum Command {
     },
     /// Prints the metrics as Prometheus reads them.
     Metrics,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+#[command(group(clap::ArgGroup::new("reading").args(["size", "take", "leave"]).required(true)))]
+struct Target {
+    /// Same as --take SIZE.
+    #[arg(value_parser = parse_size)]
+    size: Option<u64>,
+
+    /// Bytes that the guest goes without, a multiple of 4K, or with a suffix: K, M, G or T for
+    /// powers of 1024. 0 empties the balloon.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    take: Option<u64>,
+
+    /// Bytes that the guest keeps, in the same form; needs a connected VMM.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    leave: Option<u64>,
+
+    /// Leaves the guest less than the reserve. Risks the guest's processes, or all of it.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Target {
+    fn body(self) -> serde_json::Value {
+        match (self.size.or(self.take), self.leave) {
+            (Some(bytes), _) => json!({"bytes": bytes, "force": self.force}),
+            (None, leave) => json!({"leave_bytes": leave, "force": self.force}),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -171,7 +201,7 @@ impl CtlArgs {
             Command::StatisticsInterval { seconds } => {
                 put("/v1/statistics-interval", json!({"seconds": seconds}))?
             }
-            Command::Target { size } => put("/v1/target", json!({"bytes": size}))?,
+            Command::Target(target) => put("/v1/target", target.body())?,
             Command::Pause => post("/v1/pause")?,
             Command::Resume => post("/v1/resume")?,
             Command::Pin(range) => put("/v1/pins", memory(range))?,
@@ -192,6 +222,7 @@ impl CtlArgs {
             Command::Counters | Command::ResetCounters => show::counters(&answer),
             Command::Pause | Command::Resume => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
+            Command::Target(_) => show::target(&answer),
             // What was asked for is done, and it is known what that was.
             _ => Ok(String::new()),
         };

@@ -68,8 +68,9 @@ impl State {
 
     /// A frontend has connected, or has gone.
     pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
-        if frontend.is_some() {
-            self.balloon.begin_session();
+        match frontend.is_some() {
+            true => self.balloon.begin_session(),
+            false => self.balloon.set_memory_bytes(0),
         }
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
     }

@@ -225,7 +225,7 @@ fn a_bad_command_of_the_client_is_told_what_was_expected() {
     // Nobody is asked: it would wait for an answer.
     let listener = UnixListener::bind(&path).unwrap();
     for (bad, expected) in [
-        (&["target"][..], "<SIZE>"),
+        (&["target"][..], "--leave <SIZE>"),
         (&["target", "half"], "expected a number of bytes"),
         (&["target=4096"], "unrecognized subcommand"),
         (&["pin", "0x1000"], "<SIZE>"),

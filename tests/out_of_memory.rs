@@ -52,7 +52,9 @@ fn starve(test: &str, option: Option<&str>) -> Option<Outcome> {
     agent.write_file("/proc/sys/vm/overcommit_memory", "1").unwrap();
     let available = agent.meminfo().unwrap().bytes("MemAvailable");
     let target = (available - LEFT) & !(MIB - 1);
-    control.done("PUT", "/v1/target", &format!("{{\"bytes\": {target}}}")).unwrap();
+    control
+        .done("PUT", "/v1/target", &format!("{{\"bytes\": {target}, \"force\": true}}"))
+        .unwrap();
     wait_until(PATIENCE, LOOK_EVERY, || match actual() {
         now if now == target => Ok(()),
         now => Err(format!("{now} of {target} bytes in the balloon")),

@@ -6,7 +6,7 @@
 //! | `GET /v1/statistics` | | what the guest told last of how it uses its memory |
 //! | `POST /v1/statistics/refresh` | | asks the guest again; the answer does not wait for it |
 //! | `PUT /v1/statistics-interval` | `{"seconds": n}` | how often it is asked; 0 for never |
-//! | `PUT /v1/target` | `{"bytes": n}` | how large the balloon is to be |
+//! | `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | what the balloon takes, or leaves |
 //! | `POST /v1/pause`, `POST /v1/resume` | | whether anything is given back |
 //! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that stays |
 //! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exposition;
 use super::http::{Request, Response};
+use super::target::{self, TargetRequest, TargetView};
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
 use crate::args::LogLevel;
 use crate::device::IntervalError;
@@ -185,25 +186,22 @@ fn set_statistics_interval(state: &State, bytes: &[u8]) -> Answer {
     Ok(Response::json(&interval))
 }
 
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Target {
-    bytes: u64,
-}
-
 fn set_target(state: &State, bytes: &[u8]) -> Answer {
-    let target: Target = body(bytes, r#"{"bytes": 536870912}"#)?;
+    let target: TargetRequest = body(bytes, target::EXAMPLE)?;
+    let wanted = target.balloon_bytes(&state.balloon)?;
     let before = state.balloon.target_bytes();
     let set = |bytes| {
-        state.balloon.set_target(bytes).map_err(|error| Response::error(400, error.to_string()))
+        let set = state.balloon.set_target(bytes, target.force);
+        set.map_err(|error| Response::error(400, error.to_string()))
     };
-    set(target.bytes)?;
+    set(wanted)?;
     if let Err(error) = announce(state) {
         set(before)?;
         return Err(unavailable("the guest cannot be told of a new target", &error));
     }
-    info!("target {} bytes", target.bytes);
-    Ok(Response::json(&target))
+    let view = TargetView::of(&state.balloon);
+    info!("target {wanted} bytes{}", if target.force { ", forced" } else { "" });
+    Ok(Response::json(&view))
 }
 
 fn pause(state: &State, bytes: &[u8]) -> Answer {

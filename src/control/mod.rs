@@ -11,6 +11,7 @@
 //! | [`http`] | requests and answers as bytes |
 //! | [`api`] | what each path and method means for the device |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
+//! | [`target`] | how much the balloon takes or leaves |
 //! | [`views`] | the shape of what is shown |
 //! | [`client`] | a client for the other end |
 
@@ -21,4 +22,5 @@ pub mod exposition;
 pub mod http;
 mod names;
 pub mod server;
+pub mod target;
 pub mod views;

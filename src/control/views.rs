@@ -24,6 +24,8 @@ pub struct StatusView {
     pub queues: Vec<QueueView>,
     /// Bytes that are wanted in the balloon.
     pub target_bytes: u64,
+    /// Why the guest reads a target of 0 instead; none if it reads that one.
+    pub target_refused: Option<String>,
     /// Bytes that the guest says are in it; none if its driver has not said so to this daemon, or
     /// there is none.
     pub actual_bytes: Option<u64>,
@@ -64,6 +66,7 @@ impl StatusView {
             acked_features: balloon.session_features().map(names::features),
             queues: (0..NUM_QUEUES).filter_map(role).collect(),
             target_bytes: balloon.target_bytes(),
+            target_refused: balloon.refused_target().map(|refused| refused.to_string()),
             actual_bytes: state.actual_bytes(),
             statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
             hinting: HintingView::of(state),

@@ -2,6 +2,7 @@
 
 use serde_json::{Error, Value};
 
+use crate::control::target::TargetView;
 use crate::control::views::{HintingView, PausedView, StatisticsView, StatusView};
 
 /// Rows of a name and a value, the values in one column.
@@ -44,7 +45,8 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("version", status.version);
     table.row("frontend", if status.connected { "connected" } else { "none" });
     table.row("giving back", giving_back(&status.paused));
-    table.row("target", size(status.target_bytes));
+    let refused = status.target_refused.map(|why| format!(", refused: {why}"));
+    table.row("target", size(status.target_bytes) + &refused.unwrap_or_default());
     table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size));
     if let Some(memory) = &status.memory {
         let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
@@ -140,6 +142,18 @@ fn number(name: &str, value: u64) -> String {
         true => size(value),
         false => value.to_string(),
     }
+}
+
+/// A target in both readings.
+pub(super) fn target(answer: &str) -> Result<String, Error> {
+    let target: TargetView = serde_json::from_str(answer)?;
+    let taken = size(target.bytes);
+    Ok(match (target.leave_bytes, target.memory_bytes) {
+        (Some(left), Some(memory)) => {
+            format!("balloon {taken}, leaves {} of {} to the guest\n", size(left), size(memory))
+        }
+        _ => format!("balloon {taken}, kept until a VMM connects\n"),
+    })
 }
 
 pub(super) fn paused(answer: &str) -> Result<String, Error> {

@@ -1,10 +1,10 @@
 //! The state of the device, and what a chain on each of its queues means.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::chain::{ChainHead, Outcome};
 use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
@@ -18,6 +18,7 @@ use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
 use super::saved::{RestoreError, SavedBalloon};
 use super::statistics::{self, Sample};
+use super::target::TargetRefused;
 use super::{pages, reporting};
 use crate::memory::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
@@ -36,6 +37,12 @@ pub struct Balloon {
     hinting: Mutex<Hinting>,
     /// The configuration space has changed, and the driver was not told.
     config_changed: AtomicBool,
+    /// The operator wants the target, whatever it leaves to the guest.
+    target_forced: AtomicBool,
+    /// The log says that the target is refused.
+    refusal_logged: AtomicBool,
+    /// Bytes of memory that the frontend has announced; zero for none.
+    memory_bytes: AtomicU64,
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
     ranges: Mutex<Vec<GuestRange>>,
     counters: Arc<Counters>,
@@ -75,11 +82,14 @@ impl Balloon {
             statistics: Mutex::new(Polling { interval: options.statistics_interval, sample: None }),
             hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
+            target_forced: AtomicBool::new(options.force_target),
+            refusal_logged: AtomicBool::new(false),
+            memory_bytes: AtomicU64::new(0),
             ranges: Mutex::default(),
             counters,
             log: DeviceLog::default(),
         };
-        if let Err(error) = balloon.set_target(options.target_bytes) {
+        if let Err(error) = balloon.set_target(options.target_bytes, options.force_target) {
             warn!("the balloon stays empty: {error}");
         }
         balloon
@@ -163,7 +173,7 @@ impl Balloon {
     /// `size` bytes of the configuration space from `offset` on, for a driver of which a queue runs
     /// or not. A driver that begins reads nothing that the one before it has written.
     pub fn read_config(&self, offset: u32, size: u32, any_queue_runs: bool) -> Vec<u8> {
-        let config = *self.config();
+        let config = self.config_for_driver();
         match lock(&self.seen).is_current(any_queue_runs) {
             true => config.read(offset, size),
             false => config.for_a_driver_that_begins().read(offset, size),
@@ -243,12 +253,58 @@ impl Balloon {
     /// Sets how many bytes are wanted in the balloon. The driver is to be told
     /// ([`crate::state::Frontend::config_changed`]).
     ///
+    /// `forced` lets it take more than [`super::largest_target`], now and from a guest to come.
+    ///
     /// # Errors
     /// [`TargetError`]; the target stays.
-    pub fn set_target(&self, bytes: u64) -> Result<(), TargetError> {
+    pub fn set_target(&self, bytes: u64, forced: bool) -> Result<(), TargetError> {
         let pages = to_pages(bytes)?;
-        self.config().set_num_pages(pages);
+        let mut config = self.config();
+        config.set_num_pages(pages);
+        self.target_forced.store(forced, Ordering::Relaxed);
+        self.refusal_logged.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Takes note of how many bytes of memory the frontend has announced; zero for no frontend.
+    pub fn set_memory_bytes(&self, bytes: u64) {
+        self.memory_bytes.store(bytes, Ordering::Relaxed);
+        if bytes == 0 {
+            self.refusal_logged.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of memory that the guest has; `None` without a frontend.
+    ///
+    /// What the frontend announces may hold memory that is not plugged (virtio-mem), so a smaller
+    /// total in the guest's own statistics counts.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let announced = self.memory_bytes.load(Ordering::Relaxed);
+        let total = self.statistics().and_then(|sample| sample.values.total_bytes);
+        (announced > 0).then(|| total.map_or(announced, |total| total.min(announced)))
+    }
+
+    /// Why the target is kept from the guest, if it is: it leaves too little and is not forced.
+    ///
+    /// A target may be set before there is a guest, and meet one that is too small for it.
+    pub fn refused_target(&self) -> Option<TargetRefused> {
+        if self.target_forced.load(Ordering::Relaxed) {
+            return None;
+        }
+        TargetRefused::check(self.target_bytes(), self.memory_bytes()?).err()
+    }
+
+    /// The configuration space as the driver reads it: a target that is refused reads as zero.
+    fn config_for_driver(&self) -> ConfigSpace {
+        let refused = self.refused_target();
+        let mut config = *self.config();
+        if let Some(refused) = refused {
+            config.set_num_pages(0);
+            if !self.refusal_logged.swap(true, Ordering::Relaxed) {
+                error!("the guest keeps its memory, its target is refused: {refused}");
+            }
+        }
+        config
     }
 
     /// How many bytes are wanted in the balloon.
@@ -364,6 +420,8 @@ impl Balloon {
         hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
         let mut config = self.config();
         config.set_num_pages(saved.num_pages);
+        // The daemon that it comes from has let the guest have it.
+        self.target_forced.store(true, Ordering::Relaxed);
         config.set_actual(saved.actual);
         config.set_poison_val(saved.poison_val);
         config.set_free_page_hint_cmd_id(hinting.command_id());

@@ -15,6 +15,7 @@ mod pages;
 mod reporting;
 mod saved;
 mod statistics;
+mod target;
 
 pub use balloon::Balloon;
 pub use chain::Outcome;
@@ -29,3 +30,4 @@ pub use options::{
 };
 pub use saved::{RestoreError, SavedBalloon};
 pub use statistics::{Sample, Statistics};
+pub use target::{TargetRefused, largest_target, reserve};

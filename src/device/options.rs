@@ -29,6 +29,8 @@ pub struct DeviceOptions {
     pub reporting: bool,
     /// How large the balloon is to be at first, in bytes.
     pub target_bytes: u64,
+    /// Lets that size leave less than a reserve to the guest.
+    pub force_target: bool,
 }
 
 impl Default for DeviceOptions {
@@ -42,6 +44,7 @@ impl Default for DeviceOptions {
             must_tell_host: false,
             reporting: true,
             target_bytes: 0,
+            force_target: false,
         }
     }
 }

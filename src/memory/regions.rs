@@ -133,6 +133,12 @@ impl RegionTable {
         Ok(Self { regions: memory.iter().map(region_of).collect::<Result<_, _>>()? })
     }
 
+    /// Bytes of all regions.
+    pub fn bytes(&self) -> u64 {
+        // They do not overlap in 64 bits of addresses.
+        self.regions.iter().map(|region| region.range.len()).sum()
+    }
+
     /// The regions, sorted by address.
     pub fn regions(&self) -> &[Region] {
         &self.regions

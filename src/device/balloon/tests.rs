@@ -155,9 +155,9 @@ fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
     let options = DeviceOptions { target_bytes: 1 << 20, ..DeviceOptions::default() };
     let balloon = Balloon::new(options, Arc::default());
     assert_eq!(balloon.config().read(0, 4), 256_u32.to_le_bytes());
-    assert_eq!(balloon.set_target(1), Err(TargetError::NotPages(1)));
+    assert_eq!(balloon.set_target(1, false), Err(TargetError::NotPages(1)));
     assert_eq!(balloon.target_bytes(), 1 << 20);
-    balloon.set_target(2 << 20).unwrap();
+    balloon.set_target(2 << 20, false).unwrap();
     assert_eq!(balloon.config().num_pages(), 512);
     assert_eq!(balloon.actual_bytes(), None);
     balloon.config().write(4, &300_u32.to_le_bytes(), false);
@@ -169,7 +169,7 @@ fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
 fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
     let balloon = everything();
     let interval = Duration::from_secs(5);
-    balloon.set_target(1 << 20).unwrap();
+    balloon.set_target(1 << 20, false).unwrap();
     balloon.set_statistics_interval(interval).unwrap();
     balloon.set_acked_features(STATISTICS | HINTS | REPORTING | POISON);
     balloon.config().write(0, &[7; 16], false);
@@ -198,7 +198,7 @@ fn an_interval_needs_statistics() {
 #[test]
 fn a_device_goes_on_elsewhere_as_it_was() {
     let here = everything();
-    here.set_target(3 << 20).unwrap();
+    here.set_target(3 << 20, false).unwrap();
     here.set_statistics_interval(Duration::from_secs(2)).unwrap();
     here.config().write(4, &[1; 12], false);
     here.set_acked_features(STATISTICS | HINTS | REPORTING | POISON | 1 << 32);

@@ -1,0 +1,73 @@
+//! `PUT /v1/target`: how much memory the guest goes without, or how much it keeps.
+
+use serde::{Deserialize, Serialize};
+
+use super::http::Response;
+use crate::device::{Balloon, TargetRefused};
+
+/// An example of the body, for errors.
+pub(super) const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
+
+/// The body: exactly one of the two sizes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TargetRequest {
+    /// Bytes that the balloon takes from the guest.
+    bytes: Option<u64>,
+    /// Bytes that the balloon leaves to the guest.
+    leave_bytes: Option<u64>,
+    /// Lets the guest keep less than the reserve.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+
+impl TargetRequest {
+    /// Bytes that the balloon is to take.
+    ///
+    /// # Errors
+    /// The answer that says what is missing, or that it leaves the guest too little.
+    pub(super) fn balloon_bytes(&self, balloon: &Balloon) -> Result<u64, Response> {
+        let memory = balloon.memory_bytes();
+        let bytes = match (self.bytes, self.leave_bytes, memory) {
+            (Some(bytes), None, _) => bytes,
+            (None, Some(leave), Some(memory)) => memory.checked_sub(leave).ok_or_else(|| {
+                let text = format!("cannot leave {leave} bytes, the guest has {memory}");
+                Response::error(409, text)
+            })?,
+            (None, Some(_), None) => {
+                let text = "cannot leave that much: the guest's memory is not known before a VMM \
+                            connects. Say what to take (bytes), or wait";
+                return Err(Response::error(409, text));
+            }
+            _ => {
+                let text = format!("expected a body such as {EXAMPLE}, with one of the two sizes");
+                return Err(Response::error(400, text));
+            }
+        };
+        if let Some(memory) = memory.filter(|_| !self.force) {
+            TargetRefused::check(bytes, memory)
+                .map_err(|refused| Response::error(409, refused.to_string()))?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The answer: the target in both readings.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct TargetView {
+    /// Bytes that the balloon takes from the guest.
+    pub bytes: u64,
+    /// Bytes that it leaves; `null` while the guest's memory is not known.
+    pub leave_bytes: Option<u64>,
+    /// Bytes of memory that the guest has without a balloon; `null` while that is not known.
+    pub memory_bytes: Option<u64>,
+}
+
+impl TargetView {
+    /// The target now.
+    pub fn of(balloon: &Balloon) -> Self {
+        let (bytes, memory_bytes) = (balloon.target_bytes(), balloon.memory_bytes());
+        let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
+        Self { bytes, leave_bytes, memory_bytes }
+    }
+}
