@@ -181,7 +181,11 @@ Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no 
     -device vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128,config_size=16 \\
     ...
 
-SIGTERM and SIGINT end the daemon; the guest goes on, without giving memory back.
+SIGTERM and SIGINT end the daemon. End the VM first: what a running VM does without its backend depends
+on the VMM. crosvm ends the VM within a second. QEMU does not connect again: the guest keeps its memory
+and its balloon until QEMU is started again, its shutdown may hang, and QEMU 11.1 aborts if the guest
+reads the device's configuration. cloud-hypervisor tries to connect for 60 s, and aborts if the guest
+reads the configuration meanwhile.
 
 Exit status: 0 after SIGTERM or SIGINT, 1 where the daemon cannot start, 2 for a wrong command line, 3 \
 if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full.";
