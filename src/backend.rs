@@ -153,14 +153,6 @@ impl BalloonBackend {
         }
     }
 
-    /// Tells the driver of a change that it has not been told of, be it from before this session.
-    fn tell_driver(&self) {
-        if let Err(error) = self.state.tell_driver() {
-            self.limit
-                .run(|| warn!("cannot tell the driver that its configuration changed: {error}"));
-        }
-    }
-
     fn report_ring(&self, queue: usize, error: &RingError) {
         let source = std::error::Error::source(error);
         let source = source.map(|source| format!(": {source}")).unwrap_or_default();
@@ -193,7 +185,7 @@ impl BalloonBackend {
         if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
             self.state.balloon.restore(migration::decode(&state)?)?;
             info!("took over the state of a device that migrated here");
-            self.tell_driver();
+            self.state.tell_driver_later();
             if let Err(error) = self.state.interval_changed() {
                 warn!("cannot signal a new interval of the statistics: {error}");
             }
@@ -355,9 +347,10 @@ impl VhostUserBackend for BalloonBackend {
         if let Err(error) = drained {
             self.report_ring(index, &error);
         }
-        // Each queue that is enabled is an event, so that a driver whose frontend comes back hears
-        // of what has changed meanwhile.
-        self.tell_driver();
+        // Another thread tells the driver: here a channel that is full would keep chains waiting.
+        if balloon.take_changed_by_chain() {
+            self.state.tell_driver_later();
+        }
         Ok(())
     }
 

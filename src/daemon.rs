@@ -18,6 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::announcer::Announcer;
 use crate::args::{Config, SocketSource};
 use crate::control::server::Server;
 use crate::log_limit::LogLimit;
@@ -112,6 +113,8 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let mut manager = Subscribers::new()?;
     let _control_file = operators.serve(&state, &mut manager)?;
     let mut replaced = false;
+    let announcer = Announcer::new(&state).map_err(resources("tell drivers of changes"))?;
+    manager.add_subscriber(Rc::new(RefCell::new(announcer)));
     // The socket for frontends last: who finds it finds everything else, too.
     let (frontends, _socket_file) = match adopted {
         Ok(frontends) => (frontends, None),

@@ -18,6 +18,7 @@
 //! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
 //! | [`ctl`] | the operator's client |
 
+mod announcer;
 pub mod args;
 pub mod backend;
 pub mod control;

@@ -4,12 +4,14 @@
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use log::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
 use crate::vring::Rings;
+use crate::wake::Wake;
 
 /// What the daemon may ask of a connected frontend, from any thread.
 pub trait Frontend: Send + Sync {
@@ -24,6 +26,15 @@ pub trait Frontend: Send + Sync {
     /// # Errors
     /// If the queue's thread cannot be woken.
     fn poll_statistics(&self) -> io::Result<()>;
+}
+
+/// What became of a change that the driver is to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The driver has been told.
+    Now,
+    /// No driver runs. One that begins reads the change by itself, one that goes on is told then.
+    WhenADriverRuns,
 }
 
 /// One device and everything that is known of it, shared by the connection of the moment, the
@@ -41,6 +52,7 @@ pub struct State {
     pub rings: Arc<Rings>,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     interval_changed: OnceLock<EventFd>,
+    change_owed: OnceLock<Arc<Wake>>,
     /// Weak, so that no file of a guest is open for longer than its frontend is connected.
     regions: Mutex<Weak<RegionTable>>,
 }
@@ -57,6 +69,7 @@ impl State {
             rings: Arc::default(),
             frontend: Mutex::default(),
             interval_changed: OnceLock::new(),
+            change_owed: OnceLock::new(),
             regions: Mutex::default(),
         }
     }
@@ -97,13 +110,16 @@ impl State {
     }
 
     /// Tells the driver of a change of the configuration space that it has not been told of, if
-    /// there is one. Where that fails it stays due.
+    /// there is one. Where no queue runs, or that fails, it stays due.
     ///
     /// # Errors
     /// If there is no frontend, or what [`Frontend::config_changed`] says.
-    pub fn tell_driver(&self) -> io::Result<()> {
+    pub fn tell_driver(&self) -> io::Result<Told> {
+        if !self.rings.any_running() {
+            return Ok(Told::WhenADriverRuns);
+        }
         if !self.balloon.take_config_changed() {
-            return Ok(());
+            return Ok(Told::Now);
         }
         let told = match self.frontend() {
             Some(frontend) => frontend.config_changed(),
@@ -112,7 +128,36 @@ impl State {
         if told.is_err() {
             self.balloon.owe_config_change();
         }
-        told
+        told.map(|()| Told::Now)
+    }
+
+    /// The configuration space has changed: tells the driver, or has it told when one runs.
+    ///
+    /// # Errors
+    /// As [`State::tell_driver`].
+    pub fn announce_change(&self) -> io::Result<Told> {
+        self.balloon.owe_config_change();
+        self.tell_driver()
+    }
+
+    /// Has the driver told of what is due a little later, by another thread.
+    pub(crate) fn tell_driver_later(&self) {
+        if let Some(wake) = self.change_owed.get()
+            && let Err(error) = wake.signal()
+        {
+            warn!("cannot signal a change of the configuration: {error}");
+        }
+    }
+
+    /// Has whoever tells the driver of changes wait for this, too.
+    pub(crate) fn on_change_owed(&self, wake: Arc<Wake>) {
+        // There is one such thread.
+        let _ = self.change_owed.set(wake);
+    }
+
+    /// A queue has started: a driver runs.
+    pub(crate) fn driver_starts(&self) {
+        self.balloon.queue_runs();
     }
 
     /// Has whoever asks for statistics in their interval wait for this event, too.
@@ -144,6 +189,7 @@ impl State {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use virtio_queue::{Queue, QueueT};
 
     /// A frontend that can be told as often as this says, and not more often.
     struct Patient(AtomicUsize);
@@ -164,20 +210,27 @@ mod tests {
     #[test]
     fn a_change_is_due_until_the_driver_was_told() {
         let state = State::new(DeviceOptions::default(), MemoryOptions::default());
-        state.balloon.owe_config_change();
-        assert!(state.tell_driver().is_ok(), "without a driver there is nobody to owe it to");
+        let later = |told: io::Result<Told>| told.unwrap() == Told::WhenADriverRuns;
+        assert!(later(state.announce_change()), "without a driver there is nobody to owe it to");
         state.balloon.set_acked_features(0);
-        state.balloon.owe_config_change();
-        assert_eq!(state.tell_driver().unwrap_err().kind(), io::ErrorKind::NotConnected);
-        let frontend = Arc::new(Patient(AtomicUsize::new(0)));
+        let frontend = Arc::new(Patient(AtomicUsize::new(1)));
         state.set_frontend(Some(Arc::clone(&frontend) as Arc<dyn Frontend>));
-        assert_eq!(state.tell_driver().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        frontend.0.store(1, Ordering::Relaxed);
-        assert!(state.tell_driver().is_ok());
-        assert!(state.tell_driver().is_ok(), "told once, and not again");
+        // No queue runs: QEMU would die of it.
+        assert!(later(state.announce_change()));
+        assert_eq!(frontend.0.load(Ordering::Relaxed), 1);
+
+        state.rings.note(0, Some(&Queue::new(2).unwrap()));
+        assert_eq!(state.tell_driver().unwrap(), Told::Now);
+        assert_eq!(frontend.0.load(Ordering::Relaxed), 0);
+        assert_eq!(state.tell_driver().unwrap(), Told::Now, "told once, and not again");
+        assert_eq!(state.announce_change().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        frontend.0.store(2, Ordering::Relaxed);
+        state.tell_driver().unwrap();
+        assert_eq!(frontend.0.load(Ordering::Relaxed), 1, "what failed is told after all");
         // A new driver reads everything by itself.
         state.balloon.owe_config_change();
         state.balloon.reset();
-        assert!(state.tell_driver().is_ok());
+        state.tell_driver().unwrap();
+        assert_eq!(frontend.0.load(Ordering::Relaxed), 1);
     }
 }

@@ -144,16 +144,19 @@ fn state_of(options: DeviceOptions, change: impl FnOnce(&mut SavedBalloon)) -> V
 fn a_driver_that_migrated_in_a_round_of_hinting_is_told_of_its_end() {
     let hints =
         DeviceOptions { statistics: true, free_page_hints: true, ..DeviceOptions::default() };
-    let (inside, mut guest) = inside_with(hints, AttachOptions::default());
+    let args = vec!["--statistics".into(), "--free-page-hints".into()];
+    let options = DaemonOptions { args, ..DaemonOptions::default() };
+    let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
+    let mut guest =
+        Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
+    let features = guest.features();
     let state = state_of(hints, |saved| {
-        saved.acked_features = inside.state.balloon.acked_features();
+        saved.acked_features = Some(features);
         saved.free_page_hint_cmd_id = 7;
     });
     guest.load_state(&state).unwrap();
     assert!(guest.wait_config_change(TIMEOUT).unwrap());
     assert_eq!(guest.get_config().unwrap().free_page_hint_cmd_id, 1);
-    drop(guest);
-    inside.end();
 }
 
 /// Nothing else happens that could remind the daemon of its timer.

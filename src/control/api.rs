@@ -132,17 +132,8 @@ const STATS_VQ: u32 = 1;
 
 const NO_FRONTEND: &str = "expected a connected frontend, there is none";
 
-/// Tells the driver that the configuration space has changed; without a frontend, when there is one
-/// again.
-fn announce(state: &State) -> io::Result<()> {
-    match state.frontend() {
-        Some(frontend) => frontend.config_changed(),
-        None => {
-            state.balloon.owe_config_change();
-            Ok(())
-        }
-    }
-}
+const NO_DRIVER: &str = "expected a guest whose balloon driver runs, no queue of this one does: it is \
+                         paused or in a reset, or its driver is not loaded";
 
 fn status(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
@@ -160,8 +151,11 @@ fn refresh_statistics(state: &State, bytes: &[u8]) -> Answer {
         return Err(conflict("expected a daemon that was started with --statistics"));
     }
     let frontend = state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
-    if state.balloon.acked_features().is_none_or(|acked| acked >> STATS_VQ & 1 == 0) {
+    if state.balloon.session_features().is_none_or(|acked| acked >> STATS_VQ & 1 == 0) {
         return Err(conflict("expected a guest whose driver has acked statistics (bit 1)"));
+    }
+    if !state.driver().runs() {
+        return Err(conflict(NO_DRIVER));
     }
     frontend
         .poll_statistics()
@@ -195,7 +189,7 @@ fn set_target(state: &State, bytes: &[u8]) -> Answer {
         set.map_err(|error| Response::error(400, error.to_string()))
     };
     set(wanted)?;
-    if let Err(error) = announce(state) {
+    if let Err(error) = state.announce_change() {
         set(before)?;
         return Err(unavailable("the guest cannot be told of a new target", &error));
     }
@@ -254,9 +248,15 @@ fn unpin(state: &State, bytes: &[u8]) -> Answer {
 
 fn start_hinting(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
-    let frontend = state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
+    state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
+    // A round that nobody begins would stay under way.
+    let runs = state.driver().runs();
+    state.balloon.check_hinting().map_err(conflict)?;
+    if !runs {
+        return Err(conflict(NO_DRIVER));
+    }
     state.balloon.start_hinting().map_err(conflict)?;
-    if let Err(error) = frontend.config_changed() {
+    if let Err(error) = state.announce_change() {
         // The driver may have seen it even so; what it hints then is turned down.
         let _ = state.balloon.stop_hinting();
         return Err(unavailable("the guest cannot be asked for hints", &error));
@@ -269,9 +269,8 @@ fn stop_hinting(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
     state.balloon.stop_hinting().map_err(conflict)?;
     info!("hinting stopped");
-    announce(state).map_err(|error| {
-        // Its pages are its own again, and it is to know as soon as it can be told.
-        state.balloon.owe_config_change();
+    // Its pages are its own again, and it is to know as soon as it can be told.
+    state.announce_change().map_err(|error| {
         unavailable("hints are turned down from now on, but the guest cannot be told", &error)
     })?;
     Ok(Response::json(&HintingView::of(state)))

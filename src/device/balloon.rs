@@ -43,6 +43,8 @@ pub struct Balloon {
     refusal_logged: AtomicBool,
     /// Bytes of memory that the frontend has announced; zero for none.
     memory_bytes: AtomicU64,
+    /// It has changed by a chain.
+    changed_by_chain: AtomicBool,
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
     ranges: Mutex<Vec<GuestRange>>,
     counters: Arc<Counters>,
@@ -85,6 +87,7 @@ impl Balloon {
             target_forced: AtomicBool::new(options.force_target),
             refusal_logged: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
+            changed_by_chain: AtomicBool::new(false),
             ranges: Mutex::default(),
             counters,
             log: DeviceLog::default(),
@@ -250,8 +253,13 @@ impl Balloon {
         self.config_changed.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether a chain has changed the configuration space since this was asked last.
+    pub fn take_changed_by_chain(&self) -> bool {
+        self.changed_by_chain.swap(false, Ordering::Relaxed)
+    }
+
     /// Sets how many bytes are wanted in the balloon. The driver is to be told
-    /// ([`crate::state::Frontend::config_changed`]).
+    /// ([`crate::state::State::announce_change`]).
     ///
     /// `forced` lets it take more than [`super::largest_target`], now and from a guest to come.
     ///
@@ -339,22 +347,31 @@ impl Balloon {
     }
 
     /// Asks the driver for its free pages. It is to be told
-    /// ([`crate::state::Frontend::config_changed`]).
+    /// ([`crate::state::State::announce_change`]).
     ///
     /// # Errors
     /// [`HintingError`]; nothing changes.
     pub fn start_hinting(&self) -> Result<(), HintingError> {
+        self.check_hinting()?;
+        self.set_hinting(Hinting::start)
+    }
+
+    /// Whether the driver can be asked for its free pages.
+    ///
+    /// # Errors
+    /// [`HintingError`]
+    pub fn check_hinting(&self) -> Result<(), HintingError> {
         if !self.options.free_page_hints {
             return Err(HintingError::NotOffered);
         }
         if !self.acked().has(VIRTIO_BALLOON_F_FREE_PAGE_HINT) {
             return Err(HintingError::NotAcked);
         }
-        self.set_hinting(Hinting::start)
+        Ok(())
     }
 
     /// Asks the driver for no more free pages and lets it use those that it named. It is to be told
-    /// ([`crate::state::Frontend::config_changed`]).
+    /// ([`crate::state::State::announce_change`]).
     ///
     /// Does not wait for a chain that is being served. The driver gets its pages back after that,
     /// when [`Balloon::take_config_changed`] says so again.
@@ -500,6 +517,7 @@ impl Balloon {
         if hinting.finish(chain, count, bytes) {
             self.config().set_free_page_hint_cmd_id(hinting.command_id());
             self.config_changed.store(true, Ordering::Relaxed);
+            self.changed_by_chain.store(true, Ordering::Relaxed);
         }
     }
 

@@ -52,7 +52,6 @@ impl Rings {
     }
 
     /// Signals `wake` from now on whenever a queue starts to run.
-    #[allow(dead_code)] // until the device owes changes to a driver that comes
     pub(crate) fn on_start(&self, wake: Arc<Wake>) {
         self.on_start.lock().unwrap_or_else(PoisonError::into_inner).push(wake);
     }
@@ -65,7 +64,7 @@ impl Rings {
     }
 
     /// Takes note of a queue that runs (`Some`) or does not.
-    pub(super) fn note(&self, index: usize, queue: Option<&Queue>) {
+    pub(crate) fn note(&self, index: usize, queue: Option<&Queue>) {
         self.set(index, queue.map(places));
     }
 
