@@ -276,7 +276,7 @@ fn out_of_descriptors_it_waits_instead_of_spinning() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     let stderr = File::create(&log).unwrap();
-    let child = start_badly(&dir.path().join("s"), "ulimit -n 14;", stderr.into());
+    let child = start_badly(&dir.path().join("s"), "ulimit -n 22;", stderr.into());
     wait_until(TIMEOUT, LOOK_EVERY, || {
         let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
         if text.contains("cannot serve a frontend") { Ok(()) } else { Err(text) }
