@@ -72,7 +72,8 @@ impl BalloonBackend {
     pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> Self {
         let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
         Self {
-            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters),
+            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters)
+                .keeping(Arc::clone(&state.rings) as _),
             state,
             dirty: Mutex::default(),
             link,
