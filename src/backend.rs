@@ -173,9 +173,10 @@ impl BalloonBackend {
         drop(lock(&self.transfer).take());
         let transfer = match direction {
             VhostTransferStateDirection::SAVE => {
-                Transfer::save(file, migration::encode(&self.state.balloon.save())?, stop)?
+                let state = migration::encode(&self.state.balloon.save())?;
+                Transfer::save(&self.state.transfers, file, state, stop)?
             }
-            VhostTransferStateDirection::LOAD => Transfer::load(file, stop)?,
+            VhostTransferStateDirection::LOAD => Transfer::load(&self.state.transfers, file, stop)?,
         };
         *lock(&self.transfer) = Some(transfer);
         Ok(())
