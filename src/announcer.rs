@@ -1,4 +1,5 @@
-//! Tells the driver of changes of the configuration space that wait for something.
+//! Tells the driver of changes of the configuration space that wait for something, and the operator
+//! of a driver that does not come.
 //!
 //! A change waits while no queue runs. QEMU 11.1 ends with SIGSEGV of a
 //! `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG` that comes while no driver runs: before the driver is
@@ -29,9 +30,15 @@ const DONE_AFTER: Duration = Duration::from_millis(100);
 /// How long a channel that takes nothing is left in peace.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a VMM may be connected without a driver that reports before the log says so. Guests
+/// take a while to boot.
+const BOOTS_WITHIN: Duration = Duration::from_secs(60);
+
 const STARTED: u32 = 0;
 const LATER: u32 = 1;
 const TIMER: u32 = 2;
+const SESSION: u32 = 3;
+const PATIENCE: u32 = 4;
 
 /// A subscriber of the main loop.
 pub(crate) struct Announcer {
@@ -41,6 +48,9 @@ pub(crate) struct Announcer {
     /// The worker owes a change.
     later: Arc<Wake>,
     timer: TimerFd,
+    /// A frontend has connected, or has gone.
+    session: Arc<Wake>,
+    patience: TimerFd,
     failed: Latch,
 }
 
@@ -49,8 +59,11 @@ impl Announcer {
         let (started, later) = (Arc::new(Wake::new()?), Arc::new(Wake::new()?));
         state.rings.on_start(Arc::clone(&started));
         state.on_change_owed(Arc::clone(&later));
-        let timer = TimerFd::new().map_err(io::Error::from)?;
-        Ok(Self { state: Arc::clone(state), started, later, timer, failed: Latch::default() })
+        let session = Arc::new(Wake::new()?);
+        state.on_session(Arc::clone(&session));
+        let (timer, patience) = (TimerFd::new()?, TimerFd::new()?);
+        let (state, failed) = (Arc::clone(state), Latch::default());
+        Ok(Self { state, started, later, timer, session, patience, failed })
     }
 
     fn tell(&mut self) {
@@ -80,6 +93,8 @@ impl MutEventSubscriber for Announcer {
             Events::with_data(&self.started.as_fd(), STARTED, EventSet::IN),
             Events::with_data(&self.later.as_fd(), LATER, EventSet::IN),
             Events::with_data(&self.timer, TIMER, EventSet::IN),
+            Events::with_data(&self.session.as_fd(), SESSION, EventSet::IN),
+            Events::with_data(&self.patience, PATIENCE, EventSet::IN),
         ] {
             if let Err(error) = ops.add(events) {
                 warn!("cannot watch for changes of the configuration: {error:?}");
@@ -97,6 +112,22 @@ impl MutEventSubscriber for Announcer {
             LATER => {
                 self.later.clear();
                 self.tell_after(DONE_AFTER);
+            }
+            SESSION => {
+                self.session.clear();
+                let set = match self.state.frontend() {
+                    Some(_) => self.patience.reset(BOOTS_WITHIN, None),
+                    None => self.patience.clear(),
+                };
+                if let Err(error) = set {
+                    warn!("cannot set the timer for drivers: {error}");
+                }
+            }
+            PATIENCE => {
+                if let Err(error) = self.patience.wait() {
+                    warn!("cannot read a timer: {error}");
+                }
+                self.state.session_lasts();
             }
             _ => {
                 if let Err(error) = self.timer.wait() {

@@ -19,6 +19,9 @@ use crate::control::views::StatisticsView;
 /// The daemon gave no answer, or none that can be understood, or the guest gave none.
 const NO_ANSWER: u8 = 3;
 
+/// The daemon has kept what was asked for, and nothing happens until the guest's driver runs.
+const PENDING: u8 = 4;
+
 /// How often it is looked whether the guest has told its statistics.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -28,7 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
     disable_help_subcommand = true,
     after_help = "\
 The exit status is 0 if it was done, 1 if the daemon refused, 2 if the command line is wrong, and 3
-if no daemon answers, or no guest that was asked through it."
+if no daemon answers, or no guest that was asked through it. It is 4 if a target is kept and no driver
+runs in the guest: nothing happens until one does."
 )]
 pub struct CtlArgs {
     /// The daemon's --control-socket.
@@ -166,8 +170,8 @@ impl CtlArgs {
     pub fn run(&self) -> ExitCode {
         let client = Client::new(&self.control_socket, self.timeout());
         match self.ask(&client) {
-            Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
+            Ok((text, status)) => match io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => status,
                 // Who does not want to read on is no error, and cannot be told of others.
                 Err(_) => ExitCode::FAILURE,
             },
@@ -188,33 +192,18 @@ impl CtlArgs {
         Duration::from_secs(self.timeout.into())
     }
 
-    /// What to print.
-    fn ask(&self, client: &Client) -> Result<String, ClientError> {
-        let get = |path| client.ask("GET", path, None);
-        let post = |path| client.ask("POST", path, None);
-        let put = |path, body| client.ask("PUT", path, Some(&body));
-        let memory = |Memory { address, size }| json!({"address": address, "bytes": size});
-        let answer = match self.command {
-            Command::Status => get("/v1/status")?,
-            Command::Statistics { refresh: false } => get("/v1/statistics")?,
-            Command::Statistics { refresh: true } => self.refreshed(client)?,
-            Command::StatisticsInterval { seconds } => {
-                put("/v1/statistics-interval", json!({"seconds": seconds}))?
+    /// What to print, and the exit status.
+    fn ask(&self, client: &Client) -> Result<(String, ExitCode), ClientError> {
+        let answer = self.answer(client)?;
+        let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
+        let status = match self.command {
+            Command::Target(_) if show::is_pending(&answer).map_err(unreadable)? => {
+                ExitCode::from(PENDING)
             }
-            Command::Target(target) => put("/v1/target", target.body())?,
-            Command::Pause => post("/v1/pause")?,
-            Command::Resume => post("/v1/resume")?,
-            Command::Pin(range) => put("/v1/pins", memory(range))?,
-            Command::Unpin(range) => client.ask("DELETE", "/v1/pins", Some(&memory(range)))?,
-            Command::Hinting { action: HintingAction::Start } => post("/v1/hinting/start")?,
-            Command::Hinting { action: HintingAction::Stop } => post("/v1/hinting/stop")?,
-            Command::Counters => get("/v1/counters")?,
-            Command::ResetCounters => post("/v1/counters/reset")?,
-            Command::LogLevel { level } => put("/v1/log-level", json!({"level": level}))?,
-            Command::Metrics => return get("/metrics"),
+            _ => ExitCode::SUCCESS,
         };
         if self.json {
-            return Ok(answer);
+            return Ok((answer, status));
         }
         let shown = match self.command {
             Command::Status => show::status(&answer),
@@ -223,10 +212,38 @@ impl CtlArgs {
             Command::Pause | Command::Resume => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
+            Command::Metrics => Ok(answer),
             // What was asked for is done, and it is known what that was.
             _ => Ok(String::new()),
         };
-        shown.map_err(|error| ClientError::NotAnAnswer(error.to_string()))
+        Ok((shown.map_err(unreadable)?, status))
+    }
+
+    /// What the daemon answers.
+    fn answer(&self, client: &Client) -> Result<String, ClientError> {
+        let get = |path| client.ask("GET", path, None);
+        let post = |path| client.ask("POST", path, None);
+        let put = |path, body| client.ask("PUT", path, Some(&body));
+        let memory = |Memory { address, size }| json!({"address": address, "bytes": size});
+        match self.command {
+            Command::Status => get("/v1/status"),
+            Command::Statistics { refresh: false } => get("/v1/statistics"),
+            Command::Statistics { refresh: true } => self.refreshed(client),
+            Command::StatisticsInterval { seconds } => {
+                put("/v1/statistics-interval", json!({"seconds": seconds}))
+            }
+            Command::Target(target) => put("/v1/target", target.body()),
+            Command::Pause => post("/v1/pause"),
+            Command::Resume => post("/v1/resume"),
+            Command::Pin(range) => put("/v1/pins", memory(range)),
+            Command::Unpin(range) => client.ask("DELETE", "/v1/pins", Some(&memory(range))),
+            Command::Hinting { action: HintingAction::Start } => post("/v1/hinting/start"),
+            Command::Hinting { action: HintingAction::Stop } => post("/v1/hinting/stop"),
+            Command::Counters => get("/v1/counters"),
+            Command::ResetCounters => post("/v1/counters/reset"),
+            Command::LogLevel { level } => put("/v1/log-level", json!({"level": level})),
+            Command::Metrics => get("/metrics"),
+        }
     }
 
     /// Has the guest asked, and waits for what it tells.

@@ -143,6 +143,7 @@ impl Session {
                 Ok(()) => info!("frontend disconnected"),
                 Err(error) => report("connection closed", &error),
             }
+            shared.session_ends();
             shared.set_frontend(None);
             // Joins the worker, and unmaps the guest's memory.
             drop(framework);

@@ -2,12 +2,14 @@
 //! frontend that comes back goes on where it was.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use log::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
+use crate::log_limit::LogLimit;
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
 use crate::migration::Transfers;
@@ -56,6 +58,10 @@ pub struct State {
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     interval_changed: OnceLock<EventFd>,
     change_owed: OnceLock<Arc<Wake>>,
+    sessions: OnceLock<Arc<Wake>>,
+    /// [`Rings::version`] when the frontend connected.
+    rings_at_connect: AtomicU64,
+    no_driver: LogLimit,
     /// Weak, so that no file of a guest is open for longer than its frontend is connected.
     regions: Mutex<Weak<RegionTable>>,
 }
@@ -74,6 +80,9 @@ impl State {
             frontend: Mutex::default(),
             interval_changed: OnceLock::new(),
             change_owed: OnceLock::new(),
+            sessions: OnceLock::new(),
+            rings_at_connect: AtomicU64::new(0),
+            no_driver: LogLimit::default(),
             regions: Mutex::default(),
         }
     }
@@ -86,10 +95,18 @@ impl State {
     /// A frontend has connected, or has gone.
     pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
         match frontend.is_some() {
-            true => self.balloon.begin_session(),
+            true => {
+                self.balloon.begin_session();
+                self.rings_at_connect.store(self.rings.version(), Ordering::Relaxed);
+            }
             false => self.balloon.set_memory_bytes(0),
         }
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
+        if let Some(wake) = self.sessions.get()
+            && let Err(error) = wake.signal()
+        {
+            warn!("cannot signal a session: {error}");
+        }
     }
 
     /// How far the driver has come.
@@ -153,10 +170,35 @@ impl State {
         }
     }
 
+    /// Signals `wake` from now on whenever a frontend connects or goes.
+    pub(crate) fn on_session(&self, wake: Arc<Wake>) {
+        // One thread watches sessions.
+        let _ = self.sessions.set(wake);
+    }
+
     /// Has whoever tells the driver of changes wait for this, too.
     pub(crate) fn on_change_owed(&self, wake: Arc<Wake>) {
         // There is one such thread.
         let _ = self.change_owed.set(wake);
+    }
+
+    /// Says so if a session ends in which no driver ran: it looked like one that works.
+    pub(crate) fn session_ends(&self) {
+        let state = self.driver();
+        if self.rings.version() == self.rings_at_connect.load(Ordering::Relaxed)
+            && let Some(hint) = state.hint(self.balloon.options().reporting)
+        {
+            self.no_driver.run(|| warn!("no driver ran in this session: {hint}"));
+        }
+    }
+
+    /// Says so if no driver reports some time after a VMM has connected.
+    pub(crate) fn session_lasts(&self) {
+        let state = self.driver();
+        let waits = matches!(state, DriverState::NoDriver | DriverState::NotReporting);
+        if let Some(hint) = state.hint(self.balloon.options().reporting).filter(|_| waits) {
+            self.no_driver.run(|| warn!("a VMM is connected and nothing is reported: {hint}"));
+        }
     }
 
     /// A queue has started: a driver runs.
@@ -192,7 +234,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use virtio_queue::{Queue, QueueT};
 
     /// A frontend that can be told as often as this says, and not more often.

@@ -102,6 +102,9 @@ fn the_status_tells_who_is_connected_and_what_is_negotiated() {
     }
     let roles: Vec<_> = status["queues"].as_array().unwrap().iter().map(|q| &q["role"]).collect();
     assert_eq!(roles, ["inflate", "deflate", "statistics", "reporting", "reporting"]);
+    let runs: Vec<_> = status["queues"].as_array().unwrap().iter().map(|q| &q["runs"]).collect();
+    // Linux's driver has four; the specification has reports on the fifth.
+    assert_eq!(runs, [true, true, true, true, false]);
     let memory = &status["memory"];
     assert_eq!(memory["resident_bytes"], guest.ram().resident_bytes().unwrap());
     let regions = memory["regions"].as_array().unwrap();
@@ -147,7 +150,7 @@ fn a_target_reaches_the_guest() {
     // With nobody connected it waits for who comes.
     assert_eq!(
         one.control.done("PUT", "/v1/target", r#"{"bytes":4096}"#).unwrap(),
-        json!({"bytes": 4096, "leave_bytes": null, "memory_bytes": null})
+        json!({"bytes": 4096, "leave_bytes": null, "memory_bytes": null, "pending": true})
     );
     let mut guest = one.attach();
     assert_eq!(guest.get_config().unwrap().num_pages, 1);

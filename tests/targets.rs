@@ -64,7 +64,9 @@ fn target_either_reading_same_balloon() {
     let (mut guest, memory) = daemon.attach();
     let taken = MIB / 2;
     let answer = |body: Value| daemon.control.done("PUT", "/v1/target", &body.to_string()).unwrap();
-    let expected = json!({"bytes": taken, "leave_bytes": memory - taken, "memory_bytes": memory});
+    let leave = memory - taken;
+    let expected =
+        json!({"bytes": taken, "leave_bytes": leave, "memory_bytes": memory, "pending": false});
     assert_eq!(answer(json!({"bytes": taken})), expected);
     assert_eq!(answer(json!({"leave_bytes": memory - taken})), expected);
     for args in [["--take", "512K"], ["--leave", &(memory - taken).to_string()]] {

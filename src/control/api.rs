@@ -189,12 +189,16 @@ fn set_target(state: &State, bytes: &[u8]) -> Answer {
         set.map_err(|error| Response::error(400, error.to_string()))
     };
     set(wanted)?;
-    if let Err(error) = state.announce_change() {
-        set(before)?;
-        return Err(unavailable("the guest cannot be told of a new target", &error));
-    }
-    let view = TargetView::of(&state.balloon);
-    info!("target {wanted} bytes{}", if target.force { ", forced" } else { "" });
+    let told = match state.announce_change() {
+        Ok(told) => told,
+        Err(error) => {
+            set(before)?;
+            return Err(unavailable("the guest cannot be told of a new target", &error));
+        }
+    };
+    let view = TargetView::of(&state.balloon, told);
+    let forced = if target.force { ", forced" } else { "" };
+    info!("target {wanted} bytes{forced}{}", if view.pending { ", no driver runs" } else { "" });
     Ok(Response::json(&view))
 }
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::views::{MemoryView, PausedView, StatisticsView};
+use crate::device::DriverState;
 use crate::metrics::Snapshot;
 use crate::state::State;
 
@@ -34,6 +35,7 @@ pub fn text(state: &State) -> Result<String, fmt::Error> {
 struct Picture {
     counts: Snapshot,
     connected: bool,
+    driver: DriverState,
     target_bytes: u64,
     actual_bytes: Option<u64>,
     paused: PausedView,
@@ -47,6 +49,7 @@ impl Picture {
         Self {
             counts: state.counters.snapshot(),
             connected: state.frontend().is_some(),
+            driver: state.driver(),
             target_bytes: state.balloon.target_bytes(),
             actual_bytes: state.actual_bytes(),
             paused: PausedView::of(state),
@@ -123,6 +126,9 @@ impl Picture {
     /// What the operator has set, and where it led.
     fn memory(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge("connected", "Whether a frontend is connected", None, self.connected.into())?;
+        let states = DriverState::ALL
+            .map(|state| ([("state", state.name())], u64::from(state == self.driver)));
+        page.gauges("driver", "How far the guest's driver has come", states.into_iter())?;
         let target = "Wanted in the balloon";
         page.gauge("target", target, Some(Unit::Bytes), self.target_bytes)?;
         if let Some(bytes) = self.actual_bytes {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::http::Response;
 use crate::device::{Balloon, TargetRefused};
+use crate::state::Told;
 
 /// An example of the body, for errors.
 pub(super) const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
@@ -61,13 +62,15 @@ pub struct TargetView {
     pub leave_bytes: Option<u64>,
     /// Bytes of memory that the guest has without a balloon; `null` while that is not known.
     pub memory_bytes: Option<u64>,
+    /// No driver runs: the target is kept, and told to one that does.
+    pub pending: bool,
 }
 
 impl TargetView {
-    /// The target now.
-    pub fn of(balloon: &Balloon) -> Self {
+    /// The target now, and what became of it.
+    pub fn of(balloon: &Balloon, told: Told) -> Self {
         let (bytes, memory_bytes) = (balloon.target_bytes(), balloon.memory_bytes());
         let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
-        Self { bytes, leave_bytes, memory_bytes }
+        Self { bytes, leave_bytes, memory_bytes, pending: told == Told::WhenADriverRuns }
     }
 }

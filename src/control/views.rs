@@ -16,11 +16,16 @@ pub struct StatusView {
     pub version: String,
     /// Whether a frontend is connected.
     pub connected: bool,
+    /// How far the guest's driver has come: a name of
+    /// [`crate::device::DriverState`].
+    pub driver: String,
+    /// What to look into, if nothing is reported.
+    pub driver_hint: Option<String>,
     /// Features that the device offers.
     pub offered_features: Vec<String>,
     /// Features that the guest's driver has acked in this session; none if there is no driver.
     pub acked_features: Option<Vec<String>>,
-    /// What each queue carries, which follows from the acked features; empty without a driver.
+    /// The queues, if features were acked in this session.
     pub queues: Vec<QueueView>,
     /// Bytes that are wanted in the balloon.
     pub target_bytes: u64,
@@ -38,7 +43,11 @@ pub struct StatusView {
     pub paused: PausedView,
     /// Memory that stays.
     pub pins: Vec<PinView>,
-    /// The guest's memory; none if there is none yet.
+    /// Bytes of memory that the guest's own statistics tell of, without those in the balloon; none
+    /// if it tells none.
+    pub guest_total_bytes: Option<u64>,
+    /// The memory that the VMM has announced; none if there is none yet. It may hold memory that is
+    /// not plugged.
     pub memory: Option<MemoryView>,
     /// The least important messages that are logged.
     pub log_level: LogLevel,
@@ -48,10 +57,11 @@ impl StatusView {
     /// The status now.
     pub fn of(state: &State) -> Self {
         let balloon = &state.balloon;
-        let role = |index| {
+        let (driver, running) = (state.driver(), state.rings.running());
+        let queue = |index: usize| {
             balloon.session_features()?;
-            let role = names::role(balloon.role(index)?).to_owned();
-            Some(QueueView { index, role })
+            let role = balloon.negotiated_role(index).map_or("none", names::role).to_owned();
+            Some(QueueView { index, role, runs: running[index] })
         };
         let pins = state.inhibit.pins();
         let pin = |pin: crate::memory::Pin| PinView {
@@ -62,9 +72,11 @@ impl StatusView {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connected: state.frontend().is_some(),
+            driver: driver.name().to_owned(),
+            driver_hint: driver.hint(balloon.options().reporting).map(str::to_owned),
             offered_features: names::features(balloon.offered()),
             acked_features: balloon.session_features().map(names::features),
-            queues: (0..NUM_QUEUES).filter_map(role).collect(),
+            queues: (0..NUM_QUEUES).filter_map(queue).collect(),
             target_bytes: balloon.target_bytes(),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
             actual_bytes: state.actual_bytes(),
@@ -72,6 +84,7 @@ impl StatusView {
             hinting: HintingView::of(state),
             paused: PausedView::of(state),
             pins: pins.into_iter().map(pin).collect(),
+            guest_total_bytes: state.statistics().and_then(|sample| sample.values.total_bytes),
             memory: MemoryView::of(state),
             log_level: LogLevel::now(),
         }
@@ -83,8 +96,10 @@ impl StatusView {
 pub struct QueueView {
     /// Its index.
     pub index: usize,
-    /// What it carries.
+    /// What it carries; `none` where no negotiated feature brings it.
     pub role: String,
+    /// Whether the guest's driver has set it up and it is served.
+    pub runs: bool,
 }
 
 /// Why nothing is given back now; each cause comes and goes by itself.

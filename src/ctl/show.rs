@@ -44,19 +44,27 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     let mut table = Table::default();
     table.row("version", status.version);
     table.row("frontend", if status.connected { "connected" } else { "none" });
+    table.row("driver", driver(&status.driver));
+    if let Some(hint) = status.driver_hint {
+        table.row("  look into", hint);
+    }
     table.row("giving back", giving_back(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
     table.row("target", size(status.target_bytes) + &refused.unwrap_or_default());
     table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size));
     if let Some(memory) = &status.memory {
         let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
-        table.row("guest memory", format!("{}, {resident} resident", size(memory.bytes)));
+        // Memory that virtio-mem has not plugged is announced, too.
+        table.row("memory of the VMM", format!("{}, {resident} resident", size(memory.bytes)));
         for region in &memory.regions {
             let kind = if region.hugetlb { "hugetlb" } else { "shared" };
             let pages = size(region.page_bytes);
             let text = format!("{} of {kind} memory, {pages} pages", size(region.bytes));
             table.row(format!("  at {:#x}", region.address), text);
         }
+    }
+    if let Some(total) = status.guest_total_bytes {
+        table.row("memory of the guest", format!("{}, as it says", size(total)));
     }
     table.row(
         "pins",
@@ -81,10 +89,24 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     let acked = status.acked_features.as_deref();
     table.row("acked features", acked.map_or("no driver yet".to_owned(), list));
     for queue in &status.queues {
-        table.row(format!("queue {}", queue.index), queue.role.as_str());
+        let runs = if queue.runs { queue.role.as_str() } else { "does not run" };
+        table.row(format!("queue {}", queue.index), runs);
     }
     table.row("log level", format!("{:?}", status.log_level).to_lowercase());
     Ok(table.text())
+}
+
+/// A name of `DriverState` in words.
+fn driver(state: &str) -> String {
+    match state {
+        "no_frontend" | "no_driver" => "none".to_owned(),
+        "stopped" => "stopped, no queue runs".to_owned(),
+        "not_reporting" => "runs, and does not report".to_owned(),
+        "no_report_yet" => "runs, no report yet".to_owned(),
+        "reporting" => "runs, and reports".to_owned(),
+        // Of a newer daemon.
+        other => other.to_owned(),
+    }
 }
 
 pub(super) fn statistics(answer: &str) -> Result<String, Error> {
@@ -144,16 +166,24 @@ fn number(name: &str, value: u64) -> String {
     }
 }
 
+/// Whether a target waits for a driver.
+pub(super) fn is_pending(answer: &str) -> Result<bool, Error> {
+    Ok(serde_json::from_str::<TargetView>(answer)?.pending)
+}
+
 /// A target in both readings.
 pub(super) fn target(answer: &str) -> Result<String, Error> {
     let target: TargetView = serde_json::from_str(answer)?;
     let taken = size(target.bytes);
-    Ok(match (target.leave_bytes, target.memory_bytes) {
+    let text = match (target.leave_bytes, target.memory_bytes) {
         (Some(left), Some(memory)) => {
-            format!("balloon {taken}, leaves {} of {} to the guest\n", size(left), size(memory))
+            format!("balloon {taken}, leaves {} of {} to the guest", size(left), size(memory))
         }
-        _ => format!("balloon {taken}, kept until a VMM connects\n"),
-    })
+        _ => format!("balloon {taken}"),
+    };
+    let pending =
+        if target.pending { "; kept, no driver runs: nothing happens until one does" } else { "" };
+    Ok(format!("{text}{pending}\n"))
 }
 
 pub(super) fn paused(answer: &str) -> Result<String, Error> {

@@ -10,8 +10,8 @@ use super::chain::{ChainHead, Outcome};
 use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
 use super::driver::{DriverState, Seen};
 use super::features::{
-    self, DEVICE_FEATURES, Features, NUM_QUEUES, QueueRole, VIRTIO_BALLOON_F_FREE_PAGE_HINT,
-    VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
+    self, DEVICE_FEATURES, Features, NUM_QUEUES, QueueRole, VIRTIO_BALLOON_F_DEFLATE_ON_OOM,
+    VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
 };
 use super::hinting::{Hinting, HintingError, HintingStatus};
 use super::log::DeviceLog;
@@ -157,15 +157,9 @@ impl Balloon {
         lock(&self.seen).acked.map(|features| features.0)
     }
 
-    /// Whether a driver has run in this session.
-    pub fn driver_ever_ran(&self) -> bool {
-        lock(&self.seen).ever_ran
-    }
-
     /// A queue runs.
     pub fn queue_runs(&self) {
-        let mut seen = lock(&self.seen);
-        (seen.ran, seen.ever_ran) = (true, true);
+        lock(&self.seen).ran = true;
     }
 
     /// How far the driver has come, where these queues run.
@@ -198,10 +192,7 @@ impl Balloon {
     /// operator set stays.
     pub fn reset(&self) {
         *lock(&self.acked) = None;
-        {
-            let mut seen = lock(&self.seen);
-            *seen = Seen { ever_ran: seen.ever_ran, ..Seen::default() };
-        }
+        *lock(&self.seen) = Seen::default();
         let mut hinting = lock(&self.hinting);
         hinting.reset();
         let mut config = self.config();
@@ -226,6 +217,13 @@ impl Balloon {
             Some(QueueRole::Reporting) => lock(&self.seen).reported = false,
             _ => {}
         }
+    }
+
+    /// What the queue with this index carries in this session; `None` if nothing that was
+    /// negotiated.
+    pub fn negotiated_role(&self, index: usize) -> Option<QueueRole> {
+        let acked = lock(&self.seen).acked?;
+        features::role(acked, index).filter(|_| features::is_negotiated(acked, index))
     }
 
     /// What the queue with this index carries; `None` past the last one.
@@ -288,8 +286,22 @@ impl Balloon {
     /// total in the guest's own statistics counts.
     pub fn memory_bytes(&self) -> Option<u64> {
         let announced = self.memory_bytes.load(Ordering::Relaxed);
-        let total = self.statistics().and_then(|sample| sample.values.total_bytes);
-        (announced > 0).then(|| total.map_or(announced, |total| total.min(announced)))
+        (announced > 0).then(|| self.guest_total().map_or(announced, |total| total.min(announced)))
+    }
+
+    /// Bytes of memory that the guest says it has, with what is in its balloon.
+    ///
+    /// Linux takes the balloon's pages out of its total, unless it may deflate on OOM
+    /// (`adjust_managed_page_count` in `virtio_balloon.c`). Where it is not known how many those
+    /// are, the total says nothing.
+    fn guest_total(&self) -> Option<u64> {
+        // Of this guest, and not of one before.
+        lock(&self.seen).acked?;
+        let total = self.statistics()?.values.total_bytes?;
+        if self.acked().has(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) {
+            return Some(total);
+        }
+        Some(total.saturating_add(self.actual_bytes()?))
     }
 
     /// Why the target is kept from the guest, if it is: it leaves too little and is not forced.

@@ -49,6 +49,29 @@ impl DriverState {
         }
     }
 
+    /// What the usual causes are of a state in which nothing is reported; `None` where there is
+    /// nothing to look into. `reporting` says whether reporting is offered.
+    pub fn hint(self, reporting: bool) -> Option<&'static str> {
+        match self {
+            Self::NoFrontend => Some(
+                "no VMM is connected. QEMU connects once: a guest whose daemon has ended, or was \
+                 replaced, has no balloon until QEMU is started again",
+            ),
+            Self::NoDriver => Some(
+                "no driver has started in this guest yet. If it has booted and virtio_balloon is \
+                 loaded, its probe failed: expected no other balloon (libvirt adds one without \
+                 <memballoon model='none'/>), num_vqs=5, vq_size of at least 32, virtio-id 5",
+            ),
+            Self::Stopped => Some("the guest is paused or in a reset, or its driver was unloaded"),
+            Self::NotReporting if reporting => Some(
+                "free page reporting (bit 5) was not acked, or its queue was not set up: the \
+                 guest's kernel does not know it, or the VMM masks the device's feature bits, as \
+                 cloud-hypervisor does without a patch",
+            ),
+            Self::NotReporting | Self::NoReportYet | Self::Reporting => None,
+        }
+    }
+
     /// Whether a driver serves its queues, so that it can be asked for something.
     pub fn runs(self) -> bool {
         matches!(self, Self::NotReporting | Self::NoReportYet | Self::Reporting)
@@ -63,8 +86,6 @@ pub(super) struct Seen {
     pub(super) acked: Option<Features>,
     /// A queue has run since.
     pub(super) ran: bool,
-    /// A queue has run in this session.
-    pub(super) ever_ran: bool,
     /// A report has come since its queue began.
     pub(super) reported: bool,
 }

@@ -124,6 +124,19 @@ pub fn role(acked: Features, index: usize) -> Option<QueueRole> {
     })
 }
 
+/// Whether a negotiated feature brings the queue with this index, in either numbering.
+pub fn is_negotiated(acked: Features, index: usize) -> bool {
+    let has = |(feature, _): &&(u32, QueueRole)| acked.has(*feature);
+    match index {
+        0 | 1 => true,
+        FIRST_OPTIONAL..NUM_QUEUES => {
+            let optional = index - FIRST_OPTIONAL;
+            OPTIONAL.iter().filter(has).count() > optional || has(&&OPTIONAL[optional])
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +168,22 @@ mod tests {
                 assert_eq!(role(acked, index), expected, "queue {index} of {features:#b}");
             }
         }
+    }
+
+    #[test]
+    fn a_queue_is_negotiated_with_its_feature() {
+        for (features, negotiated) in [
+            (0b000, [false, false, false]),
+            (0b001, [true, false, false]),
+            (0b100, [true, false, true]),
+            (0b101, [true, true, true]),
+            (0b111, [true, true, true]),
+        ] {
+            let found = [2, 3, 4].map(|index| is_negotiated(Features(acked(features)), index));
+            assert_eq!(found, negotiated, "{features:#b}");
+        }
+        assert!(is_negotiated(Features(0), 0) && is_negotiated(Features(0), 1));
+        assert!(!is_negotiated(Features(u64::MAX), NUM_QUEUES));
     }
 
     /// Bits S, H and R as acked features.
