@@ -142,16 +142,6 @@ pub struct Args {
     #[arg(long)]
     hugetlb: bool,
 
-    /// Takes guest memory in files on disk, too: ext2, ext3, ext4, xfs, btrfs, f2fs, bcachefs, zfs,
-    /// and ramfs.
-    ///
-    /// Guest memory is expected in shared memory: a memfd, a file in /dev/shm or another tmpfs, or
-    /// hugetlbfs. Giving back pages of a file on disk waits for that disk, and control requests wait
-    /// with it. Files of FUSE, NFS and the like are refused in any case: their server could keep
-    /// the daemon waiting without end.
-    #[arg(long)]
-    allow_file_memory: bool,
-
     /// Starts paused: the guest's reports are answered, and nothing is given back until a control
     /// client resumes it.
     ///
@@ -162,7 +152,9 @@ pub struct Args {
 
     /// How much to say on standard error.
     ///
-    /// Can be changed at run time.
+    /// Can be changed at run time. Standard error that is not read holds nothing up: lines for which
+    /// there is no room are lost, and their number is logged once there is. A line has at most 4096
+    /// bytes.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LogLevel,
 
@@ -357,7 +349,7 @@ impl TryFrom<Args> for Config {
             metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
             device,
-            memory: MemoryOptions { hugetlb: args.hugetlb, files: args.allow_file_memory },
+            memory: MemoryOptions { hugetlb: args.hugetlb },
             paused: args.paused,
         })
     }

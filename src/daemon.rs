@@ -81,7 +81,8 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
 /// SIGINT. The file of a socket that it made is gone when this returns. The frontend of a connected
 /// socket is served until it hangs up.
 ///
-/// Must be called before any thread is started: it blocks the two signals for the whole process.
+/// Must be called before any thread is started that takes signals: it blocks the two for this thread
+/// and those that it starts.
 /// Must be called before anything is opened if the socket is a descriptor.
 ///
 /// # Errors

@@ -15,6 +15,7 @@
 //! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
 //! | [`migration`] | the device's state on its way to another daemon |
 //! | [`metrics`] | what happened, counted |
+//! | [`logging`] | the log on standard error, which never makes a thread wait |
 //! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
 //! | [`ctl`] | the operator's client |
 
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod device;
 mod emergency;
 mod log_limit;
+pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod migration;

@@ -432,5 +432,6 @@ fn descriptors_that_nobody_asked_for_are_not_kept() {
         if held == fresh { Ok(()) } else { Err(format!("{held} descriptors, {fresh} at first")) }
     })
     .unwrap();
-    assert!(daemon.log().contains("more descriptors than expected"), "{}", daemon.log());
+    let said = daemon.wait_for_log("more descriptors than expected", TIMEOUT).unwrap();
+    assert!(said, "{}", daemon.log());
 }

@@ -87,7 +87,8 @@ fn a_poison_that_was_told_to_another_daemon_keeps_the_pages() {
     assert!(!given_back(&mut guest));
     let skipped = |device: &Device| device.get("/v1/counters", "/skipped/poison_not_told/bytes");
     assert_eq!(skipped(&device), 2 * MIB);
-    assert!(device.daemon.log().contains("has not told this daemon"), "{}", device.daemon.log());
+    let said = device.daemon.wait_for_log("has not told this daemon", SOON).unwrap();
+    assert!(said, "{}", device.daemon.log());
     // The driver is loaded again, in a guest that clears what it frees.
     guest.write_config(12, &[0; 4]).unwrap();
     assert!(given_back(&mut guest));

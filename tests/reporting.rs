@@ -250,7 +250,8 @@ fn a_guest_that_did_not_ack_reporting_keeps_its_pages() {
     ram.write_pattern(range(8 * MIB, MIB), 1).unwrap();
     guest.submit_and_wait(2, &[report(8 * MIB, 1 << 20)]).unwrap();
     ram.verify_pattern(range(8 * MIB, MIB), 1).unwrap();
-    assert!(daemon.log().contains("is not among the acked features"), "{}", daemon.log());
+    let said = daemon.wait_for_log("is not among the acked features", TIMEOUT).unwrap();
+    assert!(said, "{}", daemon.log());
     assert_eq!(summary(&daemon, guest).skipped_bytes["not_negotiated"], MIB);
 }
 

@@ -1,0 +1,180 @@
+//! The logger thread, and the way of records there.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::panic::{self, PanicHookInfo};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use env_logger::Target;
+use log::{LevelFilter, Log, Metadata};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::stderr;
+
+use super::{Queue, Record};
+
+/// How long the end of the process waits for the log to be written.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// The logger thread writes and waits, and formats nothing.
+const STACK_BYTES: usize = 128 << 10;
+
+/// The log of this process. Waits a moment for its last lines when it is dropped.
+#[derive(Debug)]
+pub struct Logger {
+    queue: Arc<Queue>,
+}
+
+impl Logger {
+    /// Has all records of at least this level written to standard error from now on, and panics,
+    /// too, by a thread that takes no signals.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started, or there is a logger.
+    pub fn start(level: LevelFilter) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let served = Arc::clone(&queue);
+        without_signals(|| {
+            thread::Builder::new()
+                .name("logger".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(move || served.serve(write))
+        })??;
+        let inner = env_logger::Builder::new()
+            // What passes is for `log::set_max_level` to say, which can change at any time.
+            .filter_level(LevelFilter::Debug)
+            // These log at a rate that the guest chooses; what matters of it is logged here as well.
+            .filter_module("virtio_queue", LevelFilter::Off)
+            .format(|to, record| {
+                let mut line = Record::default();
+                let (time, level) = (to.timestamp_millis(), record.level());
+                // Never fails.
+                let _ = write!(line, "[{time} {level:<5} {}] {}", record.target(), record.args());
+                to.write_all(line.into_line().as_bytes())
+            })
+            .target(Target::Pipe(Box::new(Entrance(Arc::clone(&queue)))))
+            .build();
+        log::set_boxed_logger(Box::new(Flushing { inner, queue: Arc::clone(&queue) }))
+            .map_err(io::Error::other)?;
+        log::set_max_level(level);
+        let hooked = Arc::clone(&queue);
+        panic::set_hook(Box::new(move |panic| report(panic, &hooked)));
+        Ok(Self { queue })
+    }
+
+    /// Writes a line as it is, whatever the level.
+    pub fn say(&self, text: &str) {
+        say(&self.queue, text);
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.queue.flush(FLUSH);
+    }
+}
+
+fn say(queue: &Queue, text: &str) {
+    let mut line = Record::default();
+    // Never fails.
+    let _ = line.write_str(text);
+    queue.push(&line.into_line());
+}
+
+/// The standard library's hook writes to standard error itself: a thread that panics would hang
+/// there instead of ending the process.
+fn report(panic: &PanicHookInfo<'_>, queue: &Queue) {
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("<unnamed>");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let what = panic.payload();
+    let what = what.downcast_ref().copied().or(what.downcast_ref().map(String::as_str));
+    let what = what.unwrap_or("no message");
+    say(queue, &format!("thread '{thread}' panicked at {place}: {what}"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        backtrace.to_string().lines().for_each(|line| say(queue, line));
+    }
+    queue.flush(FLUSH);
+}
+
+/// `env_logger`, whose own `flush` does nothing. With this one, `log::logger().flush()` waits a moment
+/// for the log before a thread ends the process.
+struct Flushing {
+    inner: env_logger::Logger,
+    queue: Arc<Queue>,
+}
+
+impl Log for Flushing {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.inner.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.inner.log(record);
+    }
+
+    fn flush(&self) {
+        self.queue.flush(FLUSH);
+    }
+}
+
+/// Where `env_logger` writes to: gets one whole record a call.
+struct Entrance(Arc<Queue>);
+
+impl Write for Entrance {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a line to standard error, for as long as that takes.
+///
+/// Past the standard library, whose lock on it would be held meanwhile. It stays blocking, or not,
+/// as it was: it is shared with other processes.
+fn write(line: &str) -> io::Result<()> {
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        match rustix::io::write(stderr(), rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => rest = rest.get(bytes..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let room = &mut [PollFd::from_borrowed_fd(stderr(), PollFlags::OUT)];
+                match poll(room, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Calls `start` with all signals blocked, which a thread that it starts inherits.
+fn without_signals<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+    // SAFETY: an all-zero sigset_t is a valid value of that plain C structure.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
+    // SAFETY: fills in a signal set that is ours.
+    unsafe { libc::sigfillset(&raw mut all) };
+    let set = |to: *const libc::sigset_t, old: *mut libc::sigset_t| {
+        // SAFETY: `to` is an initialised signal set, `old` null or a signal set of ours.
+        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, to, old) } {
+            0 => Ok(()),
+            failed => Err(io::Error::from_raw_os_error(failed)),
+        }
+    };
+    set(&raw const all, &raw mut before)?;
+    let started = start();
+    set(&raw const before, std::ptr::null_mut())?;
+    Ok(started)
+}

@@ -1,0 +1,13 @@
+//! The daemon's log on standard error, which never makes another thread wait.
+//!
+//! A thread that logs puts a record in a bounded queue ([`Queue`]); one logger thread writes it. When
+//! standard error is a pipe that is not read, the logger thread blocks, the queue fills, and further
+//! records are counted as lost. A record is one line of at most [`MOST_BYTES`] bytes ([`Record`]).
+
+mod logger;
+mod queue;
+mod record;
+
+pub use logger::Logger;
+pub use queue::Queue;
+pub use record::{MOST_BYTES, Record};
