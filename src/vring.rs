@@ -538,8 +538,14 @@ impl VringT<Memory> for Vring {
         self.control(VringT::queue_next_avail)
     }
 
+    /// A queue that runs knows better, and another base would have chains served twice.
     fn set_queue_next_avail(&self, base: u16) {
-        self.control(|vring| vring.set_queue_next_avail(base));
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            if !state.get_queue().ready() {
+                state.get_queue_mut().set_next_avail(base);
+            }
+        });
     }
 
     /// The framework reads the index from guest memory and sets it afterwards, without the lock in

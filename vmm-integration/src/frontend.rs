@@ -30,12 +30,14 @@ use queue::Queue;
 use watchdog::Watchdog;
 
 mod config_channel;
+mod control_message;
 mod line;
 mod migration;
 mod options;
 mod queue;
 mod watchdog;
 
+pub use control_message::ControlMessage;
 pub use line::Line;
 pub use migration::DirtyLog;
 pub use options::{AttachOptions, MemoryHandover};

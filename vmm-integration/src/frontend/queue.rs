@@ -25,10 +25,10 @@ use vhost::{
 
 /// A ring with its notifications. Both outlive the connection that they were made for.
 pub(super) struct Queue {
-    layout: RingLayout,
+    pub(super) layout: RingLayout,
     /// None once somebody has taken it.
     ring: Option<DriverRing<Ram>>,
-    line: LineEnd,
+    pub(super) line: LineEnd,
 }
 
 impl Queue {
@@ -86,7 +86,7 @@ impl Attachment {
         self.queues.keys().copied().collect()
     }
 
-    fn queue(&mut self, index: u16) -> Result<&mut Queue> {
+    pub(super) fn queue(&mut self, index: u16) -> Result<&mut Queue> {
         self.queues.get_mut(&index).with_context(|| format!("queue {index} was not set up"))
     }
 
