@@ -142,6 +142,16 @@ pub struct Args {
     #[arg(long)]
     hugetlb: bool,
 
+    /// Takes guest memory in files on disk, too: ext2, ext3, ext4, xfs, btrfs, f2fs, bcachefs, zfs,
+    /// and ramfs.
+    ///
+    /// Guest memory is expected in shared memory: a memfd, a file in /dev/shm or another tmpfs, or
+    /// hugetlbfs. Giving back pages of a file on disk waits for that disk, and control requests wait
+    /// with it. Files of FUSE, NFS and the like are refused in any case: their server could keep
+    /// the daemon waiting without end.
+    #[arg(long)]
+    allow_file_memory: bool,
+
     /// Starts paused: the guest's reports are answered, and nothing is given back until a control
     /// client resumes it.
     ///
@@ -349,7 +359,7 @@ impl TryFrom<Args> for Config {
             metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
             device,
-            memory: MemoryOptions { hugetlb: args.hugetlb },
+            memory: MemoryOptions { hugetlb: args.hugetlb, files: args.allow_file_memory },
             paused: args.paused,
         })
     }

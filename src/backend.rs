@@ -72,7 +72,8 @@ impl BalloonBackend {
     pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> Self {
         let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
         Self {
-            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters),
+            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters)
+                .keeping(Arc::clone(&state.rings) as _),
             state,
             dirty: Mutex::default(),
             link,
@@ -146,7 +147,7 @@ impl BalloonBackend {
         self.link.statistics_wanted();
         for (index, vring) in vrings.iter().enumerate() {
             if self.state.balloon.role(index) == Some(QueueRole::Statistics)
-                && let Err(error) = vring.return_kept()
+                && let Err(error) = vring.return_kept(|| self.reclaimer.snapshot())
             {
                 self.report_ring(index, &error);
             }
@@ -172,9 +173,10 @@ impl BalloonBackend {
         drop(lock(&self.transfer).take());
         let transfer = match direction {
             VhostTransferStateDirection::SAVE => {
-                Transfer::save(file, migration::encode(&self.state.balloon.save())?, stop)?
+                let state = migration::encode(&self.state.balloon.save())?;
+                Transfer::save(&self.state.transfers, file, state, stop)?
             }
-            VhostTransferStateDirection::LOAD => Transfer::load(file, stop)?,
+            VhostTransferStateDirection::LOAD => Transfer::load(&self.state.transfers, file, stop)?,
         };
         *lock(&self.transfer) = Some(transfer);
         Ok(())
@@ -319,13 +321,14 @@ impl VhostUserBackend for BalloonBackend {
         }
         let index = usize::from(event);
         let balloon = &self.state.balloon;
-        let (Some(vring), Some(role)) = (vrings.get(index), balloon.role(index)) else {
-            return Ok(());
-        };
+        let Some(vring) = vrings.get(index) else { return Ok(()) };
         // Before its first chain is served, from which on it may tell anew.
-        if vring.take_fresh() {
-            balloon.queue_is_fresh(index, vring.was_untouched());
-        }
+        let meet_driver = || {
+            if vring.take_fresh() {
+                balloon.queue_is_fresh(index, vring.was_untouched());
+            }
+        };
+        meet_driver();
         if self.state.rings.any_running() {
             balloon.queue_runs();
         }
@@ -333,6 +336,10 @@ impl VhostUserBackend for BalloonBackend {
         let snapshot = || self.reclaimer.snapshot();
         let drained = vring.drain(keep_on, snapshot, |snapshot, head| -> Outcome {
             let begin = Instant::now();
+            // For each chain, since between two of them another driver may have set the queue up:
+            // until this one is returned the queue cannot be stopped.
+            meet_driver();
+            let Some(role) = balloon.role(index) else { return Outcome::Return };
             let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
                 let named = ranges.len();
                 let done = snapshot.discard_while(ranges, || !vring.control_waits());

@@ -1,5 +1,9 @@
 //! One frontend connection, from accept to hang-up.
 
+mod admission;
+mod areas;
+pub(crate) mod descriptor;
+mod file_system;
 mod link;
 mod message;
 mod relay;
@@ -24,6 +28,10 @@ use crate::memory::{Cause, GuestMemory};
 use crate::state::{Frontend, State};
 use crate::wake::Wake;
 
+use admission::Admission;
+pub use admission::Refusal;
+pub use areas::AreaFault;
+pub use file_system::FileFault;
 pub(crate) use link::Link;
 pub use message::MessageError;
 use relay::Relay;
@@ -48,7 +56,19 @@ pub enum SessionError {
     },
     /// The frontend sent what is no message.
     #[error("the frontend broke the vhost-user protocol")]
-    Message(#[from] MessageError),
+    Message(#[source] MessageError),
+    /// The frontend sent what this daemon does not take.
+    #[error("the frontend is refused")]
+    Refused(#[source] Refusal),
+}
+
+impl From<MessageError> for SessionError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Refused(refusal) => Self::Refused(refusal),
+            error => Self::Message(error),
+        }
+    }
 }
 
 /// The message that a frontend sent last, if it sent any. The framework does not say which one it
@@ -104,21 +124,22 @@ impl Session {
         info!("frontend connected");
 
         let relay = Relay { frontend, framework: inner, stop };
+        let mut admission = Admission::new(state.memory);
         state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
         let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
             let mut last = LastMessage::default();
             let _ = working.worker_thread();
             let relayed = relay.run(|message| {
-                message.check()?;
+                let ahead = admission.check(message)?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
                 link.look(message);
-                Ok(())
+                Ok(ahead)
             });
             working.stop();
             // The relay has hung up on the framework.
             let served = outcome(framework.wait(), last);
-            match relayed.map_err(SessionError::Message).and(served) {
+            match relayed.map_err(SessionError::from).and(served) {
                 Ok(()) => info!("frontend disconnected"),
                 Err(error) => report("connection closed", &error),
             }

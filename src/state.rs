@@ -12,6 +12,7 @@ use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::log_limit::LogLimit;
 use crate::memory::{Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
+use crate::migration::Transfers;
 use crate::vring::Rings;
 use crate::wake::Wake;
 
@@ -52,6 +53,8 @@ pub struct State {
     pub counters: Arc<Counters>,
     /// Which queues run.
     pub rings: Arc<Rings>,
+    /// The device's state on its way to or from another daemon.
+    pub(crate) transfers: Transfers,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     interval_changed: OnceLock<EventFd>,
     change_owed: OnceLock<Arc<Wake>>,
@@ -73,6 +76,7 @@ impl State {
             inhibit: Arc::default(),
             counters,
             rings: Arc::default(),
+            transfers: Transfers::default(),
             frontend: Mutex::default(),
             interval_changed: OnceLock::new(),
             change_owed: OnceLock::new(),

@@ -1,32 +1,39 @@
 //! One virtqueue of the device: takes chains off the available ring, has them served, returns them.
 //!
-//! [`Vring`] is the framework's `VringMutex` with what a frontend or a guest could do harm with
-//! taken out: a kick that blocks or fails stalls or ends the framework's worker in silence, a kick
-//! that is replaced is never watched, and a worker that always has work keeps the control thread
-//! from a lock that is not fair.
+//! [`Vring`] is the framework's `VringMutex` without what a frontend or a guest could do harm with:
+//! a kick that blocks, fails or is never read stalls, ends or spins the framework's worker, a kick
+//! that is replaced is never watched, a call that is full blocks it, and a worker that always has
+//! work keeps the control thread from a lock that is not fair.
 //!
 //! Chains are served and returned in the order in which they came, so the used ring says how far the
 //! device is: a queue that is started goes on there. A chain that was taken and not returned is seen
-//! again, whether it was kept when the queue was stopped or a daemon was killed over it. (After a
-//! chain that cannot be returned the used ring is behind for good, and chains after it are served
-//! again: whoever began a chain past the end of the table has that coming.)
+//! again, whether it was kept when the queue was stopped or a daemon was killed over it. After a
+//! chain that cannot be returned the used ring would be behind, and chains after it would be served
+//! twice: the queue stands still until it is stopped, or the device is reset, and started again.
+//!
+//! The driver is owed a notification from the moment a chain is returned until a call descriptor was
+//! signalled or it said that it wants none. The debt survives what ends a worker's round: it is paid
+//! on every way out, when a queue stops, when a call arrives, and when a queue starts on a used
+//! index other than 0, because nothing says whether the daemon before this one had paid.
 
+mod call;
+mod drain;
+mod kick;
 mod running;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
 
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Error as QueueError, Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
-use crate::device::chain::{ChainHead, Outcome};
 use crate::memory::GuestMemory;
+use call::Call;
 
 pub use running::Rings;
 
@@ -42,20 +49,20 @@ pub enum RingError {
     /// The driver says that there are chains, but none can be taken.
     #[error("the available ring cannot be read")]
     Stuck,
-    /// A chain that begins past the end of the descriptor table cannot even be returned.
-    #[error("a chain begins at descriptor {0}, past the end of the table, and is passed over")]
+    /// A chain that begins past the end of the descriptor table has no place in the used ring. The
+    /// queue stands still until it is started again.
+    #[error(
+        "a chain begins at descriptor {0}, past the end of the table: the queue stands still until \
+         it is started again"
+    )]
     Head(u16),
-    /// The driver's eventfd cannot be signalled.
+    /// A chain cannot be returned. The queue stands still until it is started again.
+    #[error("a chain cannot be returned: the queue stands still until it is started again")]
+    Used(#[source] QueueError),
+    /// The driver's call descriptor cannot be signalled.
     #[error("cannot signal the driver")]
     Signal(#[source] io::Error),
 }
-
-/// How long the worker looks for another chain before it goes to sleep; about as long as it takes
-/// to wake it.
-const LINGER: Duration = Duration::from_micros(50);
-
-/// The most kicks that a frontend may have replaced on a running queue.
-const MOST_RETIRED: usize = 16;
 
 /// A virtqueue that the frontend has configured.
 #[derive(Clone)]
@@ -70,19 +77,35 @@ pub struct Vring {
 struct Shared {
     /// How many calls of the control thread wait for the lock.
     waiting: AtomicUsize,
-    /// Chains were returned and the driver has not been told. Touched under the queue's lock.
-    unsignalled: AtomicBool,
+    /// The control thread has called since the worker looked last.
+    control_came: AtomicBool,
     /// The queue was started, and its used ring says that nothing was ever returned on it.
     fresh: AtomicBool,
     /// The same ring showed no trace of use when it was started.
     untouched: AtomicBool,
-    /// The chain that the device keeps ([`Outcome::Keep`]). Touched under the queue's lock.
-    kept: Mutex<Option<u16>>,
-    /// Kicks that were replaced while the queue ran. The framework's epoll set watches them still,
-    /// so they have to be read still.
-    retired: Mutex<Vec<OwnedFd>>,
+    /// Locked after the queue, and for moments.
+    progress: Mutex<Progress>,
     attached: OnceLock<Attached>,
 }
+
+/// How far the device is with a queue.
+#[derive(Default)]
+struct Progress {
+    /// The chain that the device keeps (`Outcome::Keep`).
+    kept: Option<u16>,
+    /// Chains that were returned since the driver was notified; [`MUST_NOTIFY`] if it is to be
+    /// notified whatever it says.
+    unnotified: u32,
+    /// A chain could not be returned, and no other may be served.
+    broken: bool,
+    /// The kick is watched for edges, and need not be read.
+    watches_edges: bool,
+    /// The framework's own stays empty: it takes eventfds only.
+    call: Option<Call>,
+}
+
+/// See [`Progress::unnotified`].
+const MUST_NOTIFY: u32 = u32::MAX;
 
 /// What a queue learns once the framework has made it.
 #[derive(Debug)]
@@ -91,7 +114,6 @@ struct Attached {
     index: usize,
     rings: Arc<Rings>,
     /// The epoll instance in which the framework watches the kick.
-    #[allow(dead_code)] // until kicks are taken out of it
     epoll: Arc<OwnedFd>,
 }
 
@@ -106,10 +128,15 @@ impl Vring {
         }
     }
 
-    /// Reports whether the queue, which is locked, runs.
-    fn note(&self, vring: &VringState<Memory>) {
+    /// Reports whether the queue runs, and pays what its driver is owed if it does. For the control
+    /// thread, when it has changed the queue, which is locked.
+    fn settle(&self, vring: &mut VringState<Memory>) {
+        let running = runs(vring);
         if let Some(attached) = self.shared.attached.get() {
-            attached.rings.note(attached.index, runs(vring).then(|| vring.get_queue()));
+            attached.rings.note(attached.index, running.then(|| vring.get_queue()));
+        }
+        if running {
+            self.notify_or_warn(vring);
         }
     }
 
@@ -117,6 +144,7 @@ impl Vring {
     fn control<'a, T>(&'a self, call: impl FnOnce(&'a VringMutex<Memory>) -> T) -> T {
         self.shared.waiting.fetch_add(1, Ordering::AcqRel);
         let result = call(&self.inner);
+        self.shared.control_came.store(true, Ordering::Release);
         self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
         result
     }
@@ -127,21 +155,15 @@ impl Vring {
         self.shared.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// The lock, once no call of the control thread waits for it.
-    fn worker_lock(&self) -> MutexGuard<'_, VringState<Memory>> {
-        while self.control_waits() {
-            std::thread::yield_now();
-        }
-        self.inner.get_mut()
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Option<u16>> {
-        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes on behind what the used ring says was returned. The queue does not run, or is locked.
     fn resume(&self, vring: &mut VringState<Memory>) {
-        *self.kept() = None;
+        let mut progress = self.progress();
+        progress.kept = None;
+        progress.broken = false;
         let memory = self.memory.memory();
         let queue = vring.get_queue_mut();
         // Where the ring cannot be read the queue will say so, if it is ever used.
@@ -151,14 +173,54 @@ impl Vring {
             let untouched = used.0 == 0 && is_untouched(queue, &memory);
             self.shared.untouched.store(untouched, Ordering::Relaxed);
             self.shared.fresh.store(used.0 == 0, Ordering::Relaxed);
+            // Nothing says whether what returned a chain has notified the driver of it.
+            let owed = used.0 != 0 || (!untouched && nothing_is_out(queue, &memory));
+            progress.unnotified = if owed { MUST_NOTIFY } else { 0 };
         }
     }
 
-    /// Puts the chain that is kept back, as if it had not been taken. The queue is locked.
-    fn put_back(&self, vring: &mut VringState<Memory>) {
-        if self.kept().take().is_some() {
+    /// Ends what the device has begun on a queue that stops. The queue is locked.
+    fn wind_up(&self, vring: &mut VringState<Memory>) {
+        self.notify_or_warn(vring);
+        if self.progress().kept.take().is_some() {
+            // It counts as not taken.
             let queue = vring.get_queue_mut();
-            queue.set_next_avail(queue.next_avail().wrapping_sub(1));
+            queue.set_next_avail(queue.next_used());
+        }
+    }
+
+    /// Notifies the driver of returned chains, if there are any, there is a call descriptor, and it
+    /// wants to know. The queue is locked.
+    fn notify(
+        &self,
+        vring: &mut VringState<Memory>,
+        memory: &GuestMemory,
+    ) -> Result<(), RingError> {
+        let mut progress = self.progress();
+        let Some(call) = &progress.call else { return Ok(()) };
+        if progress.unnotified == 0 {
+            return Ok(());
+        }
+        // Where the driver's wish cannot be read an interrupt too many does no harm.
+        let wanted = vring.get_queue_mut().needs_notification(memory).unwrap_or(true);
+        // The library counts the chains since it was asked last in 16 bits.
+        let must = progress.unnotified >= u32::from(u16::MAX);
+        if (wanted || must)
+            && let Err(error) = call.signal()
+        {
+            progress.unnotified = MUST_NOTIFY;
+            return Err(RingError::Signal(error));
+        }
+        progress.unnotified = 0;
+        Ok(())
+    }
+
+    /// The same for the control thread, which is the one that changes the memory table.
+    fn notify_or_warn(&self, vring: &mut VringState<Memory>) {
+        if let Err(error) = self.notify(vring, &self.memory.memory()) {
+            let source = std::error::Error::source(&error);
+            let source = source.map(|source| format!(": {source}")).unwrap_or_default();
+            warn!("{error}{source}");
         }
     }
 
@@ -171,153 +233,6 @@ impl Vring {
     /// Whether the ring that was started last showed no trace of use then.
     pub fn was_untouched(&self) -> bool {
         self.shared.untouched.load(Ordering::Relaxed)
-    }
-
-    /// Serves every chain on the available ring with `serve` and returns each with used length 0,
-    /// until the ring is empty, the frontend stops it, or `keep_on` says no. A chain that begins
-    /// past the end of the descriptor table has no place in the used ring and is passed over.
-    ///
-    /// One chain is kept if `serve` says so, until the next one comes or [`Vring::return_kept`] is
-    /// called.
-    ///
-    /// `snapshot` gives the guest's memory as it is to be seen for one chain. The lock is held
-    /// while a chain is served and let go between chains: when the frontend has its answer to
-    /// `GET_VRING_BASE`, nothing of the queue is under way and nothing is written to its rings. The
-    /// driver is notified once, at the end.
-    ///
-    /// # Errors
-    /// [`RingError`]; unless it is [`RingError::Head`], chains may be left on the ring, to be looked
-    /// at with the next kick.
-    pub fn drain<S: AsRef<GuestMemory>>(
-        &self,
-        keep_on: impl Fn() -> bool,
-        snapshot: impl Fn() -> S,
-        mut serve: impl FnMut(&S, ChainHead) -> Outcome,
-    ) -> Result<(), RingError> {
-        let mut first = true;
-        let mut was_empty = false;
-        let mut result = Ok(());
-        while keep_on() {
-            let mut vring = self.worker_lock();
-            if !runs(&vring) {
-                break;
-            }
-            match self.step(&mut vring, std::mem::take(&mut first), &snapshot, &mut serve) {
-                Ok(Step::Served) => was_empty = false,
-                Ok(Step::Filled) => {}
-                Ok(Step::PassedOver(head)) => result = Err(RingError::Head(head)),
-                Ok(Step::Empty) => return result,
-                // A chain came in between; twice in a row means that it cannot be read.
-                Ok(Step::NotEmptyAfterAll) if !was_empty => was_empty = true,
-                failed => {
-                    // Or the driver would think that it need not kick again.
-                    let _ = vring.enable_notification();
-                    let _ = self.signal(&mut vring);
-                    return Err(failed.err().unwrap_or(RingError::Stuck));
-                }
-            }
-        }
-        result
-    }
-
-    /// Takes one chain, or finds that there is none. The queue runs and is locked.
-    fn step<S: AsRef<GuestMemory>>(
-        &self,
-        vring: &mut VringState<Memory>,
-        first: bool,
-        snapshot: &impl Fn() -> S,
-        serve: &mut impl FnMut(&S, ChainHead) -> Outcome,
-    ) -> Result<Step, RingError> {
-        if first {
-            // With EVENT_IDX this does nothing; without, it spares the driver kicks.
-            vring.disable_notification().map_err(RingError::Broken)?;
-        }
-        let snapshot = snapshot();
-        if let Some(head) = next_chain(vring, snapshot.as_ref())? {
-            if head.index >= head.queue_size {
-                return Ok(Step::PassedOver(head.index));
-            }
-            let outcome = serve(&snapshot, head);
-            let mut kept = self.kept();
-            // A driver has one such buffer out; with a second it takes the first back, and chains
-            // stay in order.
-            if let Some(before) = kept.take() {
-                self.add_used(vring, before)?;
-            }
-            match outcome {
-                Outcome::Return => self.add_used(vring, head.index)?,
-                Outcome::Keep => *kept = Some(head.index),
-            }
-            return Ok(Step::Served);
-        }
-        if self.shared.unsignalled.load(Ordering::Relaxed) {
-            self.signal(vring)?;
-            if self.fills_soon(vring, snapshot.as_ref())? {
-                return Ok(Step::Filled);
-            }
-        }
-        let more = vring.enable_notification().map_err(RingError::Broken)?;
-        Ok(if more { Step::NotEmptyAfterAll } else { Step::Empty })
-    }
-
-    /// Whether a chain comes within [`LINGER`], looked for without letting the processor go. A
-    /// driver that reports memory sends the next chain when it has the last one back, and is spared
-    /// the kick.
-    fn fills_soon(
-        &self,
-        vring: &VringState<Memory>,
-        memory: &GuestMemory,
-    ) -> Result<bool, RingError> {
-        let queue = vring.get_queue();
-        let end = Instant::now() + LINGER;
-        while Instant::now() < end && !self.control_waits() {
-            let available =
-                queue.avail_idx(memory, Ordering::Acquire).map_err(RingError::Broken)?;
-            if available.0 != queue.next_avail() {
-                return Ok(true);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(false)
-    }
-
-    /// Returns the chain that the device keeps, with used length 0, and tells the driver: it is to
-    /// send another. Says whether there was one, and the queue runs. For the worker, like
-    /// [`Vring::drain`].
-    ///
-    /// # Errors
-    /// [`RingError`]; the chain is not kept any more.
-    pub fn return_kept(&self) -> Result<bool, RingError> {
-        let mut vring = self.worker_lock();
-        if !runs(&vring) {
-            return Ok(false);
-        }
-        let Some(head) = self.kept().take() else { return Ok(false) };
-        self.add_used(&mut vring, head)?;
-        self.signal(&mut vring)?;
-        Ok(true)
-    }
-
-    /// Returns the chain that begins at `head` with used length 0.
-    fn add_used(&self, vring: &mut VringState<Memory>, head: u16) -> Result<(), RingError> {
-        vring.add_used(head, 0).map_err(RingError::Broken)?;
-        self.shared.unsignalled.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Tells the driver about returned chains, if there are any and it wants to know.
-    fn signal(&self, vring: &mut VringState<Memory>) -> Result<(), RingError> {
-        if self.shared.unsignalled.swap(false, Ordering::Relaxed)
-            && vring.needs_notification().map_err(RingError::Broken)?
-        {
-            match vring.signal_used_queue() {
-                // The counter of the eventfd is full: the driver has been told, and does not
-                // listen.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => result.map_err(RingError::Signal)?,
-            }
-        }
-        Ok(())
     }
 }
 
@@ -335,74 +250,14 @@ fn is_untouched(queue: &Queue, memory: &GuestMemory) -> bool {
         && (0..LOOKED_AT.min(queue.size().into())).all(unused)
 }
 
-/// What one look at the available ring came to.
-enum Step {
-    /// A chain was served and returned.
-    Served,
-    /// The chain at this descriptor cannot be returned.
-    PassedOver(u16),
-    /// There was no chain, and soon there was.
-    Filled,
-    /// There is no chain, and the driver will kick for the next.
-    Empty,
-    /// There was no chain, and then there was.
-    NotEmptyAfterAll,
+/// Whether the driver has every chain back, of a ring of which the used index is 0.
+fn nothing_is_out(queue: &Queue, memory: &GuestMemory) -> bool {
+    queue.avail_idx(memory, Ordering::Acquire).is_ok_and(|available| available.0 == 0)
 }
 
 /// Whether the queue may be touched: it is started and enabled.
 fn runs(vring: &VringState<Memory>) -> bool {
     vring.is_enabled() && vring.get_queue().ready()
-}
-
-fn next_chain(
-    vring: &mut VringState<Memory>,
-    memory: &GuestMemory,
-) -> Result<Option<ChainHead>, RingError> {
-    let queue = vring.get_queue_mut();
-    let (table, queue_size) = (GuestAddress(queue.desc_table()), queue.size());
-    let mut available = queue.iter(memory).map_err(RingError::Broken)?;
-    Ok(available.next().map(|chain| ChainHead { table, queue_size, index: chain.head_index() }))
-}
-
-/// The file, if it is an eventfd, as the protocol says. Anything else could block the worker or
-/// keep it awake for ever.
-fn eventfd_only(file: Option<File>) -> Option<File> {
-    file.filter(|file| {
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        // Without /proc there is nobody to ask.
-        let good = link.map_or(true, |link| link.as_os_str() == "anon_inode:[eventfd]");
-        if !good {
-            warn!("the frontend sent a descriptor that is no eventfd for a queue; not used");
-        }
-        good
-    })
-}
-
-/// Makes an eventfd non-blocking, so that signalling it cannot stall the worker. The flag belongs
-/// to the eventfd, which is the frontend's too; every VMM sets it anyway.
-fn never_block(file: Option<File>) -> Option<File> {
-    if let Some(file) = &file {
-        // SAFETY: fcntl on an open descriptor, without pointers.
-        let done = unsafe {
-            let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
-            flags >= 0
-                && libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
-        };
-        if !done {
-            warn!("cannot make an eventfd non-blocking: {}", io::Error::last_os_error());
-        }
-    }
-    file
-}
-
-/// Takes what is in an eventfd. Never waits, whatever its flags: queues may share one, and the
-/// frontend may read it, too.
-fn read_without_waiting(eventfd: RawFd) {
-    let mut count = 0_u64;
-    let into = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
-    // SAFETY: one buffer of eight bytes that outlives the call. Whether it succeeds does not
-    // matter: the ring says whether there is work.
-    unsafe { libc::preadv2(eventfd, &raw const into, 1, -1, libc::RWF_NOWAIT) };
 }
 
 impl<'a> VringStateGuard<'a, Memory> for Vring {
@@ -420,50 +275,46 @@ impl VringT<Memory> for Vring {
         Ok(Self { inner, memory, shared: Arc::default() })
     }
 
+    /// Does not read it: the kick is watched for edges, and the ring says whether there is work.
+    ///
     /// # Errors
-    /// Never. A kick that cannot be read is as good as one that can: the ring says whether there is
-    /// work.
+    /// Never.
     fn read_kick(&self) -> io::Result<bool> {
         let vring = self.inner.get_ref();
-        if let Some(kick) = vring.get_kick() {
-            read_without_waiting(kick.as_raw_fd());
-        }
-        for kick in self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            read_without_waiting(kick.as_raw_fd());
-        }
+        self.watch_edges(&vring);
         Ok(runs(&vring))
     }
 
     /// The framework starts a queue with its first kick and forgets to watch a second; a queue that
     /// is not ready it starts, and watches, again.
     fn set_kick(&self, file: Option<File>) {
-        let file = eventfd_only(file);
+        let file = kick::eventfd_only(file);
         self.control(|vring| {
             let mut state = vring.get_mut();
-            // A queue that is disabled is not watched.
-            if runs(&state) {
-                let old = state.get_kick().as_ref().map(|kick| {
-                    // SAFETY: the queue keeps the descriptor open while it is locked.
-                    unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) }.try_clone_to_owned()
-                });
-                let mut retired =
-                    self.shared.retired.lock().unwrap_or_else(PoisonError::into_inner);
-                match old {
-                    Some(Ok(old)) if retired.len() < MOST_RETIRED => retired.push(old),
-                    Some(_) => warn!("the frontend replaces a kick too often"),
-                    None => {}
-                }
-            }
+            self.unwatch(&state);
+            self.wind_up(&mut state);
             state.get_queue_mut().set_ready(false);
-            self.note(&state);
+            self.settle(&mut state);
             drop(state);
             vring.set_kick(file);
         });
     }
 
+    /// What is owed to the driver, the new call is told at once: the old one may have been signalled
+    /// when nothing listened to it any more.
     fn set_call(&self, file: Option<File>) {
-        let file = never_block(eventfd_only(file));
-        self.control(|vring| vring.set_call(file));
+        let call = file
+            .and_then(|file| Call::new(file).inspect_err(|error| warn!("{error}; not used")).ok());
+        self.control(|vring| {
+            let mut state = vring.get_mut();
+            let mut progress = self.progress();
+            if runs(&state) && state.get_queue().next_used() != 0 || progress.unnotified > 0 {
+                progress.unnotified = MUST_NOTIFY;
+            }
+            progress.call = call;
+            drop(progress);
+            self.notify_or_warn(&mut state);
+        });
     }
 
     fn set_err(&self, file: Option<File>) {
@@ -483,7 +334,7 @@ impl VringT<Memory> for Vring {
     }
 
     fn signal_used_queue(&self) -> io::Result<()> {
-        self.control(VringT::signal_used_queue)
+        self.control(|_| self.progress().call.as_ref().map_or(Ok(()), Call::signal))
     }
 
     fn enable_notification(&self) -> Result<bool, QueueError> {
@@ -503,13 +354,14 @@ impl VringT<Memory> for Vring {
     fn set_enabled(&self, enabled: bool) {
         self.control(|vring| {
             let mut state = vring.get_mut();
+            self.progress().watches_edges = false;
             if !enabled {
-                self.put_back(&mut state);
+                self.wind_up(&mut state);
             } else if state.get_queue().ready() && !state.is_enabled() {
                 self.resume(&mut state);
             }
             state.set_enabled(enabled);
-            self.note(&state);
+            self.settle(&mut state);
         });
     }
 
@@ -529,7 +381,7 @@ impl VringT<Memory> for Vring {
             if state.get_queue().ready() && place(state.get_queue()) != before {
                 self.resume(&mut state);
             }
-            self.note(&state);
+            self.settle(&mut state);
             result
         })
     }
@@ -567,7 +419,7 @@ impl VringT<Memory> for Vring {
         self.control(|vring| {
             let mut state = vring.get_mut();
             state.get_queue_mut().set_size(num);
-            self.note(&state);
+            self.settle(&mut state);
         });
     }
 
@@ -579,17 +431,14 @@ impl VringT<Memory> for Vring {
     fn set_queue_ready(&self, ready: bool) {
         self.control(|vring| {
             let mut state = vring.get_mut();
+            self.progress().watches_edges = false;
             if ready {
                 self.resume(&mut state);
             } else {
-                if let Err(error) = self.signal(&mut state) {
-                    // The last chance: a driver that waits would wait for ever.
-                    warn!("cannot notify the driver of a queue that stops: {error}");
-                }
-                self.put_back(&mut state);
+                self.wind_up(&mut state);
             }
             state.get_queue_mut().set_ready(ready);
-            self.note(&state);
+            self.settle(&mut state);
         });
     }
 }

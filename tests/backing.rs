@@ -79,8 +79,9 @@ fn give_back(args: &[&str], backing: Backing) -> (u64, u64, Summary) {
 
 #[test]
 fn memory_files_and_regular_files_are_given_back() {
-    for backing in [Backing::Memfd, Backing::File] {
-        let (given, all, summary) = give_back(&[], backing);
+    for (backing, args) in [(Backing::Memfd, vec![]), (Backing::File, vec!["--allow-file-memory"])]
+    {
+        let (given, all, summary) = give_back(&args, backing);
         assert_eq!((given, summary.discard_calls), (all, 1), "{backing:?}");
         assert_eq!(summary.skipped_bytes["unaligned"], 4096);
     }

@@ -186,7 +186,7 @@ fn a_huge_page_goes_back_when_one_chain_names_all_of_it() {
     let memory = Arc::new(GuestMemory::from_regions(regions.into()).unwrap());
 
     let (recorder, counters) = (Recorder::default(), Arc::default());
-    let options = MemoryOptions { hugetlb: true };
+    let options = MemoryOptions { hugetlb: true, ..MemoryOptions::default() };
     let reclaimer = Reclaimer::new(&recorder, options, Arc::default(), Arc::clone(&counters));
     reclaimer.set_memory(Arc::clone(&memory)).unwrap();
     let balloon = Balloon::new(DeviceOptions::default(), Arc::clone(&counters));

@@ -150,9 +150,10 @@ fn what_is_no_eventfd_is_not_taken_for_a_kick() {
         guest.stop_queue(REPORTING).unwrap();
         // SAFETY: the descriptor is owned, and given to its new owner.
         let kick = unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) };
-        guest.control("kick", |frontend| frontend.set_vring_kick(2, &kick)).unwrap();
-        expect_asleep(&daemon);
-        assert!(daemon.wait_for_log("no eventfd", TIMEOUT).unwrap(), "{}", daemon.log());
+        let refused = guest.control("kick", |frontend| frontend.set_vring_kick(2, &kick));
+        refused.unwrap_err();
+        let says = "expected an eventfd";
+        assert!(daemon.wait_for_log(says, TIMEOUT).unwrap(), "{}", daemon.log());
     }
     expect_well(&daemon);
 }

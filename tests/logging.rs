@@ -116,7 +116,7 @@ fn long_lines_in_an_unread_pipe_hold_nothing_up() {
 }
 
 #[test]
-fn a_long_line_is_cut_and_stays_one_line() {
+fn a_quoted_state_is_one_line_without_what_it_held() {
     let (read, stderr) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let daemon = Daemon::start("info", stderr);
     let mut guest = daemon.attach();
@@ -131,7 +131,8 @@ fn a_long_line_is_cut_and_stays_one_line() {
     }
     let told = |line: &&str| line.contains("cannot move the device's state");
     assert_eq!(log.lines().filter(told).count(), 1, "{log}");
-    assert!(log.lines().find(told).unwrap().ends_with(" bytes]"), "{log}");
+    // The error names the place; that a record is cut is tested beside it.
+    assert!(!log.contains('é'), "{log}");
 }
 
 /// What a line about a report says of how many bytes were discarded, which tells them apart.

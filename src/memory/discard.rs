@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 
 use log::warn;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
+use super::kept::{InUse, Kept};
 use super::ranges::{GuestRange, Leading, Piece, leading, merge, split};
 use super::regions::{Region, RegionError, RegionTable};
 use super::writers_first::WritersFirst;
@@ -17,10 +18,13 @@ use crate::metrics::{Counters, SkipReason};
 
 /// The most bytes that one call gives back, unless a single page is larger.
 ///
-/// A punch cannot be interrupted, and a pause, a hang-up or a signal waits for it: with 4 KiB pages,
-/// of which the kernel frees some 5 GiB a second, about 50 ms for a piece of this size. With huge
-/// pages a call more every 256 MiB costs about a hundredth.
-const MOST_BYTES_A_CALL: u64 = 256 << 20;
+/// A punch cannot be interrupted, and a pause, a hang-up, a signal or a message of the frontend waits
+/// for it: with 4 KiB pages, of which the kernel frees some 5 GiB a second, about 6 ms for a piece of
+/// this size.
+const MOST_BYTES_A_CALL: u64 = 32 << 20;
+
+/// The same for huge pages of hugetlbfs, which the kernel frees some two hundred times as fast.
+const MOST_HUGE_BYTES_A_CALL: u64 = 256 << 20;
 
 /// The one system call that gives memory back, behind a trait so that a test can watch it or let
 /// it fail.
@@ -70,6 +74,7 @@ pub struct Reclaimer<P = Fallocate> {
     punch: P,
     options: MemoryOptions,
     inhibit: Arc<Inhibit>,
+    in_use: Option<Arc<dyn InUse>>,
     stopping: AtomicBool,
     counters: Arc<Counters>,
     limit: LogLimit,
@@ -80,6 +85,8 @@ pub struct Reclaimer<P = Fallocate> {
 struct Map {
     memory: Arc<GuestMemory>,
     table: Arc<RegionTable>,
+    /// Only the worker locks it.
+    kept: Mutex<Kept>,
 }
 
 impl<P: PunchHole> Reclaimer<P> {
@@ -93,6 +100,7 @@ impl<P: PunchHole> Reclaimer<P> {
         Self {
             options,
             inhibit,
+            in_use: None,
             map: WritersFirst::default(),
             punch,
             stopping: AtomicBool::new(false),
@@ -101,13 +109,19 @@ impl<P: PunchHole> Reclaimer<P> {
         }
     }
 
+    /// Never discards a page of memory that `in_use` names.
+    #[must_use]
+    pub fn keeping(self, in_use: Arc<dyn InUse>) -> Self {
+        Self { in_use: Some(in_use), ..self }
+    }
+
     /// Takes over a new memory table, after the chain that is being served, and returns it.
     ///
     /// # Errors
     /// [`RegionError`]; the old table stays.
     pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<Arc<RegionTable>, RegionError> {
         let table = Arc::new(RegionTable::new(&memory)?);
-        *self.map.write() = Map { memory, table: Arc::clone(&table) };
+        *self.map.write() = Map { memory, table: Arc::clone(&table), kept: Mutex::default() };
         Ok(table)
     }
 
@@ -175,8 +189,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
             for piece in split(range, regions) {
                 match piece {
                     Piece::Inside { region, range } => {
-                        let region = &regions[region];
-                        self.reclaimer.discard_in(region, range, &keep_going, &mut done);
+                        self.discard_in(&regions[region], range, &keep_going, &mut done);
                     }
                     Piece::Outside(range) => {
                         counters.skip(SkipReason::OutOfMemory, range.len());
@@ -193,7 +206,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     }
 }
 
-impl<P: PunchHole> Reclaimer<P> {
+impl<P: PunchHole> Snapshot<'_, P> {
     /// Discards the whole pages of `range`, which lies within `region`.
     fn discard_in(
         &self,
@@ -202,50 +215,46 @@ impl<P: PunchHole> Reclaimer<P> {
         keep_going: &impl Fn() -> bool,
         done: &mut Discarded,
     ) {
-        if region.is_hugetlb() && !self.options.hugetlb {
-            self.counters.skip(SkipReason::Hugetlb, range.len());
+        let Reclaimer { counters, inhibit, options, .. } = self.reclaimer;
+        if region.is_hugetlb() && !options.hugetlb {
+            counters.skip(SkipReason::Hugetlb, range.len());
             return;
         }
         if region.is_read_only() {
-            self.counters.skip(SkipReason::ReadOnly, range.len());
+            counters.skip(SkipReason::ReadOnly, range.len());
             return;
         }
-        let Some((whole, offset)) = region.whole_pages(range) else {
-            self.counters.skip(SkipReason::Unaligned, range.len());
-            return;
-        };
-        if range.len() > whole.len() {
-            self.counters.skip(SkipReason::Unaligned, range.len() - whole.len());
+        let whole = region.whole_pages(range);
+        let whole_len = whole.as_ref().map_or(0, GuestRange::len);
+        if range.len() > whole_len {
+            counters.skip(SkipReason::Unaligned, range.len() - whole_len);
         }
-        // Both are powers of two, so the larger is a multiple of the page size.
-        let most = MOST_BYTES_A_CALL.max(region.page_size());
-        let mut rest = Some(whole);
+        // Offsets in the file from here on.
+        let mut rest = whole;
         while let Some(left) = rest {
-            if self.is_stopping() {
-                self.counters.skip(SkipReason::Stopping, left.len());
+            if self.reclaimer.is_stopping() {
+                counters.skip(SkipReason::Stopping, left.len());
                 return;
             }
             if !keep_going() {
-                self.counters.skip(SkipReason::Yielded, left.len());
+                counters.skip(SkipReason::Yielded, left.len());
                 return;
             }
             // Kept for this one call, so that who forbids something need not wait for the next.
-            let permit = match self.inhibit.permit() {
+            let permit = match inhibit.permit() {
                 Ok(permit) => permit,
                 Err(reason) => {
-                    self.counters.skip(reason, left.len());
+                    counters.skip(reason, left.len());
                     return;
                 }
             };
-            let len = match leading(left, region.page_size(), permit.pinned()) {
-                Leading::Free(len) => {
-                    let len = len.min(most);
-                    // Within the whole pages, of which the last one's end fits.
-                    self.punch(region, offset + (left.start() - whole.start()), len, done);
+            let len = match self.next_part(region, left, permit.pinned()) {
+                (None, len) => {
+                    self.reclaimer.punch(region, left.start(), len, done);
                     len
                 }
-                Leading::Pinned(len) => {
-                    self.counters.skip(SkipReason::Pinned, len);
+                (Some(reason), len) => {
+                    counters.skip(reason, len);
                     len
                 }
             };
@@ -253,6 +262,37 @@ impl<P: PunchHole> Reclaimer<P> {
         }
     }
 
+    /// How many bytes at the beginning of `left`, whole pages of the file of `region`, can go in one
+    /// call, or have to stay and why.
+    fn next_part(
+        &self,
+        region: &Region,
+        left: GuestRange,
+        pinned: &[GuestRange],
+    ) -> (Option<SkipReason>, u64) {
+        let mut kept = self.map.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.refresh(&self.map.table, pinned, self.reclaimer.in_use.as_deref());
+        let (file, page_size) = (region.file_index(), region.page_size());
+        let free = match leading(left, page_size, kept.pinned(file)) {
+            Leading::Pinned(len) => return (Some(SkipReason::Pinned), len),
+            Leading::Free(len) => len,
+        };
+        match leading(left, page_size, kept.in_use(file)) {
+            Leading::Pinned(len) => (Some(SkipReason::Ring), len.min(free)),
+            Leading::Free(len) => (None, len.min(free).min(most_bytes_a_call(region))),
+        }
+    }
+}
+
+/// All three are powers of two, so the answer is a multiple of the page size.
+fn most_bytes_a_call(region: &Region) -> u64 {
+    match region.is_hugetlb() {
+        true => MOST_HUGE_BYTES_A_CALL.max(region.page_size()),
+        false => MOST_BYTES_A_CALL,
+    }
+}
+
+impl<P: PunchHole> Reclaimer<P> {
     /// Makes the one call for `len` bytes, whole pages, at `offset` of the file of `region`.
     fn punch(&self, region: &Region, offset: u64, len: u64, done: &mut Discarded) {
         done.calls += 1;

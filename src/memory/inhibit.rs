@@ -107,7 +107,7 @@ impl Inhibit {
     ///
     /// Any addresses will do, guest memory or not yet, and pins may overlap: memory is free again
     /// when no pin covers it. Pins outlive connections. Memory that the guest sees at two
-    /// addresses is pinned at the one that is given.
+    /// addresses is pinned at both.
     ///
     /// # Errors
     /// [`PinError::TooMany`], [`PinError::TooOften`]; nothing has changed then.

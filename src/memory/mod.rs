@@ -5,6 +5,7 @@
 mod backing;
 mod discard;
 mod inhibit;
+mod kept;
 mod log_bitmap;
 mod options;
 mod peek;
@@ -17,6 +18,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 pub use backing::Backing;
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
+pub use kept::InUse;
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
 pub use options::MemoryOptions;
 pub use peek::peek;

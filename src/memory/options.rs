@@ -8,4 +8,8 @@ pub struct MemoryOptions {
     /// Off by default: a page that went back to the pool may be taken by somebody else, and the
     /// guest that touches it again is killed.
     pub hugetlb: bool,
+    /// Whether guest memory may lie in a file of a local file system on disk.
+    ///
+    /// Off by default: a discard there waits for a disk, and the guest's memory with it.
+    pub files: bool,
 }

@@ -1,8 +1,10 @@
 //! What backs each region of guest memory: a file, an offset in it, and the size of its pages.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,6 +43,10 @@ pub enum RegionError {
 pub struct Region {
     range: GuestRange,
     file: Arc<File>,
+    /// Device and inode number, which two descriptors of one file have in common.
+    file_id: (u64, u64),
+    /// See [`Region::file_index`].
+    file_index: usize,
     /// Where in the file the first byte of the region lies.
     file_offset: u64,
     page_size: u64,
@@ -56,9 +62,12 @@ impl AsRef<GuestRange> for Region {
 
 impl Region {
     fn new(range: GuestRange, backing: &FileOffset) -> io::Result<Self> {
+        let metadata = backing.file().metadata()?;
         Ok(Self {
             range,
             file: Arc::clone(backing.arc()),
+            file_id: (metadata.dev(), metadata.ino()),
+            file_index: 0,
             file_offset: backing.start(),
             page_size: backing_page_size(backing.file())?,
             read_only: AtomicBool::new(refuses_writes(backing.file())?),
@@ -68,6 +77,11 @@ impl Region {
     /// The file that backs the region.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Which of the files of its table backs the region: two regions of one file have the same.
+    pub fn file_index(&self) -> usize {
+        self.file_index
     }
 
     /// Size in bytes of the pages that the file is made of, a power of two.
@@ -97,13 +111,12 @@ impl Region {
         read_only
     }
 
-    /// The part of `range`, which lies in this region, that fills whole pages of the file, and
-    /// where in the file it begins; `None` if there is none.
-    pub fn whole_pages(&self, range: GuestRange) -> Option<(GuestRange, u64)> {
+    /// The part of `range`, which lies in this region, that fills whole pages of the file, as offsets
+    /// in the file; `None` if there is none.
+    pub fn whole_pages(&self, range: GuestRange) -> Option<GuestRange> {
         let offset = self.offset_of(range.start())?;
         let (first, len) = round_inward(offset, range.len(), self.page_size)?;
-        let whole = GuestRange::new(range.start().checked_add(first - offset)?, len).ok()?;
-        Some((whole, first))
+        GuestRange::new(first, len).ok()
     }
 
     /// Where in the file the guest physical address `gpa` of this region lies, in bytes.
@@ -121,6 +134,7 @@ impl Region {
 #[derive(Debug, Default)]
 pub struct RegionTable {
     regions: Vec<Region>,
+    files: usize,
 }
 
 impl RegionTable {
@@ -130,7 +144,18 @@ impl RegionTable {
     /// [`RegionError`] if a region is not backed by a file that can be asked for its page size.
     pub fn new(memory: &GuestMemory) -> Result<Self, RegionError> {
         // `GuestMemoryMmap` keeps its regions sorted, and lets none overlap.
-        Ok(Self { regions: memory.iter().map(region_of).collect::<Result<_, _>>()? })
+        let mut regions = memory.iter().map(region_of).collect::<Result<Vec<_>, _>>()?;
+        let mut files = HashMap::new();
+        for region in &mut regions {
+            let next = files.len();
+            region.file_index = *files.entry(region.file_id).or_insert(next);
+        }
+        Ok(Self { regions, files: files.len() })
+    }
+
+    /// How many different files there are.
+    pub fn files(&self) -> usize {
+        self.files
     }
 
     /// Bytes of all regions.

@@ -54,10 +54,12 @@ pub enum SkipReason {
     Yielded,
     /// Bytes of a list or table that could not be read from the memory file.
     Unreadable,
+    /// Pages that hold a ring: the device uses them.
+    Ring,
 }
 
 /// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 25] = [
+pub(super) const REASONS: [(SkipReason, &str); 26] = [
     (SkipReason::Empty, "empty"),
     (SkipReason::Wraps, "wraps"),
     (SkipReason::NotWritable, "not_writable"),
@@ -83,6 +85,7 @@ pub(super) const REASONS: [(SkipReason, &str); 25] = [
     (SkipReason::PoisonNotTold, "poison_not_told"),
     (SkipReason::Yielded, "yielded"),
     (SkipReason::Unreadable, "unreadable"),
+    (SkipReason::Ring, "ring"),
 ];
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

@@ -10,8 +10,10 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE};
+use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag};
 
+use super::admission::Refusal;
+use super::descriptor::close_elsewhere;
 use super::shape::{self, ShapeError};
 
 /// Request, flags and size of the payload, each an `u32` in the machine's own byte order
@@ -38,6 +40,9 @@ pub enum MessageError {
     /// A message that is not what the protocol says.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// A message or a descriptor that is not let in.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The socket.
     #[error("the connection broke")]
     Socket(#[source] io::Error),
@@ -60,11 +65,14 @@ pub(super) struct Message {
     received: usize,
     sent: usize,
     fds: Vec<OwnedFd>,
+    /// The descriptors are known, and to close them takes no time.
+    admitted: bool,
 }
 
 impl Message {
     pub(super) fn new() -> Self {
-        Self { bytes: [0; HEADER + MAX_MSG_SIZE], received: 0, sent: 0, fds: Vec::new() }
+        let bytes = [0; HEADER + MAX_MSG_SIZE];
+        Self { bytes, received: 0, sent: 0, fds: Vec::new(), admitted: false }
     }
 
     fn word(&self, index: usize) -> u32 {
@@ -84,8 +92,64 @@ impl Message {
 
     /// Whether it, being whole, is what the protocol says.
     pub(super) fn check(&self) -> Result<(), ShapeError> {
-        let payload = self.bytes.get(HEADER..self.received).unwrap_or_default();
-        shape::check(self.request(), self.word(1), payload)
+        shape::check(self.request(), self.word(1), self.payload())
+    }
+
+    /// Whether the frontend asks for an answer that the message does not have by itself.
+    pub(super) fn wants_reply(&self) -> bool {
+        self.word(1) & VhostUserHeaderFlag::NEED_REPLY.bits() != 0
+    }
+
+    /// What is behind the header.
+    pub(super) fn payload(&self) -> &[u8] {
+        self.bytes.get(HEADER..self.received).unwrap_or_default()
+    }
+
+    /// The payload's `u64` at this index, 0 if it is not that long.
+    pub(super) fn number(&self, index: usize) -> u64 {
+        let bytes = self.payload().get(8 * index..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    }
+
+    /// The payload's first `u32`, 0 if it is not that long.
+    pub(super) fn first_word(&self) -> u32 {
+        self.payload().first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+
+    /// Has another payload, not longer than the one it has, and its descriptors in another order.
+    pub(super) fn rewrite(&mut self, payload: &[u8], order: &[usize]) {
+        let end = HEADER + payload.len();
+        let (Ok(size), true) = (u32::try_from(payload.len()), end <= self.received) else { return };
+        self.bytes[8..HEADER].copy_from_slice(&size.to_ne_bytes());
+        self.bytes[HEADER..end].copy_from_slice(payload);
+        self.received = end;
+        let mut fds: Vec<_> = self.fds.drain(..).map(Some).collect();
+        self.fds = order.iter().filter_map(|index| fds.get_mut(*index)?.take()).collect();
+    }
+
+    /// Is a message of this daemon's own. There is none in it.
+    pub(super) fn write(&mut self, message: &[u8]) {
+        let len = message.len().min(self.bytes.len());
+        self.bytes[..len].copy_from_slice(&message[..len]);
+        self.received = len;
+    }
+
+    /// Its descriptors are such as may be closed by any thread.
+    pub(super) fn admit(&mut self) {
+        self.admitted = true;
+    }
+
+    /// Goes on without its descriptors.
+    pub(super) fn drop_fds(&mut self) {
+        let fds = std::mem::take(&mut self.fds);
+        if !std::mem::take(&mut self.admitted) {
+            close_elsewhere(fds);
+        }
+    }
+
+    /// Whether nothing of a message is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.received == 0
     }
 
     /// The descriptors that came with it.
@@ -169,14 +233,20 @@ impl Message {
     /// Forgets it.
     pub(super) fn clear(&mut self) {
         (self.received, self.sent) = (0, 0);
-        self.fds.clear();
+        self.drop_fds();
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.drop_fds();
     }
 }
 
 #[cfg(test)]
 impl Message {
-    pub(super) fn into_parts(self) -> (Vec<u8>, Vec<OwnedFd>) {
-        (self.bytes[..self.received].to_vec(), self.fds)
+    pub(super) fn into_parts(mut self) -> (Vec<u8>, Vec<OwnedFd>) {
+        (self.bytes[..self.received].to_vec(), std::mem::take(&mut self.fds))
     }
 
     pub(super) fn set(&mut self, bytes: &[u8], fds: impl IntoIterator<Item = OwnedFd>) {

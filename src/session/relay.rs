@@ -12,14 +12,16 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
+use super::admission::{Ahead, Denied};
 use super::message::{Message, MessageError, Step};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen,
-    socket_with,
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
+    listen, send, socket_with,
 };
+use vhost::vhost_user::message::VhostUserHeaderFlag;
 
 /// A connection, and a listener on which nothing waits but its other end.
 ///
@@ -51,19 +53,21 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Passes messages on until one side hangs up or `stop` is signalled. `look` sees each of the
-    /// frontend's before the framework does.
+    /// Passes messages on until one side hangs up or `stop` is signalled. `look` decides on each of
+    /// the frontend's before the framework sees it.
     ///
     /// A side that stalls, in the middle of a message or because it does not read, stalls nobody
     /// but the other, and not even that when it hangs up.
     ///
     /// # Errors
-    /// [`MessageError`] for a message of which the end cannot be known, or what `look` says.
+    /// [`MessageError`] for a message of which the end cannot be known, or that is not let in.
     pub(super) fn run(
         self,
-        mut look: impl FnMut(&Message) -> Result<(), MessageError>,
+        mut look: impl FnMut(&mut Message) -> Result<Ahead, Denied>,
     ) -> Result<(), MessageError> {
         let (mut there, mut back) = (Message::new(), Message::new());
+        // What goes to the framework before `there`, the last one first, and what of it is going.
+        let (mut ahead, mut own) = (Ahead::new(), Message::new());
         // Nothing goes to the framework once either of the two has ended its part.
         let mut goes_there = true;
         loop {
@@ -73,7 +77,18 @@ impl Relay {
             }
             if goes_there && !there.is_whole() {
                 match there.receive(self.frontend.as_fd())? {
-                    Step::Done => look(&there)?,
+                    Step::Done => {
+                        ahead = match look(&mut there) {
+                            Ok(ahead) => ahead,
+                            Err(denied) => {
+                                if denied.is_answered && back.is_empty() {
+                                    self.refuse(&there);
+                                }
+                                return Err(denied.error);
+                            }
+                        };
+                        ahead.reverse();
+                    }
                     Step::Waits => {}
                     Step::Closed => {
                         goes_there = false;
@@ -84,8 +99,18 @@ impl Relay {
             } else if ready.frontend_gone {
                 return Ok(());
             }
-            if goes_there && there.is_whole() {
-                goes_there = there.send(self.framework.as_fd())? != Step::Closed;
+            while goes_there && there.is_whole() {
+                if own.is_empty()
+                    && let Some(first) = ahead.pop()
+                {
+                    own.write(&first);
+                }
+                let next = if own.is_empty() { &mut there } else { &mut own };
+                match next.send(self.framework.as_fd())? {
+                    Step::Done => {}
+                    Step::Waits => break,
+                    Step::Closed => goes_there = false,
+                }
             }
             if !back.is_whole() && back.receive(self.framework.as_fd())? == Step::Closed {
                 return Ok(());
@@ -100,6 +125,15 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Tells a frontend that waits for it that a message failed. It is hung up on then, and one that
+    /// does not read hears of that alone.
+    fn refuse(&self, message: &Message) {
+        let flags = VhostUserHeaderFlag::REPLY.bits() | 1;
+        let header = [message.request(), flags, 8].map(u32::to_ne_bytes).concat();
+        let answer = [header.as_slice(), &1_u64.to_ne_bytes()].concat();
+        let _ = send(&self.frontend, &answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// Waits for whatever lets one of the two messages go on; `there` is none if nothing goes that
@@ -182,7 +216,7 @@ mod tests {
             let mut looked = Vec::new();
             let end = relay.run(|message| {
                 looked.push((message.request(), message.fds().len()));
-                Ok(())
+                Ok(Ahead::new())
             });
             (end, looked)
         });

@@ -7,7 +7,7 @@ use log::warn;
 use virtio_queue::{Queue, QueueT};
 
 use crate::device::features::NUM_QUEUES;
-use crate::memory::GuestRange;
+use crate::memory::{GuestRange, InUse};
 use crate::wake::Wake;
 
 /// The three parts of one split virtqueue in guest memory.
@@ -85,6 +85,18 @@ impl Rings {
                 }
             }
         }
+    }
+}
+
+/// What holds a ring is never discarded: the device would write it again, and where the pages that
+/// it gave back are gone by then, the kernel ends it.
+impl InUse for Rings {
+    fn version(&self) -> u64 {
+        self.version()
+    }
+
+    fn ranges(&self) -> Vec<GuestRange> {
+        self.places()
     }
 }
 

@@ -229,7 +229,9 @@ fn create_file(backing: Backing, bytes: u64) -> Result<File> {
             let log2 = page_bytes.ilog2() << 26;
             memfd(MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(log2))?
         }
-        Backing::Transparent => huge_tmpfs_file()?,
+        // No limit, as for a memfd.
+        Backing::Transparent => tmpfs_file("0", "always")?,
+        Backing::LimitedTmpfs { limit_bytes } => tmpfs_file(&limit_bytes.to_string(), "never")?,
         Backing::File => tempfile::tempfile()?.into(),
     });
     ftruncate(&file, bytes)?;
@@ -237,10 +239,10 @@ fn create_file(backing: Backing, bytes: u64) -> Result<File> {
 }
 
 /// A file of a tmpfs that is mounted nowhere and goes with it.
-fn huge_tmpfs_file() -> Result<OwnedFd> {
+fn tmpfs_file(size: &str, huge: &str) -> Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "huge", "always")?;
-    fsconfig_set_string(&context, "size", "100%")?;
+    fsconfig_set_string(&context, "huge", huge)?;
+    fsconfig_set_string(&context, "size", size)?;
     fsconfig_create(&context)?;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -3,6 +3,7 @@ use crate::memory::Cause;
 use proptest::prelude::*;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
@@ -287,6 +288,98 @@ fn a_seal_that_comes_later_is_found_out_with_the_first_call() {
     assert_eq!((counted.discard_calls, counted.bytes_discarded), (1, 0));
     assert_eq!(counted.errors().find(|(name, _)| *name == "EPERM"), Some(("EPERM", 1)));
     assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 2 * PAGE);
+}
+
+/// Guest memory of (guest page, pages, file page) regions of one file.
+fn overlapping(regions: &[(u64, u64, u64)]) -> Arc<GuestMemory> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(64 * PAGE).unwrap();
+    let mapped = regions.iter().map(|&(page, pages, file_page)| {
+        let backing = FileOffset::new(file.try_clone().unwrap(), file_page * PAGE);
+        let region = MmapRegion::from_file(backing, usize::try_from(pages * PAGE).unwrap());
+        GuestRegionMmap::new(region.unwrap(), GuestAddress(page * PAGE)).unwrap()
+    });
+    Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
+}
+
+/// Rings that a test places.
+#[derive(Default)]
+struct Places {
+    version: AtomicU64,
+    ranges: Mutex<Vec<GuestRange>>,
+}
+
+impl Places {
+    fn set(&self, places: &[(u64, u64)]) {
+        *self.ranges.lock().unwrap() = ranges(places);
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl InUse for Places {
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    fn ranges(&self) -> Vec<GuestRange> {
+        self.ranges.lock().unwrap().clone()
+    }
+}
+
+/// Each guest page of `chain` that a discard asks the kernel for, in file pages.
+fn calls(recorder: &Recorder) -> Vec<u64> {
+    let calls = std::mem::take(&mut *recorder.calls.lock().unwrap());
+    let mut pages: Vec<u64> =
+        calls.iter().flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
+    pages.sort_unstable();
+    pages
+}
+
+#[test]
+fn what_is_pinned_stays_at_every_address_and_in_every_table() {
+    // Guest pages 0 to 7 and 100 to 107 are the same; 200 is another file.
+    let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
+    reclaimer.inhibit.pin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
+    let discard = || reclaimer.snapshot().discard(&mut ranges(&[(100 * PAGE, 8 * PAGE)]));
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 3, 4, 5, 6, 7]);
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Pinned), PAGE);
+    // The pinned address is another part of the file now, and then no memory.
+    reclaimer.set_memory(overlapping(&[(0, 2, 4), (2, 2, 6), (100, 8, 0)])).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 7]);
+    reclaimer.set_memory(overlapping(&[(100, 8, 0)])).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 6, 7]);
+    reclaimer.set_memory(both).unwrap();
+    reclaimer.inhibit.unpin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn what_holds_a_ring_stays_at_every_address_while_it_does() {
+    let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
+    let places = Arc::new(Places::default());
+    let reclaimer = reclaimer.keeping(Arc::clone(&places) as _);
+    let discard = |page| reclaimer.snapshot().discard(&mut ranges(&[(page, 8 * PAGE)]));
+    // One byte of a page, and what is no memory.
+    places.set(&[(4 * PAGE - 1, 2), (50 * PAGE, PAGE)]);
+    for page in [0, 100 * PAGE] {
+        discard(page);
+        assert_eq!(calls(&recorder), [0, 1, 2, 5, 6, 7]);
+    }
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Ring), 4 * PAGE);
+    // Pinned comes first where a page is both.
+    reclaimer.inhibit.pin(GuestRange::new(103 * PAGE, 1).unwrap()).unwrap();
+    places.set(&[(3 * PAGE, 1), (106 * PAGE, 1)]);
+    discard(0);
+    assert_eq!(calls(&recorder), [0, 1, 2, 4, 5, 7]);
+    places.set(&[]);
+    discard(0);
+    assert_eq!(calls(&recorder), [0, 1, 2, 4, 5, 6, 7]);
 }
 
 proptest! {

@@ -32,6 +32,11 @@ impl Line {
         }
     }
 
+    /// Whether a notification has come that was not taken. Takes it.
+    pub fn is_called(&self) -> bool {
+        self.call.read().is_ok()
+    }
+
     /// Waits for a notification and takes it; says whether one came. Without a timeout it waits
     /// until the device is gone for good.
     pub(super) fn wait_call(&self, timeout: Option<Duration>) -> Result<bool> {

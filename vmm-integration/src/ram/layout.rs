@@ -15,6 +15,11 @@ pub enum Backing {
     /// Transparent huge pages of a tmpfs of its own (`huge=always`), whatever the host says to
     /// memfds; mounting it takes root.
     Transparent,
+    /// Pages of 4 KiB of a tmpfs of its own that holds `limit_bytes` at most; mounting it takes root.
+    LimitedTmpfs {
+        /// The size limit in bytes.
+        limit_bytes: u64,
+    },
     /// An unnamed file in the directory for temporary files, whatever file system that is on.
     File,
     /// Pages of `page_bytes` out of the pool of hugetlbfs.
@@ -28,7 +33,9 @@ impl Backing {
     /// The smallest piece that can be given back, in bytes.
     pub const fn page_bytes(self) -> u64 {
         match self {
-            Self::Memfd | Self::Transparent | Self::File => BASE_PAGE_BYTES,
+            Self::Memfd | Self::Transparent | Self::LimitedTmpfs { .. } | Self::File => {
+                BASE_PAGE_BYTES
+            }
             Self::Hugetlb { page_bytes } => page_bytes,
         }
     }
