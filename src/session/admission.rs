@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 
+use log::warn;
 use rustix::process::{Resource, getrlimit};
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 
@@ -13,9 +14,11 @@ use super::areas::{Area, AreaFault, Areas, MOST_AREAS};
 use super::descriptor::Kind;
 use super::file_system::{self, FileFault};
 use super::message::{Message, MessageError};
+use crate::daemon::report;
+use crate::device::features::NUM_QUEUES;
 use crate::memory::MemoryOptions;
 
-/// Why a message is not let in. The frontend is hung up on.
+/// Why a message is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Too few descriptors, or too many.
@@ -66,7 +69,7 @@ pub enum Refusal {
     )]
     NotShared {
         /// The queue.
-        queue: u32,
+        queue: usize,
     },
     /// A frontend that makes the configuration up.
     #[error(
@@ -79,8 +82,8 @@ pub enum Refusal {
 
 /// A message that is not passed on.
 pub(super) struct Denied {
-    /// Why not.
-    pub(super) error: MessageError,
+    /// Why the connection ends; none if it goes on without the message.
+    pub(super) end: Option<MessageError>,
     /// Whether the frontend waits for an answer.
     pub(super) is_answered: bool,
 }
@@ -95,6 +98,12 @@ pub(super) struct Admission {
     areas: Areas,
     protocol_features: u64,
     owned: bool,
+    /// There is no memory that could be used, as was said.
+    is_set_up_wrongly: bool,
+    /// There is a queue that may be too small, as was said.
+    is_small: bool,
+    /// The queues whose rings lie nowhere: none of them is started.
+    lost: [bool; NUM_QUEUES],
 }
 
 impl Admission {
@@ -102,7 +111,15 @@ impl Admission {
         // Each region keeps a descriptor: half of what there may be is for everything else.
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2;
         let most = usize::try_from(limit).unwrap_or(usize::MAX).min(MOST_AREAS);
-        Self { options, areas: Areas::new(most), protocol_features: 0, owned: false }
+        Self {
+            options,
+            areas: Areas::new(most),
+            protocol_features: 0,
+            owned: false,
+            is_set_up_wrongly: false,
+            is_small: false,
+            lost: [false; NUM_QUEUES],
+        }
     }
 
     /// Lets a message in, or not. It may come to be another one that means the same.
@@ -111,11 +128,25 @@ impl Admission {
     /// [`Denied`]
     pub(super) fn check(&mut self, message: &mut Message) -> Result<Ahead, Denied> {
         let checked = message.check().map_err(MessageError::Shape);
-        checked.and_then(|()| Ok(self.admit(message)?)).map_err(|error| Denied {
-            error,
-            is_answered: message.wants_reply()
-                && self.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0,
-        })
+        let refusal = match checked.map(|()| self.admit(message)) {
+            Ok(Ok(ahead)) => return Ok(ahead),
+            Ok(Err(refusal)) => refusal,
+            Err(error) => return Err(self.deny(message, Some(error))),
+        };
+        if !goes_on(message, &refusal) {
+            return Err(self.deny(message, Some(refusal.into())));
+        }
+        // The first one is the cause of those that follow.
+        if !std::mem::replace(&mut self.is_set_up_wrongly, true) {
+            report("the frontend is set up wrongly, its device is not served", &refusal);
+        }
+        Err(self.deny(message, None))
+    }
+
+    fn deny(&self, message: &Message, end: Option<MessageError>) -> Denied {
+        let reply_ack = VhostUserProtocolFeatures::REPLY_ACK.bits();
+        let is_answered = message.wants_reply() && self.protocol_features & reply_ack != 0;
+        Denied { end, is_answered }
     }
 
     fn admit(&mut self, message: &mut Message) -> Result<Ahead, Refusal> {
@@ -145,14 +176,28 @@ impl Admission {
             }
             R::SET_VRING_ADDR => {
                 none(request, message)?;
-                let queue = message.first_word();
+                let queue = usize::try_from(message.first_word()).unwrap_or(usize::MAX);
                 let rings = [message.number(1), message.number(2), message.number(3)];
-                if self.areas.is_empty() || !rings.iter().all(|at| self.areas.hold_user(*at)) {
-                    return Err(Refusal::NotShared { queue });
+                let is_lost = !rings.iter().all(|at| self.areas.hold_user(*at));
+                if let Some(lost) = self.lost.get_mut(queue) {
+                    *lost = is_lost;
+                }
+                self.expect_rings(queue)?;
+            }
+            R::SET_VRING_NUM => {
+                none(request, message)?;
+                let [queue, size] = message.pair();
+                if size < REPORTING_SIZE && !std::mem::replace(&mut self.is_small, true) {
+                    warn!(
+                        "queue {queue} has {size} descriptors: Linux does not report free pages \
+                         over fewer than {REPORTING_SIZE} (vq_size)"
+                    );
                 }
             }
             R::SET_LOG_BASE => log(message)?,
             R::SET_VRING_KICK | R::SET_VRING_ERR => {
+                let [queue, ..] = message.number(0).to_le_bytes();
+                self.expect_rings(queue.into())?;
                 let expected = usize::from(message.number(0) & NO_FD == 0);
                 number(request, message, expected, "")?;
                 each(request, message, "an eventfd", |kind| kind == Kind::EventFd)?;
@@ -163,6 +208,10 @@ impl Admission {
                 each(request, message, "an eventfd, a pipe or a Unix socket", |kind| {
                     kind.is_unix() || matches!(kind, Kind::EventFd | Kind::Pipe)
                 })?;
+            }
+            R::SET_VRING_ENABLE => {
+                none(request, message)?;
+                self.expect_rings(usize::try_from(message.first_word()).unwrap_or(usize::MAX))?;
             }
             R::SET_BACKEND_REQ_FD => {
                 number(request, message, 1, "")?;
@@ -181,11 +230,18 @@ impl Admission {
         Ok(Ahead::new())
     }
 
+    fn expect_rings(&self, queue: usize) -> Result<(), Refusal> {
+        let is_lost = self.lost.get(queue).is_some_and(|lost| *lost);
+        if is_lost { Err(Refusal::NotShared { queue }) } else { Ok(()) }
+    }
+
     /// A frontend that takes the device over on a connection that had a device before (QEMU's
     /// `device_del` and `device_add`). The framework takes one owner only, so it is given up first,
     /// with all that belonged to it.
     fn begin(&mut self) -> Ahead {
         let mut ahead = Ahead::new();
+        self.lost = [false; NUM_QUEUES];
+        self.is_set_up_wrongly = false;
         if std::mem::replace(&mut self.owned, true) {
             let has =
                 |feature: VhostUserProtocolFeatures| self.protocol_features & feature.bits() != 0;
@@ -244,6 +300,24 @@ impl Admission {
         Ok(())
     }
 }
+
+/// Whether the connection goes on without a message: QEMU 11.1 aborts if its backend hangs up on
+/// the device while it starts (`memory_region_del_eventfd: Assertion`). Told that the memory or the
+/// kick of a queue failed, it says so and the guest goes on without the device.
+fn goes_on(message: &Message, refusal: &Refusal) -> bool {
+    use FrontendReq as R;
+    let request = R::try_from(message.request());
+    let is_memory = matches!(request, Ok(R::SET_MEM_TABLE | R::ADD_MEM_REG));
+    match refusal {
+        Refusal::Number { .. } | Refusal::File { .. } | Refusal::Area { .. } => is_memory,
+        Refusal::NotShared { .. } => true,
+        _ => false,
+    }
+}
+
+/// What Linux's driver wants of the reporting queue (`PAGE_REPORTING_CAPACITY`); its probe fails with
+/// `ENOSPC` otherwise.
+const REPORTING_SIZE: u32 = 32;
 
 /// There is no descriptor, and the queue is not to be watched or told.
 const NO_FD: u64 = 1 << 8;

@@ -168,10 +168,6 @@ impl Areas {
         std::mem::take(&mut self.areas)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.areas.is_empty()
-    }
-
     /// Whether this address of the frontend's lies in one of them.
     pub(super) fn hold_user(&self, user: u64) -> bool {
         self.areas.iter().any(|area| area.holds_user(user))

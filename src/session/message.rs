@@ -116,6 +116,12 @@ impl Message {
         self.payload().first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     }
 
+    /// The payload's first two `u32`.
+    pub(super) fn pair(&self) -> [u32; 2] {
+        let second = self.payload().get(4..).and_then(|rest| rest.first_chunk());
+        [self.first_word(), second.map_or(0, |bytes| u32::from_ne_bytes(*bytes))]
+    }
+
     /// Has another payload, not longer than the one it has, and its descriptors in another order.
     pub(super) fn rewrite(&mut self, payload: &[u8], order: &[usize]) {
         let end = HEADER + payload.len();

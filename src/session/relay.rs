@@ -84,7 +84,11 @@ impl Relay {
                                 if denied.is_answered && back.is_empty() {
                                     self.refuse(&there);
                                 }
-                                return Err(denied.error);
+                                match denied.end {
+                                    Some(error) => return Err(error),
+                                    None => there.clear(),
+                                }
+                                Ahead::new()
                             }
                         };
                         ahead.reverse();
