@@ -23,12 +23,11 @@ use vmm_sys_util::event::{
 use crate::daemon::report;
 use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
 use crate::device::{Outcome, QueueRole};
-use crate::log_limit::LogLimit;
 use crate::memory::{Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer};
 use crate::migration::{self, StateError, Transfer};
 use crate::session::Link;
 use crate::state::State;
-use crate::vring::{RingError, Vring};
+use crate::vring::{RingLog, Vring};
 use crate::wake::Wake;
 
 /// `VHOST_F_LOG_ALL`: the frontend wants to know which pages this daemon writes.
@@ -55,7 +54,7 @@ pub struct BalloonBackend {
     link: Arc<Link>,
     stop: Arc<Wake>,
     transfer: Mutex<Option<Transfer>>,
-    limit: LogLimit,
+    ring_log: RingLog,
     exit_event: Mutex<Option<RawFd>>,
     attach: OnceLock<Attach>,
     worker: OnceLock<Pid>,
@@ -79,7 +78,7 @@ impl BalloonBackend {
             link,
             stop,
             transfer: Mutex::new(None),
-            limit: LogLimit::default(),
+            ring_log: RingLog::default(),
             exit_event: Mutex::new(None),
             attach: OnceLock::new(),
             worker: OnceLock::new(),
@@ -149,15 +148,9 @@ impl BalloonBackend {
             if self.state.balloon.role(index) == Some(QueueRole::Statistics)
                 && let Err(error) = vring.return_kept(|| self.reclaimer.snapshot())
             {
-                self.report_ring(index, &error);
+                self.ring_log.report(index, &error);
             }
         }
-    }
-
-    fn report_ring(&self, queue: usize, error: &RingError) {
-        let source = std::error::Error::source(error);
-        let source = source.map(|source| format!(": {source}")).unwrap_or_default();
-        self.limit.run(|| warn!("queue {queue}: {error}{source}"));
     }
 
     fn start_transfer(
@@ -352,7 +345,7 @@ impl VhostUserBackend for BalloonBackend {
             outcome
         });
         if let Err(error) = drained {
-            self.report_ring(index, &error);
+            self.ring_log.report(index, &error);
         }
         // Another thread tells the driver: here a channel that is full would keep chains waiting.
         if balloon.take_changed_by_chain() {

@@ -137,6 +137,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         deadline,
         retry,
         limit: LogLimit::default(),
+        statistics_limit: LogLimit::default(),
         ending: false,
         ended: None,
     }));
@@ -236,6 +237,7 @@ struct Daemon {
     deadline: TimerFd,
     retry: TimerFd,
     limit: LogLimit,
+    statistics_limit: LogLimit,
     /// Was told to end, and waits for the session to wind up.
     ending: bool,
     /// How the event loop is to be left.
@@ -336,7 +338,7 @@ impl Daemon {
         if let Some(frontend) = self.state.frontend()
             && let Err(error) = frontend.poll_statistics()
         {
-            self.limit.run(|| warn!("cannot ask for statistics: {error}"));
+            self.statistics_limit.run(|| warn!("cannot ask for statistics: {error}"));
         }
     }
 

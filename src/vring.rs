@@ -19,6 +19,7 @@
 mod call;
 mod drain;
 mod kick;
+mod ring_log;
 mod running;
 
 use std::fs::File;
@@ -35,6 +36,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 use crate::memory::GuestMemory;
 use call::Call;
 
+pub(crate) use ring_log::RingLog;
 pub use running::Rings;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use guest_driver::ram::{Gpa, GpaRange, GuestRam};
 use guest_driver::virtio::balloon::{BalloonConfig, BalloonQueue};
 use guest_driver::virtio::ring::Buffer;
+use rustix::fs::{SealFlags, fcntl_add_seals};
 use serde_json::Value;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
@@ -198,4 +199,24 @@ fn a_flood_of_one_kind_does_not_hide_another() {
     let told = "a chain names more than 4096 pages of the balloon";
     assert!(device.daemon.wait_for_log(told, SOON).unwrap(), "{}", device.daemon.log());
     assert!(device.said(flood) <= 20, "{}", device.daemon.log());
+}
+
+/// A call that fails is the host's business, and rare; what is not memory a guest names as often as
+/// it likes.
+#[test]
+fn a_flood_of_what_is_not_memory_does_not_hide_a_call_that_fails() {
+    let device = Device::start();
+    let mut guest = device.attach();
+    guest.write_config(12, &[0; 4]).unwrap();
+    let reporting = guest.reporting_queue().unwrap();
+    for _ in 0..100 {
+        guest.submit_and_wait(reporting, &[Buffer::writable(Gpa(1 << 50), 4096)]).unwrap();
+    }
+    assert!(device.daemon.wait_for_log("which is not memory", SOON).unwrap());
+    // It has three regions in two files.
+    for file in 0..2 {
+        fcntl_add_seals(guest.ram().file(file), SealFlags::FUTURE_WRITE).unwrap();
+    }
+    assert!(!given_back(&mut guest));
+    assert!(device.daemon.wait_for_log("cannot discard", SOON).unwrap(), "{}", device.daemon.log());
 }

@@ -78,6 +78,8 @@ pub struct Reclaimer<P = Fallocate> {
     stopping: AtomicBool,
     counters: Arc<Counters>,
     limit: LogLimit,
+    /// Of what is not memory: a guest that names it often must not hide calls that fail.
+    outside: LogLimit,
 }
 
 /// The guest's memory, mapped and as files.
@@ -106,6 +108,7 @@ impl<P: PunchHole> Reclaimer<P> {
             stopping: AtomicBool::new(false),
             counters,
             limit: LogLimit::default(),
+            outside: LogLimit::default(),
         }
     }
 
@@ -175,7 +178,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     ) -> Discarded {
         let keep_going = || keep_going() && !self.reclaimer.map.writer_waits();
         let mut done = Discarded::default();
-        let Reclaimer { counters, limit, .. } = self.reclaimer;
+        let Reclaimer { counters, outside, .. } = self.reclaimer;
         let overlap = merge(ranges);
         if overlap > 0 {
             counters.skip(SkipReason::Overlap, overlap);
@@ -193,7 +196,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
                     }
                     Piece::Outside(range) => {
                         counters.skip(SkipReason::OutOfMemory, range.len());
-                        limit.run(|| {
+                        outside.run(|| {
                             let (start, end) = (range.start(), range.end());
                             warn!("the guest reported {start:#x}..{end:#x}, which is not memory");
                         });
