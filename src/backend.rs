@@ -135,8 +135,12 @@ impl BalloonBackend {
         if inhibit.holds(Cause::Migration) != logs {
             info!("dirty logging {}", if logs { "on, discarding pauses" } else { "off" });
         }
-        // Once the frontend has its answer nothing is discarded: this waits for a call under way.
-        inhibit.set(Cause::Migration, logs);
+        // Once the frontend has its answer nothing is discarded. This thread is the frontend's own,
+        // and waits for no more than the call under way.
+        match logs {
+            true => inhibit.wait(inhibit.forbid(Cause::Migration)),
+            false => inhibit.lift(Cause::Migration),
+        }
         lock(&self.dirty).set_logging(logs);
     }
 

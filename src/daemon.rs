@@ -103,7 +103,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     sigbus::install().map_err(resources("handle SIGBUS"))?;
     let operators = listen_for_operators(config)?;
     let state = Arc::new(State::new(config.device, config.memory));
-    state.inhibit.set(Cause::Operator, config.paused);
+    if config.paused {
+        // Nothing is under way yet.
+        let _ = state.inhibit.forbid(Cause::Operator);
+    }
     let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
         .map_err(resources("create an eventfd"))?;
     state.on_interval_changed(interval_changed.try_clone().map_err(resources("keep an eventfd"))?);
@@ -111,6 +114,9 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         .map_err(resources("create an eventfd"))?;
     let timer = || TimerFd::new().map_err(resources("create a timer"));
     let (statistics, deadline, retry) = (timer()?, timer()?, timer()?);
+    if config.control_socket.is_some() || config.metrics_address.is_some() {
+        state.survey.start().map_err(resources("start a thread"))?;
+    }
     let mut manager = Subscribers::new()?;
     let _control_file = operators.serve(&state, &mut manager)?;
     let mut replaced = false;

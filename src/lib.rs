@@ -36,6 +36,7 @@ pub mod session;
 mod sigbus;
 mod socket;
 pub mod state;
+mod survey;
 pub mod vring;
 mod wake;
 

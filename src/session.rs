@@ -149,8 +149,8 @@ impl Session {
             drop(framework);
             shared.rings.clear();
             // Whoever migrated, it was this frontend.
-            shared.inhibit.set(Cause::Migration, false);
-            shared.inhibit.set(Cause::Postcopy, false);
+            shared.inhibit.lift(Cause::Migration);
+            shared.inhibit.lift(Cause::Postcopy);
             info!("session: {}", shared.counters.snapshot().since(&before));
             if let Err(error) = ended.write(1) {
                 error!("cannot signal the end of a session: {error}");

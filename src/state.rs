@@ -10,11 +10,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::log_limit::LogLimit;
-use crate::memory::{Inhibit, MemoryOptions, RegionTable};
+use crate::memory::{Backing, Inhibit, MemoryOptions, RegionTable};
 use crate::metrics::Counters;
 use crate::migration::Transfers;
+use crate::survey::Survey;
 use crate::vring::Rings;
-use crate::wake::Wake;
+use crate::wake::{Wake, Wakes};
 
 /// What the daemon may ask of a connected frontend, from any thread.
 pub trait Frontend: Send + Sync {
@@ -62,18 +63,23 @@ pub struct State {
     /// [`Rings::version`] when the frontend connected.
     rings_at_connect: AtomicU64,
     no_driver: LogLimit,
-    /// Weak, so that no file of a guest is open for longer than its frontend is connected.
-    regions: Mutex<Weak<RegionTable>>,
+    /// Plain data, so that the main thread never holds a file of a guest.
+    backings: Mutex<Option<Vec<Backing>>>,
+    /// How much of the guest's memory is there.
+    pub(crate) survey: Survey,
+    /// Signalled when an answer that a control client waits for may be ready.
+    pub(crate) operators: Arc<Wakes>,
 }
 
 impl State {
     /// A device that no guest has touched.
     pub fn new(device: DeviceOptions, memory: MemoryOptions) -> Self {
         let counters = Arc::<Counters>::default();
+        let operators = Arc::<Wakes>::default();
         Self {
             balloon: Balloon::new(device, Arc::clone(&counters)),
             memory,
-            inhibit: Arc::default(),
+            inhibit: Arc::new(Inhibit::new(Arc::clone(&operators))),
             counters,
             rings: Arc::default(),
             transfers: Transfers::default(),
@@ -83,7 +89,9 @@ impl State {
             sessions: OnceLock::new(),
             rings_at_connect: AtomicU64::new(0),
             no_driver: LogLimit::default(),
-            regions: Mutex::default(),
+            backings: Mutex::default(),
+            survey: Survey::new(Arc::clone(&operators)),
+            operators,
         }
     }
 
@@ -92,7 +100,7 @@ impl State {
         self.frontend.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A frontend has connected, or has gone.
+    /// A frontend has connected, or has gone. Nothing is known of its memory yet, or any more.
     pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
         match frontend.is_some() {
             true => {
@@ -101,6 +109,8 @@ impl State {
             }
             false => self.balloon.set_memory_bytes(0),
         }
+        self.survey.set_regions(Weak::new());
+        *self.backings.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
         if let Some(wake) = self.sessions.get()
             && let Err(error) = wake.signal()
@@ -220,14 +230,16 @@ impl State {
         self.interval_changed.get().map_or(Ok(()), |event| event.write(1))
     }
 
-    /// What backs the guest's memory now; `None` if there is none. To look at, and not to keep.
-    pub fn regions(&self) -> Option<Arc<RegionTable>> {
-        self.regions.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    /// What backs the guest's memory now, by address; `None` if there is none.
+    pub fn backings(&self) -> Option<Vec<Backing>> {
+        self.backings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The frontend has sent this table of its memory.
     pub fn set_regions(&self, regions: &Arc<RegionTable>) {
-        *self.regions.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(regions);
+        self.survey.set_regions(Arc::downgrade(regions));
+        let backings = Some(regions.backings());
+        *self.backings.lock().unwrap_or_else(PoisonError::into_inner) = backings;
     }
 }
 

@@ -1,8 +1,10 @@
 //! An eventfd that one thread signals and another polls.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use log::warn;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Stays signalled until it is cleared. Neither ever blocks.
@@ -31,5 +33,30 @@ impl Wake {
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Wake {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The events of every listener that wants to hear of the same thing.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Mutex<Vec<Arc<Wake>>>);
+
+impl Wakes {
+    /// Signals `wake`, too, from now on.
+    pub(crate) fn add(&self, wake: Arc<Wake>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(wake);
+    }
+
+    pub(crate) fn signal(&self) {
+        for wake in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Err(error) = wake.signal() {
+                warn!("cannot signal an event: {error}");
+            }
+        }
     }
 }

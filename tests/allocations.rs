@@ -110,7 +110,7 @@ fn a_report_costs_no_allocation() {
     let inhibit = Arc::<Inhibit>::default();
     // One that is in the way, and as many others as to make a search.
     for i in 0..100 {
-        inhibit.pin(GuestRange::new(17 * MIB + i * MIB, 4096).unwrap()).unwrap();
+        let _ = inhibit.pin(GuestRange::new(17 * MIB + i * MIB, 4096).unwrap()).unwrap();
     }
     let balloon = Balloon::new(DeviceOptions::default(), Arc::clone(&counters));
     balloon.set_acked_features(balloon.offered());

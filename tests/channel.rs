@@ -110,7 +110,7 @@ fn a_change_of_the_configuration_reaches_the_frontend() {
 fn a_migration_ends_with_its_frontend() {
     let (inside, mut guest) = inside(AttachOptions::default());
     let state = Arc::clone(&inside.state);
-    state.inhibit.set(Cause::Operator, true);
+    let _ = state.inhibit.forbid(Cause::Operator);
     guest.set_logging(true).unwrap();
     assert!(state.inhibit.holds(Cause::Migration));
     drop(guest);

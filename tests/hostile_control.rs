@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(30);
 const A_SECOND: Duration = Duration::from_secs(1);
 /// What the daemon gives a client for a request, and how many it serves at a time.
 const PATIENCE: Duration = Duration::from_secs(10);
-const MOST_CONNECTIONS: usize = 16;
+const MOST_CONNECTIONS: usize = 32;
 
 const STATUS: &str = "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n";
 const METRICS: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -108,8 +108,8 @@ impl Setting {
     }
 }
 
-/// Every place is taken by somebody who does not finish: they are waited for as long as was said,
-/// and then it is others' turn.
+/// Every place is taken by a client that does not finish. A newcomer takes the place of one, and
+/// the others are hung up on in the end.
 #[test]
 fn who_never_finishes_a_request_is_hung_up_on() {
     let one = start();
@@ -146,14 +146,11 @@ fn who_never_finishes_a_request_is_hung_up_on() {
                             let _ = stream.write_all(b"x");
                         }
                     }
-                    let after = since.elapsed();
-                    assert!(after >= PATIENCE, "{after:?}");
                 });
             }
-            // The next in line is served as soon as one of them is gone.
             assert_eq!(one.control.get("/v1/status").unwrap()["connected"], true);
             let after = since.elapsed();
-            assert!(after >= PATIENCE, "{after:?}");
+            assert!(after < PATIENCE, "{after:?}");
         });
     });
     drop(slow);

@@ -27,7 +27,11 @@ type Page = MetricsExposition<OpenMetricsType, OpenMetricsValue>;
 
 /// Parses what a scrape answers, and checks what a parser does not.
 fn scrape(control: &ControlSocket) -> Page {
-    let text = control.ask("GET", "/metrics", "").unwrap().body;
+    let accept = "Accept: application/openmetrics-text;version=1.0.0\r\n";
+    let answer = control.ask_with("GET", "/metrics", accept, "").unwrap();
+    let kind = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(answer.head.lines().any(|line| line == kind), "{}", answer.head);
+    let text = answer.body;
     // The parser refuses the unit of a histogram, which OpenMetrics allows: only what has no unit by
     // its nature, info and state sets, must have none.
     let unit = "# UNIT balloon_chain_seconds seconds\n";

@@ -15,24 +15,28 @@
 //! | `PUT /v1/log-level` | `{"level": "info"}` | how much is logged |
 //! | `GET /metrics` | | metrics for Prometheus, since the daemon started |
 //!
+//! `HEAD` does for every `GET`. A query is for `/metrics` alone, and ignored there.
+//!
 //! Numbers are bytes, pages are nowhere. Whatever cannot be done is answered with a status of its
 //! own and `{"error": "..."}`, which says what was expected, and has changed nothing.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{LevelFilter, info};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::exposition;
 use super::http::{Request, Response};
+use super::reply::{Later, Reply};
 use super::target::{self, TargetRequest, TargetView};
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
+use super::{exposition, plain_text};
 use crate::args::LogLevel;
 use crate::device::IntervalError;
-use crate::memory::{Cause, GuestRange, PinError};
+use crate::memory::{Cause, GuestRange, PinError, Ticket};
 use crate::state::State;
+use crate::survey;
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,50 +50,76 @@ pub enum Access {
 /// An answer, or the answer that says why not.
 type Answer = Result<Response, Response>;
 
+#[derive(Clone, Copy)]
+enum Act {
+    /// Answers at once.
+    Now(fn(&State, &[u8]) -> Answer),
+    /// Waits for something.
+    Later(fn(&State, &Request<'_>) -> Result<Reply, Response>),
+}
+
 struct Route {
     method: &'static str,
     path: &'static str,
-    act: fn(&State, &[u8]) -> Answer,
+    act: Act,
 }
 
-const METRICS: Route = Route { method: "GET", path: "/metrics", act: metrics };
+const METRICS: Route = Route { method: "GET", path: "/metrics", act: Act::Later(metrics) };
+
+/// How long a request waits for a discarding call under way. Less than `ctl` waits for an answer.
+const MOST_WAIT: Duration = Duration::from_secs(3);
 
 const ROUTES: [Route; 15] = [
-    Route { method: "GET", path: "/v1/status", act: status },
-    Route { method: "GET", path: "/v1/statistics", act: statistics },
-    Route { method: "POST", path: "/v1/statistics/refresh", act: refresh_statistics },
-    Route { method: "PUT", path: "/v1/statistics-interval", act: set_statistics_interval },
-    Route { method: "PUT", path: "/v1/target", act: set_target },
-    Route { method: "POST", path: "/v1/pause", act: pause },
-    Route { method: "POST", path: "/v1/resume", act: resume },
-    Route { method: "PUT", path: "/v1/pins", act: pin },
-    Route { method: "DELETE", path: "/v1/pins", act: unpin },
-    Route { method: "POST", path: "/v1/hinting/start", act: start_hinting },
-    Route { method: "POST", path: "/v1/hinting/stop", act: stop_hinting },
-    Route { method: "GET", path: "/v1/counters", act: counters },
-    Route { method: "POST", path: "/v1/counters/reset", act: reset_counters },
-    Route { method: "PUT", path: "/v1/log-level", act: set_log_level },
+    Route { method: "GET", path: "/v1/status", act: Act::Later(status) },
+    Route { method: "GET", path: "/v1/statistics", act: Act::Now(statistics) },
+    Route { method: "POST", path: "/v1/statistics/refresh", act: Act::Now(refresh_statistics) },
+    Route {
+        method: "PUT",
+        path: "/v1/statistics-interval",
+        act: Act::Now(set_statistics_interval),
+    },
+    Route { method: "PUT", path: "/v1/target", act: Act::Now(set_target) },
+    Route { method: "POST", path: "/v1/pause", act: Act::Later(pause) },
+    Route { method: "POST", path: "/v1/resume", act: Act::Now(resume) },
+    Route { method: "PUT", path: "/v1/pins", act: Act::Later(pin) },
+    Route { method: "DELETE", path: "/v1/pins", act: Act::Now(unpin) },
+    Route { method: "POST", path: "/v1/hinting/start", act: Act::Now(start_hinting) },
+    Route { method: "POST", path: "/v1/hinting/stop", act: Act::Now(stop_hinting) },
+    Route { method: "GET", path: "/v1/counters", act: Act::Now(counters) },
+    Route { method: "POST", path: "/v1/counters/reset", act: Act::Now(reset_counters) },
+    Route { method: "PUT", path: "/v1/log-level", act: Act::Now(set_log_level) },
     METRICS,
 ];
 
 /// Does what `request` asks for, if `access` allows it.
-pub fn answer(request: &Request<'_>, access: Access, state: &State) -> Response {
+pub fn answer(request: &Request<'_>, access: Access, state: &State) -> Reply {
     let routes = match access {
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
     };
     route(routes, request)
-        .and_then(|route| (route.act)(state, request.body))
-        .unwrap_or_else(|no| no)
+        .and_then(|route| match route.act {
+            Act::Now(act) => act(state, request.body).map(Reply::Ready),
+            Act::Later(act) => act(state, request),
+        })
+        .unwrap_or_else(Reply::Ready)
 }
 
 fn route<'a>(routes: &'a [Route], request: &Request<'_>) -> Result<&'a Route, Response> {
-    let here = || routes.iter().filter(|route| route.path == request.path);
-    if let Some(route) = here().find(|route| route.method == request.method) {
+    // A scraper adds what its configuration says; anything else would expect it to matter.
+    let known = |route: &&Route| request.query.is_none() || route.path == METRICS.path;
+    let here = || routes.iter().filter(|route| route.path == request.path).filter(known);
+    // Without its body, which the connection leaves out (RFC 9110, 9.3.2).
+    let method = if request.method == "HEAD" { "GET" } else { request.method };
+    if let Some(route) = here().find(|route| route.method == method) {
         return Ok(route);
     }
     let list = |items: Vec<&str>| items.join(", ");
-    let methods: Vec<_> = here().map(|route| route.method).collect();
+    let methods = here().flat_map(|route| match route.method {
+        "GET" => &["GET", "HEAD"][..],
+        _ => std::slice::from_ref(&route.method),
+    });
+    let methods: Vec<_> = methods.copied().collect();
     if methods.is_empty() {
         let mut paths: Vec<_> = routes.iter().map(|route| route.path).collect();
         paths.dedup();
@@ -135,9 +165,54 @@ const NO_FRONTEND: &str = "expected a connected frontend, there is none";
 const NO_DRIVER: &str = "expected a guest whose balloon driver runs, no queue of this one does: it is \
                          paused or in a reset, or its driver is not loaded";
 
-fn status(state: &State, bytes: &[u8]) -> Answer {
-    no_body(bytes)?;
-    Ok(Response::json(&StatusView::of(state)))
+fn status(state: &State, request: &Request<'_>) -> Result<Reply, Response> {
+    no_body(request.body)?;
+    Ok(with_resident_bytes(state, |state, bytes| Response::json(&StatusView::of(state, bytes))))
+}
+
+/// An answer with how much of the guest's memory is there, which another thread finds out.
+fn with_resident_bytes(
+    state: &State,
+    answer: impl FnOnce(&State, Option<u64>) -> Response + 'static,
+) -> Reply {
+    let now = Instant::now();
+    let Some(look) = state.backings().and_then(|_| state.survey.ask(now)) else {
+        return Reply::Ready(answer(state, None));
+    };
+    Reply::Later(Later::new(
+        now + survey::MOST_WAIT,
+        move |state| state.survey.is_taken(look),
+        |state, seen| answer(state, state.survey.resident_bytes().filter(|_| seen)),
+    ))
+}
+
+/// An answer that holds once the discarding calls are over that `ticket` stands for. If they take
+/// too long it says so, and that `done` is done.
+fn once_over(
+    state: &State,
+    ticket: Ticket,
+    done: &'static str,
+    answer: impl FnOnce(&State) -> Response + 'static,
+) -> Reply {
+    if state.inhibit.is_over(ticket) {
+        return Reply::Ready(answer(state));
+    }
+    Reply::Later(Later::new(
+        Instant::now() + MOST_WAIT,
+        move |state| state.inhibit.is_over(ticket),
+        move |state, over| match over {
+            true => answer(state),
+            false => Response::error(
+                504,
+                format!(
+                    "{done}, but a discarding system call that began before has not ended within \
+                     {MOST_WAIT:?}: the memory file is busy, as while the VMM allocates it. The \
+                     memory of that one call may still be discarded, and no other. To wait for \
+                     its end, send the same request again"
+                ),
+            ),
+        },
+    ))
 }
 
 fn statistics(state: &State, bytes: &[u8]) -> Answer {
@@ -202,18 +277,17 @@ fn set_target(state: &State, bytes: &[u8]) -> Answer {
     Ok(Response::json(&view))
 }
 
-fn pause(state: &State, bytes: &[u8]) -> Answer {
-    set_paused(state, bytes, true)
+fn pause(state: &State, request: &Request<'_>) -> Result<Reply, Response> {
+    no_body(request.body)?;
+    let ticket = state.inhibit.forbid(Cause::Operator);
+    info!("paused");
+    Ok(once_over(state, ticket, "paused", |state| Response::json(&PausedView::of(state))))
 }
 
 fn resume(state: &State, bytes: &[u8]) -> Answer {
-    set_paused(state, bytes, false)
-}
-
-fn set_paused(state: &State, bytes: &[u8], paused: bool) -> Answer {
     no_body(bytes)?;
-    state.inhibit.set(Cause::Operator, paused);
-    info!("{}", if paused { "paused" } else { "resumed" });
+    state.inhibit.lift(Cause::Operator);
+    info!("resumed");
     Ok(Response::json(&PausedView::of(state)))
 }
 
@@ -233,11 +307,12 @@ impl Memory {
     }
 }
 
-fn pin(state: &State, bytes: &[u8]) -> Answer {
-    let (memory, range) = Memory::read(bytes)?;
-    state.inhibit.pin(range).map_err(conflict)?;
+fn pin(state: &State, request: &Request<'_>) -> Result<Reply, Response> {
+    let (memory, range) = Memory::read(request.body)?;
+    let ticket = state.inhibit.pin(range).map_err(conflict)?;
     info!("pinned {:#x}..{:#x}", range.start(), range.end());
-    Ok(Response::json(&memory))
+    let done = "pinned once more";
+    Ok(once_over(state, ticket, done, move |_| Response::json(&memory)))
 }
 
 fn unpin(state: &State, bytes: &[u8]) -> Answer {
@@ -304,13 +379,18 @@ fn set_log_level(_state: &State, bytes: &[u8]) -> Answer {
     Ok(Response::json(&level))
 }
 
-fn metrics(state: &State, bytes: &[u8]) -> Answer {
-    no_body(bytes)?;
-    match exposition::text(state) {
-        Ok(body) => {
-            let content_type = exposition::CONTENT_TYPE;
-            Ok(Response { status: 200, content_type, allow: None, body })
-        }
-        Err(error) => Err(Response::error(500, error.to_string())),
-    }
+fn metrics(state: &State, request: &Request<'_>) -> Result<Reply, Response> {
+    no_body(request.body)?;
+    let openmetrics = request.openmetrics;
+    Ok(with_resident_bytes(state, move |state, bytes| {
+        let text = match exposition::text(state, bytes) {
+            Ok(text) => text,
+            Err(error) => return Response::error(500, error.to_string()),
+        };
+        let (content_type, body) = match openmetrics {
+            true => (exposition::CONTENT_TYPE, text),
+            false => (plain_text::CONTENT_TYPE, plain_text::from_openmetrics(&text)),
+        };
+        Response { status: 200, content_type, allow: None, body }
+    }))
 }

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_when_all_of_it_has_come() {
-        let bytes = Response::json(&7).to_bytes(true);
+        let bytes = Response::json(&7).to_bytes(true, false);
         for len in 0..bytes.len() {
             assert!(parse(&bytes[..len]).unwrap().is_none());
         }

@@ -2,19 +2,25 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::epoll::EventSet;
 
 use super::http::{self, Request, Response};
+use super::reply::{Later, Reply};
+use super::room::Activity;
+use crate::state::State;
 
 /// How long a client may take to send a request, and again to take the answer. A connection on
 /// which nothing is asked ends after this, too.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an answer that ends a connection may wait to be read.
 const LINGER: Duration = Duration::from_secs(1);
+/// The most requests that a connection may send. The answer to the last says that it is.
+pub(super) const MOST_REQUESTS: u32 = 1024;
 /// The most bytes that are read at once, so that nobody else waits for long.
 const CHUNK: usize = 16 << 10;
 
@@ -40,10 +46,26 @@ impl Stream {
         }
     }
 
+    /// Whether both ways are closed. A client that only ended its part still reads.
+    fn has_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(self, PollFlags::empty())];
+        let looked = poll(&mut polled, Some(&Timespec::default()));
+        looked.is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
     fn end_output(&self) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
         }
     }
 }
@@ -62,17 +84,28 @@ impl AsRawFd for Stream {
 enum Phase {
     /// Waits for a request, or for the rest of one.
     Asking,
+    /// Waits for the answer to one that was read.
+    Waiting(Manner),
     /// Answers one.
-    Answering { keep_alive: bool },
+    Answering(Manner),
     /// Has answered the last one and waits for the client to hang up: a connection that is closed
     /// with unread bytes may take the answer with it.
     Lingering,
 }
 
+/// How a request is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Manner {
+    keep_alive: bool,
+    /// `HEAD`: no body.
+    head: bool,
+}
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Goes on when this happens.
+    /// Goes on when this happens. An empty set is for a connection that waits for its answer, and
+    /// goes on when the operators' event is signalled or its client hangs up.
     Wait(EventSet),
     /// Is over.
     Close,
@@ -83,14 +116,23 @@ pub(super) enum Step {
 pub(super) struct Connection {
     stream: Stream,
     phase: Phase,
+    /// Since when.
+    since: Instant,
+    /// When the client last did what moved it on: came, began a request, took an answer.
+    moved: Instant,
     /// What was read and not answered yet: a request, and what came along with its end.
     input: Vec<u8>,
     /// There may be a request in `input` that nobody has looked at.
     untried: bool,
+    /// The answer that is not there yet.
+    later: Option<Later>,
     /// The answer, and how much of it is gone.
     output: Vec<u8>,
     sent: usize,
-    deadline: Instant,
+    /// Requests that were read.
+    requests: u32,
+    /// The next answer is the last.
+    ends: bool,
 }
 
 impl AsRawFd for Connection {
@@ -105,17 +147,53 @@ impl Connection {
         Self {
             stream,
             phase: Phase::Asking,
+            since: now,
+            moved: now,
             input: Vec::new(),
             untried: false,
+            later: None,
             output: Vec::new(),
             sent: 0,
-            deadline: now + PATIENCE,
+            requests: 0,
+            ends: false,
         }
     }
 
-    /// When it is to be closed, whatever it is doing then.
+    /// When it is to be closed, whatever it is doing then; or, if it waits for an answer, polled.
     pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+        match self.phase {
+            Phase::Asking | Phase::Answering(_) => self.since + PATIENCE,
+            Phase::Waiting(_) => self.later.as_ref().map_or(self.since, Later::deadline),
+            Phase::Lingering => self.since + LINGER,
+        }
+    }
+
+    /// What it is about, and since when.
+    pub(super) fn activity(&self) -> (Activity, Instant) {
+        let activity = match self.phase {
+            Phase::Asking if !self.input.is_empty() => Activity::Asking,
+            Phase::Asking if self.requests == 0 => Activity::Fresh,
+            Phase::Asking => Activity::Idle,
+            Phase::Waiting(_) => Activity::Waiting,
+            Phase::Answering(_) => Activity::Answering,
+            Phase::Lingering => Activity::Lingering,
+        };
+        (activity, self.moved)
+    }
+
+    /// How many requests it has sent that were answered or are to be.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests
+    }
+
+    /// Whether its next answer is its last.
+    pub(super) fn ends(&self) -> bool {
+        self.ends || self.phase == Phase::Lingering
+    }
+
+    /// Answers no more than one further request.
+    pub(super) fn end_soon(&mut self) {
+        self.ends = true;
     }
 
     /// Goes on as far as it can without waiting, and by no more than one request, so that others
@@ -123,20 +201,40 @@ impl Connection {
     pub(super) fn advance(
         &mut self,
         now: Instant,
-        answer: impl FnOnce(&Request<'_>) -> Response,
+        answer: impl FnOnce(&Request<'_>) -> Reply,
     ) -> Step {
         let step = match self.phase {
             Phase::Asking => self.ask(now, answer),
-            Phase::Answering { keep_alive } => self.answer(now, keep_alive),
+            Phase::Waiting(_) => Ok(self.keep_waiting()),
+            Phase::Answering(manner) => self.answer(now, manner),
             Phase::Lingering => self.linger(),
         };
+        self.or_wait(step)
+    }
+
+    /// Looks whether the answer is there that it waits for, and goes on with it; `None` if it waits
+    /// for none.
+    pub(super) fn poll(&mut self, now: Instant, state: &State) -> Option<Step> {
+        let Phase::Waiting(manner) = self.phase else { return None };
+        let step = match self.later.take()?.poll(now, state) {
+            Reply::Ready(response) => self.begin_answer(now, &response, manner),
+            Reply::Later(later) => {
+                self.later = Some(later);
+                Ok(self.keep_waiting())
+            }
+        };
+        Some(self.or_wait(step))
+    }
+
+    fn or_wait(&self, step: io::Result<Step>) -> Step {
         match step {
             Ok(step) => step,
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {
                 Step::Wait(match self.phase {
-                    Phase::Answering { .. } => EventSet::OUT,
+                    Phase::Waiting(_) => EventSet::empty(),
+                    Phase::Answering(_) => EventSet::OUT,
                     Phase::Asking | Phase::Lingering => EventSet::IN,
                 })
             }
@@ -145,10 +243,14 @@ impl Connection {
         }
     }
 
+    fn enter(&mut self, phase: Phase, now: Instant) {
+        (self.phase, self.since, self.moved) = (phase, now, now);
+    }
+
     fn ask(
         &mut self,
         now: Instant,
-        answer: impl FnOnce(&Request<'_>) -> Response,
+        answer: impl FnOnce(&Request<'_>) -> Reply,
     ) -> io::Result<Step> {
         if !self.untried {
             let mut chunk = [0; CHUNK];
@@ -156,26 +258,57 @@ impl Connection {
             if len == 0 {
                 return Ok(Step::Close);
             }
+            if self.input.is_empty() {
+                self.moved = now;
+            }
             self.input.extend_from_slice(&chunk[..len]);
         }
         self.untried = false;
-        let (response, keep_alive) = match http::parse(&self.input) {
+        let (reply, manner) = match http::parse(&self.input) {
             Ok(None) => return Ok(Step::Wait(EventSet::IN)),
             Ok(Some((request, len))) => {
-                let said = (answer(&request), request.keep_alive);
+                self.requests = self.requests.saturating_add(1);
+                let keep_alive = request.keep_alive && !self.ends && self.requests < MOST_REQUESTS;
+                let manner = Manner { keep_alive, head: request.method == "HEAD" };
+                let said = (answer(&request), manner);
                 self.input.drain(..len);
                 said
             }
-            Err(response) => (response, false),
+            Err(response) => (response.into(), Manner { keep_alive: false, head: false }),
         };
-        self.output = response.to_bytes(keep_alive);
-        self.sent = 0;
-        self.phase = Phase::Answering { keep_alive };
-        self.deadline = now + PATIENCE;
-        self.answer(now, keep_alive)
+        match reply {
+            Reply::Ready(response) => self.begin_answer(now, &response, manner),
+            Reply::Later(later) => {
+                self.later = Some(later);
+                self.enter(Phase::Waiting(manner), now);
+                Ok(Step::Wait(EventSet::empty()))
+            }
+        }
     }
 
-    fn answer(&mut self, now: Instant, keep_alive: bool) -> io::Result<Step> {
+    /// Input stays where it is until the answer is there. With no event asked for, the kernel still
+    /// tells when both ways of the connection are closed.
+    fn keep_waiting(&self) -> Step {
+        match self.stream.has_hung_up() {
+            true => Step::Close,
+            false => Step::Wait(EventSet::empty()),
+        }
+    }
+
+    fn begin_answer(
+        &mut self,
+        now: Instant,
+        response: &Response,
+        manner: Manner,
+    ) -> io::Result<Step> {
+        let manner = Manner { keep_alive: manner.keep_alive && !self.ends, ..manner };
+        self.output = response.to_bytes(manner.keep_alive, manner.head);
+        self.sent = 0;
+        self.enter(Phase::Answering(manner), now);
+        self.answer(now, manner)
+    }
+
+    fn answer(&mut self, now: Instant, manner: Manner) -> io::Result<Step> {
         while self.sent < self.output.len() {
             match self.stream.write(&self.output[self.sent..])? {
                 0 => return Ok(Step::Close),
@@ -184,17 +317,15 @@ impl Connection {
         }
         // Memory is for who is being answered.
         self.output = Vec::new();
-        if !keep_alive {
+        if !manner.keep_alive {
             self.input = Vec::new();
             self.stream.end_output()?;
-            self.phase = Phase::Lingering;
-            self.deadline = now + LINGER;
+            self.enter(Phase::Lingering, now);
             return Ok(Step::Wait(EventSet::IN));
         }
         self.input.shrink_to_fit();
         self.untried = !self.input.is_empty();
-        self.phase = Phase::Asking;
-        self.deadline = now + PATIENCE;
+        self.enter(Phase::Asking, now);
         // Room to write is there at once: then it is this connection's turn again.
         Ok(Step::Wait(if self.untried { EventSet::OUT } else { EventSet::IN }))
     }
@@ -209,6 +340,8 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceOptions;
+    use crate::memory::{Cause, MemoryOptions};
 
     fn pair() -> (UnixStream, Connection, Instant) {
         let (client, stream) = UnixStream::pair().unwrap();
@@ -223,7 +356,7 @@ mod tests {
         let mut asked = None;
         let step = connection.advance(now, |request| {
             asked = Some(request.path.to_owned());
-            Response::json(&request.path)
+            Response::json(&request.path).into()
         });
         (step, asked)
     }
@@ -289,7 +422,7 @@ mod tests {
         let (mut client, mut connection, now) = pair();
         client.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         let long = "x".repeat(1 << 20);
-        let step = connection.advance(now, |_| Response::json(&long));
+        let step = connection.advance(now, |_| Response::json(&long).into());
         assert_eq!(step, Step::Wait(EventSet::OUT));
         // Nobody is asked a second time.
         assert_eq!(go_on(&mut connection, now), (Step::Wait(EventSet::OUT), None));
@@ -311,5 +444,87 @@ mod tests {
         assert_eq!(go_on(&mut connection, now), (WAIT, None));
         drop(client);
         assert_eq!(go_on(&mut connection, now), (Step::Close, None));
+    }
+
+    fn state() -> State {
+        State::new(DeviceOptions::default(), MemoryOptions::default())
+    }
+
+    /// Asks for what is answered when nothing is paused, or after a second.
+    fn wait_for_resume(connection: &mut Connection, now: Instant) -> Step {
+        connection.advance(now, |_| {
+            Reply::Later(Later::new(
+                now + LINGER,
+                |state| !state.inhibit.holds(Cause::Operator),
+                |_, resumed| Response::json(&resumed),
+            ))
+        })
+    }
+
+    const NOTHING: Step = Step::Wait(EventSet::empty());
+
+    #[test]
+    fn later_answer_holds_pipelined_requests_back() {
+        let ((mut client, mut connection, now), state) = (pair(), state());
+        let _ = state.inhibit.forbid(Cause::Operator);
+        client.write_all(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(wait_for_resume(&mut connection, now), NOTHING);
+        client.write_all(b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        // What ends its part has not hung up.
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(go_on(&mut connection, now), (NOTHING, None));
+        assert_eq!(connection.poll(now, &state), Some(NOTHING));
+        assert_eq!(connection.activity().0, Activity::Waiting);
+        state.inhibit.lift(Cause::Operator);
+        assert_eq!(connection.poll(now, &state), Some(WAIT));
+        assert_eq!(connection.poll(now, &state), None);
+        assert_eq!(go_on(&mut connection, now), (WAIT, Some("/2".to_owned())));
+        let text = received(&mut client);
+        assert!(text.find("true\n").unwrap() < text.find("\"/2\"").unwrap(), "{text}");
+    }
+
+    #[test]
+    fn later_answer_comes_at_its_deadline() {
+        let ((mut client, mut connection, now), state) = (pair(), state());
+        let _ = state.inhibit.forbid(Cause::Operator);
+        client.write_all(b"HEAD /1 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(wait_for_resume(&mut connection, now), NOTHING);
+        assert_eq!(connection.deadline(), now + LINGER);
+        assert_eq!(connection.poll(now + LINGER, &state), Some(WAIT));
+        let text = received(&mut client);
+        let length = format!("Content-Length: {}\r\n", "false\n".len());
+        assert!(text.contains(&length) && text.ends_with("\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn client_that_hangs_up_is_not_waited_for() {
+        let ((mut client, mut connection, now), state) = (pair(), state());
+        let _ = state.inhibit.forbid(Cause::Operator);
+        client.write_all(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(wait_for_resume(&mut connection, now), NOTHING);
+        drop(client);
+        assert_eq!(go_on(&mut connection, now), (Step::Close, None));
+        assert_eq!(connection.poll(now, &state), Some(Step::Close));
+    }
+
+    #[test]
+    fn last_request_of_a_connection_is_answered_so() {
+        let (mut client, mut connection, now) = pair();
+        for request in 1..=MOST_REQUESTS {
+            assert_eq!(
+                connection.activity().0,
+                [Activity::Idle, Activity::Fresh][usize::from(request == 1)]
+            );
+            client.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            assert_eq!(go_on(&mut connection, now).1, Some("/a".to_owned()));
+            let closes = received(&mut client).contains("Connection: close");
+            assert_eq!(closes, request == MOST_REQUESTS);
+        }
+        assert_eq!(connection.activity().0, Activity::Lingering);
+        let (mut client, mut connection, now) = pair();
+        connection.end_soon();
+        client.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        go_on(&mut connection, now);
+        assert!(received(&mut client).contains("Connection: close"));
     }
 }

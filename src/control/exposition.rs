@@ -22,9 +22,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// # Errors
 /// None that happens: text can be written to memory.
-pub fn text(state: &State) -> Result<String, fmt::Error> {
+pub fn text(state: &State, resident_bytes: Option<u64>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("balloon");
-    registry.register_collector(Box::new(Picture::of(state)));
+    registry.register_collector(Box::new(Picture::of(state, resident_bytes)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -45,7 +45,7 @@ struct Picture {
 }
 
 impl Picture {
-    fn of(state: &State) -> Self {
+    fn of(state: &State, resident_bytes: Option<u64>) -> Self {
         Self {
             counts: state.counters.snapshot(),
             connected: state.frontend().is_some(),
@@ -54,7 +54,7 @@ impl Picture {
             actual_bytes: state.actual_bytes(),
             paused: PausedView::of(state),
             pins: state.inhibit.pins().len(),
-            memory: MemoryView::of(state),
+            memory: MemoryView::of(state, resident_bytes),
             statistics: StatisticsView::of(state),
         }
     }

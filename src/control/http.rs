@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::negotiate::wants_openmetrics;
+
 /// The most bytes of a request line and header fields.
 pub const MAX_HEAD: usize = 8 << 10;
 /// The most bytes of a body. All that is asked for here takes less than 100.
@@ -18,6 +20,10 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// What for: a path.
     pub path: &'a str,
+    /// What follows the path behind a question mark; `None` without one.
+    pub query: Option<&'a str>,
+    /// Whether metrics are wanted as OpenMetrics 1.0.
+    pub openmetrics: bool,
     /// What came with it; empty if nothing did.
     pub body: &'a [u8],
     /// Whether the client may ask for more on the same connection.
@@ -55,20 +61,23 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Response> {
     else {
         return Err(Response::error(400, "expected an HTTP/1.1 request"));
     };
-    let Head { body_len, keep_alive } = Head::read(parsed.headers, version)?;
+    let Head { body_len, keep_alive, openmetrics } = Head::read(parsed.headers, version)?;
     let Some(len) = head_len.checked_add(body_len).filter(|len| *len <= bytes.len()) else {
         return Ok(None);
     };
     let body = &bytes[head_len..len];
-    // Whoever sends HEAD reads no body, and would take that of the answer for the next answer.
-    let keep_alive = keep_alive && method != "HEAD";
-    Ok(Some((Request { method, path, body, keep_alive }, len)))
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    Ok(Some((Request { method, path, query, openmetrics, body, keep_alive }, len)))
 }
 
 /// What the header fields say about the message itself.
 struct Head {
     body_len: usize,
     keep_alive: bool,
+    openmetrics: bool,
 }
 
 impl Head {
@@ -102,7 +111,9 @@ impl Head {
         if version >= 1 && hosts != 1 {
             return Err(Response::error(400, "expected one Host header; any host will do"));
         }
-        Ok(Self { body_len: body_len.unwrap_or(0), keep_alive })
+        let accept = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("accept"));
+        let openmetrics = wants_openmetrics(accept.map(|field| field.value));
+        Ok(Self { body_len: body_len.unwrap_or(0), keep_alive, openmetrics })
     }
 }
 
@@ -155,17 +166,18 @@ impl Response {
         Self { status, ..Self::json(&ErrorBody { error: text.as_ref() }) }
     }
 
-    /// The answer as it goes over the wire.
-    pub fn to_bytes(&self, keep_alive: bool) -> Vec<u8> {
+    /// The answer as it goes over the wire, to `HEAD` without its body (RFC 9110, 9.3.2).
+    pub fn to_bytes(&self, keep_alive: bool, head: bool) -> Vec<u8> {
         let Self { status, content_type, allow, body } = self;
         let allow =
             allow.as_ref().map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();
         let connection = if keep_alive { "keep-alive" } else { "close" };
         format!(
             "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{allow}Connection: {connection}\r\n\r\n{body}",
+             Cache-Control: no-store\r\n{allow}Connection: {connection}\r\n\r\n{}",
             reason(*status),
-            body.len()
+            body.len(),
+            if head { "" } else { body }
         )
         .into_bytes()
     }
@@ -183,6 +195,7 @@ fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         _ => "Internal Server Error",
     }
 }
@@ -227,7 +240,6 @@ mod tests {
         assert!(!keep_alive(&with("Connection: foo, Close\r\n")));
         assert!(!keep_alive(b"GET / HTTP/1.0\r\n\r\n"));
         assert!(keep_alive(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
-        assert!(!keep_alive(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"), "it would read no body");
     }
 
     #[test]
@@ -262,7 +274,11 @@ mod tests {
     fn an_answer_says_how_long_it_is() {
         let response =
             Response { allow: Some("GET, PUT".to_owned()), ..Response::error(405, "expected GET") };
-        let text = String::from_utf8(response.to_bytes(false)).unwrap();
+        let text = String::from_utf8(response.to_bytes(false, false)).unwrap();
+        assert_eq!(
+            response.to_bytes(false, true),
+            text.split_inclusive("\r\n\r\n").next().unwrap().as_bytes()
+        );
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, "{\"error\":\"expected GET\"}\n");
         assert!(head.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{head}");

@@ -8,10 +8,13 @@
 //! |---|---|
 //! | [`server`] | listeners, connections and deadlines, in the main thread's event loop |
 //! | `connection` | one connection: bytes in, bytes out, never blocking |
+//! | `room` | which connection makes room for a newcomer |
 //! | [`http`] | requests and answers as bytes |
+//! | [`reply`] | an answer that is there, or waits for an event |
 //! | [`api`] | what each path and method means for the device |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
 //! | [`target`] | how much the balloon takes or leaves |
+//! | `negotiate`, `plain_text` | which format of metrics is asked for, and the older one |
 //! | [`views`] | the shape of what is shown |
 //! | [`client`] | a client for the other end |
 
@@ -21,6 +24,10 @@ mod connection;
 pub mod exposition;
 pub mod http;
 mod names;
+mod negotiate;
+mod plain_text;
+pub mod reply;
+mod room;
 pub mod server;
 pub mod target;
 pub mod views;

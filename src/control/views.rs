@@ -54,8 +54,8 @@ pub struct StatusView {
 }
 
 impl StatusView {
-    /// The status now.
-    pub fn of(state: &State) -> Self {
+    /// The status now, with what is known of [`MemoryView::resident_bytes`].
+    pub fn of(state: &State, resident_bytes: Option<u64>) -> Self {
         let balloon = &state.balloon;
         let (driver, running) = (state.driver(), state.rings.running());
         let queue = |index: usize| {
@@ -85,7 +85,7 @@ impl StatusView {
             paused: PausedView::of(state),
             pins: pins.into_iter().map(pin).collect(),
             guest_total_bytes: state.statistics().and_then(|sample| sample.values.total_bytes),
-            memory: MemoryView::of(state),
+            memory: MemoryView::of(state, resident_bytes),
             log_level: LogLevel::now(),
         }
     }
@@ -175,7 +175,7 @@ pub struct MemoryView {
     /// Bytes in all regions.
     pub bytes: u64,
     /// Bytes of the files behind them that are there, each file counted once; none if the kernel
-    /// would not say.
+    /// would not say, or not in time.
     pub resident_bytes: Option<u64>,
     /// The regions.
     pub regions: Vec<Backing>,
@@ -183,14 +183,10 @@ pub struct MemoryView {
 
 impl MemoryView {
     /// The memory of the frontend that is connected.
-    pub fn of(state: &State) -> Option<Self> {
-        let table = state.regions()?;
-        let regions = table.backings();
-        Some(Self {
-            bytes: regions.iter().map(|region| region.bytes).sum(),
-            resident_bytes: table.resident_bytes().ok(),
-            regions,
-        })
+    pub fn of(state: &State, resident_bytes: Option<u64>) -> Option<Self> {
+        let regions = state.backings()?;
+        let bytes = regions.iter().fold(0, |bytes: u64, region| bytes.saturating_add(region.bytes));
+        Some(Self { bytes, resident_bytes, regions })
     }
 }
 

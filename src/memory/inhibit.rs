@@ -1,16 +1,19 @@
 //! When nothing may be discarded, and what may never be.
 //!
-//! Whoever needs memory to stay, for a snapshot, a migration or a device that reads it by itself,
-//! needs it from the moment on that the answer says so: a discard that was let through a moment
-//! before must not come after. So each call that discards is made under a lock, and whoever
-//! forbids something waits for it: for the one call under way, never for a chain or a guest.
+//! A caller that needs memory to stay, for a snapshot, a migration or a device that reads it by
+//! itself, needs it from the moment on that the answer says so: a discard that was let through a
+//! moment before must not come after. So each call that discards is registered while it is under
+//! way. A ban takes effect at once for every later call, and comes with a [`Ticket`] for the calls
+//! under way: one call a worker, never a chain or a guest. No lock is held over a call, because a
+//! call takes as long as the memory file lets it: the VMM may hold the file's inode lock for
+//! seconds.
 
-use std::sync::RwLockReadGuard;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::ranges::{GuestRange, merge};
-use super::writers_first::WritersFirst;
 use crate::metrics::SkipReason;
+use crate::wake::Wakes;
 
 /// Why discarding stands still. Each cause comes and goes by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,33 +60,55 @@ pub enum PinError {
     },
 }
 
-/// What keeps memory from being discarded; set and asked from any thread.
+/// The discarding calls that were under way when something was forbidden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a call that is now forbidden may still be under way until the ticket is over"]
+pub struct Ticket(u64);
+
+/// What keeps memory from being discarded; set and asked from any thread, none of which waits.
 #[derive(Debug, Default)]
 pub struct Inhibit {
     causes: AtomicU8,
-    /// Held for reading while a call discards.
-    pins: WritersFirst<Pins>,
+    /// Held for some instructions, never over a system call.
+    inner: Mutex<Inner>,
+    /// A call that a ticket was asked for has ended.
+    ended: Condvar,
+    /// Signalled with it.
+    operators: Arc<Wakes>,
 }
 
 #[derive(Debug, Default)]
-struct Pins {
+struct Inner {
     /// Sorted, each range once.
-    list: Vec<Pin>,
+    pins: Vec<Pin>,
     /// The same memory in as few ranges as possible.
-    merged: Vec<GuestRange>,
+    merged: Arc<[GuestRange]>,
+    /// How many calls have begun.
+    begun: u64,
+    /// Which of them have not ended, one a worker.
+    under_way: Vec<u64>,
+    /// The last call that a ticket was asked for.
+    awaited: u64,
 }
 
 impl Inhibit {
-    /// Says that `cause` holds, or does not hold any more. When a cause has been set nothing is
-    /// discarded until it is taken back: this waits for a call that is under way.
-    pub fn set(&self, cause: Cause, holds: bool) {
-        let bit = 1 << cause as u8;
-        if holds {
-            self.causes.fetch_or(bit, Ordering::SeqCst);
-            drop(self.pins.write());
-        } else {
-            self.causes.fetch_and(!bit, Ordering::SeqCst);
-        }
+    /// Nothing is forbidden. `operators` is signalled when a ticket is over that was asked for
+    /// before.
+    pub(crate) fn new(operators: Arc<Wakes>) -> Self {
+        Self { operators, ..Self::default() }
+    }
+
+    /// Discards nothing from now on until `cause` is [lifted](Self::lift); a call under way ends
+    /// with the ticket.
+    pub fn forbid(&self, cause: Cause) -> Ticket {
+        let inner = self.lock();
+        self.causes.fetch_or(1 << cause as u8, Ordering::SeqCst);
+        Ticket(inner.begun)
+    }
+
+    /// `cause` does not hold any more.
+    pub fn lift(&self, cause: Cause) {
+        self.causes.fetch_and(!(1 << cause as u8), Ordering::SeqCst);
     }
 
     /// Whether `cause` holds.
@@ -103,7 +128,7 @@ impl Inhibit {
     }
 
     /// Keeps every page that `range` touches, whatever the guest reports, until the range is
-    /// unpinned as often as it was pinned. When this returns no discard of it is under way.
+    /// unpinned as often as it was pinned. No discard of it is under way once the ticket is over.
     ///
     /// Any addresses will do, guest memory or not yet, and pins may overlap: memory is free again
     /// when no pin covers it. Pins outlive connections. Memory that the guest sees at two
@@ -111,20 +136,20 @@ impl Inhibit {
     ///
     /// # Errors
     /// [`PinError::TooMany`], [`PinError::TooOften`]; nothing has changed then.
-    pub fn pin(&self, range: GuestRange) -> Result<(), PinError> {
-        let mut pins = self.pins.write();
-        match pins.list.binary_search_by_key(&range, |pin| pin.range) {
+    pub fn pin(&self, range: GuestRange) -> Result<Ticket, PinError> {
+        let mut inner = self.lock();
+        match inner.pins.binary_search_by_key(&range, |pin| pin.range) {
             Ok(place) => {
-                let count = &mut pins.list[place].count;
+                let count = &mut inner.pins[place].count;
                 *count = count.checked_add(1).ok_or(PinError::TooOften)?;
             }
-            Err(_) if pins.list.len() >= MOST_PINS => return Err(PinError::TooMany),
+            Err(_) if inner.pins.len() >= MOST_PINS => return Err(PinError::TooMany),
             Err(place) => {
-                pins.list.insert(place, Pin { range, count: 1 });
-                pins.merge();
+                inner.pins.insert(place, Pin { range, count: 1 });
+                inner.merge();
             }
         }
-        Ok(())
+        Ok(Ticket(inner.begun))
     }
 
     /// Takes one [`Inhibit::pin`] of exactly this range back.
@@ -132,68 +157,115 @@ impl Inhibit {
     /// # Errors
     /// [`PinError::NotPinned`].
     pub fn unpin(&self, range: GuestRange) -> Result<(), PinError> {
-        let mut pins = self.pins.write();
-        let place = pins
-            .list
+        let mut inner = self.lock();
+        let place = inner
+            .pins
             .binary_search_by_key(&range, |pin| pin.range)
             .map_err(|_| PinError::NotPinned { start: range.start(), len: range.len() })?;
-        pins.list[place].count -= 1;
-        if pins.list[place].count == 0 {
-            pins.list.remove(place);
-            pins.merge();
+        inner.pins[place].count -= 1;
+        if inner.pins[place].count == 0 {
+            inner.pins.remove(place);
+            inner.merge();
         }
         Ok(())
     }
 
     /// What is pinned, by address.
     pub fn pins(&self) -> Vec<Pin> {
-        self.pins.read().list.clone()
+        self.lock().pins.clone()
     }
 
-    /// Leave to make one discarding call, for as long as it is kept.
-    ///
-    /// Whoever forbids something comes before the next.
+    /// Whether the calls have ended that were under way when `ticket` was given. If not, the
+    /// operators' [`Wakes`] are signalled when they have.
+    pub fn is_over(&self, ticket: Ticket) -> bool {
+        self.lock().is_over(ticket)
+    }
+
+    /// Waits for the calls that were under way when `ticket` was given: not for the main thread.
+    pub fn wait(&self, ticket: Ticket) {
+        let mut inner = self.lock();
+        while !inner.is_over(ticket) {
+            inner = self.ended.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Leave to make one discarding call, which is under way until the permit is dropped.
     ///
     /// # Errors
     /// Why nothing may be discarded.
     pub(super) fn permit(&self) -> Result<Permit<'_>, SkipReason> {
-        let pins = self.pins.read();
-        match self.reason() {
-            Some(reason) => Err(reason),
-            None => Ok(Permit(pins)),
+        let mut inner = self.lock();
+        if let Some(reason) = self.reason() {
+            return Err(reason);
         }
+        inner.begun += 1;
+        let call = inner.begun;
+        inner.under_way.push(call);
+        Ok(Permit { inhibit: self, call, pinned: Arc::clone(&inner.merged) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 impl Inhibit {
-    /// Whether somebody waits for a call that is under way.
+    /// Whether a call is under way that a ticket was asked for.
     pub(super) fn is_waited_for(&self) -> bool {
-        self.pins.writer_waits()
+        let inner = self.lock();
+        inner.under_way.iter().any(|call| *call <= inner.awaited)
     }
 }
 
-impl Pins {
+impl Inner {
     fn merge(&mut self) {
-        self.merged.clear();
-        self.merged.extend(self.list.iter().map(|pin| pin.range));
-        merge(&mut self.merged);
+        let mut merged: Vec<_> = self.pins.iter().map(|pin| pin.range).collect();
+        merge(&mut merged);
+        self.merged = merged.into();
+    }
+
+    fn is_over(&mut self, Ticket(last): Ticket) -> bool {
+        let over = self.under_way.iter().all(|call| *call > last);
+        if !over {
+            self.awaited = self.awaited.max(last);
+        }
+        over
     }
 }
 
 /// See [`Inhibit::permit`].
-pub(super) struct Permit<'a>(RwLockReadGuard<'a, Pins>);
+pub(super) struct Permit<'a> {
+    inhibit: &'a Inhibit,
+    call: u64,
+    pinned: Arc<[GuestRange]>,
+}
 
 impl Permit<'_> {
     /// What must stay even so, sorted and merged.
     pub(super) fn pinned(&self) -> &[GuestRange] {
-        &self.0.merged
+        &self.pinned
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.inhibit.lock();
+        inner.under_way.retain(|call| *call != self.call);
+        let awaited = self.call <= inner.awaited;
+        drop(inner);
+        if awaited {
+            self.inhibit.ended.notify_all();
+            self.inhibit.operators.signal();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wake::Wake;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     fn range(start: u64, len: u64) -> GuestRange {
         GuestRange::new(start, len).unwrap()
@@ -207,20 +279,49 @@ mod tests {
     fn each_cause_comes_and_goes_by_itself() {
         let inhibit = Inhibit::default();
         assert_eq!(inhibit.reason(), None);
-        inhibit.set(Cause::Operator, true);
-        inhibit.set(Cause::Migration, true);
+        let ticket = inhibit.forbid(Cause::Operator);
+        assert!(inhibit.is_over(ticket));
+        inhibit.wait(inhibit.forbid(Cause::Migration));
         assert_eq!(inhibit.reason(), Some(SkipReason::Migrating));
-        inhibit.set(Cause::Migration, false);
+        inhibit.lift(Cause::Migration);
         assert_eq!(inhibit.permit().err(), Some(SkipReason::Paused));
-        inhibit.set(Cause::Operator, false);
+        inhibit.lift(Cause::Operator);
         assert!(inhibit.permit().is_ok());
+    }
+
+    #[test]
+    fn ticket_is_over_with_the_calls_before_it() {
+        let inhibit = Inhibit::default();
+        let wake = Arc::new(Wake::new().unwrap());
+        inhibit.operators.add(Arc::clone(&wake));
+        let signalled = || {
+            let mut polled = [PollFd::new(&*wake, PollFlags::IN)];
+            poll(&mut polled, Some(&Timespec::default())).unwrap() > 0
+        };
+        let (first, second) = (inhibit.permit().ok().unwrap(), inhibit.permit().ok().unwrap());
+        let pinned = inhibit.pin(range(0, 1)).unwrap();
+        assert!(second.pinned().is_empty(), "what a call was let through with stays as it was");
+        let third = inhibit.permit().ok().unwrap();
+        assert_eq!(third.pinned(), [range(0, 1)]);
+        let paused = inhibit.forbid(Cause::Operator);
+        assert!(inhibit.permit().is_err(), "at once, whatever is under way");
+        drop(first);
+        assert!(!signalled(), "a ticket that was not asked for wakes nothing");
+        assert!(!inhibit.is_over(pinned));
+        drop(second);
+        assert!(signalled());
+        assert!(inhibit.is_over(pinned), "the third began after it");
+        wake.clear();
+        assert!(!inhibit.is_over(paused));
+        drop(third);
+        assert!(signalled() && inhibit.is_over(paused));
     }
 
     #[test]
     fn memory_is_free_again_when_no_pin_covers_it() {
         let inhibit = Inhibit::default();
         for pin in [range(5, 10), range(0, 8), range(5, 10)] {
-            inhibit.pin(pin).unwrap();
+            let _ = inhibit.pin(pin).unwrap();
         }
         assert_eq!(pinned(&inhibit), [range(0, 15)]);
         assert_eq!(
@@ -240,7 +341,7 @@ mod tests {
     fn all_addresses_may_be_pinned_again_and_again() {
         let inhibit = Inhibit::default();
         for less in 0..3 {
-            inhibit.pin(range(less, u64::MAX - less)).unwrap();
+            let _ = inhibit.pin(range(less, u64::MAX - less)).unwrap();
         }
         assert_eq!(pinned(&inhibit), [range(0, u64::MAX)]);
     }
@@ -249,11 +350,11 @@ mod tests {
     fn pins_are_bounded() {
         let inhibit = Inhibit::default();
         for at in 0..MOST_PINS as u64 {
-            inhibit.pin(range(at * 2, 1)).unwrap();
+            let _ = inhibit.pin(range(at * 2, 1)).unwrap();
         }
         assert_eq!(inhibit.pin(range(1, 1)), Err(PinError::TooMany));
         // The same once more is no further range.
-        inhibit.pin(range(0, 1)).unwrap();
+        let _ = inhibit.pin(range(0, 1)).unwrap();
         assert_eq!(inhibit.pins().len(), MOST_PINS);
         assert_eq!(pinned(&inhibit).len(), MOST_PINS);
     }

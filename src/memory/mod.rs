@@ -17,7 +17,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use backing::Backing;
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
-pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError};
+pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError, Ticket};
 pub use kept::InUse;
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
 pub use options::MemoryOptions;

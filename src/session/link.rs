@@ -51,8 +51,10 @@ impl Link {
             Ok(FrontendReq::SET_BACKEND_REQ_FD) => self.keep_channel(message),
             // Never in order, since VHOST_USER_PROTOCOL_F_PAGEFAULT is not offered: pages that are
             // still to come look like holes, and a discard would lose them.
-            Ok(FrontendReq::POSTCOPY_ADVISE) => self.inhibit.set(Cause::Postcopy, true),
-            Ok(FrontendReq::POSTCOPY_END) => self.inhibit.set(Cause::Postcopy, false),
+            Ok(FrontendReq::POSTCOPY_ADVISE) => {
+                self.inhibit.wait(self.inhibit.forbid(Cause::Postcopy));
+            }
+            Ok(FrontendReq::POSTCOPY_END) => self.inhibit.lift(Cause::Postcopy),
             _ => {}
         }
     }

@@ -79,11 +79,19 @@ impl ControlSocket {
     /// # Errors
     /// Where there is no answer in time, or none that can be understood.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
+        self.ask_with(method, path, "", body)
+    }
+
+    /// Asks with further header fields, each with its line end; see [`ControlSocket::ask`].
+    ///
+    /// # Errors
+    /// Where there is no answer in time, or none that can be understood.
+    pub fn ask_with(&self, method: &str, path: &str, fields: &str, body: &str) -> Result<Answer> {
         let mut stream = self.connect()?;
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: \
-             {length}\r\n\r\n{body}"
+             {length}\r\n{fields}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).context("cannot ask")?;
         let mut text = String::new();

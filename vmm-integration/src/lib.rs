@@ -8,6 +8,7 @@ pub mod frontend;
 pub mod host;
 pub mod hostile;
 pub mod hugetlb;
+pub mod inode_lock;
 pub mod lab;
 pub mod model;
 pub mod qemu;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::memory::Cause;
+use crate::memory::{Cause, Ticket};
 use proptest::prelude::*;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Mutex;
@@ -157,7 +157,7 @@ impl PunchHole for Slow {
 
 /// Forbids something in the middle of the first of two calls. What is forbidden must be answered
 /// after that call and before the next, and the answer must hold.
-fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) + Send, left: SkipReason) {
+fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) -> Ticket + Send, left: SkipReason) {
     let (started, calls) = channel();
     let (finish, go_on) = channel();
     let (answer, answered) = channel();
@@ -171,7 +171,7 @@ fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) + Send, left: SkipReason) 
             .spawn(|| reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE), (4 * PAGE, PAGE)])));
         assert_eq!(calls.recv().unwrap(), 0);
         scope.spawn(|| {
-            forbid(&inhibit);
+            inhibit.wait(forbid(&inhibit));
             answer.send(()).unwrap();
         });
         while !inhibit.is_waited_for() {
@@ -188,8 +188,8 @@ fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) + Send, left: SkipReason) 
 
 #[test]
 fn a_pause_is_answered_after_the_call_under_way_and_before_the_next() {
-    forbid_during_a_call(|inhibit| inhibit.set(Cause::Operator, true), SkipReason::Paused);
-    forbid_during_a_call(|inhibit| inhibit.set(Cause::Migration, true), SkipReason::Migrating);
+    forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Operator), SkipReason::Paused);
+    forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Migration), SkipReason::Migrating);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_pin_is_answered_after_the_call_under_way_and_before_the_next() {
 #[test]
 fn a_pinned_byte_keeps_its_page_and_no_other() {
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(8, 64)], 3));
-    reclaimer.inhibit.pin(GuestRange::new(20 * PAGE - 1, 2).unwrap()).unwrap();
+    let _ = reclaimer.inhibit.pin(GuestRange::new(20 * PAGE - 1, 2).unwrap()).unwrap();
     let mut chain = ranges(&[(8 * PAGE, 64 * PAGE)]);
     let done = reclaimer.snapshot().discard(&mut chain);
     assert_eq!(done, Discarded { bytes: 62 * PAGE, calls: 2 });
@@ -340,7 +340,7 @@ fn what_is_pinned_stays_at_every_address_and_in_every_table() {
     // Guest pages 0 to 7 and 100 to 107 are the same; 200 is another file.
     let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
-    reclaimer.inhibit.pin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
+    let _ = reclaimer.inhibit.pin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
     let discard = || reclaimer.snapshot().discard(&mut ranges(&[(100 * PAGE, 8 * PAGE)]));
     discard();
     assert_eq!(calls(&recorder), [0, 1, 3, 4, 5, 6, 7]);
@@ -373,7 +373,7 @@ fn what_holds_a_ring_stays_at_every_address_while_it_does() {
     }
     assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Ring), 4 * PAGE);
     // Pinned comes first where a page is both.
-    reclaimer.inhibit.pin(GuestRange::new(103 * PAGE, 1).unwrap()).unwrap();
+    let _ = reclaimer.inhibit.pin(GuestRange::new(103 * PAGE, 1).unwrap()).unwrap();
     places.set(&[(3 * PAGE, 1), (106 * PAGE, 1)]);
     discard(0);
     assert_eq!(calls(&recorder), [0, 1, 2, 4, 5, 7]);
@@ -397,7 +397,9 @@ proptest! {
         let (reclaimer, recorder, counters) =
             reclaimer(Recorder::default(), &memory(&layout, offset));
         let (mut chain, pins) = (ranges(&chain), ranges(&pins));
-        pins.iter().for_each(|pin| reclaimer.inhibit.pin(*pin).unwrap());
+        for pin in &pins {
+            let _ = reclaimer.inhibit.pin(*pin).unwrap();
+        }
         let pinned = |byte: u64| pins.iter().any(|r| r.start() <= byte && byte < r.end());
         let reported = |byte: u64| chain.iter().any(|r| r.start() <= byte && byte < r.end());
         let mut expected = Vec::new();
