@@ -1,15 +1,16 @@
 //! What the daemon did, counted.
 //!
 //! Counters only grow, so that whoever scrapes them can trust differences; an operator's reset
-//! moves the point that [`Counters::since_reset`] counts from. They live in a fixed number of
+//! moves the point that [`Counters::since_reset`] counts from. What a guest names may be 2⁴⁷ bytes a
+//! chain, so that a counter saturates rather than begin again. They live in a fixed number of
 //! atomics: counting neither allocates nor waits.
 
 mod chain_time;
+mod counter;
 mod reason;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 use crate::memory::Discarded;
 use chain_time::Histogram;
+use counter::Counter;
 use reason::{ERRORS, REASONS, error_place};
 
 pub use chain_time::ChainTime;
@@ -24,27 +26,27 @@ pub use reason::SkipReason;
 
 #[derive(Debug, Default)]
 struct Skipped {
-    times: AtomicU64,
-    bytes: AtomicU64,
+    times: Counter,
+    bytes: Counter,
 }
 
 /// What came on the queues of one kind.
 #[derive(Debug, Default)]
 struct Queue {
-    chains: AtomicU64,
-    ranges: AtomicU64,
-    bytes: AtomicU64,
+    chains: Counter,
+    ranges: Counter,
+    bytes: Counter,
 }
 
 impl Queue {
     fn count(&self, ranges: u64, bytes: u64) {
-        self.chains.fetch_add(1, Ordering::Relaxed);
-        self.ranges.fetch_add(ranges, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.chains.add(1);
+        self.ranges.add(ranges);
+        self.bytes.add(bytes);
     }
 
     fn snapshot(&self) -> QueueCounts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = Counter::get;
         QueueCounts {
             chains: read(&self.chains),
             ranges: read(&self.ranges),
@@ -60,10 +62,10 @@ pub struct Counters {
     inflate: Queue,
     deflate: Queue,
     hinting: Queue,
-    bytes_discarded: AtomicU64,
-    discard_calls: AtomicU64,
+    bytes_discarded: Counter,
+    discard_calls: Counter,
     skipped: [Skipped; REASONS.len()],
-    errors: [AtomicU64; ERRORS.len()],
+    errors: [Counter; ERRORS.len()],
     chain_time: Histogram,
     /// What had been counted when the operator reset the counters.
     reset: Mutex<Snapshot>,
@@ -97,26 +99,26 @@ impl Counters {
 
     /// Counts what was given back.
     pub fn discarded(&self, done: Discarded) {
-        self.bytes_discarded.fetch_add(done.bytes, Ordering::Relaxed);
-        self.discard_calls.fetch_add(done.calls, Ordering::Relaxed);
+        self.bytes_discarded.add(done.bytes);
+        self.discard_calls.add(done.calls);
     }
 
     /// Counts `bytes` bytes that were left alone for `reason`.
     pub fn skip(&self, reason: SkipReason, bytes: u64) {
         let skipped = &self.skipped[reason as usize];
-        skipped.times.fetch_add(1, Ordering::Relaxed);
-        skipped.bytes.fetch_add(bytes, Ordering::Relaxed);
+        skipped.times.add(1);
+        skipped.bytes.add(bytes);
     }
 
     /// Counts that the kernel refused to discard `bytes` bytes.
     pub fn failed(&self, error: &io::Error, bytes: u64) {
-        self.errors[error_place(error)].fetch_add(1, Ordering::Relaxed);
+        self.errors[error_place(error)].add(1);
         self.skip(SkipReason::Failed, bytes);
     }
 
     /// Everything since the daemon started, whatever was reset.
     pub fn snapshot(&self) -> Snapshot {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let read = Counter::get;
         Snapshot {
             reporting: self.reporting.snapshot(),
             inflate: self.inflate.snapshot(),
@@ -203,7 +205,7 @@ pub struct Snapshot {
 }
 
 fn by_reason<S: Serializer>(skipped: &[Skips], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(REASONS.iter().map(|(_, name)| name).zip(skipped))
+    serializer.collect_map(REASONS.iter().zip(skipped))
 }
 
 fn by_name<S: Serializer>(errors: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
@@ -232,7 +234,7 @@ impl Snapshot {
 
     /// Every reason to leave memory alone, by its name, and what was left for it.
     pub fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
-        REASONS.iter().map(|(_, name)| *name).zip(self.skipped.iter().copied())
+        REASONS.into_iter().zip(self.skipped.iter().copied())
     }
 
     /// Bytes left alone for `reason`.
@@ -242,7 +244,7 @@ impl Snapshot {
 
     /// Bytes left alone, whatever the reason.
     pub fn all_skipped_bytes(&self) -> u64 {
-        self.skipped.iter().map(|skips| skips.bytes).sum()
+        self.skipped.iter().fold(0, |sum, skips| sum.saturating_add(skips.bytes))
     }
 
     /// The kernel's errors by their names (`EPERM`; `other` for those that have none here), and how
@@ -293,6 +295,28 @@ mod tests {
         counters.failed(&io::Error::from_raw_os_error(libc::EPERM), 4096);
         counters.served(Duration::from_micros(30));
         counters
+    }
+
+    /// A guest that names 2⁴⁷ bytes a chain gets here within minutes.
+    #[test]
+    fn counters_of_named_bytes_saturate() {
+        let counters = Counters::default();
+        for _ in 0..3 {
+            for count in
+                [Counters::reported, Counters::inflated, Counters::deflated, Counters::hinted]
+            {
+                count(&counters, u64::MAX / 2, u64::MAX / 2);
+            }
+            counters.discarded(Discarded { bytes: u64::MAX / 2, calls: u64::MAX / 2 });
+            counters.skip(SkipReason::OutOfMemory, u64::MAX / 2);
+            counters.skip(SkipReason::Wraps, u64::MAX / 2);
+        }
+        let now = counters.snapshot();
+        let queues = [now.reporting, now.inflate, now.deflate, now.hinting];
+        assert!(queues.iter().all(|queue| (queue.ranges, queue.bytes) == (u64::MAX, u64::MAX)));
+        assert_eq!((now.bytes_discarded, now.discard_calls), (u64::MAX, u64::MAX));
+        assert_eq!(now.skipped_bytes(SkipReason::Wraps), u64::MAX);
+        assert_eq!(now.all_skipped_bytes(), u64::MAX);
     }
 
     #[test]

@@ -174,8 +174,8 @@ impl Hinting {
         let same_round = chain.requested == self.requested;
         let due = std::mem::take(&mut self.done_due);
         if same_round {
-            self.ranges += ranges;
-            self.bytes += bytes;
+            self.ranges = self.ranges.saturating_add(ranges);
+            self.bytes = self.bytes.saturating_add(bytes);
         }
         if same_round && chain.ended {
             self.state = HintingState::Done;

@@ -1,92 +1,74 @@
 //! Why memory was left alone, and which errors the kernel gave.
 
-/// Why reported memory was not discarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipReason {
-    /// A range of no bytes.
-    Empty,
-    /// A range that passes the end of the address space.
-    Wraps,
-    /// A descriptor that the device may not write: no report (virtio 1.3, 5.5.6.7).
-    NotWritable,
-    /// Guest physical addresses that are not guest memory.
-    OutOfMemory,
-    /// The parts of a range that do not fill a page of what backs it.
-    Unaligned,
-    /// Bytes that the same chain had named already.
-    Overlap,
-    /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
-    Poisoned,
-    /// A descriptor chain that breaks off or breaks the rules: none of it is trusted.
-    BrokenChain,
-    /// The guest has not negotiated free page reporting.
-    NotNegotiated,
-    /// The kernel refused.
-    Failed,
-    /// The session was ending.
-    Stopping,
-    /// The operator has paused discarding.
-    Paused,
-    /// The guest is being migrated: what is discarded now could be missed at the destination.
-    Migrating,
-    /// A postcopy migration is under way.
-    Postcopy,
-    /// The operator has pinned the memory.
-    Pinned,
-    /// Memory of hugetlbfs, which is not given back unless an option says so.
-    Hugetlb,
-    /// What backs the memory may not be written, and so not punched.
-    ReadOnly,
-    /// A queue of which the acked features do not say whether it reports or hints.
-    AmbiguousQueue,
-    /// A descriptor that the device may only write, where it was to read.
-    NotReadable,
-    /// A buffer, or what is left of one, that is not what its queue carries.
-    Malformed,
-    /// More page frame numbers or statistics than are read of one chain.
-    TooMany,
-    /// Hinted pages that nobody has asked for, or not any more.
-    NotHinting,
-    /// The guest poisons its free pages and has not told this daemon with what: its driver has
-    /// outlived another one.
-    PoisonNotTold,
-    /// A control message of the frontend came first: none waits for more than one discarding call.
-    Yielded,
-    /// Bytes of a list or table that could not be read from the memory file.
-    Unreadable,
-    /// Pages that hold a ring: the device uses them.
-    Ring,
+/// Declares each reason with its name in summaries and metrics, so that none is without.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $reason:ident = $name:literal,)+) => {
+        /// Why reported memory was not discarded.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum SkipReason {
+            $($(#[doc = $doc])+ $reason,)+
+        }
+
+        /// The name of each [`SkipReason`], at the place that it has as a number.
+        pub(super) const REASONS: [&str; [$($name),+].len()] = [$($name),+];
+    };
 }
 
-/// Every [`SkipReason`] with the name it has in summaries and metrics.
-pub(super) const REASONS: [(SkipReason, &str); 26] = [
-    (SkipReason::Empty, "empty"),
-    (SkipReason::Wraps, "wraps"),
-    (SkipReason::NotWritable, "not_writable"),
-    (SkipReason::OutOfMemory, "out_of_memory"),
-    (SkipReason::Unaligned, "unaligned"),
-    (SkipReason::Overlap, "overlap"),
-    (SkipReason::Poisoned, "poisoned"),
-    (SkipReason::BrokenChain, "broken_chain"),
-    (SkipReason::NotNegotiated, "not_negotiated"),
-    (SkipReason::Failed, "failed"),
-    (SkipReason::Stopping, "stopping"),
-    (SkipReason::Paused, "paused"),
-    (SkipReason::Migrating, "migrating"),
-    (SkipReason::Postcopy, "postcopy"),
-    (SkipReason::Pinned, "pinned"),
-    (SkipReason::Hugetlb, "hugetlb"),
-    (SkipReason::ReadOnly, "read_only"),
-    (SkipReason::AmbiguousQueue, "ambiguous_queue"),
-    (SkipReason::NotReadable, "not_readable"),
-    (SkipReason::Malformed, "malformed"),
-    (SkipReason::TooMany, "too_many"),
-    (SkipReason::NotHinting, "not_hinting"),
-    (SkipReason::PoisonNotTold, "poison_not_told"),
-    (SkipReason::Yielded, "yielded"),
-    (SkipReason::Unreadable, "unreadable"),
-    (SkipReason::Ring, "ring"),
-];
+reasons! {
+    /// A range of no bytes.
+    Empty = "empty",
+    /// A range that passes the end of the address space.
+    Wraps = "wraps",
+    /// A descriptor that the device may not write: no report (virtio 1.3, 5.5.6.7).
+    NotWritable = "not_writable",
+    /// Guest physical addresses that are not guest memory.
+    OutOfMemory = "out_of_memory",
+    /// The parts of a range that do not fill a page of what backs it.
+    Unaligned = "unaligned",
+    /// Bytes that the same chain had named already.
+    Overlap = "overlap",
+    /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
+    Poisoned = "poisoned",
+    /// A descriptor chain that breaks off or breaks the rules: none of it is trusted.
+    BrokenChain = "broken_chain",
+    /// The guest has not negotiated free page reporting.
+    NotNegotiated = "not_negotiated",
+    /// The kernel refused.
+    Failed = "failed",
+    /// The session was ending.
+    Stopping = "stopping",
+    /// The operator has paused discarding.
+    Paused = "paused",
+    /// The guest is being migrated: what is discarded now could be missed at the destination.
+    Migrating = "migrating",
+    /// A postcopy migration is under way.
+    Postcopy = "postcopy",
+    /// The operator has pinned the memory.
+    Pinned = "pinned",
+    /// Memory of hugetlbfs, which is not given back unless an option says so.
+    Hugetlb = "hugetlb",
+    /// What backs the memory may not be written, and so not punched.
+    ReadOnly = "read_only",
+    /// A queue of which the acked features do not say whether it reports or hints.
+    AmbiguousQueue = "ambiguous_queue",
+    /// A descriptor that the device may only write, where it was to read.
+    NotReadable = "not_readable",
+    /// A buffer, or what is left of one, that is not what its queue carries.
+    Malformed = "malformed",
+    /// More page frame numbers or statistics than are read of one chain.
+    TooMany = "too_many",
+    /// Hinted pages that nobody has asked for, or not any more.
+    NotHinting = "not_hinting",
+    /// The guest poisons its free pages and has not told this daemon with what: its driver has
+    /// outlived another one.
+    PoisonNotTold = "poison_not_told",
+    /// A control message of the frontend came first: none waits for more than one discarding call.
+    Yielded = "yielded",
+    /// Bytes of a list or table that could not be read from the memory file.
+    Unreadable = "unreadable",
+    /// Pages that hold a ring: the device uses them.
+    Ring = "ring",
+}
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last
 /// stands for every other.
@@ -124,10 +106,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_own_place() {
-        for (place, (reason, _)) in REASONS.iter().enumerate() {
-            assert_eq!(*reason as usize, place);
-        }
+    fn reason_has_the_place_of_its_name() {
+        assert_eq!(REASONS[SkipReason::Empty as usize], "empty");
+        assert_eq!(REASONS[SkipReason::PoisonNotTold as usize], "poison_not_told");
+        let names: std::collections::BTreeSet<_> = REASONS.into_iter().collect();
+        assert_eq!(names.len(), REASONS.len(), "each name is there once");
     }
 
     #[test]
