@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use vhost_device_balloon::args::{Args, CAPABILITIES, Command};
 use vhost_device_balloon::logging::Logger;
 use vhost_device_balloon::{Config, run};
@@ -31,6 +32,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Memory of the guest is mapped here: no core dump, and no other process of the same user, may
+    // show it.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        log::warn!("cannot forbid core dumps of this process: {error}");
+    }
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
