@@ -120,3 +120,20 @@ fn a_vm_without_configuration_does_not_boot() {
     assert!(printed.contains("vhost_backend_init failed"), "{printed}");
     assert!(daemon.wait_for_log("add config_size=16", PATIENCE).unwrap(), "{}", daemon.log());
 }
+
+/// An older Linux gives up on a device whose reporting queue cannot take a batch; 7.2 does not.
+#[test]
+fn queues_too_small_to_report_are_warned_of() {
+    let test = "queues_too_small_to_report_are_warned_of";
+    let daemon = daemon();
+    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let config = GuestConfig {
+        balloon: Balloon::VhostUser { socket: daemon.socket() },
+        vq_size: 16,
+        ..GuestConfig::default()
+    };
+    let guest = LinuxGuest::boot(&toolbox, config).unwrap();
+    let _ = guest.load_balloon_driver("");
+    let says = "has 16 descriptors";
+    assert!(daemon.wait_for_log(says, PATIENCE).unwrap(), "{}", daemon.log());
+}

@@ -189,8 +189,8 @@ impl Admission {
                 let [queue, size] = message.pair();
                 if size < REPORTING_SIZE && !std::mem::replace(&mut self.is_small, true) {
                     warn!(
-                        "queue {queue} has {size} descriptors: Linux does not report free pages \
-                         over fewer than {REPORTING_SIZE} (vq_size)"
+                        "queue {queue} has {size} descriptors: the driver of an older Linux gives \
+                         the device up if its reporting queue has fewer than {REPORTING_SIZE} (vq_size)"
                     );
                 }
             }
@@ -315,8 +315,8 @@ fn goes_on(message: &Message, refusal: &Refusal) -> bool {
     }
 }
 
-/// What Linux's driver wants of the reporting queue (`PAGE_REPORTING_CAPACITY`); its probe fails with
-/// `ENOSPC` otherwise.
+/// What the driver of an older Linux wants of the reporting queue (`PAGE_REPORTING_CAPACITY`); its
+/// probe fails with `ENOSPC` otherwise. That of 7.2 does with fewer.
 const REPORTING_SIZE: u32 = 32;
 
 /// There is no descriptor, and the queue is not to be watched or told.
