@@ -193,14 +193,17 @@ Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no 
     -device vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128,config_size=16 \\
     ...
 
-SIGTERM and SIGINT end the daemon. End the VM first: what a running VM does without its backend depends
+SIGTERM, SIGINT and SIGQUIT end the daemon. End the VM first: what a running VM does without its backend depends
 on the VMM. crosvm ends the VM within a second. QEMU does not connect again: the guest keeps its memory
 and its balloon until QEMU is started again, its shutdown may hang, and QEMU 11.1 aborts if the guest
 reads the device's configuration. cloud-hypervisor tries to connect for 60 s, and aborts if the guest
 reads the configuration meanwhile.
 
-Exit status: 0 after SIGTERM or SIGINT, 1 where the daemon cannot start, 2 for a wrong command line, 3 \
-if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full.";
+SIGUSR1 logs what was counted. SIGHUP, and others that would end a process, have no effect.
+
+Exit status: 0 after SIGTERM, SIGINT or SIGQUIT, 1 where the daemon cannot start, 2 for a wrong command \
+line, 3 if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full, 4 if \
+the threads of a session do not end after its VMM has hung up.";
 
 /// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.
 pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;

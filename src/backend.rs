@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use vhost::vhost_user::message::{
     VhostUserVirtioFeatures,
 };
 use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -64,6 +65,23 @@ pub struct BalloonBackend {
 struct Attach {
     epoll: Arc<OwnedFd>,
     wanted: Wake,
+}
+
+/// Ends a connection, from any thread.
+pub(crate) struct StopHandle {
+    stopping: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+}
+
+impl StopHandle {
+    /// Lets everything that is under way for the connection end soon: a discard stops after its
+    /// present call, a transfer of the device's state and the relay at once. Waits for none of it.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Err(error) = self.wake.signal() {
+            warn!("cannot signal the end of a session: {error}");
+        }
+    }
 }
 
 impl BalloonBackend {
@@ -116,13 +134,14 @@ impl BalloonBackend {
         let _ = self.worker.set(gettid());
     }
 
-    /// Lets everything that is under way for this connection end soon: a discard stops after its
-    /// present call, a transfer of the device's state and the relay at once.
-    pub fn stop(&self) {
-        self.reclaimer.stop();
-        if let Err(error) = self.stop.signal() {
-            warn!("cannot signal the end of a session: {error}");
-        }
+    /// What ends this connection, and owns nothing of it.
+    pub(crate) fn stop_handle(&self) -> StopHandle {
+        StopHandle { stopping: self.reclaimer.stopping(), wake: Arc::clone(&self.stop) }
+    }
+
+    /// How much guest memory is mapped.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.reclaimer.snapshot().as_ref().iter().map(GuestMemoryRegion::len).sum()
     }
 
     /// The frontend logs dirty pages from now on, or does not.

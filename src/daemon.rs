@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use log::{error, info, warn};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
-use vmm_sys_util::signal::create_sigset;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::announcer::Announcer;
@@ -25,12 +24,11 @@ use crate::log_limit::LogLimit;
 use crate::memory::Cause;
 use crate::session::{Session, SessionError};
 use crate::sigbus;
+use crate::signals;
 use crate::socket::{self, Access, Frontends, Listening, SocketError, SocketFile};
 use crate::state::State;
-
-/// How long a session may take to wind up after SIGTERM before the process ends without it. Whoever
-/// sends SIGTERM sends SIGKILL a few seconds later, and that would leave the socket behind.
-const WIND_UP: Duration = Duration::from_millis(700);
+use crate::wake::Wake;
+use crate::watchdog::Watchdog;
 
 /// How long a frontend waits that could not be served for lack of descriptors or threads.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -77,12 +75,12 @@ fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Daemon
     move |source| DaemonError::Resources { what, source: source.into() }
 }
 
-/// Listens on the configured socket and serves frontends, one after the other, until SIGTERM or
-/// SIGINT. The file of a socket that it made is gone when this returns. The frontend of a connected
-/// socket is served until it hangs up.
+/// Listens on the configured socket and serves frontends, one after the other, until SIGTERM, SIGINT
+/// or SIGQUIT. The file of a socket that it made is gone when this returns. The frontend of a
+/// connected socket is served until it hangs up.
 ///
-/// Must be called before any thread is started that takes signals: it blocks the two for this thread
-/// and those that it starts.
+/// Must be called before any thread is started that takes signals: it blocks those that it receives
+/// for this thread and those that it starts.
 /// Must be called before anything is opened if the socket is a descriptor.
 ///
 /// # Errors
@@ -99,7 +97,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         mode: config.socket_mode,
         group: config.socket_group.as_deref().map(socket::group).transpose()?,
     };
-    let signals = signal_fd().map_err(resources("receive signals"))?;
+    let signals = signals::set_up().map_err(resources("receive signals"))?;
     sigbus::install().map_err(resources("handle SIGBUS"))?;
     let operators = listen_for_operators(config)?;
     let state = Arc::new(State::new(config.device, config.memory));
@@ -113,7 +111,10 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let session_ended = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
         .map_err(resources("create an eventfd"))?;
     let timer = || TimerFd::new().map_err(resources("create a timer"));
-    let (statistics, deadline, retry) = (timer()?, timer()?, timer()?);
+    let (statistics, retry) = (timer()?, timer()?);
+    let end = Arc::new(Wake::new().map_err(resources("create an eventfd"))?);
+    // The first thread: from now on the process can be ended, whatever this one does.
+    Watchdog::start(&state, signals, Arc::clone(&end)).map_err(resources("start a thread"))?;
     if config.control_socket.is_some() || config.metrics_address.is_some() {
         state.survey.start().map_err(resources("start a thread"))?;
     }
@@ -134,13 +135,12 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let daemon = Rc::new(RefCell::new(Daemon {
         state,
         frontends,
-        signals,
+        end,
         statistics,
         statistics_every: Duration::ZERO,
         interval_changed,
         session: None,
         session_ended,
-        deadline,
         retry,
         limit: LogLimit::default(),
         statistics_limit: LogLimit::default(),
@@ -221,17 +221,17 @@ impl Operators {
 }
 
 const CONNECTION: u32 = 0;
-const SIGNAL: u32 = 1;
+const END: u32 = 1;
 const SESSION_ENDED: u32 = 2;
-const DEADLINE: u32 = 3;
-const RETRY: u32 = 4;
-const STATISTICS: u32 = 5;
-const INTERVAL_CHANGED: u32 = 6;
+const RETRY: u32 = 3;
+const STATISTICS: u32 = 4;
+const INTERVAL_CHANGED: u32 = 5;
 
 struct Daemon {
     state: Arc<State>,
     frontends: Frontends,
-    signals: OwnedFd,
+    /// Signalled when a signal asks to end.
+    end: Arc<Wake>,
     /// Asks for statistics while a frontend is connected.
     statistics: TimerFd,
     /// What that timer is set to; zero if it stands.
@@ -240,11 +240,10 @@ struct Daemon {
     interval_changed: EventFd,
     session: Option<Session>,
     session_ended: EventFd,
-    deadline: TimerFd,
     retry: TimerFd,
     limit: LogLimit,
     statistics_limit: LogLimit,
-    /// Was told to end, and waits for the session to wind up.
+    /// Was told to end, and waits for the session to be down.
     ending: bool,
     /// How the event loop is to be left.
     ended: Option<Result<(), DaemonError>>,
@@ -308,9 +307,8 @@ impl Daemon {
 
     fn session_over(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
         let _ = self.session_ended.read();
-        if let Some(session) = self.session.take() {
-            session.join();
-        }
+        // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
+        self.session = None;
         if self.ending || matches!(self.frontends, Frontends::Connected(None)) {
             self.ended = Some(Ok(()));
             return Ok(());
@@ -348,23 +346,17 @@ impl Daemon {
         }
     }
 
+    /// A signal asks to end. The watchdog ends the process if that takes too long.
     fn end(&mut self) {
-        if let Err(error) = consume_signal(&self.signals) {
-            warn!("cannot read the signal: {error}");
-        }
+        self.end.clear();
         if self.ending {
             return;
         }
         info!("told to end");
-        let Some(session) = &self.session else {
-            self.ended = Some(Ok(()));
-            return;
-        };
         self.ending = true;
-        session.hang_up();
-        if let Err(error) = self.deadline.reset(WIND_UP, None) {
-            warn!("cannot set a timer, ending at once: {error}");
-            self.ended = Some(Ok(()));
+        match &self.session {
+            Some(session) => session.hang_up(),
+            None => self.ended = Some(Ok(())),
         }
     }
 }
@@ -372,9 +364,8 @@ impl Daemon {
 impl MutEventSubscriber for Daemon {
     fn init(&mut self, ops: &mut EventOps) {
         let added = [
-            Events::with_data(&self.signals, SIGNAL, EventSet::IN),
+            Events::with_data_raw(self.end.as_fd().as_raw_fd(), END, EventSet::IN),
             Events::with_data(&self.session_ended, SESSION_ENDED, EventSet::IN),
-            Events::with_data(&self.deadline, DEADLINE, EventSet::IN),
             Events::with_data(&self.retry, RETRY, EventSet::IN),
             Events::with_data(&self.statistics, STATISTICS, EventSet::IN),
             Events::with_data(&self.interval_changed, INTERVAL_CHANGED, EventSet::IN),
@@ -402,13 +393,8 @@ impl MutEventSubscriber for Daemon {
                 let _ = self.interval_changed.read();
                 Ok(())
             }
-            SIGNAL => {
+            END => {
                 self.end();
-                Ok(())
-            }
-            DEADLINE => {
-                warn!("the session takes too long to wind up, ending without it");
-                self.ended = Some(Ok(()));
                 Ok(())
             }
             other => {
@@ -431,44 +417,4 @@ pub(crate) fn report(what: &str, error: &dyn std::error::Error) {
         source = cause.source();
     }
     error!("{text}");
-}
-
-/// A descriptor that becomes readable on SIGTERM or SIGINT, which are blocked from now on.
-///
-/// A shell starts its background jobs with SIGINT ignored; an ignored signal is never delivered,
-/// not even here, so both are set back to their defaults first.
-fn signal_fd() -> io::Result<OwnedFd> {
-    let signals = [libc::SIGTERM, libc::SIGINT];
-    let set = create_sigset(&signals).map_err(io::Error::from)?;
-    for signal in signals {
-        // SAFETY: sets the default disposition; no handler is involved.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    // SAFETY: `set` is an initialised signal set, and the old mask is not asked for.
-    let failed =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    if failed != 0 {
-        return Err(io::Error::from_raw_os_error(failed));
-    }
-    // SAFETY: -1 asks for a new descriptor, `set` is an initialised signal set.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Takes one signal off the descriptor.
-fn consume_signal(signals: &OwnedFd) -> io::Result<()> {
-    // SAFETY: an all-zero signalfd_siginfo is a valid value of that plain C structure.
-    let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
-    let size = size_of::<libc::signalfd_siginfo>();
-    // SAFETY: `info` is writable memory of `size` bytes.
-    if unsafe { libc::read(signals.as_raw_fd(), (&raw mut info).cast(), size) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// Exit status after [`exit`] because guest memory was taken away (`SIGBUS`).
 pub(crate) const MEMORY_LOST: i32 = 3;
+/// Exit status after [`exit`] because a session does not end.
+pub(crate) const STUCK: i32 = 4;
 
 /// The most socket files at a time; the daemon has two.
 const MOST_FILES: usize = 16;

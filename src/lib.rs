@@ -34,11 +34,13 @@ pub mod metrics;
 pub mod migration;
 pub mod session;
 mod sigbus;
+mod signals;
 mod socket;
 pub mod state;
 mod survey;
 pub mod vring;
 mod wake;
+mod watchdog;
 
 pub use args::Config;
 pub use daemon::run;

@@ -22,7 +22,7 @@ use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::backend::{BalloonBackend, STATISTICS_WANTED};
+use crate::backend::{BalloonBackend, STATISTICS_WANTED, StopHandle};
 use crate::daemon::report;
 use crate::memory::{Cause, GuestMemory};
 use crate::state::{Frontend, State};
@@ -87,9 +87,12 @@ impl fmt::Display for LastMessage {
 
 /// A frontend that is being served, by the framework's threads and one that passes messages on to
 /// them and then waits for their end.
+///
+/// This owns nothing of the connection: guest memory, files and channels are the session's thread's
+/// to unmap and to close, which may take seconds. Dropping it waits for nothing and ends nothing.
 pub struct Session {
     thread: JoinHandle<()>,
-    backend: Arc<BalloonBackend>,
+    stop: StopHandle,
 }
 
 impl Session {
@@ -126,17 +129,19 @@ impl Session {
         let relay = Relay { frontend, framework: inner, stop };
         let mut admission = Admission::new(state.memory);
         state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
-        let (working, shared) = (Arc::clone(&backend), Arc::clone(state));
-        let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
+        let handle = backend.stop_handle();
+        let (working, shared) = (backend, Arc::clone(state));
+        let serve = move || {
             let mut last = LastMessage::default();
-            let _ = working.worker_thread();
+            let worker = working.worker_thread();
             let relayed = relay.run(|message| {
                 let ahead = admission.check(message)?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
                 link.look(message);
                 Ok(ahead)
             });
-            working.stop();
+            shared.watchdog.hung_up(worker);
+            working.stop_handle().stop();
             // The relay has hung up on the framework.
             let served = outcome(framework.wait(), last);
             match relayed.map_err(SessionError::from).and(served) {
@@ -145,19 +150,28 @@ impl Session {
             }
             shared.session_ends();
             shared.set_frontend(None);
-            // Joins the worker, and unmaps the guest's memory.
+            // Another thread may hold the link a moment longer: it must not be the one to close it.
+            link.close();
+            drop(link);
+            // Joins the worker.
             drop(framework);
+            shared.watchdog.threads_ended(working.memory_bytes());
+            // Unmaps the guest's memory.
+            drop(working);
             shared.rings.clear();
             // Whoever migrated, it was this frontend.
             shared.inhibit.lift(Cause::Migration);
             shared.inhibit.lift(Cause::Postcopy);
             info!("session: {}", shared.counters.snapshot().since(&before));
-            if let Err(error) = ended.write(1) {
-                error!("cannot signal the end of a session: {error}");
-            }
+            shared.watchdog.down();
+        };
+        let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
+            // Told when nothing of the session is left, not even what `serve` has captured.
+            let _ended = Ended(ended);
+            serve();
         });
         match thread {
-            Ok(thread) => Ok(Self { thread, backend }),
+            Ok(thread) => Ok(Self { thread, stop: handle }),
             Err(error) => {
                 state.set_frontend(None);
                 Err(SessionError::Resources(error))
@@ -167,13 +181,25 @@ impl Session {
 
     /// Hangs up on the frontend.
     pub fn hang_up(&self) {
-        self.backend.stop();
+        self.stop.stop();
     }
 
-    /// Waits for the last thread, which has signalled the end or is about to.
+    /// Waits for the last thread, which has signalled the end or is about to. Not for a thread that
+    /// others wait for.
     pub fn join(self) {
         if self.thread.join().is_err() {
             error!("the thread of a session panicked");
+        }
+    }
+}
+
+/// Tells the end of a session when it is dropped, after a panic, too.
+struct Ended(EventFd);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.write(1) {
+            error!("cannot signal the end of a session: {error}");
         }
     }
 }

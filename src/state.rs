@@ -16,6 +16,7 @@ use crate::migration::Transfers;
 use crate::survey::Survey;
 use crate::vring::Rings;
 use crate::wake::{Wake, Wakes};
+use crate::watchdog::Watchdog;
 
 /// What the daemon may ask of a connected frontend, from any thread.
 pub trait Frontend: Send + Sync {
@@ -56,6 +57,8 @@ pub struct State {
     pub rings: Arc<Rings>,
     /// The device's state on its way to or from another daemon.
     pub(crate) transfers: Transfers,
+    /// Ends the process if a session does not end.
+    pub(crate) watchdog: Watchdog,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     interval_changed: OnceLock<EventFd>,
     change_owed: OnceLock<Arc<Wake>>,
@@ -83,6 +86,7 @@ impl State {
             counters,
             rings: Arc::default(),
             transfers: Transfers::default(),
+            watchdog: Watchdog::default(),
             frontend: Mutex::default(),
             interval_changed: OnceLock::new(),
             change_owed: OnceLock::new(),

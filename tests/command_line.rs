@@ -75,7 +75,8 @@ fn the_help_says_what_options_mean_and_what_they_risk() {
         "curl --unix-socket PATH",
         "Only the daemon's user may connect",
         "ctl Controls and watches a daemon",
-        "SIGTERM and SIGINT end the daemon",
+        "SIGTERM, SIGINT and SIGQUIT end the daemon",
+        "SIGUSR1 logs what was counted",
     ] {
         assert!(help.contains(words), "{words:?} is not in the help:\n{help}");
     }

@@ -116,7 +116,7 @@ fn takes_the_place_of_a_daemon_that_was_killed() {
 /// threads as `fresh`, one that has just started.
 fn wait_until_as_fresh(daemon: &DaemonProcess, sessions: usize, fresh: (usize, usize)) {
     vmm_integration::host::wait_until(SOON, Duration::from_millis(1), || {
-        let ended = daemon.log().matches("session: ").count();
+        let ended = daemon.log().matches("session: chains=").count();
         let held = held(daemon);
         if (ended, held) == (sessions, fresh) {
             Ok(())

@@ -75,7 +75,7 @@ pub struct Reclaimer<P = Fallocate> {
     options: MemoryOptions,
     inhibit: Arc<Inhibit>,
     in_use: Option<Arc<dyn InUse>>,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
     counters: Arc<Counters>,
     limit: LogLimit,
     /// Of what is not memory: a guest that names it often must not hide calls that fail.
@@ -105,7 +105,7 @@ impl<P: PunchHole> Reclaimer<P> {
             in_use: None,
             map: WritersFirst::default(),
             punch,
-            stopping: AtomicBool::new(false),
+            stopping: Arc::default(),
             counters,
             limit: LogLimit::default(),
             outside: LogLimit::default(),
@@ -131,6 +131,11 @@ impl<P: PunchHole> Reclaimer<P> {
     /// From now on nothing more is discarded; a discard under way ends after its present call.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// What [`Reclaimer::stop`] sets, for a thread that must not own the memory.
+    pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopping)
     }
 
     /// Whether [`Reclaimer::stop`] was called.

@@ -59,6 +59,13 @@ impl Link {
         }
     }
 
+    /// Closes the channel.
+    pub(super) fn close(&self) {
+        // Closed after the lock is given back: a close may take its time.
+        let channel = self.lock_channel().take();
+        drop(channel);
+    }
+
     fn keep_channel(&self, message: &Message) {
         let [channel] = message.fds() else { return };
         match channel.try_clone() {

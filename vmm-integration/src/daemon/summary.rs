@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 /// What the daemon's line about the end of a session begins with.
-pub(super) const PREFIX: &str = "session: ";
+pub(super) const PREFIX: &str = "] session: ";
 
 /// The daemon's counters of one session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,6 @@ mod tests {
         assert_eq!(summary.discard_calls, 10);
         assert_eq!(summary.skipped_bytes["wraps"], 11);
         assert!(Summary::last_in("listening").is_none());
-        assert!(Summary::last_in("session: chains=x").unwrap().is_err());
+        assert!(Summary::last_in("] session: chains=x").unwrap().is_err());
     }
 }
