@@ -193,6 +193,10 @@ Attach to QEMU 10.2 or later (guest memory must be shared, and there must be no 
     -device vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128,config_size=16 \\
     ...
 
+All four numbers of the device matter: virtio-id=5; num_vqs=5 covers every set of options (3 without
+any, and the guest's driver fails with fewer); vq_size=32 at least, or an older Linux gives up reporting;
+config_size=16, or a driver takes all memory (0) or loses its poison value (12).
+
 SIGTERM, SIGINT and SIGQUIT end the daemon. End the VM first: what a running VM does without its backend depends
 on the VMM. crosvm ends the VM within a second. QEMU does not connect again: the guest keeps its memory
 and its balloon until QEMU is started again, its shutdown may hang, and QEMU 11.1 aborts if the guest
