@@ -135,12 +135,23 @@ pub struct Args {
     /// Gives pages of hugetlbfs back to the host as well. Risks the guest's life: read --help
     /// first.
     ///
-    /// A page that is given back goes to the host's pool of huge pages, and whoever asks first gets
-    /// it. If the pool is empty when the guest touches the page again, the kernel ends the VMM with
-    /// SIGBUS. Only where the pool is large enough for all guests at once, or their VMMs reserve
-    /// what they map.
+    /// A page that is given back goes to the host's pool of huge pages, and the next process that
+    /// asks gets it. If the pool is empty when the guest touches the page again, the kernel ends the
+    /// VMM with SIGBUS. Where KVM emulates the guest's instructions there is no signal: the guest
+    /// reads ones and its writes are lost. Only where the pool is large enough for all guests at
+    /// once, or their VMMs reserve what they map.
     #[arg(long)]
     hugetlb: bool,
+
+    /// Gives pages of a tmpfs with a size limit, such as /dev/shm, back to the host as well. Risks
+    /// the guest's life: read --help first.
+    ///
+    /// Space that is given back can be taken by others that write to the same tmpfs, also if the
+    /// VMM had allocated all of it for this guest (prealloc). If the file system is full when the
+    /// guest touches the page again, the kernel ends the VMM with SIGBUS. A memfd has no such limit
+    /// and does not need this.
+    #[arg(long)]
+    allow_limited_tmpfs: bool,
 
     /// Takes guest memory in files on disk, too: ext2, ext3, ext4, xfs, btrfs, f2fs, bcachefs, zfs,
     /// and ramfs.
@@ -366,7 +377,11 @@ impl TryFrom<Args> for Config {
             metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
             device,
-            memory: MemoryOptions { hugetlb: args.hugetlb, files: args.allow_file_memory },
+            memory: MemoryOptions {
+                hugetlb: args.hugetlb,
+                files: args.allow_file_memory,
+                limited_tmpfs: args.allow_limited_tmpfs,
+            },
             paused: args.paused,
         })
     }
@@ -462,7 +477,7 @@ mod tests {
     fn every_option_arrives() {
         let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom --must-tell-host \
-            --no-reporting --target 512M --force-target --hugetlb --paused --log-level debug";
+            --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
         assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
@@ -479,7 +494,7 @@ mod tests {
                 force_target: true,
             }
         );
-        assert!(config.memory.hugetlb && config.paused);
+        assert!(config.memory.hugetlb && config.memory.limited_tmpfs && config.paused);
         assert_eq!(config.log_level, LevelFilter::Debug);
         let config =
             super::tests::config(&["--socket-mode", "660", "--socket-group", "kvm"]).unwrap();

@@ -24,7 +24,9 @@ use vmm_sys_util::event::{
 use crate::daemon::report;
 use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
 use crate::device::{Outcome, QueueRole};
-use crate::memory::{Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer};
+use crate::memory::{
+    Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, leave_out_of_dumps,
+};
 use crate::migration::{self, StateError, Transfer};
 use crate::session::Link;
 use crate::state::State;
@@ -297,6 +299,9 @@ impl VhostUserBackend for BalloonBackend {
     fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemory>) -> io::Result<()> {
         let memory = memory.memory().into_inner();
         debug!("guest memory: {} regions", memory.num_regions());
+        if let Err(error) = leave_out_of_dumps(&memory) {
+            warn!("guest memory would be in a core dump: {error}");
+        }
         lock(&self.dirty).set_memory(Arc::clone(&memory)).map_err(io::Error::other)?;
         let regions = self.reclaimer.set_memory(memory).map_err(io::Error::other)?;
         self.state.set_regions(&regions);

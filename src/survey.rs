@@ -154,7 +154,9 @@ mod tests {
                 seen.recv().unwrap()
             })
             .unwrap();
-        let table = Arc::new(RegionTable::new(&GuestMemory::new()).unwrap());
+        let table = Arc::new(
+            RegionTable::new(&GuestMemory::new(), crate::memory::MemoryOptions::default()).unwrap(),
+        );
         survey.set_regions(Arc::downgrade(&table));
 
         let look = survey.ask(Instant::now()).unwrap();

@@ -26,7 +26,7 @@ fn guest_that_reports_its_rings_on_a_full_tmpfs_is_served() {
         Ok(ram) => ram,
         Err(why) => return eprintln!("not tested: no tmpfs can be mounted: {why:#}"),
     };
-    let args = Vec::new();
+    let args = ["--allow-limited-tmpfs"].map(Into::into).into();
     let options = DaemonOptions { args, ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
     let options = AttachOptions { timeout: TIMEOUT, ..AttachOptions::default() };

@@ -59,7 +59,9 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
         for region in &memory.regions {
             let kind = if region.hugetlb { "hugetlb" } else { "shared" };
             let pages = size(region.page_bytes);
-            let text = format!("{} of {kind} memory, {pages} pages", size(region.bytes));
+            let kept = region.kept_for.as_ref();
+            let kept = kept.map_or(String::new(), |reason| format!(", never given back: {reason}"));
+            let text = format!("{} of {kind} memory, {pages} pages{kept}", size(region.bytes));
             table.row(format!("  at {:#x}", region.address), text);
         }
     }

@@ -19,6 +19,9 @@ pub struct Backing {
     pub page_bytes: u64,
     /// Whether it is memory of hugetlbfs.
     pub hugetlb: bool,
+    /// Why none of it is given back, by the name of the reason in the counters; none if it is.
+    #[serde(default)]
+    pub kept_for: Option<String>,
 }
 
 impl From<&Region> for Backing {
@@ -29,6 +32,7 @@ impl From<&Region> for Backing {
             bytes: range.len(),
             page_bytes: region.page_size(),
             hugetlb: region.is_hugetlb(),
+            kept_for: region.kept().map(|reason| reason.name().to_owned()),
         }
     }
 }
@@ -60,7 +64,7 @@ impl RegionTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{GuestMemory, GuestRegion};
+    use super::super::{GuestMemory, GuestRegion, MemoryOptions};
     use super::*;
     use std::os::unix::fs::FileExt;
     use vm_memory::{FileOffset, GuestAddress, MmapRegion};
@@ -76,14 +80,17 @@ mod tests {
         };
         let regions = vec![region(0, 0), region(0x10_0000, 0x8000)];
         let memory = GuestMemory::from_regions(regions).unwrap();
-        let table = RegionTable::new(&memory).unwrap();
+        let table = RegionTable::new(&memory, MemoryOptions::default()).unwrap();
         assert_eq!(table.resident_bytes().unwrap(), 0);
         file.write_at(&[1], 0x1000).unwrap();
         file.write_at(&[1], 0x9000).unwrap();
         assert_eq!(table.resident_bytes().unwrap(), 0x2000);
         let [low, high] = &table.backings()[..] else { panic!("two regions") };
         assert_eq!((low.address, high.address), (0, 0x10_0000));
-        let expected = Backing { address: 0, bytes: 0x8000, page_bytes: 4096, hugetlb: false };
+        // Others may fill that tmpfs.
+        let kept_for = Some("limited_tmpfs".to_owned());
+        let expected =
+            Backing { address: 0, bytes: 0x8000, page_bytes: 4096, hugetlb: false, kept_for };
         assert_eq!(low, &expected);
     }
 }

@@ -123,7 +123,14 @@ impl<P: PunchHole> Reclaimer<P> {
     /// # Errors
     /// [`RegionError`]; the old table stays.
     pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<Arc<RegionTable>, RegionError> {
-        let table = Arc::new(RegionTable::new(&memory)?);
+        let table = Arc::new(RegionTable::new(&memory, self.options)?);
+        let before = self.map.read();
+        let news =
+            |region: &&Region| before.table.regions().iter().all(|r| r.kept() != region.kept());
+        if let Some(region) = table.regions().iter().filter(|r| r.kept().is_some()).find(news) {
+            warn_of_kept(region);
+        }
+        drop(before);
         *self.map.write() = Map { memory, table: Arc::clone(&table), kept: Mutex::default() };
         Ok(table)
     }
@@ -223,13 +230,9 @@ impl<P: PunchHole> Snapshot<'_, P> {
         keep_going: &impl Fn() -> bool,
         done: &mut Discarded,
     ) {
-        let Reclaimer { counters, inhibit, options, .. } = self.reclaimer;
-        if region.is_hugetlb() && !options.hugetlb {
-            counters.skip(SkipReason::Hugetlb, range.len());
-            return;
-        }
-        if region.is_read_only() {
-            counters.skip(SkipReason::ReadOnly, range.len());
+        let Reclaimer { counters, inhibit, .. } = self.reclaimer;
+        if let Some(reason) = region.kept() {
+            counters.skip(reason, range.len());
             return;
         }
         let whole = region.whole_pages(range);
@@ -249,7 +252,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
                 return;
             }
             // Kept for this one call, so that who forbids something need not wait for the next.
-            let permit = match inhibit.permit() {
+            let permit = match region.kept().map_or_else(|| inhibit.permit(), Err) {
                 Ok(permit) => permit,
                 Err(reason) => {
                     counters.skip(reason, left.len());
@@ -292,6 +295,27 @@ impl<P: PunchHole> Snapshot<'_, P> {
     }
 }
 
+/// Says why nothing of a region is discarded, and what the operator can do.
+fn warn_of_kept(region: &Region) {
+    let (start, reason) = (region.as_ref().start(), region.kept());
+    let promised = match region.is_allocated_in_full() {
+        true => ", all of which was allocated for this guest (prealloc)",
+        false => "",
+    };
+    match reason {
+        Some(SkipReason::Hugetlb) => warn!(
+            "memory at {start:#x} is hugetlbfs{promised}: its pages stay, because others could take \
+             them from the pool and the guest would not get them back (see --hugetlb)"
+        ),
+        Some(SkipReason::LimitedTmpfs) => warn!(
+            "memory at {start:#x} lies on a tmpfs with a size limit{promised}: its pages stay, \
+             because others could fill the space and the guest would die of SIGBUS; use a memfd, \
+             or see --allow-limited-tmpfs"
+        ),
+        _ => warn!("memory at {start:#x} cannot be written through its file: its pages stay"),
+    }
+}
+
 /// All three are powers of two, so the answer is a multiple of the page size.
 fn most_bytes_a_call(region: &Region) -> u64 {
     match region.is_hugetlb() {
@@ -308,13 +332,17 @@ impl<P: PunchHole> Reclaimer<P> {
             Ok(()) => done.bytes += len,
             Err(error) => {
                 self.counters.failed(&error, len);
-                // A seal may have come after the memory table.
-                let sealed = region.look_again();
+                let state = match region.learn(&error) {
+                    Some(SkipReason::ReadOnly) => "; it is sealed, and its pages stay from now on",
+                    Some(_) => {
+                        "; its file system cannot punch holes, and its pages stay from now on"
+                    }
+                    None => "",
+                };
                 self.limit.run(|| {
-                    let why = if sealed { ", which is sealed by now" } else { "" };
                     warn!(
-                        "cannot discard {len} bytes at offset {offset:#x} of the memory file\
-                         {why}: {error}"
+                        "cannot discard {len} bytes at offset {offset:#x} of the memory file: \
+                         {error}{state}"
                     );
                 });
             }

@@ -4,6 +4,7 @@
 
 mod backing;
 mod discard;
+mod dump;
 mod inhibit;
 mod kept;
 mod log_bitmap;
@@ -17,6 +18,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use backing::Backing;
 pub use discard::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
+pub use dump::leave_out_of_dumps;
 pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError, Ticket};
 pub use kept::InUse;
 pub use log_bitmap::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};

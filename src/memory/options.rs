@@ -12,4 +12,8 @@ pub struct MemoryOptions {
     ///
     /// Off by default: a discard there waits for a disk, and the guest's memory with it.
     pub files: bool,
+    /// Whether pages of a tmpfs of limited size are given back.
+    ///
+    /// Off by default, for the reason of `hugetlb`: others may fill the space.
+    pub limited_tmpfs: bool,
 }

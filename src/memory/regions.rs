@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{Address, FileOffset, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::ranges::{GuestRange, round_inward};
-use super::{GuestMemory, GuestRegion};
+use super::{GuestMemory, GuestRegion, MemoryOptions};
+use crate::metrics::SkipReason;
 
 /// Why a memory table from the frontend cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,10 @@ pub struct Region {
     /// Where in the file the first byte of the region lies.
     file_offset: u64,
     page_size: u64,
+    /// Why none of its pages is discarded, by the operator's options.
+    gate: Option<SkipReason>,
+    /// The file system cannot punch holes.
+    cannot_punch: AtomicBool,
     /// The descriptor or a seal forbids to write the file, and so to punch it.
     read_only: AtomicBool,
 }
@@ -61,15 +66,18 @@ impl AsRef<GuestRange> for Region {
 }
 
 impl Region {
-    fn new(range: GuestRange, backing: &FileOffset) -> io::Result<Self> {
+    fn new(range: GuestRange, backing: &FileOffset, options: MemoryOptions) -> io::Result<Self> {
         let metadata = backing.file().metadata()?;
+        let file_system = FileSystem::of(backing.file())?;
         Ok(Self {
             range,
             file: Arc::clone(backing.arc()),
             file_id: (metadata.dev(), metadata.ino()),
             file_index: 0,
             file_offset: backing.start(),
-            page_size: backing_page_size(backing.file())?,
+            page_size: file_system.page_size,
+            gate: file_system.gate(options),
+            cannot_punch: AtomicBool::new(false),
             read_only: AtomicBool::new(refuses_writes(backing.file())?),
         })
     }
@@ -93,6 +101,37 @@ impl Region {
     /// freed as a whole.
     pub fn is_hugetlb(&self) -> bool {
         self.page_size > base_page_size()
+    }
+
+    /// Why none of its pages can be discarded, as far as that is known.
+    pub fn kept(&self) -> Option<SkipReason> {
+        self.gate.or_else(|| self.is_read_only().then_some(SkipReason::ReadOnly)).or_else(|| {
+            self.cannot_punch.load(Ordering::Relaxed).then_some(SkipReason::CannotPunch)
+        })
+    }
+
+    /// Takes note of what a failed discarding call says of all later ones. Returns why the region is
+    /// kept from now on, if that is news.
+    pub fn learn(&self, error: &io::Error) -> Option<SkipReason> {
+        let before = self.kept();
+        match error.raw_os_error() {
+            // The file system or the kind of file has no such call; that does not pass.
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::ESPIPE) => {
+                self.cannot_punch.store(true, Ordering::Relaxed);
+            }
+            // A seal may have come after the memory table.
+            _ => {
+                self.look_again();
+            }
+        }
+        self.kept().filter(|_| before.is_none())
+    }
+
+    /// Whether every page of the file was allocated when this is asked: its VMM was promised the
+    /// memory (`prealloc`).
+    pub fn is_allocated_in_full(&self) -> bool {
+        let metadata = self.file.metadata();
+        metadata.is_ok_and(|file| file.len() > 0 && file.blocks().saturating_mul(512) >= file.len())
     }
 
     /// Whether the descriptor or a seal is known to forbid to write the file: punching it would
@@ -142,9 +181,10 @@ impl RegionTable {
     ///
     /// # Errors
     /// [`RegionError`] if a region is not backed by a file that can be asked for its page size.
-    pub fn new(memory: &GuestMemory) -> Result<Self, RegionError> {
+    pub fn new(memory: &GuestMemory, options: MemoryOptions) -> Result<Self, RegionError> {
         // `GuestMemoryMmap` keeps its regions sorted, and lets none overlap.
-        let mut regions = memory.iter().map(region_of).collect::<Result<Vec<_>, _>>()?;
+        let regions = memory.iter().map(|region| region_of(region, options));
+        let mut regions = regions.collect::<Result<Vec<_>, _>>()?;
         let mut files = HashMap::new();
         for region in &mut regions {
             let next = files.len();
@@ -170,30 +210,58 @@ impl RegionTable {
     }
 }
 
-fn region_of(region: &GuestRegion) -> Result<Region, RegionError> {
+fn region_of(region: &GuestRegion, options: MemoryOptions) -> Result<Region, RegionError> {
     let gpa = region.start_addr().raw_value();
     let len = region.len();
     let range = GuestRange::new(gpa, len).map_err(|_| RegionError::NotARange { gpa, len })?;
     let backing = region.file_offset().ok_or(RegionError::NoFile(gpa))?;
-    Region::new(range, backing).map_err(|source| RegionError::Backing { gpa, source })
+    Region::new(range, backing, options).map_err(|source| RegionError::Backing { gpa, source })
 }
 
-/// Size in bytes of the smallest part of `file` that a punch can free.
-///
-/// On hugetlbfs that is the huge page: a smaller punch zeroes and frees nothing. Everywhere else
-/// it is the base page, transparent huge pages included, which the kernel splits.
-fn backing_page_size(file: &File) -> io::Result<u64> {
-    // SAFETY: an all-zero statfs is a valid value of that plain C structure.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open as long as `file` lives, and `stat` is writable memory of the
-    // structure's size.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
-        return Err(io::Error::last_os_error());
+/// What a file system means for discarding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileSystem {
+    /// Size in bytes of the smallest part of a file that a punch can free.
+    ///
+    /// On hugetlbfs that is the huge page: a smaller punch zeroes and frees nothing. Everywhere else
+    /// it is the base page, transparent huge pages included, which the kernel splits.
+    page_size: u64,
+    hugetlb: bool,
+    /// A tmpfs that others can fill. The kernel's own one, where memfds live, has no limit.
+    limited_tmpfs: bool,
+}
+
+impl FileSystem {
+    fn of(file: &File) -> io::Result<Self> {
+        // SAFETY: an all-zero statfs is a valid value of that plain C structure.
+        let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open as long as `file` lives, and `stat` is writable memory of
+        // the structure's size.
+        if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let hugetlb = stat.f_type == libc::HUGETLBFS_MAGIC;
+        Ok(Self {
+            page_size: match hugetlb {
+                true => u64::try_from(stat.f_bsize).map_err(io::Error::other)?,
+                false => base_page_size(),
+            },
+            hugetlb,
+            limited_tmpfs: stat.f_type == libc::TMPFS_MAGIC && stat.f_blocks > 0,
+        })
     }
-    if stat.f_type == libc::HUGETLBFS_MAGIC {
-        return u64::try_from(stat.f_bsize).map_err(io::Error::other);
+
+    /// Space that others may take goes only where the operator says so: a guest that touches its
+    /// page again when there is none left is killed.
+    fn gate(self, options: MemoryOptions) -> Option<SkipReason> {
+        match self {
+            Self { hugetlb: true, .. } if !options.hugetlb => Some(SkipReason::Hugetlb),
+            Self { limited_tmpfs: true, .. } if !options.limited_tmpfs => {
+                Some(SkipReason::LimitedTmpfs)
+            }
+            _ => None,
+        }
     }
-    Ok(base_page_size())
 }
 
 /// Whether the kernel would refuse to punch `file` because it may not be written.
@@ -235,7 +303,7 @@ mod tests {
             region(0x1_0000_0000, 0x8000, 0x8000),
         ])
         .unwrap();
-        let table = RegionTable::new(&memory).unwrap();
+        let table = RegionTable::new(&memory, MemoryOptions::default()).unwrap();
         let [low, high] = table.regions() else { panic!("two regions") };
         assert_eq!(low.as_ref().start(), 0);
         assert_eq!(low.page_size(), 4096);
@@ -257,13 +325,18 @@ mod tests {
                     fd => <File as std::os::fd::FromRawFd>::from_raw_fd(fd),
                 }
             };
-            assert_eq!(backing_page_size(&file).unwrap(), 1 << shift);
+            let file_system = FileSystem::of(&file).unwrap();
+            assert_eq!(file_system.page_size, 1 << shift);
+            assert_eq!(file_system.gate(MemoryOptions::default()), Some(SkipReason::Hugetlb));
         }
     }
 
     #[test]
     fn memory_without_a_file_is_refused() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
-        assert!(matches!(RegionTable::new(&memory), Err(RegionError::NoFile(0))));
+        assert!(matches!(
+            RegionTable::new(&memory, MemoryOptions::default()),
+            Err(RegionError::NoFile(0))
+        ));
     }
 }

@@ -68,6 +68,17 @@ reasons! {
     Unreadable = "unreadable",
     /// Pages that hold a ring: the device uses them.
     Ring = "ring",
+    /// Memory of a tmpfs with a size limit, which is not given back unless an option says so.
+    LimitedTmpfs = "limited_tmpfs",
+    /// What backs the memory cannot give pages back at all.
+    CannotPunch = "cannot_punch",
+}
+
+impl SkipReason {
+    /// Its name in summaries, metrics and the status.
+    pub fn name(self) -> &'static str {
+        REASONS[self as usize]
+    }
 }
 
 /// What fallocate(2) may answer and file systems add to it, with the names in metrics. The last

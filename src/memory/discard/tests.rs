@@ -290,6 +290,38 @@ fn a_seal_that_comes_later_is_found_out_with_the_first_call() {
     assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 2 * PAGE);
 }
 
+/// A file system without holes: what it says once holds for good.
+#[test]
+fn what_cannot_be_punched_costs_one_call() {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let file = (|| {
+        let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        let mount = rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?;
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR;
+        rustix::fs::openat(&mount, "memory", flags, rustix::fs::Mode::RWXU)
+    })();
+    let file = match file {
+        Ok(file) => File::from(file),
+        Err(why) => return eprintln!("not tested: no ramfs can be mounted: {why}"),
+    };
+    file.set_len(8 * PAGE).unwrap();
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    let table = reclaimer.set_memory(map(&file, true)).unwrap();
+    assert_eq!(table.regions()[0].kept(), None);
+    for _ in 0..3 {
+        reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE), (4 * PAGE, PAGE)]));
+    }
+    let counted = counters.snapshot();
+    assert_eq!((counted.discard_calls, counted.bytes_discarded), (1, 0));
+    assert_eq!(counted.skipped_bytes(SkipReason::Failed), PAGE);
+    assert_eq!(counted.skipped_bytes(SkipReason::CannotPunch), 5 * PAGE);
+    assert_eq!(table.regions()[0].kept(), Some(SkipReason::CannotPunch));
+}
+
 /// Guest memory of (guest page, pages, file page) regions of one file.
 fn overlapping(regions: &[(u64, u64, u64)]) -> Arc<GuestMemory> {
     let file = tempfile::tempfile().unwrap();
