@@ -3,6 +3,7 @@
 //! Every figure stands beside a yardstick that was measured in the same run, taking turns with it,
 //! since absolute times vary from machine to machine.
 
+mod control_latency;
 mod give_back;
 
 use std::fs;
@@ -14,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use control_latency::ControlLatency;
 use give_back::GiveBack;
 use guest_driver::ram::Gpa;
 use guest_driver::virtio::ring::Buffer;
@@ -41,6 +43,8 @@ const PONG: &str = "--pong";
 /// Measures nothing but how fast memory goes back, with a word behind it only for the backings of
 /// whose name it is part.
 const GIVE_BACK: &str = "--give-back";
+/// Measures nothing but how long control messages wait.
+const CONTROL: &str = "--control";
 
 #[derive(Serialize)]
 struct Figures {
@@ -49,6 +53,7 @@ struct Figures {
     start: Start,
     idle: Idle,
     idle_attached: Idle,
+    control_latency: ControlLatency,
     give_back: GiveBack,
 }
 
@@ -95,12 +100,17 @@ fn main() -> Result<()> {
         print!("{}", give_back::measure(only.map(String::as_str))?);
         return Ok(());
     }
+    if args.iter().any(|arg| arg == CONTROL) {
+        print!("{}", control_latency::measure()?);
+        return Ok(());
+    }
     let figures = Figures {
         round_trip: round_trip()?,
         calls: calls()?,
         start: start()?,
         idle: idle(false)?,
         idle_attached: idle(true)?,
+        control_latency: control_latency::measure()?,
         give_back: give_back::measure(None)?,
     };
     if args.iter().any(|arg| arg == "--json") {
@@ -142,6 +152,7 @@ fn print(figures: &Figures) {
             None => println!("  system calls         not counted, there is no strace here"),
         }
     }
+    print!("\n{}", figures.control_latency);
     print!("\n{}", figures.give_back);
 }
 
