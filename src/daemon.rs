@@ -408,7 +408,8 @@ impl MutEventSubscriber for Daemon {
     }
 }
 
-/// Logs an error with all its causes.
+/// Logs an error with all its causes, as a message of the place that calls this.
+#[track_caller]
 pub(crate) fn report(what: &str, error: &dyn std::error::Error) {
     let mut text = format!("{what}: {error}");
     let mut source = error.source();
@@ -416,5 +417,12 @@ pub(crate) fn report(what: &str, error: &dyn std::error::Error) {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    error!("{text}");
+    let caller = std::panic::Location::caller();
+    let mut record = log::Record::builder();
+    if log::max_level() < log::Level::Error {
+        return;
+    }
+    record.level(log::Level::Error).target(module_path!()).line(Some(caller.line()));
+    log::logger()
+        .log(&record.file_static(Some(caller.file())).args(format_args!("{text}")).build());
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use env_logger::Target;
 use log::{LevelFilter, Log, Metadata};
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::stderr;
 
+use super::sites::Sites;
 use super::{Queue, Record};
 
 /// How long the end of the process waits for the log to be written.
@@ -26,6 +27,7 @@ const STACK_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub struct Logger {
     queue: Arc<Queue>,
+    sites: Arc<Sites>,
 }
 
 impl Logger {
@@ -57,12 +59,13 @@ impl Logger {
             })
             .target(Target::Pipe(Box::new(Entrance(Arc::clone(&queue)))))
             .build();
-        log::set_boxed_logger(Box::new(Flushing { inner, queue: Arc::clone(&queue) }))
-            .map_err(io::Error::other)?;
+        let sites = Arc::new(Sites::default());
+        let limited = Limited { inner, queue: Arc::clone(&queue), sites: Arc::clone(&sites) };
+        log::set_boxed_logger(Box::new(limited)).map_err(io::Error::other)?;
         log::set_max_level(level);
         let hooked = Arc::clone(&queue);
         panic::set_hook(Box::new(move |panic| report(panic, &hooked)));
-        Ok(Self { queue })
+        Ok(Self { queue, sites })
     }
 
     /// Writes a line as it is, whatever the level.
@@ -73,6 +76,9 @@ impl Logger {
 
 impl Drop for Logger {
     fn drop(&mut self) {
+        for ((file, line), count) in self.sites.take_left_out() {
+            say(&self.queue, &format!("{count} lines of {file}:{line} were left out"));
+        }
         self.queue.flush(FLUSH);
     }
 }
@@ -101,20 +107,28 @@ fn report(panic: &PanicHookInfo<'_>, queue: &Queue) {
     queue.flush(FLUSH);
 }
 
-/// `env_logger`, whose own `flush` does nothing. With this one, `log::logger().flush()` waits a moment
-/// for the log before a thread ends the process.
-struct Flushing {
+/// `env_logger` with a limit for each place that logs, and with a `flush` that waits a moment for the
+/// log, before a thread ends the process.
+struct Limited {
     inner: env_logger::Logger,
     queue: Arc<Queue>,
+    sites: Arc<Sites>,
 }
 
-impl Log for Flushing {
+impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.inner.enabled(metadata)
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        self.inner.log(record);
+        let (file, line) = (record.file_static().unwrap_or("?"), record.line().unwrap_or(0));
+        let (passes, left_out) = self.sites.admit((file, line), record.level(), Instant::now());
+        if left_out > 0 {
+            say(&self.queue, &format!("{left_out} lines of {file}:{line} were left out"));
+        }
+        if passes {
+            self.inner.log(record);
+        }
     }
 
     fn flush(&self) {

@@ -3,10 +3,12 @@
 //! A thread that logs puts a record in a bounded queue ([`Queue`]); one logger thread writes it. When
 //! standard error is a pipe that is not read, the logger thread blocks, the queue fills, and further
 //! records are counted as lost. A record is one line of at most [`MOST_BYTES`] bytes ([`Record`]).
+//! Lines that come from one place in the source are limited in number, and those left out are counted.
 
 mod logger;
 mod queue;
 mod record;
+mod sites;
 
 pub use logger::Logger;
 pub use queue::Queue;
