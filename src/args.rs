@@ -216,8 +216,8 @@ reads the configuration meanwhile.
 
 SIGUSR1 logs what was counted. SIGHUP, and others that would end a process, have no effect.
 
-Exit status: 0 after SIGTERM, SIGINT or SIGQUIT, 1 where the daemon cannot start, 2 for a wrong command \
-line, 3 if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full, 4 if \
+Exit status: 0 after SIGTERM, SIGINT or SIGQUIT, or after the VMM of a connected --fd has hung up, 1 where \
+the daemon cannot start, or the session of a connected --fd failed, 2 for a wrong command line, 3 if guest memory was taken away (SIGBUS): its file was truncated, or its file system is full, 4 if \
 the threads of a session do not end after its VMM has hung up.";
 
 /// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.

@@ -51,6 +51,9 @@ pub enum DaemonError {
     /// The one frontend there is cannot be served.
     #[error("cannot serve the frontend")]
     Frontend(#[source] SessionError),
+    /// The one frontend there was did not just hang up; the log says more.
+    #[error("the session with the frontend of --fd failed")]
+    Session,
     /// `--metrics-address`.
     #[error("cannot listen on --metrics-address {address}")]
     Metrics {
@@ -308,7 +311,11 @@ impl Daemon {
     fn session_over(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
         let _ = self.session_ended.read();
         // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
-        self.session = None;
+        let failed = self.session.take().is_some_and(|session| session.has_failed());
+        if failed && !self.ending && matches!(self.frontends, Frontends::Connected(None)) {
+            self.ended = Some(Err(DaemonError::Session));
+            return Ok(());
+        }
         if self.ending || matches!(self.frontends, Frontends::Connected(None)) {
             self.ended = Some(Ok(()));
             return Ok(());

@@ -11,6 +11,7 @@ mod shape;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::{fmt, io};
 
@@ -19,6 +20,7 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as FrameworkError, VhostUserDaemon};
 use vm_memory::GuestMemoryAtomic;
+use vm_memory::mmap::MmapRegionError;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -46,6 +48,17 @@ pub enum SessionError {
     /// A descriptor or a thread could not be had.
     #[error("cannot set up the connection")]
     Resources(#[source] io::Error),
+    /// This process or its machine lacks something: descriptors, memory, threads.
+    #[error("cannot go on serving the frontend, at {last} or just before it: {error}")]
+    Lacking {
+        /// The last message that the framework was given.
+        last: LastMessage,
+        /// What the framework says.
+        error: FrameworkError,
+    },
+    /// A message of the frontend could not be received or passed on.
+    #[error("cannot go on serving the frontend")]
+    Connection(#[source] MessageError),
     /// The frontend broke the protocol.
     #[error("the frontend broke the vhost-user protocol, with {last} or just before it: {error}")]
     Protocol {
@@ -66,6 +79,7 @@ impl From<MessageError> for SessionError {
     fn from(error: MessageError) -> Self {
         match error {
             MessageError::Refused(refusal) => Self::Refused(refusal),
+            MessageError::Socket(_) | MessageError::NoRoomForDescriptors => Self::Connection(error),
             error => Self::Message(error),
         }
     }
@@ -93,6 +107,7 @@ impl fmt::Display for LastMessage {
 pub struct Session {
     thread: JoinHandle<()>,
     stop: StopHandle,
+    failed: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -131,6 +146,8 @@ impl Session {
         state.set_frontend(Some(Arc::clone(&link) as Arc<dyn Frontend>));
         let handle = backend.stop_handle();
         let (working, shared) = (backend, Arc::clone(state));
+        let failed = Arc::new(AtomicBool::new(false));
+        let failing = Arc::clone(&failed);
         let serve = move || {
             let mut last = LastMessage::default();
             let worker = working.worker_thread();
@@ -146,7 +163,10 @@ impl Session {
             let served = outcome(framework.wait(), last);
             match relayed.map_err(SessionError::from).and(served) {
                 Ok(()) => info!("frontend disconnected"),
-                Err(error) => report("connection closed", &error),
+                Err(error) => {
+                    failing.store(true, Ordering::Release);
+                    report("connection closed", &error);
+                }
             }
             shared.session_ends();
             shared.set_frontend(None);
@@ -171,12 +191,17 @@ impl Session {
             serve();
         });
         match thread {
-            Ok(thread) => Ok(Self { thread, stop: handle }),
+            Ok(thread) => Ok(Self { thread, stop: handle, failed }),
             Err(error) => {
                 state.set_frontend(None);
                 Err(SessionError::Resources(error))
             }
         }
+    }
+
+    /// Whether it ended, or is about to, by something else than a hang-up.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Hangs up on the frontend.
@@ -213,6 +238,56 @@ fn outcome(end: Result<(), FrameworkError>, last: LastMessage) -> Result<(), Ses
             | VhostUserError::PartialMessage
             | VhostUserError::SocketBroken(_),
         )) => Ok(()),
+        Err(FrameworkError::HandleRequest(VhostUserError::ReqHandlerError(error)))
+            if is_lack(&error) =>
+        {
+            let error = FrameworkError::HandleRequest(VhostUserError::ReqHandlerError(error));
+            Err(SessionError::Lacking { last, error })
+        }
         Err(error) => Err(SessionError::Protocol { last, error }),
+    }
+}
+
+/// Whether the kernel had no descriptor, no memory or no thread to give, as far as the error keeps
+/// its causes.
+fn is_lack(error: &io::Error) -> bool {
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // Which has a cause that it does not tell.
+        let io = match error.downcast_ref() {
+            Some(MmapRegionError::Mmap(error)) => Some(error),
+            _ => error.downcast_ref::<io::Error>(),
+        };
+        if io.and_then(io::Error::raw_os_error).is_some_and(|errno| lacks.contains(&errno)) {
+            return true;
+        }
+        cause = match io.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_our_own_is_not_the_frontends_fault() {
+        let outcome = |error: io::Error| {
+            let error = FrameworkError::HandleRequest(VhostUserError::ReqHandlerError(error));
+            outcome(Err(error), LastMessage::default())
+        };
+        for errno in [libc::EMFILE, libc::ENOMEM] {
+            let plain = outcome(io::Error::from_raw_os_error(errno));
+            assert!(matches!(plain, Err(SessionError::Lacking { .. })), "{plain:?}");
+            let mapping = MmapRegionError::Mmap(io::Error::from_raw_os_error(errno));
+            let wrapped = outcome(io::Error::other(mapping));
+            assert!(matches!(wrapped, Err(SessionError::Lacking { .. })), "{wrapped:?}");
+        }
+        let invalid = outcome(io::Error::from_raw_os_error(libc::EINVAL));
+        assert!(matches!(invalid, Err(SessionError::Protocol { .. })), "{invalid:?}");
     }
 }

@@ -31,12 +31,15 @@ pub enum MessageError {
         /// The bytes that it announces.
         size: u32,
     },
-    /// More descriptors than any message of the protocol has, or than this process may hold.
-    #[error(
-        "a message with more descriptors than expected ({MAX_ATTACHED_FD_ENTRIES}), or than could \
-         be received"
-    )]
+    /// More descriptors than any message of the protocol has.
+    #[error("a message with more descriptors than expected ({MAX_ATTACHED_FD_ENTRIES})")]
     TooManyDescriptors,
+    /// The kernel could not give this process a descriptor that came.
+    #[error(
+        "a descriptor that the frontend sent could not be received: raise the limit of open files \
+         (ulimit -n)"
+    )]
+    NoRoomForDescriptors,
     /// A message that is not what the protocol says.
     #[error(transparent)]
     Shape(#[from] ShapeError),
@@ -194,12 +197,18 @@ impl Message {
                 Err(Errno::CONNRESET) => return Ok(Step::Closed),
                 Err(error) => return Err(MessageError::Socket(error.into())),
             };
+            let before = self.fds.len();
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(fds) = message {
                     self.fds.extend(fds);
                 }
             }
-            if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_ATTACHED_FD_ENTRIES {
+            let cut = got.flags.contains(ReturnFlags::CTRUNC);
+            // There was room for as many as a message may have.
+            if cut && self.fds.len() - before < MAX_ATTACHED_FD_ENTRIES {
+                return Err(MessageError::NoRoomForDescriptors);
+            }
+            if cut || self.fds.len() > MAX_ATTACHED_FD_ENTRIES {
                 return Err(MessageError::TooManyDescriptors);
             }
             if got.bytes == 0 {
