@@ -140,6 +140,9 @@ pub struct Args {
     /// VMM with SIGBUS. Where KVM emulates the guest's instructions there is no signal: the guest
     /// reads ones and its writes are lost. Only where the pool is large enough for all guests at
     /// once, or their VMMs reserve what they map.
+    ///
+    /// Offers --must-tell-host as well: with a guest that acks it, a huge page also goes back once
+    /// all of its 4 KiB pages are in the balloon. Linux does.
     #[arg(long)]
     hugetlb: bool,
 
@@ -363,7 +366,8 @@ impl TryFrom<Args> for Config {
             statistics_interval: Duration::from_secs(args.statistics_interval.into()),
             free_page_hints: args.free_page_hints,
             deflate_on_oom: args.deflate_on_oom,
-            must_tell_host: args.must_tell_host,
+            // Only then may pages of the balloon be added up to huge ones.
+            must_tell_host: args.must_tell_host || args.hugetlb,
             reporting: !args.no_reporting,
             target_bytes: args.target,
             force_target: args.force_target,

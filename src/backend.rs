@@ -363,7 +363,17 @@ impl VhostUserBackend for BalloonBackend {
             let Some(role) = balloon.role(index) else { return Outcome::Return };
             let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
                 let named = ranges.len();
-                let done = snapshot.discard_while(ranges, || !vring.control_waits());
+                let keep_going = || !vring.control_waits();
+                let done = match role {
+                    QueueRole::Deflate => {
+                        return snapshot
+                            .deflate(Some(&**ranges).filter(|ranges| !ranges.is_empty()));
+                    }
+                    QueueRole::Inflate if balloon.must_tell_host() => {
+                        snapshot.inflate_while(ranges, keep_going)
+                    }
+                    _ => snapshot.discard_while(ranges, keep_going),
+                };
                 debug!(
                     "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
                     done.bytes, done.calls

@@ -11,7 +11,8 @@ use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as 
 use super::driver::{DriverState, Seen};
 use super::features::{
     self, DEVICE_FEATURES, Features, NUM_QUEUES, QueueRole, VIRTIO_BALLOON_F_DEFLATE_ON_OOM,
-    VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_PAGE_POISON, VIRTIO_BALLOON_F_REPORTING,
+    VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_MUST_TELL_HOST, VIRTIO_BALLOON_F_PAGE_POISON,
+    VIRTIO_BALLOON_F_REPORTING,
 };
 use super::hinting::{Hinting, HintingError, HintingStatus};
 use super::log::DeviceLog;
@@ -182,6 +183,13 @@ impl Balloon {
     pub fn write_config(&self, offset: u32, bytes: &[u8], any_queue_runs: bool) {
         let begins = !lock(&self.seen).is_current(any_queue_runs);
         self.config().write(offset, bytes, begins);
+    }
+
+    /// Whether the driver tells before it uses a page of the balloon again (virtio 1.3, 5.5.6.1).
+    /// Then [`Balloon::serve`] hands on the pages that are deflated, too; none where they cannot be
+    /// read.
+    pub fn must_tell_host(&self) -> bool {
+        self.acked().has(VIRTIO_BALLOON_F_MUST_TELL_HOST)
     }
 
     fn acked(&self) -> Features {
@@ -478,7 +486,17 @@ impl Balloon {
                 pages::inflate(head, memory, &mut ranges, counters, log);
                 discard(&mut ranges);
             }
-            QueueRole::Deflate => pages::deflate(head, memory, counters, log),
+            QueueRole::Deflate => {
+                pages::deflate(head, memory, counters, log);
+                if self.must_tell_host() {
+                    let mut ranges = lock(&self.ranges);
+                    if !pages::deflated(head, memory, &mut ranges) {
+                        // Empty stands for pages that cannot be told.
+                        ranges.clear();
+                    }
+                    discard(&mut ranges);
+                }
+            }
             QueueRole::Statistics => {
                 if let Some(sample) = statistics::read(head, memory, counters, log) {
                     lock(&self.statistics).sample = Some(sample);

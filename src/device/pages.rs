@@ -141,8 +141,7 @@ fn add(ranges: &mut Vec<GuestRange>, page: u64) {
     }
 }
 
-/// Counts the pages that the chain takes out of the balloon, list by list: which pages they are does
-/// not matter.
+/// Counts the pages that the chain takes out of the balloon, list by list.
 pub(super) fn deflate(head: ChainHead, memory: &GuestMemory, counters: &Counters, log: &DeviceLog) {
     let (mut lists, mut pages) = (0, 0);
     walk(head, memory, counters, log, |_, pfns| {
@@ -150,6 +149,27 @@ pub(super) fn deflate(head: ChainHead, memory: &GuestMemory, counters: &Counters
         pages += pfns as u64;
     });
     counters.deflated(lists, pages * BALLOON_PAGE_SIZE);
+}
+
+/// Replaces `ranges` by the pages that the chain takes out of the balloon; says whether these are
+/// all that its driver may take for taken out. Counts nothing.
+pub(super) fn deflated(
+    head: ChainHead,
+    memory: &GuestMemory,
+    ranges: &mut Vec<GuestRange>,
+) -> bool {
+    ranges.clear();
+    let (mut room, mut all) = (MAX_PFNS, true);
+    let whole = head.walk(memory, |descriptor| {
+        let len = u64::from(descriptor.len());
+        let pfns = usize::try_from(len / PFN_SIZE as u64).unwrap_or(usize::MAX);
+        all &= !descriptor.is_write_only() && len % PFN_SIZE as u64 == 0 && pfns <= room;
+        if all {
+            room -= pfns;
+            all = read(memory, descriptor.addr(), pfns, ranges).is_ok();
+        }
+    });
+    all && whole.is_ok()
 }
 
 #[cfg(test)]

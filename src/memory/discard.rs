@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 
 use log::warn;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
+use super::collected::Collected;
 use super::kept::{InUse, Kept};
 use super::ranges::{GuestRange, Leading, Piece, leading, merge, split};
 use super::regions::{Region, RegionError, RegionTable};
@@ -89,6 +90,8 @@ struct Map {
     table: Arc<RegionTable>,
     /// Only the worker locks it.
     kept: Mutex<Kept>,
+    /// Likewise.
+    collected: Mutex<Collected>,
 }
 
 impl<P: PunchHole> Reclaimer<P> {
@@ -131,7 +134,12 @@ impl<P: PunchHole> Reclaimer<P> {
             warn_of_kept(region);
         }
         drop(before);
-        *self.map.write() = Map { memory, table: Arc::clone(&table), kept: Mutex::default() };
+        *self.map.write() = Map {
+            memory,
+            table: Arc::clone(&table),
+            kept: Mutex::default(),
+            collected: Mutex::default(),
+        };
         Ok(table)
     }
 
@@ -222,6 +230,55 @@ impl<P: PunchHole> Snapshot<'_, P> {
 }
 
 impl<P: PunchHole> Snapshot<'_, P> {
+    /// Does what [`Snapshot::discard_while`] does for pages that go into the balloon, and that the
+    /// driver must not use before it has had them [deflated](Snapshot::deflate): on pages larger
+    /// than the balloon's, those of several chains are added up.
+    pub fn inflate_while(
+        &self,
+        ranges: &mut Vec<GuestRange>,
+        keep_going: impl Fn() -> bool,
+    ) -> Discarded {
+        merge(ranges);
+        let (regions, mut waiting, mut full) = (self.map.table.regions(), 0, Vec::new());
+        let mut collected = self.collected();
+        for &range in ranges.iter() {
+            for piece in split(range, regions) {
+                match piece {
+                    Piece::Inside { region, range } if Collected::concerns(&regions[region]) => {
+                        waiting += collected.inflate(&regions[region], range, &mut full);
+                    }
+                    Piece::Inside { range, .. } | Piece::Outside(range) => full.push(range),
+                }
+            }
+        }
+        drop(collected);
+        if waiting > 0 {
+            self.reclaimer.counters.skip(SkipReason::Collecting, waiting);
+        }
+        self.discard_while(&mut full, keep_going)
+    }
+
+    /// The driver takes the pages of `ranges` out of the balloon, and uses them once the chain is
+    /// returned; `None` for pages that are not known.
+    pub fn deflate(&self, ranges: Option<&[GuestRange]>) {
+        let regions = self.map.table.regions();
+        let mut collected = self.collected();
+        let Some(ranges) = ranges else { return collected.forget() };
+        for range in ranges {
+            for piece in split(*range, regions) {
+                if let Piece::Inside { region, range } = piece {
+                    collected.deflate(&regions[region], range);
+                }
+            }
+        }
+    }
+
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        let mut collected = self.map.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        collected.follow(self.reclaimer.in_use.as_ref().map_or(0, |in_use| in_use.version()));
+        collected
+    }
+
     /// Discards the whole pages of `range`, which lies within `region`.
     fn discard_in(
         &self,

@@ -3,6 +3,7 @@
 //! Nothing here knows a queue or a feature bit, and nothing outside makes a discarding system call.
 
 mod backing;
+mod collected;
 mod discard;
 mod dump;
 mod inhibit;

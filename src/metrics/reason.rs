@@ -72,6 +72,8 @@ reasons! {
     LimitedTmpfs = "limited_tmpfs",
     /// What backs the memory cannot give pages back at all.
     CannotPunch = "cannot_punch",
+    /// Pages of the balloon whose larger page of the host is not all in it yet.
+    Collecting = "collecting",
 }
 
 impl SkipReason {
