@@ -1,8 +1,6 @@
 //! How a session that fails ends: with an exit status, and without blaming the frontend for what
 //! the daemon lacks.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
