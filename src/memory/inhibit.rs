@@ -176,7 +176,7 @@ impl Inhibit {
     }
 
     /// Whether the calls have ended that were under way when `ticket` was given. If not, the
-    /// operators' [`Wakes`] are signalled when they have.
+    /// operators' `Wakes` are signalled when they have.
     pub fn is_over(&self, ticket: Ticket) -> bool {
         self.lock().is_over(ticket)
     }
