@@ -11,6 +11,7 @@ mod reason;
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Counters {
     skipped: [Skipped; REASONS.len()],
     errors: [Counter; ERRORS.len()],
     chain_time: Histogram,
+    /// Goes up and down, unlike the others.
+    collecting: AtomicU64,
     /// What had been counted when the operator reset the counters.
     reset: Mutex<Snapshot>,
 }
@@ -114,6 +117,17 @@ impl Counters {
     pub fn failed(&self, error: &io::Error, bytes: u64) {
         self.errors[error_place(error)].add(1);
         self.skip(SkipReason::Failed, bytes);
+    }
+
+    /// Takes note of how many bytes of the balloon are kept, since they fill no page of what backs
+    /// the guest's memory.
+    pub fn set_collecting(&self, bytes: u64) {
+        self.collecting.store(bytes, Ordering::Relaxed);
+    }
+
+    /// See [`Counters::set_collecting`].
+    pub fn collecting(&self) -> u64 {
+        self.collecting.load(Ordering::Relaxed)
     }
 
     /// Everything since the daemon started, whatever was reset.

@@ -111,7 +111,10 @@ impl State {
                 self.balloon.begin_session();
                 self.rings_at_connect.store(self.rings.version(), Ordering::Relaxed);
             }
-            false => self.balloon.set_memory_bytes(0),
+            false => {
+                self.balloon.set_memory_bytes(0);
+                self.counters.set_collecting(0);
+            }
         }
         self.survey.set_regions(Weak::new());
         *self.backings.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -38,6 +38,7 @@ struct Picture {
     driver: DriverState,
     target_bytes: u64,
     actual_bytes: Option<u64>,
+    collecting_bytes: u64,
     paused: PausedView,
     pins: usize,
     memory: Option<MemoryView>,
@@ -52,6 +53,7 @@ impl Picture {
             driver: state.driver(),
             target_bytes: state.balloon.target_bytes(),
             actual_bytes: state.actual_bytes(),
+            collecting_bytes: state.counters.collecting(),
             paused: PausedView::of(state),
             pins: state.inhibit.pins().len(),
             memory: MemoryView::of(state, resident_bytes),
@@ -134,6 +136,9 @@ impl Picture {
         if let Some(bytes) = self.actual_bytes {
             page.gauge("actual", "In the balloon, as the guest says", Some(Unit::Bytes), bytes)?;
         }
+        let collecting = "Bytes in the balloon that the host did not get, since the huge pages that \
+                          they lie in are not all in it";
+        page.gauge("collecting", collecting, Some(Unit::Bytes), self.collecting_bytes)?;
         let causes = PausedView::CAUSES.iter().map(|(_, name)| {
             let holds = self.paused.paused_by.iter().any(|by| by == name);
             ([("cause", *name)], u64::from(holds))

@@ -34,6 +34,8 @@ pub struct StatusView {
     /// Bytes that the guest says are in it; none if its driver has not said so to this daemon, or
     /// there is none.
     pub actual_bytes: Option<u64>,
+    /// Bytes in it that the host did not get: the huge pages that they lie in are not all in it.
+    pub collecting_bytes: u64,
     /// Seconds between two polls of the statistics; 0 for never.
     pub statistics_interval_seconds: f64,
     /// Free page hinting.
@@ -80,6 +82,7 @@ impl StatusView {
             target_bytes: balloon.target_bytes(),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
             actual_bytes: state.actual_bytes(),
+            collecting_bytes: state.counters.collecting(),
             statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
             hinting: HintingView::of(state),
             paused: PausedView::of(state),

@@ -51,7 +51,11 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("giving back", giving_back(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
     table.row("target", size(status.target_bytes) + &refused.unwrap_or_default());
-    table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size));
+    let waits = match status.collecting_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of it not given back: its huge pages are not full", size(bytes)),
+    };
+    table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size) + &waits);
     if let Some(memory) = &status.memory {
         let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
         // Memory that virtio-mem has not plugged is announced, too.

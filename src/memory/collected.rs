@@ -22,6 +22,8 @@ pub(super) struct Collected {
     rings: Option<u64>,
     /// By index of the file and offset in it.
     pages: HashMap<(usize, u64), Bits>,
+    /// Bytes of the balloon in pages that are not full.
+    waiting_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +37,18 @@ impl Collected {
     /// come, that has an empty balloon.
     pub(super) fn follow(&mut self, rings: u64) {
         if self.rings.replace(rings) != Some(rings) {
-            self.pages.clear();
+            self.forget();
         }
     }
 
     pub(super) fn forget(&mut self) {
         self.pages.clear();
+        self.waiting_bytes = 0;
+    }
+
+    /// Bytes of the balloon that are kept, since the rest of their pages is not in it.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
     }
 
     /// Whether pages of this region have to be collected.
@@ -60,7 +68,9 @@ impl Collected {
         let (size, mut waiting) = (region.page_size(), 0);
         for (page, gpa, part) in parts(region, range) {
             let bits = self.pages.entry((region.file_index(), page)).or_default();
+            self.waiting_bytes -= bits.waiting_bytes(size);
             part.clone().for_each(|bit| bits.insert(bit, size / BALLOON_PAGE));
+            self.waiting_bytes += bits.waiting_bytes(size);
             match (bits.set == size / BALLOON_PAGE).then(|| GuestRange::new(gpa, size)) {
                 Some(Ok(page)) => full.push(page),
                 _ => waiting += (part.end - part.start) * BALLOON_PAGE,
@@ -74,7 +84,9 @@ impl Collected {
         for (page, _, part) in parts(region, range) {
             let key = (region.file_index(), page);
             let Some(bits) = self.pages.get_mut(&key) else { continue };
+            self.waiting_bytes -= bits.waiting_bytes(region.page_size());
             part.for_each(|bit| bits.remove(bit));
+            self.waiting_bytes += bits.waiting_bytes(region.page_size());
             if bits.set == 0 {
                 self.pages.remove(&key);
             }
@@ -107,6 +119,11 @@ fn parts(
 }
 
 impl Bits {
+    /// Bytes that are set, of a page of `size` bytes that is not full.
+    fn waiting_bytes(&self, size: u64) -> u64 {
+        if self.set * BALLOON_PAGE == size { 0 } else { self.set * BALLOON_PAGE }
+    }
+
     fn place(bit: u64) -> (usize, u64) {
         (usize::try_from(bit / 64).unwrap_or(usize::MAX), 1 << (bit % 64))
     }

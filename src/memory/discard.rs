@@ -251,6 +251,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
                 }
             }
         }
+        self.reclaimer.counters.set_collecting(collected.waiting_bytes());
         drop(collected);
         if waiting > 0 {
             self.reclaimer.counters.skip(SkipReason::Collecting, waiting);
@@ -263,14 +264,17 @@ impl<P: PunchHole> Snapshot<'_, P> {
     pub fn deflate(&self, ranges: Option<&[GuestRange]>) {
         let regions = self.map.table.regions();
         let mut collected = self.collected();
-        let Some(ranges) = ranges else { return collected.forget() };
-        for range in ranges {
-            for piece in split(*range, regions) {
-                if let Piece::Inside { region, range } = piece {
-                    collected.deflate(&regions[region], range);
+        match ranges {
+            Some(ranges) => {
+                for piece in ranges.iter().flat_map(|range| split(*range, regions)) {
+                    if let Piece::Inside { region, range } = piece {
+                        collected.deflate(&regions[region], range);
+                    }
                 }
             }
+            None => collected.forget(),
         }
+        self.reclaimer.counters.set_collecting(collected.waiting_bytes());
     }
 
     fn collected(&self) -> MutexGuard<'_, Collected> {
