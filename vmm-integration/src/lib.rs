@@ -13,3 +13,4 @@ pub mod lab;
 pub mod model;
 pub mod qemu;
 pub mod ram;
+pub mod user_mode_linux;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use vmm_integration::qemu::{self, SetupEvent, Toolbox};
+use vmm_integration::user_mode_linux::UserModeLinuxParts;
 
 /// What a guest needs, set up if it is missing, with progress on stderr.
 ///
@@ -16,7 +17,7 @@ pub(crate) fn guest() -> Result<Toolbox> {
     let percent = ProgressStyle::with_template("{msg} [{bar:40}] {percent} %")?;
     let count = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len}")?;
     let mut said = String::new();
-    let result = qemu::available_with(&mut |event| match event {
+    let mut show = |event| match event {
         SetupEvent::Step(text) => {
             if bar.is_hidden() && text != said {
                 eprintln!("{text}");
@@ -40,10 +41,17 @@ pub(crate) fn guest() -> Result<Toolbox> {
             bar.set_position(done as u64);
             bar.set_message("unpacking");
         }
-    });
+    };
+    let result = qemu::available_with(&mut show);
+    let parts = UserModeLinuxParts::ensure(&mut show);
     bar.finish_and_clear();
     let toolbox = result?;
     eprintln!("guest: {}, Linux {}", toolbox.qemu_version, toolbox.kernel.release);
+    // A second guest, without which its test says that it did not run.
+    match parts {
+        Ok(parts) => eprintln!("guest: {}", parts.kernel.display()),
+        Err(error) => eprintln!("no user-mode Linux: {error:#}"),
+    }
     Ok(toolbox)
 }
 

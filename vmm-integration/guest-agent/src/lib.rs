@@ -23,6 +23,10 @@ use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 /// Name of the virtio-serial port on which the agent serves.
 pub const PORT_NAME: &str = "org.vhost-device-balloon.agent";
 
+/// Name on the kernel's command line of a terminal on which the agent serves instead, such as
+/// `AGENT_PORT=/dev/ttyS0`, for a guest that has no virtio-serial device.
+pub const PORT_VARIABLE: &str = "AGENT_PORT";
+
 /// The longest line, newline included, that either side accepts.
 ///
 /// Bounds what a confused peer can make the other side hold; the longest honest message is the

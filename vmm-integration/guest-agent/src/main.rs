@@ -1,21 +1,26 @@
-//! Init of the test guest: mounts what a Linux user space needs, opens its virtio-serial port and
-//! does what the host asks, until it is told to power off.
+//! Init of the test guest: mounts what a Linux user space needs, opens its virtio-serial port, or
+//! the terminal that it is told to, and does what the host asks, until it is told to power off.
 //!
 //! As process 1 it must never end: every error becomes an answer, every panic ends one command
 //! only and shows on the serial console.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use guest_agent::{Command, Failure, MAX_LINE_BYTES, Outcome, PORT_NAME, Reply, Request, Response};
+use guest_agent::{
+    Command, Failure, MAX_LINE_BYTES, Outcome, PORT_NAME, PORT_VARIABLE, Reply, Request, Response,
+};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::memory::Allocations;
 use crate::runner::Races;
@@ -123,8 +128,12 @@ fn mount_all() -> Result<()> {
     Ok(())
 }
 
-/// Finds the port by its name and opens it.
+/// Opens the device that the kernel's command line names, else the port that has the name.
 fn open_port() -> Result<File> {
+    // The kernel hands init what it does not know of its command line as variables.
+    if let Some(device) = std::env::var_os(PORT_VARIABLE) {
+        return open_terminal(Path::new(&device));
+    }
     let class = "/sys/class/virtio-ports";
     // The host adds the port with a control message, which may still be on its way when the
     // kernel starts init; nothing but a netlink socket would tell of its arrival.
@@ -132,7 +141,7 @@ fn open_port() -> Result<File> {
         for port in fs::read_dir(class).into_iter().flatten().flatten() {
             let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
             if name.trim() == PORT_NAME {
-                let device = std::path::Path::new("/dev").join(port.file_name());
+                let device = Path::new("/dev").join(port.file_name());
                 return OpenOptions::new()
                     .read(true)
                     .write(true)
@@ -143,6 +152,20 @@ fn open_port() -> Result<File> {
         thread::sleep(Duration::from_millis(10));
     }
     bail!("no port named {PORT_NAME} in {class}: is virtio-console built into this kernel?");
+}
+
+/// Opens a terminal for bytes as they come.
+fn open_terminal(device: &Path) -> Result<File> {
+    let terminal = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(device)
+        .with_context(|| format!("opening the terminal {}", device.display()))?;
+    let mut settings = tcgetattr(&terminal).context("asking for the terminal's settings")?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&terminal, SetArg::TCSANOW, &settings).context("making the terminal raw")?;
+    Ok(terminal)
 }
 
 /// The port as an endless stream.

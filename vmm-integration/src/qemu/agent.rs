@@ -46,7 +46,7 @@ impl Waiting {
 
 impl AgentClient {
     /// Takes the connection to the port. Nothing is sent until a method is called.
-    pub(super) fn new(connection: UnixStream) -> Result<Self> {
+    pub(crate) fn new(connection: UnixStream) -> Result<Self> {
         let answers = connection.try_clone().context("copying the agent's socket")?;
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         let reader = {
@@ -78,7 +78,7 @@ impl AgentClient {
     }
 
     fn exchange(&self, command: Command, timeout: Duration) -> Result<Reply> {
-        let gone = || anyhow!("the guest has gone: QEMU ended or the connection broke");
+        let gone = || anyhow!("the guest has gone: its VMM ended or the connection broke");
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = serde_json::to_vec(&Request { id, command })?;
         line.push(b'\n');
@@ -103,7 +103,7 @@ impl AgentClient {
     }
 
     /// Whether nothing will ever be answered: the connection is closed.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.waiting.lock().is_none()
     }
 
@@ -122,7 +122,7 @@ impl AgentClient {
         self.hello_within(QUICK)
     }
 
-    pub(super) fn hello_within(&self, timeout: Duration) -> Result<Hello> {
+    pub(crate) fn hello_within(&self, timeout: Duration) -> Result<Hello> {
         match self.call(Command::Hello, timeout)? {
             Reply::Hello(hello) => Ok(hello),
             other => Err(unexpected(&other)),
@@ -304,7 +304,7 @@ impl AgentClient {
 
     /// Asks the guest to power off. It has no time to answer, so there is nothing to wait for but
     /// the end of QEMU.
-    pub(super) fn power_off(&self) {
+    pub(crate) fn power_off(&self) {
         // Whatever comes back, the caller looks whether QEMU ends.
         let _ = self.exchange(Command::PowerOff, QUICK);
     }

@@ -16,7 +16,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 ///
 /// It is linked statically, since the guest has no libraries. The build goes to its own folder:
 /// the surrounding cargo, which may hold the lock of its own, is neither waited for nor disturbed.
-pub(super) fn agent(guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<PathBuf> {
+pub(crate) fn agent(guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<PathBuf> {
     let target_dir = guest_dir.join("agent");
     let program = target_dir.join(TARGET).join("release/guest-agent");
     if !program.exists() {

@@ -13,7 +13,7 @@ use super::kernel::read_module;
 
 /// Packs an initramfs with the agent and modules, given by name and file. Kept in `guest_dir` by
 /// contents: what is there already is not written again.
-pub(super) fn pack(guest_dir: &Path, agent: &Path, modules: &[(&str, &Path)]) -> Result<PathBuf> {
+pub(crate) fn pack(guest_dir: &Path, agent: &Path, modules: &[(&str, &Path)]) -> Result<PathBuf> {
     let init = fs::read(agent).with_context(|| format!("reading {}", agent.display()))?;
     let mut named_modules = Vec::new();
     for &(name, file) in modules {

@@ -1,4 +1,4 @@
-//! A QEMU process that never outlives its owner.
+//! The process of a VMM, which never outlives its owner.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ use rustix::process::{
 };
 
 /// A child process, killed when this is dropped and, by the kernel, when this process dies.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Mutex<Child>,
     pid: u32,
     /// Becomes readable when the process ends.
@@ -26,11 +26,20 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a process, which inherits `fds` under their numbers here.
-    pub(super) fn start(mut command: Command, fds: Vec<OwnedFd>) -> Result<Self> {
+    pub(super) fn start(command: Command, fds: Vec<OwnedFd>) -> Result<Self> {
+        Self::start_mortal(command, fds, Signal::KILL)
+    }
+
+    /// The same, where the process gets this signal when its parent dies.
+    pub(crate) fn start_mortal(
+        mut command: Command,
+        fds: Vec<OwnedFd>,
+        at_death: Signal,
+    ) -> Result<Self> {
         let parent = getpid();
         let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let in_child = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
+            set_parent_process_death_signal(Some(at_death))?;
             if getppid() != Some(parent) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -59,18 +68,18 @@ impl Process {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&self) -> Option<ExitStatus> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         child.try_wait().ok().flatten()
     }
 
     /// Waits for its end, at most this long.
-    pub(super) fn wait(&self, timeout: Duration) -> Option<ExitStatus> {
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<ExitStatus> {
         // One that is too long for the kernel is as good as none.
         let timeout = Timespec::try_from(timeout).ok();
         // After a signal it is simply asked a little early.

@@ -41,6 +41,14 @@ const STABLE_KERNEL: Recipe = Recipe {
     packages: &["linux-image-cloud-amd64"],
 };
 
+/// User-mode Linux of Debian 12: it needs glibc 2.34 of the host, which Debian 13 has, too.
+const USER_MODE_LINUX: Recipe = Recipe {
+    folder: "user-mode-linux",
+    stamp: "1: bookworm; user-mode-linux",
+    suites: &["bookworm"],
+    packages: &["user-mode-linux"],
+};
+
 /// Name of the file that marks the folder as complete.
 const STAMP: &str = ".recipe";
 
@@ -71,6 +79,17 @@ impl Sysroot {
         events: &mut dyn FnMut(SetupEvent),
     ) -> Result<Self> {
         Self::make(&STABLE_KERNEL, guest_dir, events)
+    }
+
+    /// The same for user-mode Linux; returns its folder.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_user_mode_linux(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&USER_MODE_LINUX, guest_dir, events).map(|sysroot| sysroot.root)
     }
 
     fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {

@@ -1,0 +1,103 @@
+//! User-mode Linux with the daemon as its balloon device: a second vhost-user frontend with a real
+//! kernel. It sends a memory table longer than it says, a socket as call descriptor, and never
+//! `SET_VRING_ENABLE`.
+
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use guest_driver::virtio::balloon::feature;
+use vmm_integration::control::ControlSocket;
+use vmm_integration::daemon::DaemonProcess;
+use vmm_integration::host::wait_until;
+use vmm_integration::user_mode_linux::{UserModeLinux, boot_or_skip};
+
+const MIB: u64 = 1 << 20;
+const MEMORY: u64 = 512 * MIB;
+/// How long memory may take to come back on a busy machine. Linux reports every two seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What the guest keeps, and what it fills and frees.
+const KEPT: u32 = 1;
+const FILLED: u32 = 2;
+
+/// Its guest's memory lies in /dev/shm, which others could fill.
+fn daemon() -> (DaemonProcess, ControlSocket) {
+    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
+    let daemon = DaemonProcess::spawn_controlled(binary, ["--allow-limited-tmpfs"]).unwrap();
+    let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
+    (daemon, control)
+}
+
+fn wait_until_resident(guest: &UserModeLinux, bytes: u64) {
+    wait_until(PATIENCE, LOOK_EVERY, || {
+        let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+        if now <= bytes { Ok(()) } else { Err(format!("{now} bytes resident, {bytes} wanted")) }
+    })
+    .unwrap();
+}
+
+/// Sets a target and waits until the guest has followed: it says so itself, in `actual`.
+fn follow(control: &ControlSocket, bytes: u64) {
+    control.done("PUT", "/v1/target", &format!(r#"{{"bytes": {bytes}}}"#)).unwrap();
+    wait_until(PATIENCE, LOOK_EVERY, || {
+        let status = control.get("/v1/status").map_err(|error| error.to_string())?;
+        if status["actual_bytes"] == bytes { Ok(()) } else { Err(status.to_string()) }
+    })
+    .unwrap();
+}
+
+/// Has the guest power off, and looks for complaints.
+fn end(guest: UserModeLinux, daemon: &DaemonProcess, sessions: usize) {
+    let console = guest.power_off().unwrap();
+    assert!(!console.contains("WARNING:") && !console.contains("BUG:"), "{console}");
+    wait_until(PATIENCE, LOOK_EVERY, || {
+        let log = daemon.log();
+        let ended = log.matches("frontend disconnected").count();
+        if ended == sessions { Ok(()) } else { Err(log) }
+    })
+    .unwrap();
+    let log = daemon.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn what_user_mode_linux_frees_is_reported_and_given_back() {
+    let (daemon, _) = daemon();
+    let test = "what_user_mode_linux_frees_is_reported_and_given_back";
+    let Some(guest) = boot_or_skip(test, &daemon.socket(), MEMORY) else { return };
+    let agent = guest.agent();
+    let device = agent.balloon().unwrap().expect("a balloon device");
+    assert_ne!(device.features & feature::REPORTING, 0, "{:#x}", device.features);
+
+    let (kept, filled) = (16 * MIB, 128 * MIB);
+    agent.alloc(KEPT, kept, 1).unwrap();
+    // Twice: reports that are returned but not notified come for a while, too.
+    for generation in 2..4 {
+        agent.alloc(FILLED, filled, generation).unwrap();
+        let before = guest.resident_bytes().unwrap();
+        assert!(before >= kept + filled, "only {before} bytes resident");
+        agent.free(FILLED).unwrap();
+        // Linux reports blocks of 4 MiB here: some of what was filled stays in smaller ones.
+        wait_until_resident(&guest, before - filled * 3 / 4);
+        println!("{before} bytes resident, then {}", guest.resident_bytes().unwrap());
+    }
+    assert_eq!(agent.expect_intact(KEPT).unwrap(), kept);
+    end(guest, &daemon, 1);
+}
+
+#[test]
+fn user_mode_linux_follows_a_target_and_the_next_one_is_served() {
+    let (daemon, control) = daemon();
+    let test = "user_mode_linux_follows_a_target_and_the_next_one_is_served";
+    let (kept, target) = (32 * MIB, 128 * MIB);
+    for session in 1..=2 {
+        let Some(guest) = boot_or_skip(test, &daemon.socket(), MEMORY) else { return };
+        guest.agent().alloc(KEPT, kept, 1).unwrap();
+        follow(&control, target);
+        follow(&control, 0);
+        assert_eq!(guest.agent().expect_intact(KEPT).unwrap(), kept);
+        end(guest, &daemon, session);
+    }
+}
