@@ -1,18 +1,19 @@
 //! The main thread: an event loop over the listener, the signals and the end of a session.
 //!
-//! One frontend is served at a time, since a socket stands for one device. A second one that
-//! connects waits in the listener's backlog until the first has gone.
+//! One frontend is served at a time, since a socket stands for one device. Others wait until it has
+//! gone (see [`Waiting`]).
 
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
-use log::{error, info, warn};
+use log::{info, warn};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -27,6 +28,7 @@ use crate::sigbus;
 use crate::signals;
 use crate::socket::{self, Access, Frontends, Listening, SocketError, SocketFile};
 use crate::state::State;
+use crate::waiting::Waiting;
 use crate::wake::Wake;
 use crate::watchdog::Watchdog;
 
@@ -135,6 +137,12 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             (Frontends::Listener(listening.listener), Some(listening.file))
         }
     };
+    let frontends = match frontends {
+        Frontends::Listener(listener) => {
+            Source::Listener(Waiting::new(listener, CONNECTION, Arc::clone(&state)))
+        }
+        Frontends::Connected(stream) => Source::Connected(stream),
+    };
     let daemon = Rc::new(RefCell::new(Daemon {
         state,
         frontends,
@@ -223,16 +231,25 @@ impl Operators {
     }
 }
 
-const CONNECTION: u32 = 0;
-const END: u32 = 1;
-const SESSION_ENDED: u32 = 2;
-const RETRY: u32 = 3;
-const STATISTICS: u32 = 4;
-const INTERVAL_CHANGED: u32 = 5;
+const END: u32 = 0;
+const SESSION_ENDED: u32 = 1;
+const RETRY: u32 = 2;
+const STATISTICS: u32 = 3;
+const INTERVAL_CHANGED: u32 = 4;
+/// Greater ones are those of connections.
+const CONNECTION: u32 = 5;
+
+/// Where the next session comes from.
+enum Source {
+    /// Whoever connects.
+    Listener(Waiting),
+    /// The only frontend there will be; none once it is served.
+    Connected(Option<UnixStream>),
+}
 
 struct Daemon {
     state: Arc<State>,
-    frontends: Frontends,
+    frontends: Source,
     /// Signalled when a signal asks to end.
     end: Arc<Wake>,
     /// Asks for statistics while a frontend is connected.
@@ -253,52 +270,66 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Whether a frontend waits; none where the only one there is came with the process.
-    fn connections(&self) -> Option<Events> {
-        match &self.frontends {
-            Frontends::Listener(listener) => {
-                Some(Events::with_data(listener, CONNECTION, EventSet::IN))
-            }
-            Frontends::Connected(_) => None,
-        }
-    }
-
-    /// A frontend waits: serve it, and look for no other meanwhile.
-    fn connect(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
-        if let Some(events) = self.connections() {
-            ops.remove(events)?;
-        }
-        let frontends = &mut self.frontends;
-        let accept = || match frontends {
-            Frontends::Listener(listener) => listener.accept().map(|(stream, _)| stream),
-            Frontends::Connected(stream) => stream.take().ok_or(io::ErrorKind::NotConnected.into()),
+    /// Serves the next frontend if none is served and one waits.
+    fn serve(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+        let waits = match &self.frontends {
+            Source::Listener(waiting) => waiting.has_next(),
+            Source::Connected(stream) => stream.is_some(),
         };
-        let started = match self.session_ended.try_clone() {
-            Ok(ended) => Session::start(accept, ended, &self.state),
-            Err(error) => Err(SessionError::Resources(error)),
-        };
-        match started {
-            Ok(session) => self.session = Some(session),
-            Err(error) if matches!(self.frontends, Frontends::Connected(None)) => {
-                return Err(DaemonError::Frontend(error));
-            }
-            Err(error) => {
-                // It waits still, and would wake this loop again at once.
-                self.limit.run(|| report("cannot serve a frontend, trying again", &error));
-                if let Err(error) = self.retry.reset(RETRY_AFTER, None) {
-                    warn!("cannot set a timer, no frontend will be served again: {error}");
+        if self.session.is_none() && !self.ending && waits {
+            let frontends = &mut self.frontends;
+            let accept = || match frontends {
+                Source::Listener(waiting) => waiting.next(ops),
+                Source::Connected(stream) => {
+                    stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
                 }
+            };
+            let started = match self.session_ended.try_clone() {
+                Ok(ended) => Session::start(accept, ended, &self.state),
+                Err(error) => Err(SessionError::Resources(error)),
+            };
+            match started {
+                Ok(session) => self.session = Some(session),
+                Err(error) if matches!(self.frontends, Source::Connected(None)) => {
+                    return Err(DaemonError::Frontend(error));
+                }
+                Err(error) => self.try_later(&error),
             }
+        }
+        if let (Some(_), Source::Listener(waiting)) = (&self.session, &mut self.frontends) {
+            waiting.tell();
         }
         Ok(())
     }
 
-    /// Waits for a frontend, or serves the one that there is.
-    fn next_frontend(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
-        match self.connections() {
-            Some(events) => Ok(ops.add(events)?),
-            None => self.connect(ops),
+    fn try_later(&mut self, error: &dyn std::error::Error) {
+        self.limit.run(|| report("cannot serve a frontend, trying again", error));
+        if let Err(error) = self.retry.reset(RETRY_AFTER, None) {
+            warn!("cannot set a timer, no frontend will be served again: {error}");
         }
+    }
+
+    /// An event of the listener, or of a connection that waits.
+    fn connection(&mut self, event: Events, ops: &mut EventOps) -> Result<(), DaemonError> {
+        let Source::Listener(waiting) = &mut self.frontends else { return Ok(()) };
+        if event.data() != CONNECTION {
+            waiting.look(event, ops);
+            return self.serve(ops);
+        }
+        if let Err(error) = waiting.accept(ops) {
+            // It waits still, and would wake this loop again at once.
+            waiting.rest(ops)?;
+            self.try_later(&SessionError::Resources(error));
+        }
+        Ok(())
+    }
+
+    /// Looks for frontends, and serves one that there is.
+    fn next_frontend(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+        if let Source::Listener(waiting) = &mut self.frontends {
+            waiting.listen(ops)?;
+        }
+        self.serve(ops)
     }
 
     fn try_again(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
@@ -312,15 +343,17 @@ impl Daemon {
         let _ = self.session_ended.read();
         // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
         let failed = self.session.take().is_some_and(|session| session.has_failed());
-        if failed && !self.ending && matches!(self.frontends, Frontends::Connected(None)) {
+        if failed && !self.ending && matches!(self.frontends, Source::Connected(None)) {
             self.ended = Some(Err(DaemonError::Session));
             return Ok(());
         }
-        if self.ending || matches!(self.frontends, Frontends::Connected(None)) {
+        if self.ending || matches!(self.frontends, Source::Connected(None)) {
             self.ended = Some(Ok(()));
             return Ok(());
         }
-        self.next_frontend(ops)
+        // The next one's time begins with it.
+        self.keep_time();
+        self.serve(ops)
     }
 
     /// Sets the timer for statistics to the interval that holds now, whoever changed it.
@@ -388,7 +421,7 @@ impl MutEventSubscriber for Daemon {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let done = match events.data() {
-            CONNECTION => self.connect(ops),
+            CONNECTION.. => self.connection(events, ops),
             SESSION_ENDED => self.session_over(ops),
             RETRY => self.try_again(ops),
             STATISTICS => {
@@ -402,10 +435,6 @@ impl MutEventSubscriber for Daemon {
             }
             END => {
                 self.end();
-                Ok(())
-            }
-            other => {
-                error!("an event of unknown kind {other}");
                 Ok(())
             }
         };

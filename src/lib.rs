@@ -39,6 +39,7 @@ mod socket;
 pub mod state;
 mod survey;
 pub mod vring;
+mod waiting;
 mod wake;
 mod watchdog;
 

@@ -2,7 +2,7 @@
 //! frontend that comes back goes on where it was.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use log::warn;
@@ -60,6 +60,8 @@ pub struct State {
     /// Ends the process if a session does not end.
     pub(crate) watchdog: Watchdog,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
+    /// How many other frontends wait.
+    waiting: AtomicUsize,
     interval_changed: OnceLock<EventFd>,
     change_owed: OnceLock<Arc<Wake>>,
     sessions: OnceLock<Arc<Wake>>,
@@ -88,6 +90,7 @@ impl State {
             transfers: Transfers::default(),
             watchdog: Watchdog::default(),
             frontend: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             interval_changed: OnceLock::new(),
             change_owed: OnceLock::new(),
             sessions: OnceLock::new(),
@@ -124,6 +127,15 @@ impl State {
         {
             warn!("cannot signal a session: {error}");
         }
+    }
+
+    /// How many frontends wait to be served: they have sent a message.
+    pub fn waiting_connections(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_waiting(&self, frontends: usize) {
+        self.waiting.store(frontends, Ordering::Relaxed);
     }
 
     /// How far the driver has come.

@@ -33,7 +33,9 @@ fn a_connected_session_that_fails_has_a_status() {
 #[test]
 fn a_daemon_out_of_descriptors_does_not_blame_the_frontend() {
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap();
-    let stream = UnixStream::connect(daemon.socket()).unwrap();
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    // A SET_OWNER, which has no answer: a session begins with a message.
+    stream.write_all(&[3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     assert!(daemon.wait_for_log("frontend connected", SOON).unwrap());
     // Not one more, whichever number is free. `poll` takes no more entries than this either.
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());

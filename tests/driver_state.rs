@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -151,7 +153,9 @@ fn a_second_session_shows_nothing_of_the_first() {
     assert_eq!(device.said(masked), 1, "{acked}: {}", device.daemon.log());
 
     // As QEMU connects, before a driver is there: nothing but the first messages.
-    let stream = std::os::unix::net::UnixStream::connect(device.daemon.socket()).unwrap();
+    let mut stream = UnixStream::connect(device.daemon.socket()).unwrap();
+    // A GET_FEATURES.
+    stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     device.until("no_driver", SOON);
     let status = device.status();
     for field in ["acked_features", "actual_bytes", "guest_total_bytes", "memory"] {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,6 +15,9 @@ use vmm_integration::host::leave_dead_socket;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(20);
+
+/// A GET_FEATURES: a session begins with a message.
+const MESSAGE: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
 fn spawn() -> DaemonProcess {
     DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap()
@@ -43,7 +46,8 @@ fn ends_on_either_signal_and_removes_its_socket() {
 #[test]
 fn ends_with_a_frontend_connected() {
     let mut daemon = spawn();
-    let _frontend = UnixStream::connect(daemon.socket()).unwrap();
+    let mut frontend = UnixStream::connect(daemon.socket()).unwrap();
+    frontend.write_all(&MESSAGE).unwrap();
     assert!(daemon.wait_for_log("frontend connected", SOON).unwrap());
     let ended = daemon.terminate(SOON).unwrap();
     assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
@@ -137,7 +141,9 @@ fn serves_one_frontend_after_another_and_leaks_nothing() {
     let daemon = spawn();
     let fresh = held(&daemon);
     for _ in 0..50 {
-        drop(UnixStream::connect(daemon.socket()).unwrap());
+        let mut frontend = UnixStream::connect(daemon.socket()).unwrap();
+        frontend.write_all(&MESSAGE).unwrap();
+        frontend.read_exact(&mut [0; 20]).unwrap();
     }
     wait_until_as_fresh(&daemon, 50, fresh);
 }
@@ -160,5 +166,6 @@ fn garbage_ends_the_connection_and_nothing_else() {
         }
     }
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
-    wait_until_as_fresh(&daemon, 4, fresh);
+    // The last is no message, so it has no session.
+    wait_until_as_fresh(&daemon, 3, fresh);
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -78,9 +79,11 @@ fn a_frontend_that_connects_in_a_loop_is_cut() {
     let daemon = start();
     for _ in 0..MANY {
         // Served one after the other, each until it is seen to have gone.
-        let stream = UnixStream::connect(daemon.socket()).unwrap();
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        // A GET_FEATURES: a session begins with a message.
+        stream.write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
-        let _ = std::io::Read::read(&mut &stream, &mut [0]);
+        let _ = stream.read_to_end(&mut Vec::new());
     }
     let log = Log::of(daemon);
     assert!(log.lines("frontend connected") < MANY, "{}", log.0);

@@ -35,6 +35,7 @@ pub fn text(state: &State, resident_bytes: Option<u64>) -> Result<String, fmt::E
 struct Picture {
     counts: Snapshot,
     connected: bool,
+    waiting: usize,
     driver: DriverState,
     target_bytes: u64,
     actual_bytes: Option<u64>,
@@ -50,6 +51,7 @@ impl Picture {
         Self {
             counts: state.counters.snapshot(),
             connected: state.frontend().is_some(),
+            waiting: state.waiting_connections(),
             driver: state.driver(),
             target_bytes: state.balloon.target_bytes(),
             actual_bytes: state.actual_bytes(),
@@ -128,6 +130,8 @@ impl Picture {
     /// What the operator has set, and where it led.
     fn memory(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge("connected", "Whether a frontend is connected", None, self.connected.into())?;
+        let waiting = "Other frontends that wait for its socket";
+        page.gauge("waiting_connections", waiting, None, self.waiting as u64)?;
         let states = DriverState::ALL
             .map(|state| ([("state", state.name())], u64::from(state == self.driver)));
         page.gauges("driver", "How far the guest's driver has come", states.into_iter())?;

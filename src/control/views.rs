@@ -16,6 +16,8 @@ pub struct StatusView {
     pub version: String,
     /// Whether a frontend is connected.
     pub connected: bool,
+    /// How many other frontends wait until that one has gone.
+    pub waiting_connections: usize,
     /// How far the guest's driver has come: a name of
     /// [`crate::device::DriverState`].
     pub driver: String,
@@ -74,6 +76,7 @@ impl StatusView {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connected: state.frontend().is_some(),
+            waiting_connections: state.waiting_connections(),
             driver: driver.name().to_owned(),
             driver_hint: driver.hint(balloon.options().reporting).map(str::to_owned),
             offered_features: names::features(balloon.offered()),

@@ -43,7 +43,13 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     let status: StatusView = serde_json::from_str(answer)?;
     let mut table = Table::default();
     table.row("version", status.version);
-    table.row("frontend", if status.connected { "connected" } else { "none" });
+    let waiting = match status.waiting_connections {
+        0 => String::new(),
+        1 => ", 1 more waits".to_owned(),
+        more => format!(", {more} more wait"),
+    };
+    let frontend = if status.connected { "connected" } else { "none" };
+    table.row("frontend", format!("{frontend}{waiting}"));
     table.row("driver", driver(&status.driver));
     if let Some(hint) = status.driver_hint {
         table.row("  look into", hint);
