@@ -4,6 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -137,4 +138,27 @@ fn pipelining_clients_keep_no_newcomer_out() {
         }
         over.store(true, Ordering::Relaxed);
     });
+}
+
+/// Their answers fit the kernel's buffers for a while, so that the daemon could go on writing.
+#[test]
+fn clients_that_never_read_keep_no_newcomer_out() {
+    let (daemon, _) = start();
+    let connect = || UnixStream::connect(daemon.control_socket()).unwrap();
+    let deaf: Vec<_> = (0..MOST_CONNECTIONS + 8)
+        .map(|_| {
+            let mut stream = connect();
+            stream.set_nonblocking(true).unwrap();
+            while stream.write(SCRAPE).is_ok_and(|len| len == SCRAPE.len()) {}
+            stream
+        })
+        .collect();
+    // Each of them is spared for a second. Without the mend it takes more than fourteen.
+    let mut newcomer = connect();
+    newcomer.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    newcomer.write_all(SCRAPE).unwrap();
+    let mut chunk = [0; 12];
+    newcomer.read_exact(&mut chunk).unwrap();
+    assert_eq!(&chunk, b"HTTP/1.1 200");
+    drop(deaf);
 }

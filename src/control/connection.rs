@@ -181,6 +181,19 @@ impl Connection {
         (activity, self.moved)
     }
 
+    /// Whether its client may have done something since it was looked at last. Of one that is to take
+    /// an answer, or to have the next, the kernel says so only once it has taken most of what was written before.
+    pub(super) fn client_moves(&self) -> bool {
+        let writes = matches!(self.phase, Phase::Answering(_)) || self.untried;
+        if !writes {
+            return true;
+        }
+        // SAFETY: the stream is open as long as `self` is borrowed.
+        let stream = unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) };
+        let mut fds = [PollFd::new(&stream, PollFlags::OUT)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
     /// How many requests it has sent that were answered or are to be.
     pub(super) fn requests(&self) -> u32 {
         self.requests

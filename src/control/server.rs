@@ -180,8 +180,11 @@ impl Server {
             let Room::Of(place) = self.room(now) else { return None };
             let about = |connection: &Connection| connection.activity();
             let before = self.connections[place].as_ref().map(about);
-            // What has come in the meantime counts.
-            self.go_on(place, now, ops);
+            // What has come in the meantime counts, but no room in a buffer that the client leaves
+            // full: an answer more would only be written into it.
+            if self.connections[place].as_ref().is_some_and(Connection::client_moves) {
+                self.go_on(place, now, ops);
+            }
             if self.connections[place].as_ref().map(about) == before {
                 self.close(place, ops);
             }
