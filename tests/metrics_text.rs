@@ -111,11 +111,13 @@ fn a_parser_of_others_understands_all_metrics() {
     let statistics = guest.index(BalloonQueue::Stats).unwrap();
     guest.ring(statistics).unwrap().add_chain(&[Buffer::readable(at, 10)]).unwrap();
     guest.publish(statistics).unwrap();
-    // The last of it: from here on every metric is there.
+    // The last of it: from here on every metric is there. A chain is counted after what it brings.
     let page = wait_until(SOON, LOOK_EVERY, || {
         let page = scrape(&control);
-        let there = page.families.contains_key("balloon_guest_statistics");
-        if there { Ok(page) } else { Err("no statistics".to_owned()) }
+        let there = page.families.contains_key("balloon_guest_statistics")
+            && page.families.contains_key("balloon_resident_bytes")
+            && histogram(&page).count == Some(2);
+        if there { Ok(page) } else { Err(format!("{:?}", page.families.keys())) }
     })
     .unwrap();
 
