@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
@@ -98,6 +99,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
         SocketSource::Path(path) => Err(path),
     };
+    raise_descriptor_limit();
     let access = Access {
         mode: config.socket_mode,
         group: config.socket_group.as_deref().map(socket::group).transpose()?,
@@ -182,6 +184,22 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
             Err(error) => return Err(DaemonError::EventLoop(error)),
+        }
+    }
+}
+
+/// The most descriptors that are asked for: a VMM's regions and every client, many times over.
+const MOST_DESCRIPTORS: u64 = 65_536;
+
+/// Raises the soft limit of open descriptors as far as the hard one allows: each region of guest
+/// memory keeps one, and shells start their programs with 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < most) {
+        let raised = Rlimit { current: Some(most), ..limit };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            warn!("cannot raise the limit of open descriptors to {most}: {error}");
         }
     }
 }

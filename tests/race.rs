@@ -46,5 +46,7 @@ fn memory_goes_offline_and_online_thousands_of_times_while_linux_reports() {
     }
     let summary = daemon.session_summary(TIMEOUT).unwrap();
     println!("{summary:?}");
-    assert!(summary.bytes_discarded > 0 && summary.skipped_bytes.is_empty(), "{summary:?}");
+    // The driver is unloaded in between: what is left of a report yields to that.
+    let kept = summary.skipped_bytes.keys().filter(|reason| *reason != "yielded").count();
+    assert!(summary.bytes_discarded > 0 && kept == 0, "{summary:?}");
 }

@@ -90,7 +90,8 @@ fn freed_memory_returns_within_three_passes_and_memory_in_use_survives() {
     assert!(summary.bytes_discarded >= 2 * filled / 10 * 9, "{summary:?}");
     assert!(summary.discard_calls * 4 <= summary.ranges, "{summary:?}");
     // Linux reports whole free blocks: nothing of it may have been skipped.
-    assert!(summary.skipped_bytes.is_empty(), "{summary:?}");
+    // A queue that stops goes before what is left of a report.
+    assert!(summary.skipped_bytes.keys().all(|reason| reason == "yielded"), "{summary:?}");
 }
 
 #[test]

@@ -91,6 +91,11 @@ pub(super) struct Denied {
 /// Messages of this daemon's own that go to the framework ahead of the frontend's.
 pub(super) type Ahead = Vec<Vec<u8>>;
 
+/// Descriptors that regions leave to everything else: operators' connections (two sockets, 32 each),
+/// connections that wait (8), those of a message in flight (32) and of queues, and some 30 of the
+/// daemon's own.
+const RESERVED_DESCRIPTORS: u64 = 160;
+
 /// What a frontend has been let in with so far.
 #[derive(Debug)]
 pub(super) struct Admission {
@@ -108,8 +113,9 @@ pub(super) struct Admission {
 
 impl Admission {
     pub(super) fn new(options: MemoryOptions) -> Self {
-        // Each region keeps a descriptor: half of what there may be is for everything else.
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2;
+        // Each region keeps a descriptor, and everything else needs some, too.
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = limit.saturating_sub(RESERVED_DESCRIPTORS).max(limit / 4);
         let most = usize::try_from(limit).unwrap_or(usize::MAX).min(MOST_AREAS);
         Self {
             options,

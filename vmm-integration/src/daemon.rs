@@ -31,6 +31,9 @@ pub use summary::Summary;
 /// What a daemon that is ready logs: it listens, and has everything that it needs for that.
 const READY: &str = "listening on ";
 
+/// What a session logs when it begins.
+const CONNECTED: &str = "frontend connected";
+
 /// What a descriptor that is passed to a daemon is called there.
 pub const PASSED_FD: RawFd = 100;
 
@@ -192,11 +195,16 @@ impl DaemonProcess {
     /// # Errors
     /// Where its log cannot be watched.
     pub fn wait_for_log(&self, text: &str, timeout: Duration) -> Result<bool> {
+        self.wait_for_lines(timeout, |lines| lines.contains(text))
+    }
+
+    /// Waits until the whole lines of its log are as `wanted` says; says whether they are.
+    fn wait_for_lines(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> Result<bool> {
         let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&events, log_in(&self.dir), inotify::WatchFlags::MODIFY)?;
         let deadline = Instant::now() + timeout;
         let mut over = false;
-        while !self.lines().contains(text) {
+        while !wanted(&self.lines()) {
             if over {
                 return Ok(false);
             }
@@ -211,12 +219,16 @@ impl DaemonProcess {
         Ok(true)
     }
 
-    /// Waits until it has summed up a session, and returns the last one.
+    /// Waits until it has summed up every session that has begun, and returns the last one. If one
+    /// goes on for longer, it is the last that has ended.
     ///
     /// # Errors
     /// Where none has ended within `timeout`, or the line cannot be read.
     pub fn session_summary(&self, timeout: Duration) -> Result<Summary> {
-        self.wait_for_log(summary::PREFIX, timeout)?;
+        self.wait_for_lines(timeout, |lines| {
+            let sessions = lines.matches(CONNECTED).count();
+            sessions > 0 && lines.matches(summary::PREFIX).count() >= sessions
+        })?;
         let log = self.lines();
         Summary::last_in(&log).with_context(|| format!("no session has ended\n{log}"))?
     }
