@@ -1,7 +1,7 @@
 //! The main thread: an event loop over the listener, the signals and the end of a session.
 //!
 //! One frontend is served at a time, since a socket stands for one device. Others wait until it has
-//! gone (see [`Waiting`]).
+//! gone (see `Waiting`).
 
 use std::cell::RefCell;
 use std::io;

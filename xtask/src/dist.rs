@@ -141,7 +141,7 @@ mod tests {
             let text = String::from_utf8(output.stdout).unwrap();
             text.lines().map(str::to_owned).collect()
         };
-        assert_eq!(completed(&["--sock"]), ["--socket-path"]);
+        assert_eq!(completed(&["--socket-p"]), ["--socket-path"]);
         assert_eq!(completed(&["ctl", "reset"]), ["reset-counters"]);
         assert_eq!(completed(&["--socket-path", "s", "--log-level", "de"]), ["debug"]);
     }
