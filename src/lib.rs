@@ -3,45 +3,30 @@
 //! A guest tells the host which of its pages are free; this daemon gives them back to the host at
 //! once. The library is what the `vhost-device-balloon` program is made of, room by room:
 //!
-//! | room | what it knows |
+//! | room | contents |
 //! |---|---|
-//! | [`args`] | the command line, turned into one checked [`Config`] |
-//! | [`daemon`] | the main thread: listener, signals, one session after the other |
-//! | [`state`] | what outlives a connection |
-//! | [`session`] | one frontend connection, from accept to hang-up |
-//! | [`backend`] | vhost-user calls, translated for the device and the memory |
-//! | [`vring`] | one virtqueue: take a chain, have it served, return it |
-//! | [`device`] | features, queue layout, configuration space, what each queue means |
-//! | [`memory`] | range arithmetic, what backs guest memory, the discarding itself |
-//! | [`migration`] | the device's state on its way to another daemon |
-//! | [`metrics`] | what happened, counted |
-//! | [`logging`] | the log on standard error, which never makes a thread wait |
-//! | [`control`] | what an operator sees and sets: HTTP, and metrics for Prometheus |
+//! | [`cli`] | the command line, as one checked [`Config`] |
+//! | `daemon` | the process: event loop, listener, signals, watchdog |
+//! | [`state`] | the device and its options, which outlive a connection |
+//! | [`vhost_user`] | one frontend connection: admission, messages, virtqueues, device state |
+//! | [`device`] | features, configuration space, the meaning of each queue |
+//! | [`discard`] | range arithmetic, the backing of guest memory, discarding |
+//! | [`metrics`] | counters |
+//! | [`logging`] | the log on standard error, which never blocks a thread |
+//! | [`control`] | the control socket (HTTP) and the metrics for Prometheus |
 //! | [`ctl`] | the operator's client |
 
-mod announcer;
-pub mod args;
-pub mod backend;
+pub mod cli;
 pub mod control;
 pub mod ctl;
-pub mod daemon;
+mod daemon;
 pub mod device;
-mod emergency;
-mod log_limit;
+pub mod discard;
 pub mod logging;
-pub mod memory;
 pub mod metrics;
-pub mod migration;
-pub mod session;
-mod sigbus;
-mod signals;
-mod socket;
 pub mod state;
-mod survey;
-pub mod vring;
-mod waiting;
+pub mod vhost_user;
 mod wake;
-mod watchdog;
 
-pub use args::Config;
-pub use daemon::run;
+pub use cli::Config;
+pub use daemon::{DaemonError, run};

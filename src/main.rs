@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use vhost_device_balloon::args::{Args, CAPABILITIES, Command};
-use vhost_device_balloon::logging::Logger;
+use vhost_device_balloon::cli::{Args, CAPABILITIES, Command};
+use vhost_device_balloon::logging::{Logger, error_chain};
 use vhost_device_balloon::{Config, run};
 
 fn main() -> ExitCode {
@@ -48,11 +48,5 @@ fn main() -> ExitCode {
 
 /// What the process says when it fails.
 fn failure(error: &dyn Error) -> String {
-    let mut text = format!("vhost-device-balloon: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
+    format!("vhost-device-balloon: {}", error_chain(error))
 }

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use log::warn;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::daemon::Watchdog;
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
-use crate::log_limit::LogLimit;
-use crate::memory::{Backing, Inhibit, MemoryOptions, RegionTable};
+use crate::discard::Survey;
+use crate::discard::{Backing, Inhibit, MemoryOptions, RegionTable};
+use crate::logging::rate_limit::LogLimit;
 use crate::metrics::Counters;
-use crate::migration::Transfers;
-use crate::survey::Survey;
-use crate::vring::Rings;
+use crate::vhost_user::Rings;
+use crate::vhost_user::Transfers;
 use crate::wake::{Wake, Wakes};
-use crate::watchdog::Watchdog;
 
 /// What the daemon may ask of a connected frontend, from any thread.
 pub trait Frontend: Send + Sync {

@@ -18,11 +18,11 @@ use guest_driver::virtio::ring::{Buffer, DriverRing};
 use rustix::event::{EventfdFlags, eventfd};
 use vhost_device_balloon::device::features::QueueRole;
 use vhost_device_balloon::device::{Balloon, DeviceOptions};
-use vhost_device_balloon::memory::{
+use vhost_device_balloon::discard::{
     Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
 };
 use vhost_device_balloon::metrics::Counters;
-use vhost_device_balloon::vring::Vring;
+use vhost_device_balloon::vhost_user::Vring;
 use vhost_user_backend::VringT;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, MmapRegion};
 use vmm_integration::ram::{Backing, Ram, RamLayout};

@@ -23,10 +23,10 @@ use std::{
 use tempfile::TempDir;
 use vhost_device_balloon::{
     device::{Balloon, DeviceOptions, HintingState, QueueRole, Sample, chain::ChainHead},
-    memory::{GuestMemory, GuestRegion, MemoryOptions, PunchHole, Reclaimer},
+    discard::{GuestMemory, GuestRegion, MemoryOptions, PunchHole, Reclaimer},
     metrics::SkipReason,
-    session::Session,
     state::State,
+    vhost_user::Session,
 };
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, FileOffset, GuestAddress, MmapRegion};

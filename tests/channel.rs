@@ -19,10 +19,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_device_balloon::device::{Balloon, DeviceOptions, SavedBalloon};
-use vhost_device_balloon::memory::{Cause, MemoryOptions};
-use vhost_device_balloon::migration;
-use vhost_device_balloon::session::Session;
+use vhost_device_balloon::discard::{Cause, MemoryOptions};
 use vhost_device_balloon::state::State;
+use vhost_device_balloon::vhost_user::Session;
+use vhost_device_balloon::vhost_user::device_state;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::host::wait_until;
@@ -136,7 +136,7 @@ fn without_a_channel_a_change_is_an_error() {
 fn state_of(options: DeviceOptions, change: impl FnOnce(&mut SavedBalloon)) -> Vec<u8> {
     let mut saved = Balloon::new(options, Arc::default()).save();
     change(&mut saved);
-    migration::encode(&saved).unwrap()
+    device_state::encode(&saved).unwrap()
 }
 
 /// Or it would wait for the end of a round that nobody here has begun.

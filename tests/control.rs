@@ -385,7 +385,7 @@ fn the_log_says_more_when_it_is_told_to() {
     assert!(!one.daemon.log().contains(" DEBUG "));
     one.shown(&["log-level", "debug"]);
     assert!(given_back(&mut guest, 8 * MIB));
-    assert!(one.daemon.wait_for_log(" DEBUG vhost_device_balloon::backend", SOON).unwrap());
+    assert!(one.daemon.wait_for_log(" DEBUG vhost_device_balloon::vhost_user", SOON).unwrap());
     assert_eq!(one.status()["log_level"], "debug");
     one.control.done("PUT", "/v1/log-level", r#"{"level":"off"}"#).unwrap();
     assert!(given_back(&mut guest, 8 * MIB));

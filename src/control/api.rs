@@ -32,11 +32,10 @@ use super::reply::{Later, Reply};
 use super::target::{self, TargetRequest, TargetView};
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
 use super::{exposition, plain_text};
-use crate::args::LogLevel;
+use crate::cli::LogLevel;
 use crate::device::IntervalError;
-use crate::memory::{Cause, GuestRange, PinError, Ticket};
+use crate::discard::{Cause, GuestRange, MOST_LOOK, PinError, Ticket};
 use crate::state::State;
-use crate::survey;
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +179,7 @@ fn with_resident_bytes(
         return Reply::Ready(answer(state, None));
     };
     Reply::Later(Later::new(
-        now + survey::MOST_WAIT,
+        now + MOST_LOOK,
         move |state| state.survey.is_taken(look),
         |state, seen| answer(state, state.survey.resident_bytes().filter(|_| seen)),
     ))

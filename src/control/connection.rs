@@ -354,7 +354,7 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::device::DeviceOptions;
-    use crate::memory::{Cause, MemoryOptions};
+    use crate::discard::{Cause, MemoryOptions};
 
     fn pair() -> (UnixStream, Connection, Instant) {
         let (client, stream) = UnixStream::pair().unwrap();

@@ -16,7 +16,7 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::api::{self, Access};
 use super::connection::{Connection, Step, Stream};
 use super::room::{self, Activity, Room};
-use crate::log_limit::LogLimit;
+use crate::logging::rate_limit::LogLimit;
 use crate::state::State;
 use crate::wake::Wake;
 

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::names;
-use crate::args::LogLevel;
+use crate::cli::LogLevel;
 use crate::device::HintingState;
 use crate::device::features::NUM_QUEUES;
-use crate::memory::{Backing, Cause};
+use crate::discard::{Backing, Cause};
 use crate::state::State;
 
 /// `GET /v1/status`.
@@ -68,7 +68,7 @@ impl StatusView {
             Some(QueueView { index, role, runs: running[index] })
         };
         let pins = state.inhibit.pins();
-        let pin = |pin: crate::memory::Pin| PinView {
+        let pin = |pin: crate::discard::Pin| PinView {
             address: pin.range.start(),
             bytes: pin.range.len(),
             times: pin.count,

@@ -21,7 +21,7 @@ use super::saved::{RestoreError, SavedBalloon};
 use super::statistics::{self, Sample};
 use super::target::TargetRefused;
 use super::{pages, reporting};
-use crate::memory::{GuestMemory, GuestRange};
+use crate::discard::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, SkipReason};
 
 /// One virtio-balloon device.

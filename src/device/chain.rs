@@ -8,7 +8,7 @@ use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_NEXT;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress};
 
-use crate::memory::{GuestMemory, peek};
+use crate::discard::{GuestMemory, peek};
 
 /// Where a chain begins, and in which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +169,7 @@ fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descrip
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::memory::GuestRegion;
+    use crate::discard::GuestRegion;
     use proptest::prelude::*;
     use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_WRITE};
     use vm_memory::{FileOffset, MmapRegion};

@@ -15,7 +15,7 @@
 use vm_memory::GuestAddress;
 
 use super::chain::{ChainError, ChainHead};
-use crate::memory::{GuestMemory, GuestRange, RangeError, peek};
+use crate::discard::{GuestMemory, GuestRange, RangeError, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// No pages are wanted; those that were hinted stay with the driver.

@@ -6,7 +6,7 @@
 use log::{info, warn};
 
 use super::chain::ChainError;
-use crate::log_limit::{Latch, LogLimit};
+use crate::logging::rate_limit::{Latch, LogLimit};
 use crate::metrics::SkipReason;
 
 /// One limit a kind of message, and one latch a state that lasts.

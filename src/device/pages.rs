@@ -16,7 +16,7 @@ use vm_memory::{Address, GuestAddress};
 use super::chain::ChainHead;
 use super::config_space::BALLOON_PAGE_SIZE;
 use super::log::DeviceLog;
-use crate::memory::{GuestMemory, GuestRange, peek};
+use crate::discard::{GuestMemory, GuestRange, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// The most page frame numbers that are read of one chain: 16 MiB of pages.

@@ -3,7 +3,7 @@
 
 use super::chain::{ChainError, ChainHead};
 use super::log::DeviceLog;
-use crate::memory::{GuestMemory, GuestRange, RangeError};
+use crate::discard::{GuestMemory, GuestRange, RangeError};
 use crate::metrics::{Counters, SkipReason};
 
 /// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.

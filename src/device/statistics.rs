@@ -8,7 +8,7 @@ use vm_memory::GuestAddress;
 
 use super::chain::ChainHead;
 use super::log::DeviceLog;
-use crate::memory::{GuestMemory, peek};
+use crate::discard::{GuestMemory, peek};
 use crate::metrics::{Counters, SkipReason};
 
 /// Bytes of a statistic: a tag of 16 bits and a value of 64 behind it, packed.

@@ -5,11 +5,15 @@
 //! records are counted as lost. A record is one line of at most [`MOST_BYTES`] bytes ([`Record`]).
 //! Lines that come from one place in the source are limited in number, and those left out are counted.
 
+mod error_chain;
 mod logger;
 mod queue;
+pub(crate) mod rate_limit;
 mod record;
 mod sites;
 
+pub use error_chain::error_chain;
+pub(crate) use error_chain::report;
 pub use logger::Logger;
 pub use queue::Queue;
 pub use record::{MOST_BYTES, Record};

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::{Generator, Shell};
-use vhost_device_balloon::args::Args;
+use vhost_device_balloon::cli::Args;
 
 use crate::cargo::{release_daemon, root, target};
 
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(descriptor["binary"], format!("/usr/bin/{NAME}"));
         assert!(descriptor["description"].is_string());
         let capabilities: serde_json::Value =
-            serde_json::from_str(vhost_device_balloon::args::CAPABILITIES).unwrap();
+            serde_json::from_str(vhost_device_balloon::cli::CAPABILITIES).unwrap();
         assert_eq!(capabilities["type"], descriptor["type"]);
     }
 }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_device_balloon::device::chain::ChainHead;
-use vhost_device_balloon::memory::{
+use vhost_device_balloon::discard::{
     Fallocate, GuestMemory, GuestRange, Inhibit, LogBitmap, MemoryOptions, Reclaimer,
 };
 use vhost_device_balloon::metrics::Counters;

@@ -1,0 +1,13 @@
+//! The process: the event loop of the main thread, its socket, its signals, and its ends.
+
+mod announcer;
+mod emergency;
+mod event_loop;
+mod sigbus;
+mod signals;
+mod socket;
+mod waiting;
+mod watchdog;
+
+pub use event_loop::{DaemonError, run};
+pub(crate) use watchdog::Watchdog;

@@ -1,0 +1,555 @@
+use super::*;
+use crate::discard::{Cause, Ticket};
+use proptest::prelude::*;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
+
+const PAGE: u64 = 4096;
+
+/// Writes down each call, and fails those that begin at an offset of its choice.
+#[derive(Default)]
+struct Recorder {
+    calls: Mutex<Vec<(u64, u64)>>,
+    failing: Option<u64>,
+}
+
+impl PunchHole for Recorder {
+    fn punch_hole(&self, _file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.calls.lock().unwrap().push((offset, len));
+        if self.failing == Some(offset) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        Ok(())
+    }
+}
+
+impl<P: PunchHole> PunchHole for Arc<P> {
+    fn punch_hole(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        (**self).punch_hole(file, offset, len)
+    }
+}
+
+/// Guest memory of (guest page, pages) regions that lie one behind the other in one file,
+/// `offset` pages from its start.
+fn memory(regions: &[(u64, u64)], offset: u64) -> Arc<GuestMemory> {
+    let file = tempfile::tempfile().unwrap();
+    let pages: u64 = offset + regions.iter().map(|r| r.1).sum::<u64>();
+    file.set_len(pages * PAGE).unwrap();
+    let mut at = offset * PAGE;
+    let mapped = regions.iter().map(|&(page, pages)| {
+        let backing = FileOffset::new(file.try_clone().unwrap(), at);
+        at += pages * PAGE;
+        let len = usize::try_from(pages * PAGE).unwrap();
+        let region = MmapRegion::from_file(backing, len).unwrap();
+        GuestRegionMmap::new(region, GuestAddress(page * PAGE)).unwrap()
+    });
+    Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
+}
+
+fn reclaimer(
+    recorder: Recorder,
+    memory: &Arc<GuestMemory>,
+) -> (Reclaimer<Arc<Recorder>>, Arc<Recorder>, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let recorder = Arc::new(recorder);
+    let reclaimer = Reclaimer::new(
+        Arc::clone(&recorder),
+        MemoryOptions::default(),
+        Arc::default(),
+        Arc::clone(&counters),
+    );
+    reclaimer.set_memory(Arc::clone(memory)).unwrap();
+    (reclaimer, recorder, counters)
+}
+
+fn ranges(list: &[(u64, u64)]) -> Vec<GuestRange> {
+    list.iter().map(|&(start, len)| GuestRange::new(start, len).unwrap()).collect()
+}
+
+#[test]
+fn adjacent_ranges_cost_one_call() {
+    let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, 64)], 3));
+    let mut chain = ranges(&[(8 * PAGE, PAGE), (6 * PAGE, PAGE), (7 * PAGE, PAGE)]);
+    assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: 3 * PAGE, calls: 1 });
+    assert_eq!(*recorder.calls.lock().unwrap(), [(9 * PAGE, 3 * PAGE)]);
+}
+
+#[test]
+fn a_failing_call_loses_only_itself() {
+    let failing = Recorder { failing: Some(4 * PAGE), ..Recorder::default() };
+    let (reclaimer, _, counters) = reclaimer(failing, &memory(&[(0, 64)], 0));
+    let mut chain = ranges(&[(4 * PAGE, PAGE), (8 * PAGE, PAGE)]);
+    assert_eq!(reclaimer.snapshot().discard(&mut chain), Discarded { bytes: PAGE, calls: 2 });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Failed), PAGE);
+}
+
+#[test]
+fn after_stop_nothing_is_discarded() {
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, 8)], 0));
+    reclaimer.stop();
+    assert_eq!(reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)])), Discarded::default());
+    assert!(recorder.calls.lock().unwrap().is_empty());
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Stopping), PAGE);
+}
+
+#[test]
+fn a_long_range_is_cut_so_that_a_stop_is_heard() {
+    let pages = 3 * MOST_BYTES_A_CALL / PAGE + 1;
+    let (reclaimer, recorder, _) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
+    let done = reclaimer.snapshot().discard(&mut ranges(&[(0, pages * PAGE)]));
+    assert_eq!(done, Discarded { bytes: pages * PAGE, calls: 4 });
+    assert_eq!(recorder.calls.lock().unwrap()[3], (3 * MOST_BYTES_A_CALL, PAGE));
+}
+
+#[test]
+fn what_is_left_when_the_caller_is_wanted_elsewhere_is_counted() {
+    let pages = 2 * MOST_BYTES_A_CALL / PAGE;
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
+    let mut chain = ranges(&[(0, 2 * PAGE), (4 * PAGE, PAGE), (6 * PAGE, MOST_BYTES_A_CALL)]);
+    let wanted_after_two = || recorder.calls.lock().unwrap().len() < 2;
+    let done = reclaimer.snapshot().discard_while(&mut chain, wanted_after_two);
+    assert_eq!(done, Discarded { bytes: 3 * PAGE, calls: 2 });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Yielded), MOST_BYTES_A_CALL);
+}
+
+/// A change of the memory table waits for the call under way, and not for the rest of its chain.
+#[test]
+fn memory_table_change_under_a_long_chain_waits_for_one_call() {
+    let (started, calls) = channel();
+    let (finish, go_on) = channel();
+    let counters = Arc::<Counters>::default();
+    let slow = Slow { started, go_on: Mutex::new(go_on) };
+    let (options, inhibit) = (MemoryOptions::default(), Arc::default());
+    let reclaimer = Reclaimer::new(slow, options, inhibit, Arc::clone(&counters));
+    reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap();
+    std::thread::scope(|scope| {
+        let mut chain = ranges(&[(0, PAGE), (4 * PAGE, PAGE)]);
+        let reclaimer = &reclaimer;
+        let worker = scope.spawn(move || reclaimer.snapshot().discard(&mut chain));
+        calls.recv().unwrap();
+        let control = scope.spawn(|| reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap());
+        while !reclaimer.map.writer_waits() {
+            std::thread::yield_now();
+        }
+        finish.send(()).unwrap();
+        assert_eq!(worker.join().unwrap(), Discarded { bytes: PAGE, calls: 1 });
+        control.join().unwrap();
+    });
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Yielded), PAGE);
+}
+
+/// A call that takes as long as the test wants.
+struct Slow {
+    started: Sender<u64>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl PunchHole for Slow {
+    fn punch_hole(&self, _file: &File, offset: u64, _len: u64) -> io::Result<()> {
+        self.started.send(offset).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    }
+}
+
+/// Forbids something in the middle of the first of two calls. What is forbidden must be answered
+/// after that call and before the next, and the answer must hold.
+fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) -> Ticket + Send, left: SkipReason) {
+    let (started, calls) = channel();
+    let (finish, go_on) = channel();
+    let (answer, answered) = channel();
+    let (inhibit, counters) = (Arc::<Inhibit>::default(), Arc::<Counters>::default());
+    let slow = Slow { started, go_on: Mutex::new(go_on) };
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(slow, options, Arc::clone(&inhibit), Arc::clone(&counters));
+    reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap();
+    std::thread::scope(|scope| {
+        let worker = scope
+            .spawn(|| reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE), (4 * PAGE, PAGE)])));
+        assert_eq!(calls.recv().unwrap(), 0);
+        scope.spawn(|| {
+            inhibit.wait(forbid(&inhibit));
+            answer.send(()).unwrap();
+        });
+        while !inhibit.is_waited_for() {
+            std::thread::yield_now();
+        }
+        // Never while the call is under way.
+        assert!(answered.try_recv().is_err());
+        finish.send(()).unwrap();
+        answered.recv().unwrap();
+        assert_eq!(worker.join().unwrap(), Discarded { bytes: PAGE, calls: 1 });
+    });
+    assert_eq!(counters.snapshot().skipped_bytes(left), PAGE);
+}
+
+#[test]
+fn a_pause_is_answered_after_the_call_under_way_and_before_the_next() {
+    forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Operator), SkipReason::Paused);
+    forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Migration), SkipReason::Migrating);
+}
+
+#[test]
+fn a_pin_is_answered_after_the_call_under_way_and_before_the_next() {
+    let pin = |inhibit: &Inhibit| inhibit.pin(GuestRange::new(4 * PAGE, 1).unwrap()).unwrap();
+    forbid_during_a_call(pin, SkipReason::Pinned);
+}
+
+#[test]
+fn a_pinned_byte_keeps_its_page_and_no_other() {
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(8, 64)], 3));
+    let _ = reclaimer.inhibit.pin(GuestRange::new(20 * PAGE - 1, 2).unwrap()).unwrap();
+    let mut chain = ranges(&[(8 * PAGE, 64 * PAGE)]);
+    let done = reclaimer.snapshot().discard(&mut chain);
+    assert_eq!(done, Discarded { bytes: 62 * PAGE, calls: 2 });
+    assert_eq!(*recorder.calls.lock().unwrap(), [(3 * PAGE, 11 * PAGE), (16 * PAGE, 51 * PAGE)]);
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Pinned), 2 * PAGE);
+}
+
+fn sealable(pages: u64) -> File {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"sealable".as_ptr(), flags) };
+    assert!(fd >= 0);
+    // SAFETY: a new descriptor that nothing else owns.
+    let file = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    file.write_all_at(&vec![7; usize::try_from(pages * PAGE).unwrap()], 0).unwrap();
+    file
+}
+
+fn seal(file: &File, seals: libc::c_int) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: fcntl on an open descriptor, without pointers.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// All of `file`, mapped at guest address 0 for reading, and for writing if `write` says so.
+fn map(file: &File, write: bool) -> Arc<GuestMemory> {
+    let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
+    let backing = FileOffset::new(file.try_clone().unwrap(), 0);
+    let region = MmapRegion::build(Some(backing), len, protection, libc::MAP_SHARED).unwrap();
+    let region = GuestRegionMmap::new(region, GuestAddress(0)).unwrap();
+    Arc::new(GuestMemory::from_regions(vec![region]).unwrap())
+}
+
+/// What becomes of a report of eight pages of this memory.
+fn give_back(memory: Arc<GuestMemory>) -> (Discarded, crate::metrics::Snapshot) {
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    reclaimer.set_memory(memory).unwrap();
+    (reclaimer.snapshot().discard(&mut ranges(&[(0, 8 * PAGE)])), counters.snapshot())
+}
+
+#[test]
+fn memory_that_may_not_be_written_is_skipped_without_a_call() {
+    for seals in [libc::F_SEAL_WRITE, libc::F_SEAL_FUTURE_WRITE] {
+        let file = sealable(8);
+        seal(&file, seals);
+        let (done, counted) = give_back(map(&file, false));
+        assert_eq!(done, Discarded::default());
+        assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 8 * PAGE);
+    }
+    let writable = tempfile::NamedTempFile::new().unwrap();
+    writable.as_file().set_len(8 * PAGE).unwrap();
+    let (done, counted) = give_back(map(&File::open(writable.path()).unwrap(), false));
+    assert_eq!(done, Discarded::default());
+    assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 8 * PAGE);
+}
+
+/// As crosvm and QEMU seal theirs.
+#[test]
+fn memory_of_a_sealed_size_is_given_back() {
+    let file = sealable(8);
+    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL);
+    let (done, _) = give_back(map(&file, true));
+    assert_eq!(done, Discarded { bytes: 8 * PAGE, calls: 1 });
+    assert_eq!(file.metadata().unwrap().blocks(), 0);
+}
+
+#[test]
+fn a_seal_that_comes_later_is_found_out_with_the_first_call() {
+    let file = sealable(8);
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    reclaimer.set_memory(map(&file, true)).unwrap();
+    // A mapping that is there may go on writing.
+    seal(&file, libc::F_SEAL_FUTURE_WRITE);
+    for _ in 0..3 {
+        reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE)]));
+    }
+    let counted = counters.snapshot();
+    assert_eq!((counted.discard_calls, counted.bytes_discarded), (1, 0));
+    assert_eq!(counted.errors().find(|(name, _)| *name == "EPERM"), Some(("EPERM", 1)));
+    assert_eq!(counted.skipped_bytes(SkipReason::ReadOnly), 2 * PAGE);
+}
+
+/// A file system without holes: what it says once holds for good.
+#[test]
+fn what_cannot_be_punched_costs_one_call() {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+    let file = (|| {
+        let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        let mount = rustix::mount::fsmount(&context, flags, MountAttrFlags::empty())?;
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR;
+        rustix::fs::openat(&mount, "memory", flags, rustix::fs::Mode::RWXU)
+    })();
+    let file = match file {
+        Ok(file) => File::from(file),
+        Err(why) => return eprintln!("not tested: no ramfs can be mounted: {why}"),
+    };
+    file.set_len(8 * PAGE).unwrap();
+    let counters = Arc::<Counters>::default();
+    let options = MemoryOptions::default();
+    let reclaimer = Reclaimer::new(Fallocate, options, Arc::default(), Arc::clone(&counters));
+    let table = reclaimer.set_memory(map(&file, true)).unwrap();
+    assert_eq!(table.regions()[0].kept(), None);
+    for _ in 0..3 {
+        reclaimer.snapshot().discard(&mut ranges(&[(0, PAGE), (4 * PAGE, PAGE)]));
+    }
+    let counted = counters.snapshot();
+    assert_eq!((counted.discard_calls, counted.bytes_discarded), (1, 0));
+    assert_eq!(counted.skipped_bytes(SkipReason::Failed), PAGE);
+    assert_eq!(counted.skipped_bytes(SkipReason::CannotPunch), 5 * PAGE);
+    assert_eq!(table.regions()[0].kept(), Some(SkipReason::CannotPunch));
+}
+
+/// Guest memory of (guest page, pages, file page) regions of one file.
+fn overlapping(regions: &[(u64, u64, u64)]) -> Arc<GuestMemory> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(64 * PAGE).unwrap();
+    let mapped = regions.iter().map(|&(page, pages, file_page)| {
+        let backing = FileOffset::new(file.try_clone().unwrap(), file_page * PAGE);
+        let region = MmapRegion::from_file(backing, usize::try_from(pages * PAGE).unwrap());
+        GuestRegionMmap::new(region.unwrap(), GuestAddress(page * PAGE)).unwrap()
+    });
+    Arc::new(GuestMemory::from_regions(mapped.collect()).unwrap())
+}
+
+/// Rings that a test places.
+#[derive(Default)]
+struct Places {
+    version: AtomicU64,
+    ranges: Mutex<Vec<GuestRange>>,
+}
+
+impl Places {
+    fn set(&self, places: &[(u64, u64)]) {
+        *self.ranges.lock().unwrap() = ranges(places);
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl InUse for Places {
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    fn ranges(&self) -> Vec<GuestRange> {
+        self.ranges.lock().unwrap().clone()
+    }
+}
+
+/// Each guest page of `chain` that a discard asks the kernel for, in file pages.
+fn calls(recorder: &Recorder) -> Vec<u64> {
+    let calls = std::mem::take(&mut *recorder.calls.lock().unwrap());
+    let mut pages: Vec<u64> =
+        calls.iter().flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
+    pages.sort_unstable();
+    pages
+}
+
+#[test]
+fn what_is_pinned_stays_at_every_address_and_in_every_table() {
+    // Guest pages 0 to 7 and 100 to 107 are the same; 200 is another file.
+    let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
+    let _ = reclaimer.inhibit.pin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
+    let discard = || reclaimer.snapshot().discard(&mut ranges(&[(100 * PAGE, 8 * PAGE)]));
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 3, 4, 5, 6, 7]);
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Pinned), PAGE);
+    // The pinned address is another part of the file now, and then no memory.
+    reclaimer.set_memory(overlapping(&[(0, 2, 4), (2, 2, 6), (100, 8, 0)])).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 7]);
+    reclaimer.set_memory(overlapping(&[(100, 8, 0)])).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 6, 7]);
+    reclaimer.set_memory(both).unwrap();
+    reclaimer.inhibit.unpin(GuestRange::new(2 * PAGE, PAGE).unwrap()).unwrap();
+    discard();
+    assert_eq!(calls(&recorder), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn what_holds_a_ring_stays_at_every_address_while_it_does() {
+    let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
+    let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
+    let places = Arc::new(Places::default());
+    let reclaimer = reclaimer.keeping(Arc::clone(&places) as _);
+    let discard = |page| reclaimer.snapshot().discard(&mut ranges(&[(page, 8 * PAGE)]));
+    // One byte of a page, and what is no memory.
+    places.set(&[(4 * PAGE - 1, 2), (50 * PAGE, PAGE)]);
+    for page in [0, 100 * PAGE] {
+        discard(page);
+        assert_eq!(calls(&recorder), [0, 1, 2, 5, 6, 7]);
+    }
+    assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Ring), 4 * PAGE);
+    // Pinned comes first where a page is both.
+    let _ = reclaimer.inhibit.pin(GuestRange::new(103 * PAGE, 1).unwrap()).unwrap();
+    places.set(&[(3 * PAGE, 1), (106 * PAGE, 1)]);
+    discard(0);
+    assert_eq!(calls(&recorder), [0, 1, 2, 4, 5, 7]);
+    places.set(&[]);
+    discard(0);
+    assert_eq!(calls(&recorder), [0, 1, 2, 4, 5, 6, 7]);
+}
+
+proptest! {
+    /// Against a reference that goes page by page: a page is discarded, once, exactly if every
+    /// byte of it was reported, it is guest memory and no byte of it is pinned; every reported byte
+    /// is accounted for.
+    #[test]
+    fn discards_what_a_page_by_page_reference_would(
+        chain in prop::collection::vec((0u64..60 * PAGE, 1u64..20 * PAGE), 0..12),
+        pins in prop::collection::vec((0u64..60 * PAGE, 1u64..5 * PAGE), 0..4),
+        offset in 0u64..4,
+    ) {
+        // Two regions that touch, a hole, and a third.
+        let layout = [(2, 10), (12, 5), (30, 20)];
+        let (reclaimer, recorder, counters) =
+            reclaimer(Recorder::default(), &memory(&layout, offset));
+        let (mut chain, pins) = (ranges(&chain), ranges(&pins));
+        for pin in &pins {
+            let _ = reclaimer.inhibit.pin(*pin).unwrap();
+        }
+        let pinned = |byte: u64| pins.iter().any(|r| r.start() <= byte && byte < r.end());
+        let reported = |byte: u64| chain.iter().any(|r| r.start() <= byte && byte < r.end());
+        let mut expected = Vec::new();
+        let mut file_page = offset;
+        for (page, pages) in layout {
+            for page in page..page + pages {
+                let mut bytes = page * PAGE..(page + 1) * PAGE;
+                if bytes.clone().all(reported) && !bytes.any(pinned) {
+                    expected.push(file_page);
+                }
+                file_page += 1;
+            }
+        }
+        let named: u64 = chain.iter().map(GuestRange::len).sum();
+        let done = reclaimer.snapshot().discard(&mut chain);
+        let mut got: Vec<u64> = recorder.calls.lock().unwrap().iter()
+            .flat_map(|(at, len)| at / PAGE..(at + len) / PAGE).collect();
+        got.sort_unstable();
+        prop_assert_eq!(got, expected);
+        let snapshot = counters.snapshot();
+        prop_assert_eq!(snapshot.bytes_discarded, done.bytes);
+        prop_assert_eq!(named, done.bytes + snapshot.all_skipped_bytes());
+    }
+}
+
+const HUGE: u64 = 2 << 20;
+
+/// Four huge pages from 1 GiB on. None of them is touched, so the host's pool may be empty.
+fn huge_memory() -> Option<Arc<GuestMemory>> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    let flags = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB | MemfdFlags::CLOEXEC;
+    let file = File::from(memfd_create("huge", flags).ok()?);
+    file.set_len(4 * HUGE).ok()?;
+    let region = MmapRegion::from_file(FileOffset::new(file, 0), 4 << 21).ok()?;
+    let region = GuestRegionMmap::new(region, GuestAddress(1 << 30)).unwrap();
+    Some(Arc::new(GuestMemory::from_regions(vec![region]).unwrap()))
+}
+
+/// What a driver and its VMM do with the balloon, in pages from the start of memory.
+#[derive(Clone, Debug)]
+enum Step {
+    Inflate(Vec<(u64, u64)>),
+    Deflate(Vec<(u64, u64)>),
+    /// The pages cannot be told.
+    DeflateUnknown,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lists = || prop::collection::vec((0u64..2048, prop_oneof![1u64..4, 200u64..1200]), 1..4);
+    let step = prop_oneof![
+        6 => lists().prop_map(Step::Inflate),
+        2 => lists().prop_map(Step::Deflate),
+        1 => Just(Step::DeflateUnknown),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..20)
+}
+
+proptest! {
+    /// Against a set of pages: a huge page is discarded exactly when a chain inflates part of it and
+    /// all of it is in the balloon, whatever came and went before.
+    #[test]
+    fn huge_pages_go_when_all_of_them_is_in_the_balloon(steps in steps()) {
+        let Some(memory) = huge_memory() else { return Ok(()) };
+        let places = Arc::new(Places::default());
+        let recorder = Arc::new(Recorder::default());
+        let options = MemoryOptions { hugetlb: true, ..MemoryOptions::default() };
+        let (inhibit, counters) = (Arc::default(), Arc::<Counters>::default());
+        let reclaimer =
+            Reclaimer::new(Arc::clone(&recorder), options, inhibit, Arc::clone(&counters))
+                .keeping(Arc::clone(&places) as _);
+        reclaimer.set_memory(memory).unwrap();
+        let mut inside = std::collections::HashSet::new();
+        let ranges = |list: &[(u64, u64)]| -> Vec<GuestRange> {
+            let range = |&(page, pages): &(u64, u64)| {
+                GuestRange::new((1 << 30) + page * PAGE, pages.min(2048 - page) * PAGE).unwrap()
+            };
+            list.iter().map(range).collect()
+        };
+        let pages = |list: &[(u64, u64)]| -> Vec<u64> {
+            list.iter().flat_map(|&(page, pages)| page..(page + pages).min(2048)).collect()
+        };
+        for step in steps {
+            let mut expected = Vec::new();
+            match step {
+                Step::Inflate(list) => {
+                    inside.extend(pages(&list));
+                    let touched: std::collections::BTreeSet<u64> =
+                        pages(&list).into_iter().map(|page| page / 512).collect();
+                    for huge in touched {
+                        if (huge * 512..(huge + 1) * 512).all(|page| inside.contains(&page)) {
+                            expected.extend(huge * 512..(huge + 1) * 512);
+                        }
+                    }
+                    reclaimer.snapshot().inflate_while(&mut ranges(&list), || true);
+                }
+                Step::Deflate(list) => {
+                    for page in pages(&list) {
+                        inside.remove(&page);
+                    }
+                    reclaimer.snapshot().deflate(Some(&ranges(&list)));
+                }
+                Step::DeflateUnknown => {
+                    inside.clear();
+                    reclaimer.snapshot().deflate(None);
+                }
+                Step::Restart => {
+                    inside.clear();
+                    places.set(&[]);
+                    // It is noticed with the next chain.
+                    continue;
+                }
+            }
+            prop_assert_eq!(calls(&recorder), expected);
+            let in_page = |huge: u64| inside.iter().filter(|page| **page / 512 == huge).count();
+            let waiting: usize = (0..4).map(in_page).filter(|pages| *pages < 512).sum();
+            prop_assert_eq!(counters.collecting(), waiting as u64 * PAGE);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The vhost-user backend: translates the framework's calls for the device and the memory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use log::{debug, info, warn};
+use rustix::process::Pid;
+use rustix::thread::gettid;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+
+use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
+use crate::device::{Outcome, QueueRole};
+use crate::discard::{
+    Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, leave_out_of_dumps,
+};
+use crate::logging::report;
+use crate::state::State;
+use crate::vhost_user::device_state::{self, StateError, Transfer};
+use crate::vhost_user::frontend_channel::Link;
+use crate::vhost_user::vring::{RingLog, Vring};
+use crate::wake::Wake;
+
+/// `VHOST_F_LOG_ALL`: the frontend wants to know which pages this daemon writes.
+///
+/// It belongs to vhost-user and not to the device. It is offered to every frontend, since one that
+/// migrates its guest refuses to where the backend does not know it. QEMU's generic device hands it
+/// on to the driver; Linux acks no bit that its driver does not list. Our side of the device never
+/// sees it.
+const LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
+
+/// What the worker is told when statistics are to be asked for. The framework has taken the numbers
+/// up to that of the queues for itself.
+pub(crate) const STATISTICS_WANTED: u16 = 6;
+const _: () = assert!(STATISTICS_WANTED as usize > NUM_QUEUES);
+
+/// Tells the worker to attach the queues ([`BalloonBackend::attach`]).
+const ATTACH: u16 = STATISTICS_WANTED + 1;
+
+/// The balloon device, for one frontend connection.
+pub struct BalloonBackend {
+    state: Arc<State>,
+    reclaimer: Reclaimer<Fallocate>,
+    dirty: Mutex<DirtyLog>,
+    link: Arc<Link>,
+    stop: Arc<Wake>,
+    transfer: Mutex<Option<Transfer>>,
+    ring_log: RingLog,
+    exit_event: Mutex<Option<RawFd>>,
+    attach: OnceLock<Attach>,
+    worker: OnceLock<Pid>,
+}
+
+/// What the worker attaches the queues to.
+struct Attach {
+    epoll: Arc<OwnedFd>,
+    wanted: Wake,
+}
+
+/// Ends a connection, from any thread.
+pub(crate) struct StopHandle {
+    stopping: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+}
+
+impl StopHandle {
+    /// Lets everything that is under way for the connection end soon: a discard stops after its
+    /// present call, a transfer of the device's state and the relay at once. Waits for none of it.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Err(error) = self.wake.signal() {
+            warn!("cannot signal the end of a session: {error}");
+        }
+    }
+}
+
+impl BalloonBackend {
+    /// A connection to the device with this state. `stop` is signalled when it is to end.
+    pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> Self {
+        let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
+        Self {
+            reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters)
+                .keeping(Arc::clone(&state.rings) as _),
+            state,
+            dirty: Mutex::default(),
+            link,
+            stop,
+            transfer: Mutex::new(None),
+            ring_log: RingLog::default(),
+            exit_event: Mutex::new(None),
+            attach: OnceLock::new(),
+            worker: OnceLock::new(),
+        }
+    }
+
+    /// Has the framework's `worker` attach its queues to [`State::rings`]. Only the worker is given
+    /// the queues. The frontend's messages must wait for [`BalloonBackend::worker_thread`].
+    ///
+    /// # Errors
+    /// Where a descriptor cannot be created or watched.
+    pub(crate) fn attach(&self, worker: &VringEpollHandler<Arc<Self>>) -> io::Result<()> {
+        // SAFETY: the worker keeps its epoll descriptor open, and is borrowed.
+        let epoll = unsafe { BorrowedFd::borrow_raw(worker.as_raw_fd()) };
+        let epoll = Arc::new(epoll.try_clone_to_owned()?);
+        let wanted = Wake::new()?;
+        wanted.signal()?;
+        let attach = self.attach.get_or_init(|| Attach { epoll, wanted });
+        let fd = attach.wanted.as_fd().as_raw_fd();
+        worker.register_listener(fd, EventSet::IN, u64::from(ATTACH))
+    }
+
+    /// Waits until the worker has attached its queues, which it does as soon as it runs, and
+    /// returns its thread id.
+    pub(crate) fn worker_thread(&self) -> Pid {
+        *self.worker.wait()
+    }
+
+    fn attach_queues(&self, vrings: &[Vring]) {
+        let Some(attach) = self.attach.get() else { return };
+        attach.wanted.clear();
+        for (index, vring) in vrings.iter().enumerate() {
+            vring.attach(index, &self.state.rings, &attach.epoll);
+        }
+        let _ = self.worker.set(gettid());
+    }
+
+    /// What ends this connection, and owns nothing of it.
+    pub(crate) fn stop_handle(&self) -> StopHandle {
+        StopHandle { stopping: self.reclaimer.stopping(), wake: Arc::clone(&self.stop) }
+    }
+
+    /// How much guest memory is mapped.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.reclaimer.snapshot().as_ref().iter().map(GuestMemoryRegion::len).sum()
+    }
+
+    /// The frontend logs dirty pages from now on, or does not.
+    ///
+    /// A log means a live migration, and nothing is discarded during one. A page that is discarded
+    /// after its contents were sent reads as zeros here and as what it held there; and if it were
+    /// marked dirty for that, the frontend would read it, which fills the hole again.
+    fn follow_migration(&self, logs: bool) {
+        let inhibit = &self.state.inhibit;
+        if inhibit.holds(Cause::Migration) != logs {
+            info!("dirty logging {}", if logs { "on, discarding pauses" } else { "off" });
+        }
+        // Once the frontend has its answer nothing is discarded. This thread is the frontend's own,
+        // and waits for no more than the call under way.
+        match logs {
+            true => inhibit.wait(inhibit.forbid(Cause::Migration)),
+            false => inhibit.lift(Cause::Migration),
+        }
+        lock(&self.dirty).set_logging(logs);
+    }
+
+    /// Returns the buffers that the driver has given for its statistics, so that it fills them
+    /// anew.
+    fn ask_for_statistics(&self, vrings: &[Vring]) {
+        self.link.statistics_wanted();
+        for (index, vring) in vrings.iter().enumerate() {
+            if self.state.balloon.role(index) == Some(QueueRole::Statistics)
+                && let Err(error) = vring.return_kept(|| self.reclaimer.snapshot())
+            {
+                self.ring_log.report(index, &error);
+            }
+        }
+    }
+
+    fn start_transfer(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> Result<(), StateError> {
+        // The only phase that there is (vhost-user protocol, "Device state transfer parameters").
+        let VhostTransferStatePhase::STOPPED = phase;
+        let stop = Arc::clone(&self.stop);
+        // One that is still under way is broken off.
+        drop(lock(&self.transfer).take());
+        let transfer = match direction {
+            VhostTransferStateDirection::SAVE => {
+                let state = device_state::encode(&self.state.balloon.save())?;
+                Transfer::save(&self.state.transfers, file, state, stop)?
+            }
+            VhostTransferStateDirection::LOAD => Transfer::load(&self.state.transfers, file, stop)?,
+        };
+        *lock(&self.transfer) = Some(transfer);
+        Ok(())
+    }
+
+    fn finish_transfer(&self) -> Result<(), StateError> {
+        let transfer = lock(&self.transfer).take();
+        if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
+            self.state.balloon.restore(device_state::decode(&state)?)?;
+            info!("took over the state of a device that migrated here");
+            self.state.tell_driver_later();
+            if let Err(error) = self.state.interval_changed() {
+                warn!("cannot signal a new interval of the statistics: {error}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The framework keeps what it is told to itself.
+fn told(result: Result<(), StateError>) -> io::Result<()> {
+    result.map_err(|error| {
+        report("cannot move the device's state", &error);
+        io::Error::other(error)
+    })
+}
+
+/// Closes the eventfd that told the worker to exit.
+///
+/// vhost-user-backend 0.24 keeps it as a bare number in its epoll set and never closes it, which
+/// costs a descriptor a connection. The test that counts descriptors over many connections guards
+/// this against a version that mends it.
+impl Drop for BalloonBackend {
+    fn drop(&mut self) {
+        let fd = self.exit_event.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(fd) = fd {
+            // SAFETY: the framework gave up ownership with `into_raw_fd`. Whatever of it used the
+            // number held this backend, too, and is gone.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+}
+
+impl VhostUserBackend for BalloonBackend {
+    type Bitmap = LogBitmap;
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        NUM_QUEUES
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        self.state.balloon.offered() | LOG_ALL
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.follow_migration(features & LOG_ALL != 0);
+        self.state.balloon.set_acked_features(features & !LOG_ALL);
+    }
+
+    /// `CONFIG` is a must: without it QEMU and cloud-hypervisor tell the guest to give up all its
+    /// memory.
+    ///
+    /// Not offered: `INFLIGHT_SHMFD`, because chains are served in order, so that the used index
+    /// alone says where to go on after a crash; `PAGEFAULT`, because under postcopy a page that is
+    /// still to come is a hole like any other, so that frontends refuse postcopy by themselves.
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::DEVICE_STATE
+    }
+
+    /// The guest has reset the device. Its queues are disabled; a migration goes on.
+    fn reset_device(&self) {
+        self.state.balloon.reset();
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        self.state.balloon.read_config(offset, size, self.state.rings.any_running())
+    }
+
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.state.balloon.write_config(offset, bytes, self.state.rings.any_running());
+        Ok(())
+    }
+
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemory>) -> io::Result<()> {
+        let memory = memory.memory().into_inner();
+        debug!("guest memory: {} regions", memory.num_regions());
+        if let Err(error) = leave_out_of_dumps(&memory) {
+            warn!("guest memory would be in a core dump: {error}");
+        }
+        lock(&self.dirty).set_memory(Arc::clone(&memory)).map_err(io::Error::other)?;
+        let regions = self.reclaimer.set_memory(memory).map_err(io::Error::other)?;
+        self.state.set_regions(&regions);
+        self.state.balloon.set_memory_bytes(regions.bytes());
+        Ok(())
+    }
+
+    /// The framework joins its worker when a connection ends, and wakes it with this.
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
+            Ok((consumer, notifier)) => {
+                *lock(&self.exit_event) = Some(consumer.as_raw_fd());
+                Some((consumer, notifier))
+            }
+            Err(error) => {
+                warn!("cannot create an eventfd: {error}");
+                None
+            }
+        }
+    }
+
+    /// # Errors
+    /// Never: an error from here ends the framework's worker in silence.
+    fn handle_event(
+        &self,
+        event: u16,
+        _events: EventSet,
+        vrings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        if event == STATISTICS_WANTED {
+            self.ask_for_statistics(vrings);
+            return Ok(());
+        }
+        if event == ATTACH {
+            self.attach_queues(vrings);
+            return Ok(());
+        }
+        let index = usize::from(event);
+        let balloon = &self.state.balloon;
+        let Some(vring) = vrings.get(index) else { return Ok(()) };
+        // Before its first chain is served, from which on it may tell anew.
+        let meet_driver = || {
+            if vring.take_fresh() {
+                balloon.queue_is_fresh(index, vring.was_untouched());
+            }
+        };
+        meet_driver();
+        if self.state.rings.any_running() {
+            balloon.queue_runs();
+        }
+        let keep_on = || !self.reclaimer.is_stopping();
+        let snapshot = || self.reclaimer.snapshot();
+        let drained = vring.drain(keep_on, snapshot, |snapshot, head| -> Outcome {
+            let begin = Instant::now();
+            // For each chain, since between two of them another driver may have set the queue up:
+            // until this one is returned the queue cannot be stopped.
+            meet_driver();
+            let Some(role) = balloon.role(index) else { return Outcome::Return };
+            let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
+                let named = ranges.len();
+                let keep_going = || !vring.control_waits();
+                let done = match role {
+                    QueueRole::Deflate => {
+                        return snapshot
+                            .deflate(Some(&**ranges).filter(|ranges| !ranges.is_empty()));
+                    }
+                    QueueRole::Inflate if balloon.must_tell_host() => {
+                        snapshot.inflate_while(ranges, keep_going)
+                    }
+                    _ => snapshot.discard_while(ranges, keep_going),
+                };
+                debug!(
+                    "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
+                    done.bytes, done.calls
+                );
+            });
+            self.state.counters.served(begin.elapsed());
+            outcome
+        });
+        if let Err(error) = drained {
+            self.ring_log.report(index, &error);
+        }
+        // Another thread tells the driver: here a channel that is full would keep chains waiting.
+        if balloon.take_changed_by_chain() {
+            self.state.tell_driver_later();
+        }
+        Ok(())
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        told(self.start_transfer(direction, phase, file)).map(|()| None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        told(self.finish_transfer())
+    }
+}
