@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange};
+use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange};
 use guest_driver::reporting::{Config, Holding, ReportError, ReportSink, Reporter, TrackerKind};
 use serde::Serialize;
 use vmm_integration::model::{EndToEnd, LargeStart, Pages, end_to_end, large_start};

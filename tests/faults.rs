@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use guest_driver::mm::{Pfn, PfnRange};
+use guest_driver::page_alloc::{Pfn, PfnRange};
 use guest_driver::reporting::ReportSink;
 use vmm_integration::host::wait_until;
 use vmm_integration::lab::faults::device::FaultyDevice;

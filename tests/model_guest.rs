@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_driver::mm::{OfflineError, Pfn, PfnRange, ZoneId};
+use guest_driver::page_alloc::{OfflineError, Pfn, PfnRange, ZoneId};
 use guest_driver::reporting::{Config, Holding, ReportSink, Reporter};
 use guest_driver::virtio::balloon::{BalloonQueue, QueueNumbering};
 use guest_driver::virtio::balloon_driver::{FreePages, ReportingQueue};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use guest_driver::mm::{Geometry, IsolateMode, Layout, Mm, PfnRange, ZoneId};
+use guest_driver::page_alloc::{Geometry, IsolateMode, Layout, Mm, PfnRange, ZoneId};
 use guest_driver::reporting::{Config, Reporter};
 use guest_driver::workload::{Behaviour, Config as Work, Random, Slots, Workload};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};

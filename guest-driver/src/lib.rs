@@ -6,7 +6,7 @@
 //! - [`ram`]: guest physical addresses and how guest memory is reached.
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's side of the split ring and of the balloon device.
-//! - [`mm`]: a model of Linux's page allocator.
+//! - [`page_alloc`]: a model of Linux's page allocator.
 //! - `workload`: threads that use it as a guest's programs would.
 //! - [`reporting`]: what reports its free pages, in the way of 2019 and in mainline's.
 
@@ -14,7 +14,7 @@ extern crate alloc;
 
 pub mod bits;
 pub mod explore;
-pub mod mm;
+pub mod page_alloc;
 pub mod pattern;
 pub mod ram;
 pub mod reporting;

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::zone::Zone;
-use guest_driver::mm::{Mm, MovePages, ZoneId};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::zone::Zone;
+use guest_driver::page_alloc::{Mm, MovePages, ZoneId};
 use guest_driver::ram::Gpa;
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::balloon_driver::{
@@ -249,7 +249,7 @@ impl ModelVm {
     ///
     /// # Errors
     /// Where there is no such slot, nothing is plugged in, a block of it cannot be taken offline
-    /// ([`guest_driver::mm::OfflineError`]; all of it is online again then), or the daemon refuses.
+    /// ([`guest_driver::page_alloc::OfflineError`]; all of it is online again then), or the daemon refuses.
     pub fn hot_remove(
         &mut self,
         slot: usize,

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::Invariant;
 use super::ghost::Ghost;
 use super::scenario::Patience;
-use crate::mm::{
+use crate::page_alloc::{
     AllocRequest, IsolateMode, MigrateType, Mm, MovePages, OfflineError, Pfn, PfnRange, ZoneId,
 };
 use crate::sync::{self, Lock};

@@ -7,7 +7,7 @@ use super::actors::CpuPlan;
 use super::host::Answers;
 use super::scenario::{Patience, Scenario};
 use super::{Configuration, Expect, Invariant};
-use crate::mm::{Geometry, KernelSemantics};
+use crate::page_alloc::{Geometry, KernelSemantics};
 use crate::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that

@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Invariant, Violation};
-use crate::mm::{MigrateType, Mm, Pfn, PfnRange};
+use crate::page_alloc::{MigrateType, Mm, Pfn, PfnRange};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use super::actors::World;
-use crate::mm::PfnRange;
+use crate::page_alloc::PfnRange;
 use crate::reporting::{Holding, ReportError, ReportSink};
 use crate::sync;
 

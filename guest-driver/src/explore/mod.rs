@@ -34,7 +34,7 @@ mod tests;
 
 use core::fmt;
 
-use crate::mm::KernelSemantics;
+use crate::page_alloc::KernelSemantics;
 use crate::reporting::Config;
 use scenario::Scenario;
 

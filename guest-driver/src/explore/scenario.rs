@@ -7,7 +7,7 @@ use super::actors::{CpuPlan, Random, World};
 use super::ghost::Ghost;
 use super::host::{Answers, Host};
 use super::{Configuration, Invariant, Violation, thread};
-use crate::mm::{
+use crate::page_alloc::{
     Geometry, IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, ZoneLayout, ZoneType,
 };
 use crate::reporting::{Config, Holding, Reporter, VirtualClock};
@@ -185,8 +185,9 @@ fn come_to_rest(
         if let Err(error) = world.mm.validate() {
             world.ghost.violate(Invariant::K3, format!("{when}: {error}"));
         }
-        let zones = (0..world.mm.zone_count()).map(|zone| world.mm.zone(crate::mm::ZoneId(zone)));
-        let left: u64 = zones.map(crate::mm::zone::Zone::isolated_blocks).sum();
+        let zones =
+            (0..world.mm.zone_count()).map(|zone| world.mm.zone(crate::page_alloc::ZoneId(zone)));
+        let left: u64 = zones.map(crate::page_alloc::zone::Zone::isolated_blocks).sum();
         let withheld = match reporter.config().holding {
             Holding::Isolate => reporter.withheld_pages() >> world.mm.geometry().pageblock_order,
             Holding::Pull => 0,

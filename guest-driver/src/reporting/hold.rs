@@ -1,7 +1,7 @@
 //! The two ways to keep reported pages from being allocated.
 
 use super::{Config, Holding};
-use crate::mm::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange};
+use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange};
 
 /// What came of an attempt to hold a granule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

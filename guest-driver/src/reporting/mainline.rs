@@ -7,8 +7,8 @@ use super::Holding;
 use super::hold::{Attempt, hold};
 use super::pass::{Batch, Reporter};
 use super::schedule::Schedule;
-use crate::mm::zone::ZoneId;
-use crate::mm::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
+use crate::page_alloc::zone::ZoneId;
+use crate::page_alloc::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
 
 /// `PAGE_REPORTING_CAPACITY` times 16: a pass reports about a sixteenth of a list.
 const BUDGET_SHARE: u64 = 32 * 16;

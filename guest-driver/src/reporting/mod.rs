@@ -19,7 +19,7 @@ mod tests;
 
 use core::time::Duration;
 
-use crate::mm::PfnRange;
+use crate::page_alloc::PfnRange;
 
 pub use clock::{Clock, RealClock, VirtualClock};
 pub use pass::{AlreadyRegistered, PassStats, Reporter};

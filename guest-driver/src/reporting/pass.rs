@@ -9,7 +9,7 @@ use super::mainline::FreeLists;
 use super::schedule::Schedule;
 use super::tracker::{self, Tracker, TrackerKind, Visit};
 use super::{Config, Holding, OnBusy, OnTimeout, ReportError, ReportSink};
-use crate::mm::{Mm, Pfn, PfnRange};
+use crate::page_alloc::{Mm, Pfn, PfnRange};
 
 /// Somebody reports free pages of this memory already (`-EBUSY` of `page_reporting_register`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

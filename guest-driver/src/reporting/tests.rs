@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use super::*;
-use crate::mm::{AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, ZoneId};
+use crate::page_alloc::{AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, ZoneId};
 use crate::workload::Random;
 use std::sync::Arc;
 
@@ -221,7 +221,7 @@ fn pages_of_a_report_without_an_answer_stay_held() {
 #[test]
 fn memory_that_comes_online_is_reported() {
     struct Nobody;
-    impl crate::mm::MovePages for Nobody {
+    impl crate::page_alloc::MovePages for Nobody {
         fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
             false
         }

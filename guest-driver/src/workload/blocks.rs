@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::history::{Event, History};
 use super::slots::Slots;
-use crate::mm::{AllocRequest, Mm, Pfn, PfnRange};
+use crate::page_alloc::{AllocRequest, Mm, Pfn, PfnRange};
 use crate::ram::GuestRam;
 
 /// What a run did.
@@ -99,7 +99,7 @@ impl<'a, R: GuestRam + Sync> Blocks<'a, R> {
         };
         self.history.add(Event::Freed { cpu, pfn, order });
         self.counters.freed.fetch_add(1, Ordering::Relaxed);
-        let bytes = crate::mm::geometry::PAGE_BYTES << order;
+        let bytes = crate::page_alloc::geometry::PAGE_BYTES << order;
         self.counters.verified_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

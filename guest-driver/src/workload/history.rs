@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use crate::mm::{Pfn, PfnRange};
+use crate::page_alloc::{Pfn, PfnRange};
 
 /// So many events are kept.
 const KEPT: usize = 1 << 16;

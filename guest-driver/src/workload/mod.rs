@@ -14,7 +14,7 @@ pub mod trace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::mm::{AllocRequest, Mm};
+use crate::page_alloc::{AllocRequest, Mm};
 use crate::ram::GuestRam;
 use blocks::Blocks;
 pub use blocks::{Done, LostBytes};

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::blocks::{Blocks, Done, LostBytes};
 use super::slots::Slots;
 use super::trace::{Action, Trace, TraceEvent};
-use crate::mm::{AllocRequest, MigrateType, Mm};
+use crate::page_alloc::{AllocRequest, MigrateType, Mm};
 use crate::ram::GuestRam;
 
 /// How fast a trace is replayed with threads.

@@ -3,7 +3,7 @@
 use core::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::mm::{AllocRequest, Mm, MovePages, Pfn, PfnRange};
+use crate::page_alloc::{AllocRequest, Mm, MovePages, Pfn, PfnRange};
 use crate::pattern;
 use crate::ram::{Gpa, GuestRam};
 

@@ -1,7 +1,7 @@
 //! Workloads on a small guest.
 
 use super::*;
-use crate::mm::{Geometry, Layout, PfnRange, ZoneId, ZoneType};
+use crate::page_alloc::{Geometry, Layout, PfnRange, ZoneId, ZoneType};
 use crate::ram::{Gpa, RamError};
 use crate::reporting::{self, Clock, PassStats, ReportError, ReportSink, Reporter, VirtualClock};
 use std::sync::{Arc, Mutex};

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::{AllocRequest, Mm, Pfn, PfnRange, ZoneId};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::{AllocRequest, Mm, Pfn, PfnRange, ZoneId};
 use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::reporting::{Config, ReportError, ReportSink, Reporter};
 use rustix::fs::{FallocateFlags, fallocate};

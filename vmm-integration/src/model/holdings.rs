@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::zone::Zone;
-use guest_driver::mm::{AllocRequest, Mm, MovePages, Pfn, ZoneId};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::zone::Zone;
+use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, Pfn, ZoneId};
 use guest_driver::ram::{Gpa, GpaRange};
 
 use crate::ram::{Mismatch, PageState, Ram};

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::{Geometry, Layout, ZoneLayout, ZoneType};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::{Geometry, Layout, ZoneLayout, ZoneType};
 use serde::Serialize;
 
 use super::{GuestMemory, ModelConfig, ModelVm};

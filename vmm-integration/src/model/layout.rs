@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Result, ensure};
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::{Geometry, Layout, ZoneId};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::{Geometry, Layout, ZoneId};
 use guest_driver::ram::Gpa;
 use guest_driver::virtio::layout::RingLayout;
 use rustix::fs::{FallocateFlags, fallocate, fstat};
@@ -178,8 +178,8 @@ pub(super) fn drop_contents(file: BorrowedFd<'_>, ram: &Ram, region: usize) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use guest_driver::mm::ZoneLayout;
-    use guest_driver::mm::ZoneType;
+    use guest_driver::page_alloc::ZoneLayout;
+    use guest_driver::page_alloc::ZoneType;
 
     fn sparse(runs: &[Range<usize>], sections: usize) -> GuestMemory {
         let layout = Layout {

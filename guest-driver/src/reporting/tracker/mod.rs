@@ -8,7 +8,7 @@ mod zone_rcu;
 use std::sync::Arc;
 
 use super::schedule::Schedule;
-use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
+use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 
 pub use section_bit::SectionBit;
 pub use section_bitmap::SectionBitmap;

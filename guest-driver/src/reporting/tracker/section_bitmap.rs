@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Granules, Schedule, Tracker, Visit};
 use crate::bits::Bits;
-use crate::mm::{FreeHook, Mm, Pfn, PfnRange};
+use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 
 /// Tracker C (David Hildenbrand's first idea in message 002).
 #[derive(Debug)]

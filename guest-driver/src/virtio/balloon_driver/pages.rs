@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
-use crate::mm::Pfn;
+use crate::page_alloc::Pfn;
 use crate::ram::{Gpa, GuestRam};
 use crate::virtio::ring::Buffer;
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
-use crate::mm::PfnRange;
-use crate::mm::geometry::PAGE_BYTES;
+use crate::page_alloc::PfnRange;
+use crate::page_alloc::geometry::PAGE_BYTES;
 use crate::ram::{Gpa, GuestRam};
 use crate::reporting::{ReportError, ReportSink};
 use crate::virtio::layout::Descriptor;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::{vec, vec::Vec};
 
 use super::*;
-use crate::mm::{Pfn, PfnRange};
+use crate::page_alloc::{Pfn, PfnRange};
 use crate::ram::{Gpa, GuestRam};
 use crate::reporting::{ReportError, ReportSink};
 use crate::virtio::layout::{Descriptor, RingLayout};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use guest_driver::mm::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
 use guest_driver::workload::trace::Action;
 use guest_driver::workload::{Build, Trace, compile_like};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use guest_driver::mm::ZoneType;
+use guest_driver::page_alloc::ZoneType;
 use guest_driver::reporting::{Config, Reporter};
 
 use super::daemon::{CountedDaemon, Discards};

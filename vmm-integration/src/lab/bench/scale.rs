@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
-use guest_driver::mm::{ZoneLayout, ZoneType};
+use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
+use guest_driver::page_alloc::{ZoneLayout, ZoneType};
 use guest_driver::reporting::{ReportError, ReportSink, Reporter};
 use guest_driver::workload::Random;
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_driver::mm::ZoneId;
+use guest_driver::page_alloc::ZoneId;
 use guest_driver::reporting::{Config, Reporter};
 use rustix::process::Signal;
 

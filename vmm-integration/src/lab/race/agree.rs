@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use guest_agent::race::MemoryBlock;
-use guest_driver::mm::{AllocRequest, Mm, MovePages, OfflineError, Pfn, ZoneId, ZoneType};
+use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, OfflineError, Pfn, ZoneId, ZoneType};
 use guest_driver::reporting::{Config, Holding, Reporter, TrackerKind};
 
 use super::experiments::toolbox;
@@ -163,7 +163,7 @@ fn model(memory: u64, freed: u64) -> Result<Findings> {
     let last = usize::try_from(memory / (128 * MIB))? - 1;
     let free = mm.offline_block(last, &Nobody, &|| false);
     let mut request = AllocRequest::movable(0);
-    request.migratetype = guest_driver::mm::MigrateType::Unmovable;
+    request.migratetype = guest_driver::page_alloc::MigrateType::Unmovable;
     let page = mm.alloc(0, request)?;
     let block = usize::try_from(page.address() / (128 * MIB))?;
     let unmovable = match mm.offline_block(block, &Nobody, &|| false) {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use guest_agent::faulting::Mapped;
-use guest_driver::mm::geometry::PAGE_BYTES;
-use guest_driver::mm::{AllocRequest, Mm, Pfn};
+use guest_driver::page_alloc::geometry::PAGE_BYTES;
+use guest_driver::page_alloc::{AllocRequest, Mm, Pfn};
 use guest_driver::ram::{Gpa, GuestRam};
 use guest_driver::reporting::{Config, Reporter, Schedule};
 use guest_driver::virtio::balloon_driver::ReportingQueue;

@@ -1,6 +1,6 @@
 //! What a guest's programs do over virtual time: when they free and allocate, and what.
 
-use guest_driver::mm::Pfn;
+use guest_driver::page_alloc::Pfn;
 use guest_driver::workload::Random;
 
 /// Microseconds of a second.

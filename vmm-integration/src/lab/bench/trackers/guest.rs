@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use guest_driver::mm::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
+use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
 use guest_driver::reporting::{ReportError, ReportSink};
 use hdrhistogram::Histogram;
 

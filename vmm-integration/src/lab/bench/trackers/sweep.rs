@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use guest_driver::mm::Pfn;
+use guest_driver::page_alloc::Pfn;
 use guest_driver::reporting::Reporter;
 use guest_driver::workload::Random;
 

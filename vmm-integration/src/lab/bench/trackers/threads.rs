@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use guest_driver::mm::{AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, ZoneId};
+use guest_driver::page_alloc::{
+    AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, ZoneId,
+};
 use guest_driver::reporting::{PassStats, ReportError, ReportSink, Reporter};
 use guest_driver::workload::Random;
 use hdrhistogram::Histogram;

@@ -57,7 +57,8 @@ fn use_and_report(daemon: &DaemonProcess, attach: AttachOptions) -> Result<u64> 
     holdings.alloc(USED, 128 * MIB, 9, 1)?;
     ensure!(holdings.verify(USED)?.lost_bytes == 0, "memory in use was damaged");
     holdings.free(USED)?;
-    (0..vm.mm().zone_count()).for_each(|zone| vm.mm().drain_all(guest_driver::mm::ZoneId(zone)));
+    (0..vm.mm().zone_count())
+        .for_each(|zone| vm.mm().drain_all(guest_driver::page_alloc::ZoneId(zone)));
     while reporter.has_work() {
         ensure!(!reporter.pass(&mut queue).failed, "a report was not acknowledged");
     }

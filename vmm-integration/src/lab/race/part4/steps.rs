@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use guest_driver::mm::{
+use guest_driver::page_alloc::{
     AllocRequest, FrameState, Geometry, IsolateMode, KernelSemantics, Layout, Mm, Pfn, PfnRange,
     ZoneId,
 };
