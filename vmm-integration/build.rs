@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What of the workspace is in the lab's program and in the daemon that it measures.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "Cargo.toml",
     "Cargo.lock",
     ".cargo",
     "src",
     "guest-driver/Cargo.toml",
     "guest-driver/src",
+    "guest-driver/explore",
     "vmm-integration/Cargo.toml",
     "vmm-integration/build.rs",
     "vmm-integration/src",

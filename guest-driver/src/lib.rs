@@ -13,7 +13,6 @@
 extern crate alloc;
 
 pub mod bits;
-pub mod explore;
 pub mod page_alloc;
 pub mod pattern;
 pub mod ram;

@@ -4,11 +4,11 @@ use anyhow::{Context, Result, ensure};
 use guest_driver::ram::{Gpa, GpaRange, GuestRam, RamError};
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, fstat, ftruncate, memfd_create, openat},
+    mm::{Advice, madvise},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
         fsopen,
     },
-    mm::{Advice, madvise},
 };
 use std::{
     fs::File,

@@ -27,7 +27,7 @@ pub(crate) fn all() -> Result<()> {
     heading("lints");
     let lints = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     step("lints", run(&mut cargo(&lints)));
-    let explored = ["clippy", "--locked", "--package", "guest-driver", "--all-targets"];
+    let explored = ["clippy", "--locked", "--package", "explore", "--all-targets"];
     let deny = ["--features", "shuttle", "--", "--deny", "warnings"];
     step("lints of what is explored", run(cargo(&explored).args(deny)));
 
@@ -46,7 +46,7 @@ pub(crate) fn all() -> Result<()> {
     step("tests", run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])));
 
     heading("exploration");
-    let explore = ["test", "--locked", "--profile", "explore", "--package", "guest-driver"];
+    let explore = ["test", "--locked", "--profile", "explore", "--package", "explore"];
     let only = ["--features", "shuttle", "--test", "explore"];
     step("exploration", run(cargo(&explore).args(only)));
 

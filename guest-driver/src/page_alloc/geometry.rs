@@ -195,7 +195,7 @@ impl MigrateType {
 
     /// Whether blocks of the type may merge with blocks of another mergeable type
     /// (`migratetype_is_mergeable`).
-    pub(crate) fn is_mergeable(self) -> bool {
+    pub fn is_mergeable(self) -> bool {
         (self as usize) < Self::PCP_COUNT
     }
 

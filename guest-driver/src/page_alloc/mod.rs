@@ -252,6 +252,11 @@ impl Mm {
         self.sections.get(section).is_some_and(section::Section::is_online)
     }
 
+    /// Returns the migratetype of a pageblock, or the one it has again after its isolation.
+    pub fn underlying_migratetype(&self, pfn: Pfn) -> MigrateType {
+        self.sections.underlying_migratetype(pfn)
+    }
+
     /// What a frame is, read without a lock: true at some moment of late.
     pub fn state(&self, pfn: Pfn) -> FrameState {
         self.sections.frame(pfn).map_or(FrameState::Absent, Frame::state)

@@ -17,7 +17,7 @@ mod steps;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result};
-use guest_driver::explore::{catalogue, scenario};
+use explore::{catalogue, scenario};
 
 use super::experiments::toolbox;
 use crate::lab::experiment::{Context, Experiment, Repeats};

@@ -3,12 +3,12 @@
 
 use core::time::Duration;
 
-use super::actors::CpuPlan;
-use super::host::Answers;
-use super::scenario::{Patience, Scenario};
-use super::{Configuration, Expect, Invariant};
-use crate::page_alloc::{Geometry, KernelSemantics};
-use crate::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
+use crate::actors::CpuPlan;
+use crate::host::Answers;
+use crate::scenario::{Patience, Scenario};
+use crate::{Configuration, Expect, Invariant};
+use guest_driver::page_alloc::{Geometry, KernelSemantics};
+use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that
 /// is not what is looked for.

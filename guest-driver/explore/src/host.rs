@@ -3,10 +3,10 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::actors::World;
-use crate::page_alloc::PfnRange;
-use crate::reporting::{Holding, ReportError, ReportSink};
-use crate::sync;
+use crate::actors::World;
+use guest_driver::page_alloc::PfnRange;
+use guest_driver::reporting::{Holding, ReportError, ReportSink};
+use guest_driver::sync;
 
 /// Whether a host acknowledges what it is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

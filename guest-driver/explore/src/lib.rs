@@ -34,8 +34,8 @@ mod tests;
 
 use core::fmt;
 
-use crate::page_alloc::KernelSemantics;
-use crate::reporting::Config;
+use guest_driver::page_alloc::KernelSemantics;
+use guest_driver::reporting::Config;
 use scenario::Scenario;
 
 /// What must hold, as numbered in section 1.002 of the reference.

@@ -6,16 +6,16 @@ use shuttle::thread as imp;
 use std::thread as imp;
 
 /// A thread that will have a result.
-pub(super) struct Handle<T>(imp::JoinHandle<T>);
+pub(crate) struct Handle<T>(imp::JoinHandle<T>);
 
 /// Runs `body` beside the caller.
-pub(super) fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Handle<T> {
+pub(crate) fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Handle<T> {
     Handle(imp::spawn(body))
 }
 
 impl<T> Handle<T> {
     /// Waits for the thread; its panic becomes the caller's.
-    pub(super) fn join(self) -> T {
+    pub(crate) fn join(self) -> T {
         self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

@@ -5,8 +5,8 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::{Invariant, Violation};
-use crate::page_alloc::{MigrateType, Mm, Pfn, PfnRange};
+use crate::{Invariant, Violation};
+use guest_driver::page_alloc::{MigrateType, Mm, Pfn, PfnRange};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
@@ -153,7 +153,7 @@ impl Ghost {
     /// is a scheduling point.
     fn of_range(mm: &Mm, range: PfnRange) -> Vec<MigrateType> {
         let blocks = range.step(mm.geometry().pageblock_order);
-        blocks.map(|block| mm.sections.underlying_migratetype(block)).collect()
+        blocks.map(|block| mm.underlying_migratetype(block)).collect()
     }
 
     /// The migratetype of every pageblock, those beneath an isolation; none for what is not online.
@@ -161,9 +161,7 @@ impl Ghost {
         let geometry = mm.geometry();
         let of = |section| {
             let blocks = geometry.section_range(section).step(geometry.pageblock_order);
-            blocks.map(move |block| {
-                mm.is_online(section).then(|| mm.sections.underlying_migratetype(block))
-            })
+            blocks.map(move |block| mm.is_online(section).then(|| mm.underlying_migratetype(block)))
         };
         (0..mm.section_count()).flat_map(of).collect()
     }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
-use super::actors::Random;
-use super::{Configuration, Invariant, Violation, scenario};
+use crate::actors::Random;
+use crate::{Configuration, Invariant, Violation, scenario};
 
 /// What a search has found.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use core::fmt::Write;
 use core::time::Duration;
 
-use super::search::{self, Found};
-use super::{Configuration, Expect, catalogue};
+use crate::search::{self, Found};
+use crate::{Configuration, Expect, catalogue};
 
 /// How many times as many schedules the good ones stand as the slowest of the wrong ones took.
 pub const MARGIN: u64 = 10;

@@ -1,6 +1,6 @@
 //! The same scenarios with real threads.
 
-use super::{catalogue, scenario};
+use crate::{catalogue, scenario};
 
 #[test]
 fn the_good_ones_hold_with_real_threads() {

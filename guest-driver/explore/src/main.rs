@@ -8,16 +8,16 @@ fn main() {
 
 #[cfg(feature = "shuttle")]
 fn main() -> std::process::ExitCode {
-    explore::main()
+    command::main()
 }
 
 #[cfg(feature = "shuttle")]
-mod explore {
+mod command {
     use std::collections::HashMap;
     use std::process::ExitCode;
     use std::time::Instant;
 
-    use guest_driver::explore::{catalogue, search, table};
+    use explore::{catalogue, search, table};
 
     const HELP: &str = "\
 Runs the guest model under schedules that are drawn from seeds, and tells which invariant broke.
@@ -42,7 +42,7 @@ and that schedule again:
 
 What is found is a finding about the model, not about Linux.";
 
-    pub(super) fn main() -> ExitCode {
+    pub(crate) fn main() -> ExitCode {
         match run() {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

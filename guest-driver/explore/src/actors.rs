@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::Invariant;
-use super::ghost::Ghost;
-use super::scenario::Patience;
-use crate::page_alloc::{
+use crate::Invariant;
+use crate::ghost::Ghost;
+use crate::scenario::Patience;
+use guest_driver::page_alloc::{
     AllocRequest, IsolateMode, MigrateType, Mm, MovePages, OfflineError, Pfn, PfnRange, ZoneId,
 };
-use crate::sync::{self, Lock};
+use guest_driver::sync::{self, Lock};
 use std::sync::Arc;
 
 /// How often an offliner that nobody disturbs any more may find its range not free.
@@ -25,9 +25,9 @@ pub struct World {
     /// The next content to write.
     contents: AtomicU64,
     /// Actors that are not through.
-    pub(super) running: AtomicUsize,
+    pub(crate) running: AtomicUsize,
     /// An allocation of one page can only fail for pages that are withheld.
-    pub(super) never_out_of_memory: bool,
+    pub(crate) never_out_of_memory: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +98,7 @@ impl World {
 
     /// A CPU that allocates blocks of `orders` and frees them, `steps` times, with at most `most`
     /// of them at once; at the end it frees all that it has.
-    pub(super) fn cpu(&self, cpu: usize, plan: &CpuPlan, mut random: Random) {
+    pub(crate) fn cpu(&self, cpu: usize, plan: &CpuPlan, mut random: Random) {
         let mut owned = 0;
         for _ in 0..plan.steps {
             if self.over() {
@@ -140,7 +140,7 @@ impl World {
     }
 
     /// Frees a block of the largest order, as somebody will sooner or later.
-    pub(super) fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         if self.allocate(0, AllocRequest::movable(self.mm.geometry().max_order)) {
             self.free(0, 0);
         }
@@ -153,7 +153,7 @@ impl World {
     }
 
     /// Takes a memory block off- and online again.
-    pub(super) fn offliner(&self, block: usize, patience: Patience) {
+    pub(crate) fn offliner(&self, block: usize, patience: Patience) {
         let range = self.mm.geometry().section_range(block);
         for _ in 0..3 {
             let tries = AtomicUsize::new(0);
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// Allocates `range` as a whole, twice, and frees it.
-    pub(super) fn contig(&self, range: PfnRange, mode: IsolateMode) {
+    pub(crate) fn contig(&self, range: PfnRange, mode: IsolateMode) {
         for _ in 0..2 {
             if self.mm.alloc_contig_range(range, mode, self).is_ok() {
                 let content = self.content();
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// Isolates `range` and lets it go again, as one does who is refused further on.
-    pub(super) fn isolator(&self, range: PfnRange) {
+    pub(crate) fn isolator(&self, range: PfnRange) {
         for _ in 0..2 {
             if self.mm.start_isolate_page_range(range, IsolateMode::Other).is_ok() {
                 self.ghost.isolate(range);
@@ -217,7 +217,7 @@ impl World {
     }
 
     /// Adds a memory block that was not there.
-    pub(super) fn hot_adder(&self, block: usize) {
+    pub(crate) fn hot_adder(&self, block: usize) {
         self.mm.add_section(block, ZoneId(0));
         self.ghost.forget(self.mm.geometry().section_range(block));
         if let Err(error) = self.mm.online_block(block) {

@@ -3,15 +3,15 @@
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use super::actors::{CpuPlan, Random, World};
-use super::ghost::Ghost;
-use super::host::{Answers, Host};
-use super::{Configuration, Invariant, Violation, thread};
-use crate::page_alloc::{
+use crate::actors::{CpuPlan, Random, World};
+use crate::ghost::Ghost;
+use crate::host::{Answers, Host};
+use crate::{Configuration, Invariant, Violation, thread};
+use guest_driver::page_alloc::{
     Geometry, IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, ZoneLayout, ZoneType,
 };
-use crate::reporting::{Config, Holding, Reporter, VirtualClock};
-use crate::sync;
+use guest_driver::reporting::{Config, Holding, Reporter, VirtualClock};
+use guest_driver::sync;
 
 /// Passes in which a reporter must come to rest when all is quiet.
 const REST: usize = 20;
@@ -185,9 +185,9 @@ fn come_to_rest(
         if let Err(error) = world.mm.validate() {
             world.ghost.violate(Invariant::K3, format!("{when}: {error}"));
         }
-        let zones =
-            (0..world.mm.zone_count()).map(|zone| world.mm.zone(crate::page_alloc::ZoneId(zone)));
-        let left: u64 = zones.map(crate::page_alloc::zone::Zone::isolated_blocks).sum();
+        let zones = (0..world.mm.zone_count())
+            .map(|zone| world.mm.zone(guest_driver::page_alloc::ZoneId(zone)));
+        let left: u64 = zones.map(guest_driver::page_alloc::zone::Zone::isolated_blocks).sum();
         let withheld = match reporter.config().holding {
             Holding::Isolate => reporter.withheld_pages() >> world.mm.geometry().pageblock_order,
             Holding::Pull => 0,
@@ -201,7 +201,7 @@ fn come_to_rest(
     validate("when all is quiet", &reporter);
     let scenario = &configuration.scenario;
     let reserve = cma(scenario).start;
-    if scenario.cma && world.mm.sections.underlying_migratetype(reserve) != MigrateType::Cma {
+    if scenario.cma && world.mm.underlying_migratetype(reserve) != MigrateType::Cma {
         world.ghost.violate(Invariant::K5, format!("{reserve:?} is of the reserve no more"));
     }
     if nudge {

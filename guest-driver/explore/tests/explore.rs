@@ -2,7 +2,7 @@
 //! ten times as many schedules.
 #![cfg(feature = "shuttle")]
 
-use guest_driver::explore::table::{Effort, Row, search_all};
+use explore::table::{Effort, Row, search_all};
 
 #[test]
 fn exploration_finds_what_is_wrong_and_nothing_else() {
