@@ -20,7 +20,7 @@ use anyhow::{Result, ensure};
 use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange};
 use guest_driver::reporting::{Config, Holding, ReportError, ReportSink, Reporter, TrackerKind};
 use serde::Serialize;
-use vmm_integration::model::{EndToEnd, LargeStart, Pages, end_to_end, large_start};
+use vmm_integration::vmm::model::{EndToEnd, LargeStart, Pages, end_to_end, large_start};
 
 /// 8 GiB.
 const SECTIONS: usize = 64;

@@ -18,7 +18,7 @@ use rustix::pipe::pipe;
 use vhost::vhost_user::message::FrontendReq as R;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_sys_util::eventfd::EventFd;
 
 const MIB: u64 = 1 << 20;
@@ -266,7 +266,7 @@ fn half_a_message_holds_nothing_after_its_connection() {
         drop(raw);
     }
     expect_well(&daemon);
-    let now = vmm_integration::host::wait_until(TIMEOUT, Duration::from_millis(1), || {
+    let now = vmm_integration::measure::host::wait_until(TIMEOUT, Duration::from_millis(1), || {
         let now = daemon.fd_count().map_err(|error| error.to_string())?;
         if now <= fds { Ok(()) } else { Err(format!("{now} descriptors, {fds} before")) }
     });

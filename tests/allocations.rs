@@ -25,7 +25,7 @@ use vhost_device_balloon::metrics::Counters;
 use vhost_device_balloon::vhost_user::Vring;
 use vhost_user_backend::VringT;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, MmapRegion};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;

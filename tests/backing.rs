@@ -13,9 +13,9 @@ use guest_driver::virtio::ring::Buffer;
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess, Summary};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::hugetlb::Pool;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::measure::hugetlb::Pool;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -33,8 +33,8 @@ use vm_memory::{Bytes, FileOffset, GuestAddress, MmapRegion};
 use vmm_integration::{
     daemon::{DaemonOptions, DaemonProcess},
     frontend::{AttachOptions, Attachment},
-    host::wait_until,
-    ram::{Backing, Ram, RamLayout},
+    guest_memory::{Backing, Ram, RamLayout},
+    measure::host::wait_until,
 };
 use vmm_sys_util::eventfd::EventFd;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(20);

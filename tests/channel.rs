@@ -25,8 +25,8 @@ use vhost_device_balloon::vhost_user::Session;
 use vhost_device_balloon::vhost_user::device_state;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 const MIB: u64 = 1 << 20;

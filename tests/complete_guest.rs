@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::host::{resident_bytes, wait_until};
-use vmm_integration::hugetlb::Pool;
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+use vmm_integration::measure::host::{resident_bytes, wait_until};
+use vmm_integration::measure::hugetlb::Pool;
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);

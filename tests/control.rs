@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::{leave_dead_socket, wait_until, wait_until_refused};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::{leave_dead_socket, wait_until, wait_until_refused};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const MIB: u64 = 1 << 20;

@@ -9,8 +9,8 @@ use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::ring::Buffer;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment, ControlMessage};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const REPORTING: u16 = 2;

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::host::wait_until;
+use vmm_integration::measure::host::wait_until;
 
 const SOON: Duration = Duration::from_secs(30);
 /// What the daemon serves at a time.

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const MIB: u64 = 1 << 20;

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use balloon_lab::faults::device::FaultyDevice;
+use balloon_lab::faults::outcome::{Judgement, Met};
+use balloon_lab::faults::plan::{Fault, FaultKind, FaultPlan, Injector};
+use balloon_lab::faults::{inject, linux, model};
 use guest_driver::page_alloc::{Pfn, PfnRange};
 use guest_driver::reporting::ReportSink;
-use vmm_integration::host::wait_until;
-use vmm_integration::lab::faults::device::FaultyDevice;
-use vmm_integration::lab::faults::outcome::{Judgement, Met};
-use vmm_integration::lab::faults::plan::{Fault, FaultKind, FaultPlan, Injector};
-use vmm_integration::lab::faults::{inject, linux, model};
-use vmm_integration::model::{GuestMemory, Holdings, ModelConfig, ModelVm};
-use vmm_integration::qemu;
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::model::{GuestMemory, Holdings, ModelConfig, ModelVm};
+use vmm_integration::vmm::qemu;
 
 const MIB: u64 = 1 << 20;
 

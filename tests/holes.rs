@@ -10,10 +10,10 @@ use guest_driver::ram::Gpa;
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::layout::Descriptor;
 use guest_driver::virtio::ring::Buffer;
-use vmm_integration::cgroup::MemoryLimit;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::cgroup::MemoryLimit;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;

@@ -14,8 +14,8 @@ use guest_driver::virtio::ring::Buffer;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::{main_thread_cpu_time, wait_until};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::{main_thread_cpu_time, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const MIB: u64 = 1 << 20;

@@ -7,9 +7,9 @@ use guest_agent::ProcessEnd;
 use serde_json::Value;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::host::wait_until;
-use vmm_integration::hugetlb::Pool;
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::measure::hugetlb::Pool;
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 const HUGE_PAGE: u64 = 2 * MIB;

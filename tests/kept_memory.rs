@@ -10,7 +10,7 @@ use guest_driver::ram::{Gpa, GpaRange};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;

@@ -19,8 +19,8 @@ use rustix::time::{
 use vhost::VhostBackend;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::{cpu_time, wait_until};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::{cpu_time, wait_until};
 use vmm_sys_util::eventfd::EventFd;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");

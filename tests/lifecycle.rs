@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::host::leave_dead_socket;
+use vmm_integration::measure::host::leave_dead_socket;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(20);
@@ -119,7 +119,7 @@ fn takes_the_place_of_a_daemon_that_was_killed() {
 /// Waits until the daemon has served `sessions` frontends in all and holds as many descriptors and
 /// threads as `fresh`, one that has just started.
 fn wait_until_as_fresh(daemon: &DaemonProcess, sessions: usize, fresh: (usize, usize)) {
-    vmm_integration::host::wait_until(SOON, Duration::from_millis(1), || {
+    vmm_integration::measure::host::wait_until(SOON, Duration::from_millis(1), || {
         let ended = daemon.log().matches("session: chains=").count();
         let held = held(daemon);
         if (ended, held) == (sessions, fresh) {

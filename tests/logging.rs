@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use vhost_device_balloon::logging::{Logger, MOST_BYTES};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
 const REPORTING: u16 = 2;

@@ -14,7 +14,7 @@ use guest_driver::virtio::ring::Buffer;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(20);

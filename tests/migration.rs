@@ -14,8 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use vhost::vhost_user::VhostUserFrontend;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment, DirtyLog};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const MIB: u64 = 1 << 20;
 const REPORTING: u16 = 2;

@@ -13,12 +13,12 @@ use guest_driver::virtio::balloon_driver::{FreePages, ReportingQueue};
 use rustix::process::Signal;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess, Summary};
 use vmm_integration::frontend::{AttachOptions, Line, MemoryHandover};
-use vmm_integration::host::wait_until;
-use vmm_integration::model::{
+use vmm_integration::guest_memory::Ram;
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::model::{
     Backed, GuestMemory, Holdings, ModelConfig, ModelVm, Pages, ReporterThread, end_to_end,
     large_memory, large_start,
 };
-use vmm_integration::ram::Ram;
 
 const MIB: u64 = 1 << 20;
 const SECTION: u64 = 128 * MIB;

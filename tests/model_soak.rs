@@ -14,9 +14,9 @@ use guest_driver::page_alloc::{Geometry, IsolateMode, Layout, Mm, PfnRange, Zone
 use guest_driver::reporting::{Config, Reporter};
 use guest_driver::workload::{Behaviour, Config as Work, Random, Slots, Workload};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::host::wait_until;
-use vmm_integration::model::{GuestMemory, ModelConfig, ModelVm, ReporterThread};
-use vmm_integration::ram::Ram;
+use vmm_integration::guest_memory::Ram;
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelVm, ReporterThread};
 
 const CPUS: usize = 2;
 const SECTIONS: usize = 8;

@@ -8,7 +8,7 @@ use guest_driver::virtio::balloon::feature::STATS_VQ;
 use guest_driver::virtio::ring::Buffer;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const MIB: u64 = 1 << 20;

@@ -17,8 +17,8 @@ use vhost::VhostBackend;
 use vhost::vhost_user::message::FrontendReq;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");

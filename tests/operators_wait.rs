@@ -15,9 +15,9 @@ use serde_json::json;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::inode_lock::InodeLock;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::measure::inode_lock::InodeLock;
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(30);

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);

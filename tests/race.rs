@@ -5,10 +5,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use balloon_lab::race::linux::LinuxRace;
 use guest_agent::race::{HUGE_PAGES, LOAD, REPORT, REPORTING_ORDER, UNLOAD, USE};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::lab::race::linux::LinuxRace;
-use vmm_integration::qemu;
+use vmm_integration::vmm::qemu;
 
 /// As many as are shown in CI; the lab makes more.
 const CYCLES: u64 = 5_000;

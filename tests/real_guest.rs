@@ -8,8 +8,8 @@ use std::time::Duration;
 use guest_driver::virtio::balloon::feature;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::host::{Sampler, passes, wait_until};
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
+use vmm_integration::measure::host::{Sampler, passes, wait_until};
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 /// How long memory may take to come back. Linux reports every two seconds; an emulated guest on a

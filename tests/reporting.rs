@@ -11,9 +11,9 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vmm_integration::{
     daemon::{DaemonOptions, DaemonProcess, Summary},
     frontend::{AttachOptions, Attachment, MemoryHandover},
-    host::wait_until,
+    guest_memory::{Backing, Ram, RamLayout},
     hostile,
-    ram::{Backing, Ram, RamLayout},
+    measure::host::wait_until,
 };
 
 const MIB: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::ring::Buffer;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

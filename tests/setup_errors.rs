@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::host::wait_until;
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
 
 const MIB: u64 = 1 << 20;
 /// An emulated guest on a busy machine takes its time.

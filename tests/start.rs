@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::TempDir;
-use vmm_integration::host::{leave_dead_socket, wait_until};
+use vmm_integration::measure::host::{leave_dead_socket, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(60);

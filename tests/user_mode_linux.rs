@@ -10,8 +10,8 @@ use std::time::Duration;
 use guest_driver::virtio::balloon::feature;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::host::wait_until;
-use vmm_integration::user_mode_linux::{UserModeLinux, boot_or_skip};
+use vmm_integration::measure::host::wait_until;
+use vmm_integration::vmm::user_mode_linux::{UserModeLinux, boot_or_skip};
 
 const MIB: u64 = 1 << 20;
 const MEMORY: u64 = 512 * MIB;

@@ -12,8 +12,8 @@ use guest_driver::ram::{Gpa, GpaRange};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const SOON: Duration = Duration::from_secs(60);
 const GIB: u64 = 1 << 30;

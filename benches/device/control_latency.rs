@@ -11,8 +11,8 @@ use guest_driver::virtio::ring::Buffer;
 use serde::Serialize;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment, ControlMessage};
-use vmm_integration::host::wait_until;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 use super::{BINARY, MIB, REPORTING};
 

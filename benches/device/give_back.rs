@@ -21,9 +21,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 use serde::Serialize;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::hugetlb::Pool;
-use vmm_integration::model::Pages;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::hugetlb::Pool;
+use vmm_integration::vmm::model::Pages;
 
 use super::{MIB, Processors, REPORTING, TIMEOUT, pin, spawn};
 

@@ -25,9 +25,9 @@ use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::host::{pss_bytes, wait_until};
-use vmm_integration::qemu;
-use vmm_integration::ram::{Backing, Ram, RamLayout};
+use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::{pss_bytes, wait_until};
+use vmm_integration::vmm::qemu;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const REPORTING: u16 = 2;

@@ -24,7 +24,7 @@ use vhost::{
     },
 };
 
-use crate::ram::Ram;
+use crate::guest_memory::Ram;
 use config_channel::ConfigChannel;
 use queue::Queue;
 use watchdog::Watchdog;

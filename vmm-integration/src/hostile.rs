@@ -11,7 +11,7 @@
 
 use crate::{
     frontend::Attachment,
-    ram::{PageState, Ram},
+    guest_memory::{PageState, Ram},
 };
 use anyhow::{Context, Result, bail, ensure};
 use guest_driver::{

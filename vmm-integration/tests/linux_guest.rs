@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use guest_agent::Failure;
 use guest_agent::faulting::{FaultingPlan, Mapped};
-use vmm_integration::host::{self, Sampler};
-use vmm_integration::qemu::{self, Balloon, GuestConfig, LinuxGuest};
+use vmm_integration::measure::host::{self, Sampler};
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 

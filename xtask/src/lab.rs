@@ -38,7 +38,7 @@ pub(crate) fn bench(full: bool, resume: bool) -> Result<Infallible> {
 
 /// The lab's program, built, in the workspace's folder.
 fn built() -> Result<Command> {
-    let build = ["build", "--locked", "--profile", PROFILE, "--package", "vmm-integration"];
+    let build = ["build", "--locked", "--profile", PROFILE, "--package", "balloon-lab"];
     run(cargo(&build).args(["--bin", "balloon-lab"]))?;
     let mut command = Command::new(target().join(PROFILE).join("balloon-lab"));
     command.current_dir(crate::cargo::root()).env(DAEMON, release_daemon()?);

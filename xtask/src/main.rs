@@ -10,7 +10,7 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vmm_integration::browser::Browser;
+use vmm_integration::fetch::browser::Browser;
 
 /// The developer's commands of vhost-device-balloon.
 #[derive(Parser)]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use vmm_integration::qemu::{self, SetupEvent, Toolbox};
-use vmm_integration::user_mode_linux::UserModeLinuxParts;
+use vmm_integration::fetch::SetupEvent;
+use vmm_integration::vmm::qemu::{self, Toolbox};
+use vmm_integration::vmm::user_mode_linux::UserModeLinuxParts;
 
 /// What a guest needs, set up if it is missing, with progress on stderr.
 ///

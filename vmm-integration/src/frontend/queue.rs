@@ -4,7 +4,7 @@ use super::{
     Attachment,
     line::{Line, LineEnd},
 };
-use crate::ram::Ram;
+use crate::guest_memory::Ram;
 use anyhow::{Context, Result, ensure};
 use guest_driver::{
     ram::{GpaRange, GuestRam},

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ram::{Backing, RamLayout};
+use crate::guest_memory::{Backing, RamLayout};
 use guest_driver::virtio::layout::RingLayout;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::BTreeSet;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::host::Sampler;
-use vmm_integration::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+use vmm_integration::measure::host::Sampler;
+use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 use super::Options;
 use super::measure::{self, Device, Guest, Run, SAMPLE_EVERY, WIND_UP};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use vmm_integration::host::{Sample, Sampler, passes, wait_until};
+use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
 
 use super::screen::Screen;
 use super::table::ratio;

@@ -8,11 +8,11 @@ use guest_driver::reporting::{Config, Reporter};
 use guest_driver::virtio::balloon_driver::ReportingQueue;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::Line;
-use vmm_integration::host::Sampler;
-use vmm_integration::model::{
+use vmm_integration::guest_memory::Ram;
+use vmm_integration::measure::host::Sampler;
+use vmm_integration::vmm::model::{
     GuestMemory, Holdings, ModelConfig, ModelVm, ReporterThread, used_bytes,
 };
-use vmm_integration::ram::Ram;
 
 use super::Options;
 use super::measure::{self, Device, Guest, Run, SAMPLE_EVERY, WIND_UP};

@@ -9,7 +9,7 @@ use ratatui::style::{Color, Style};
 use ratatui::symbols::Marker;
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
-use vmm_integration::host::Sample;
+use vmm_integration::measure::host::Sample;
 
 use super::plot::mib;
 

@@ -1,0 +1,381 @@
+//! `overhead`: what reporting costs programs that do nothing but fault memory in, after
+//! will-it-scale's page_fault1 and page_fault2.
+//!
+//! Reporting off and on take turns in pairs, in one guest and in an order drawn from the seed, so that
+//! what drifts hits both, and each pair gives a ratio of its own. Memory that was given back has to be
+//! had from the host again, which is the larger part of the cost: of the guest's bookkeeping alone
+//! `cargo xtask bench guest` tells.
+
+mod linux;
+mod model;
+mod pairs;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use guest_agent::faulting::Mapped;
+
+use super::daemon::CountedDaemon;
+use super::guests::toolbox;
+use crate::experiment::{Context, Experiment, Repeats};
+use crate::parameters::{Kind, Parameter, Settings};
+use crate::progress;
+use crate::store::Findings;
+use linux::Linux;
+use model::Model;
+use pairs::{Estimate, orders};
+
+/// See the module.
+pub(super) struct Overhead;
+
+/// Of will-it-scale: each iteration maps, writes to and unmaps so much.
+const MAPPING_BYTES: u64 = 128 << 20;
+/// Work behind a change that counts for nothing. Without reporting it has what was given back
+/// populated again.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Reporting that was turned on makes its first pass within two seconds; more on a busy machine.
+const FIRST_PASS: Duration = Duration::from_secs(60);
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "guest",
+        what: "the model, and a real Linux",
+        kind: Kind::Choices(&["model", "linux"]),
+        quick: "model,linux",
+        full: "model,linux",
+    },
+    Parameter {
+        name: "program",
+        what: "page_fault1: anonymous memory in huge pages, as in the series' cover letters; \
+               page_fault2: a private mapping of a file, in single pages",
+        kind: Kind::Choices(&["page_fault1", "page_fault2"]),
+        quick: "page_fault1,page_fault2",
+        full: "page_fault1,page_fault2",
+    },
+    Parameter {
+        name: "tasks",
+        what: "programs side by side; with as many as the host has CPUs the daemon has none of its \
+               own",
+        kind: Kind::Number(1, 16),
+        quick: "1",
+        full: "1",
+    },
+    Parameter {
+        name: "memory",
+        what: "of the guest",
+        kind: Kind::Bytes(512 << 20, 64 << 30),
+        quick: "1G",
+        full: "4G",
+    },
+    Parameter {
+        name: "turn",
+        what: "seconds of a turn that count; reporting makes a pass every two",
+        kind: Kind::Real(2.0, 600.0),
+        quick: "2",
+        full: "2",
+    },
+    Parameter {
+        name: "pairs",
+        what: "of turns; six are the least for an interval of 95 %",
+        kind: Kind::Number(1, 1000),
+        quick: "6",
+        full: "17",
+    },
+];
+
+impl Experiment for Overhead {
+    fn name(&self) -> &'static str {
+        "overhead"
+    }
+
+    fn about(&self) -> &'static str {
+        "Pages that programs fault in a second with reporting off and on, after will-it-scale's \
+         page_fault1 and page_fault2: the median of the ratios of paired turns, with an interval."
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        PARAMETERS
+    }
+
+    fn repeats(&self, case: &str) -> Repeats {
+        if case.ends_with("linux") { Repeats::ButForTheGuest } else { Repeats::ButForTimes }
+    }
+
+    fn cases(&self, settings: &Settings) -> Vec<String> {
+        let of = |guest: &&'static str| {
+            let name = move |program: &&str| format!("{program}-{guest}");
+            settings.choices("program").iter().map(name).collect::<Vec<_>>()
+        };
+        settings.choices("guest").iter().flat_map(of).collect()
+    }
+
+    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+        let (program, guest) = case.split_once('-').context("no guest")?;
+        let mapped = if program == "page_fault1" { Mapped::Anonymous } else { Mapped::File };
+        let memory = settings.bytes("memory");
+        let tasks = settings.number("tasks");
+        let needed = MAPPING_BYTES * tasks * if mapped == Mapped::File { 2 } else { 1 };
+        ensure!(
+            needed <= memory / 2,
+            "tasks is {tasks} and memory is {memory}: expected memory of twice the {needed} bytes \
+             that these tasks need, or more"
+        );
+        let mut findings = Findings::default();
+        context.progress.say("booting");
+        let device = CountedDaemon::start(context, Vec::new())?;
+        let guest: Box<dyn Guest> = if guest == "model" {
+            Box::new(Model::start(mapped, usize::try_from(tasks)?, memory, device)?)
+        } else {
+            match toolbox()? {
+                Ok(toolbox) => {
+                    let tasks = u32::try_from(tasks)?;
+                    Box::new(Linux::start(&toolbox, mapped, tasks, memory, device)?)
+                }
+                Err(why) => {
+                    findings.note(why);
+                    return Ok(findings);
+                }
+            }
+        };
+        findings.note(guest.describe());
+        let pairs = compare(guest, settings, context)?;
+        tell(&pairs, &mut findings)?;
+        Ok(findings)
+    }
+}
+
+/// A guest with programs, in which reporting can be turned on and off.
+trait Guest {
+    /// Turns it on or off, from off: every turn begins alike, whatever came before.
+    fn set_reporting(&mut self, on: bool) -> Result<()>;
+
+    /// Lets the programs run for so long.
+    fn work(&self, time: Duration) -> Result<Work>;
+
+    /// What the device was told so far, by its own count.
+    fn reported_bytes(&self) -> Result<u64>;
+
+    /// What it is and what its programs do, in sentences.
+    fn describe(&self) -> String;
+
+    /// Ends it.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// What programs have done.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    pages: u64,
+    time: Duration,
+    /// Of the programs' threads, or of the guest's CPUs.
+    cpu: Duration,
+}
+
+/// A turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// Pages that were faulted in a second.
+    rate: f64,
+    /// The same a second of CPU time.
+    cpu_rate: f64,
+    /// What the device was told meanwhile.
+    reported_bytes: u64,
+}
+
+/// A turn without reporting and one with.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    off: Turn,
+    on: Turn,
+}
+
+impl Pair {
+    fn ratio(&self) -> f64 {
+        self.on.rate / self.off.rate
+    }
+
+    fn cpu_ratio(&self) -> f64 {
+        self.on.cpu_rate / self.off.cpu_rate
+    }
+}
+
+/// What a pair has shown.
+type OfPair = fn(&Pair) -> f64;
+
+/// Lets both sides have their turns.
+fn compare(
+    mut guest: Box<dyn Guest>,
+    settings: &Settings,
+    context: &Context<'_>,
+) -> Result<Vec<Pair>> {
+    let time = Duration::from_secs_f64(settings.real("turn"));
+    let number = settings.count("pairs");
+    let mut pairs = Vec::with_capacity(number);
+    // The first pair warms up: a guest that has just begun gives back all its memory.
+    let orders = [false].into_iter().chain(orders(context.seed, number));
+    for (nr, on_first) in orders.enumerate() {
+        let mut turn_of = |on| {
+            progress::check()?;
+            let what = if on { "on" } else { "off" };
+            context.progress.say(&format!("pair {nr}, {what}"));
+            turn(guest.as_mut(), on, time).with_context(|| format!("pair {nr}, reporting {what}"))
+        };
+        let (first, second) = (turn_of(on_first)?, turn_of(!on_first)?);
+        let (off, on) = if on_first { (second, first) } else { (first, second) };
+        if nr > 0 {
+            pairs.push(Pair { off, on });
+        }
+        context.progress.at(nr as u64 + 1, number as u64 + 1);
+    }
+    guest.finish()?;
+    Ok(pairs)
+}
+
+#[allow(clippy::cast_precision_loss)] // rates
+fn turn(guest: &mut dyn Guest, on: bool, time: Duration) -> Result<Turn> {
+    guest.set_reporting(on)?;
+    if on {
+        // The first pass has all that was freed while it was off, and shows that it is on: a later
+        // one finds nothing if it comes when the programs have all in use.
+        let (start, before) = (Instant::now(), guest.reported_bytes()?);
+        while guest.reported_bytes()? == before {
+            progress::check()?;
+            ensure!(
+                start.elapsed() < FIRST_PASS,
+                "nothing was reported within {FIRST_PASS:?} of work"
+            );
+            guest.work(WARM_UP / 2)?;
+        }
+    }
+    guest.work(WARM_UP)?;
+    let before = guest.reported_bytes()?;
+    let Work { pages, time: took, cpu } = guest.work(time)?;
+    let reported_bytes = guest.reported_bytes()?.saturating_sub(before);
+    progress::check()?;
+    ensure!(on || reported_bytes == 0, "{reported_bytes} bytes were reported, expected none");
+    Ok(Turn {
+        rate: pages as f64 / took.as_secs_f64(),
+        cpu_rate: pages as f64 / cpu.as_secs_f64(),
+        reported_bytes,
+    })
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn tell(pairs: &[Pair], findings: &mut Findings) -> Result<()> {
+    let estimate = |of: &dyn Fn(&Pair) -> f64| Estimate::of(pairs.iter().map(of));
+    let off = estimate(&|pair| pair.off.rate).context("no pair of turns")?;
+    let on = estimate(&|pair| pair.on.rate).context("no pair of turns")?;
+    findings.figure("off", off.median, "pages/s", "faulted in with reporting off, median");
+    findings.figure("on", on.median, "pages/s", "faulted in with reporting on, median");
+    let ratios: [(&str, OfPair, &str); 2] = [
+        ("ratio", Pair::ratio, "pages a second with reporting on over off, of a pair"),
+        ("cpu-ratio", Pair::cpu_ratio, "the same of pages a second of the programs' CPU time"),
+    ];
+    for (name, of, what) in ratios {
+        let estimate = estimate(&of).context("no pair of turns")?;
+        findings.figure(name, estimate.median, "", &format!("{what}: the median of the pairs"));
+        let (low, high) = (format!("{name}-low"), format!("{name}-high"));
+        findings.figure(&low, estimate.low, "", "lower end of the interval for that median");
+        findings.figure(&high, estimate.high, "", "upper end of the interval for that median");
+        findings.figure(
+            "confidence",
+            estimate.confidence * 100.0,
+            "%",
+            "of intervals like these hold the true median: order statistics, no assumption on how \
+             ratios are spread",
+        );
+        findings.series(name, ("pair", ""), what, points(pairs, &of));
+    }
+    let gib = |of: &dyn Fn(&Pair) -> u64| {
+        pairs.iter().map(of).sum::<u64>() as f64 / f64::from(1 << 30) / pairs.len() as f64
+    };
+    let reported = "reported in a turn, by the device's count, mean";
+    findings.figure("reported-off", gib(&|pair| pair.off.reported_bytes), "GiB", reported);
+    findings.figure("reported-on", gib(&|pair| pair.on.reported_bytes), "GiB", reported);
+    findings.figure("pairs", pairs.len() as f64, "", "of turns");
+    let reported = points(pairs, &|pair| pair.on.reported_bytes as f64 / f64::from(1 << 30));
+    let what = "reported in the turn with reporting on, by the device's count";
+    findings.series("reported-on", ("pair", "GiB"), what, reported);
+    let rates = ("pair", "pages/s");
+    let off = points(pairs, &|pair| pair.off.rate);
+    findings.series("off", rates, "faulted in with reporting off", off);
+    let on = points(pairs, &|pair| pair.on.rate);
+    findings.series("on", rates, "faulted in with reporting on", on);
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)] // few
+fn points(pairs: &[Pair], of: &dyn Fn(&Pair) -> f64) -> Vec<(f64, f64)> {
+    pairs.iter().enumerate().map(|(nr, pair)| (nr as f64 + 1.0, of(pair))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reports only when it is on, or always.
+    struct Fake {
+        on: bool,
+        obeys: bool,
+        reported: std::cell::Cell<u64>,
+    }
+
+    impl Guest for Fake {
+        fn set_reporting(&mut self, on: bool) -> Result<()> {
+            self.on = on;
+            Ok(())
+        }
+
+        fn work(&self, time: Duration) -> Result<Work> {
+            let reports = self.on || !self.obeys;
+            self.reported.set(self.reported.get() + u64::from(reports));
+            let pages = if self.on { 900 } else { 1000 };
+            Ok(Work { pages, time, cpu: time / 2 })
+        }
+
+        fn reported_bytes(&self) -> Result<u64> {
+            Ok(self.reported.get())
+        }
+
+        fn describe(&self) -> String {
+            String::new()
+        }
+
+        fn finish(self: Box<Self>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn compared(obeys: bool) -> Result<Findings> {
+        let set = [("pairs".to_owned(), "7".to_owned())];
+        let length = crate::parameters::Length::Quick;
+        let settings = Settings::new(PARAMETERS, length, &set).unwrap();
+        let progress = progress::Progress::new(1);
+        let context = Context::new(1, &progress, None);
+        let guest = Fake { on: false, obeys, reported: std::cell::Cell::new(0) };
+        let pairs = compare(Box::new(guest), &settings, &context)?;
+        let mut findings = Findings::default();
+        tell(&pairs, &mut findings)?;
+        Ok(findings)
+    }
+
+    #[test]
+    fn each_side_keeps_its_own_turns_whatever_their_order() {
+        let findings = compared(true).unwrap();
+        let value = |name: &str| findings.figures[name].value;
+        assert_eq!((value("off"), value("on"), value("pairs")), (500.0, 450.0, 7.0));
+        for name in ["ratio", "ratio-low", "ratio-high", "cpu-ratio", "cpu-ratio-low"] {
+            assert!((value(name) - 0.9).abs() < 1e-9, "{name}");
+        }
+        assert_eq!(value("reported-off"), 0.0);
+        assert!(value("reported-on") > 0.0);
+        assert_eq!(findings.series["ratio"].points.len(), 7);
+    }
+
+    #[test]
+    fn a_guest_that_reports_when_it_should_not_fails_the_case() {
+        let error = format!("{:#}", compared(false).unwrap_err());
+        assert!(error.contains("pair 0, reporting off: "), "{error}");
+        assert!(error.contains("bytes were reported, expected none"), "{error}");
+    }
+}

@@ -1,0 +1,392 @@
+//! `reclaim`: how fast freed memory comes back, and what it costs the host.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::guests::{Device, Guest, toolbox};
+use crate::experiment::{Context, Experiment, Repeats};
+use crate::parameters::{Kind, Parameter, Settings};
+use crate::progress;
+use crate::store::Findings;
+use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
+use vmm_integration::measure::hugetlb::Pool;
+use vmm_integration::vmm::model::{Pages, end_to_end};
+
+/// See the module.
+pub(super) struct Reclaim;
+
+const GIB: f64 = 1_073_741_824.0;
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+/// Close enough together to see how long the memory falls.
+const SAMPLE_EVERY: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Nothing has fallen for this long: all is back. A pass comes every two seconds.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// See the parameter `rounds`.
+const HUGE_ROUNDS: u32 = 16;
+
+const BACKINGS: &[&str] = &["4k", "thp", "hugetlb"];
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "guest",
+        what: "the model, timed pass by pass; and a real Linux, where the guest's own two seconds \
+               between passes count",
+        kind: Kind::Choices(&["model", "linux"]),
+        quick: "model,linux",
+        full: "model,linux",
+    },
+    Parameter {
+        name: "backing",
+        what: "what the memory is made of. hugetlb: root raises the pool meanwhile. thp: only the \
+               model, and only where the host allows it",
+        kind: Kind::Choices(BACKINGS),
+        quick: "4k,thp,hugetlb",
+        full: "4k,thp,hugetlb",
+    },
+    Parameter {
+        name: "memory",
+        what: "of the guest, of which a real one fills and frees half",
+        kind: Kind::Bytes(512 << 20, 64 << 30),
+        quick: "1G",
+        full: "2G",
+    },
+    Parameter {
+        name: "rounds",
+        what: "how often memory is filled and given back; sixteen times as often by the model where \
+               pages are huge, for which a round takes milliseconds",
+        kind: Kind::Number(1, 1000),
+        quick: "2",
+        full: "5",
+    },
+];
+
+impl Experiment for Reclaim {
+    fn name(&self) -> &'static str {
+        "reclaim"
+    }
+
+    fn about(&self) -> &'static str {
+        "How fast freed memory comes back to the host and what CPU time that takes, by backing: our \
+         daemon with the model and with Linux, and QEMU's own device with the same Linux."
+    }
+
+    fn parameters(&self) -> &'static [Parameter] {
+        PARAMETERS
+    }
+
+    fn repeats(&self, case: &str) -> Repeats {
+        if case.starts_with("linux") { Repeats::ButForTheGuest } else { Repeats::ButForTimes }
+    }
+
+    fn cases(&self, settings: &Settings) -> Vec<String> {
+        let mut cases = Vec::new();
+        for backing in settings.choices("backing") {
+            for guest in settings.choices("guest") {
+                match *guest {
+                    "model" => cases.push(format!("model-{backing}-ours")),
+                    // Linux has no transparent huge pages in a memfd unless all of the host has.
+                    _ if *backing == "thp" => {}
+                    _ => cases.extend(
+                        [Device::Ours, Device::Qemu]
+                            .map(|device| format!("linux-{backing}-{device}")),
+                    ),
+                }
+            }
+        }
+        cases
+    }
+
+    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+        let mut parts = case.split('-');
+        let (guest, backing) = (parts.next(), parts.next().unwrap_or_default());
+        match guest {
+            Some("model") => model(backing, settings, context),
+            _ => linux(backing, Device::named(case).context("no device")?, settings, context),
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn model(backing: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+    let pages = match backing {
+        "4k" => Pages::Base,
+        "thp" => Pages::Transparent,
+        _ => Pages::Hugetlb,
+    };
+    let huge = if pages == Pages::Base { 1 } else { HUGE_ROUNDS };
+    let rounds = u32::try_from(settings.number("rounds"))? * huge;
+    let measured = end_to_end(&context.daemon()?, &[pages], settings.bytes("memory"), rounds)?;
+    let mut findings = Findings::default();
+    for backed in measured.backings {
+        let Some(figures) = backed.figures else {
+            let why = backed.not_measured.unwrap_or_default();
+            findings.note(format!("Not measured: {why}."));
+            continue;
+        };
+        findings.figure(
+            "gib-per-second",
+            figures.gib_per_second,
+            "GiB/s",
+            "given back, from the beginning of a pass to its end",
+        );
+        findings.figure(
+            "host-gib-per-second",
+            figures.host_gib_per_second,
+            "GiB/s",
+            "that the host's kernel alone would make of the same ranges",
+        );
+        let shares = figures.shares;
+        for (name, value, what) in [
+            ("share-of-guest", shares.isolating, "of the time: finding, isolating, undoing"),
+            ("share-of-ring", shares.ring, "of the time: descriptors, notifications, the daemon"),
+            ("share-of-host", shares.host, "of the time: punching holes"),
+        ] {
+            findings.figure(name, value * 100.0, "%", what);
+        }
+        let tib = figures.bytes as f64 / GIB / 1024.0;
+        findings.figure(
+            "cpu-per-tib",
+            figures.daemon_cpu_seconds / tib,
+            "CPU s",
+            "of the host for each TiB that it was given back",
+        );
+    }
+    Ok(findings)
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn linux(
+    backing: &str,
+    device: Device,
+    settings: &Settings,
+    context: &Context<'_>,
+) -> Result<Findings> {
+    let mut findings = Findings::default();
+    let toolbox = match toolbox()? {
+        Ok(toolbox) => toolbox,
+        Err(why) => {
+            findings.note(why);
+            return Ok(findings);
+        }
+    };
+    let huge = (backing == "hugetlb").then_some(HUGE_PAGE_BYTES);
+    let memory = settings.bytes("memory");
+    let _pool = match huge.map(|page_bytes| Pool::with_free(page_bytes, memory)).transpose() {
+        Ok(pool) => pool,
+        Err(why) => {
+            findings.note(format!("Not measured: {why:#}."));
+            return Ok(findings);
+        }
+    };
+    context.progress.say("booting");
+    let guest = Guest::linux(&toolbox, device, memory, huge, context)?;
+    findings.note(guest.describe());
+    // What was free at the start is reported first, and is none of the figures'.
+    settle(&guest)?;
+    guest.count_calls(false)?;
+    let rounds = settings.number("rounds");
+    let filled = memory / 2;
+    let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, Duration::ZERO, 0.0, 0.0, 0);
+    let (mut seconds, mut all_passes) = (Vec::new(), 0);
+    let mut huge_pages = None;
+    let daemon = guest.daemon_cpu_time()?;
+    for round in 0..rounds {
+        let one = give_back(&guest, filled, round, context)?;
+        seconds.push(one.seconds_to_90);
+        busy += one.cpu.as_secs_f64();
+        cpu += cpu_while_falling(&one.samples);
+        back += one.bytes;
+        huge_pages = one.huge_bytes;
+        all_passes += passes(&one.samples);
+        let (time, bytes) = fall(&one.samples);
+        falling += time;
+        fell += bytes;
+        context.progress.at(round + 1, rounds + 1);
+    }
+    let daemon = daemon.zip(guest.daemon_cpu_time()?).map(|(before, now)| now - before);
+    // Counted in a round of its own: QEMU writes a line for each range, which takes CPU time.
+    guest.count_calls(true)?;
+    let before = guest.discards()?;
+    give_back(&guest, filled, rounds, context)?;
+    let discards = guest.discards()?.since(before);
+    guest.finish()?;
+    let gib = back as f64 / GIB;
+    findings.figure("given-back", gib, "GiB", "in all rounds");
+    findings.figure(
+        "gib-per-second",
+        fell as f64 / GIB / falling,
+        "GiB/s",
+        "given back, while it was seen to fall, by looks 5 ms apart",
+    );
+    findings.figure(
+        "seconds-to-90",
+        seconds.iter().sum::<f64>() / seconds.len() as f64,
+        "s",
+        "from the free until 90 % were back",
+    );
+    findings.figure(
+        "passes",
+        all_passes as f64 / rounds as f64,
+        "",
+        "of the guest until all was back, a round",
+    );
+    findings.figure(
+        "cpu-per-tib",
+        cpu.as_secs_f64() / (gib / 1024.0),
+        "CPU s",
+        "of the host for each TiB that it was given back: QEMU's main thread, and our daemon where \
+         that is the device, while memory was seen to fall",
+    );
+    findings.figure(
+        "cpu-per-tib-all",
+        busy / (gib / 1024.0),
+        "CPU s",
+        "the same from the free until all is back: QEMU's main thread has a guest's timers as well",
+    );
+    if let Some(daemon) = daemon {
+        let what = "our daemon's alone, in all that time";
+        let each = daemon.as_secs_f64() / (gib / 1024.0);
+        findings.figure("cpu-per-tib-daemon", each, "CPU s", what);
+    }
+    if let Some(bytes) = huge_pages {
+        let what = "of the filled guest, in the host's transparent huge pages: none if it is 4k";
+        findings.figure("transparent-huge", bytes as f64 / GIB, "GiB", what);
+    }
+    findings.figure("calls", discards.calls as f64, "", "discarding system calls in a round");
+    findings.figure("ranges", discards.ranges as f64, "", "ranges reported in a round");
+    findings.figure(
+        "calls-per-range",
+        discards.calls as f64 / discards.ranges as f64,
+        "",
+        "discarding system calls for each range",
+    );
+    Ok(findings)
+}
+
+/// A round: memory is filled, checked and freed, and comes back.
+struct Round {
+    bytes: u64,
+    seconds_to_90: f64,
+    /// Of the device.
+    cpu: Duration,
+    /// With the device's CPU time so far instead of what the guest uses, in nanoseconds.
+    samples: Vec<Sample>,
+    /// What was transparent huge pages when it was filled.
+    huge_bytes: Option<u64>,
+}
+
+fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> Result<Round> {
+    progress::check()?;
+    context.progress.say("filling");
+    let agent = guest.agent()?;
+    agent.alloc(1, filled, u16::try_from(round % 1000)?)?;
+    agent.expect_intact(1)?;
+    let full = guest.resident_bytes()?;
+    let huge_bytes = guest.huge_bytes()?;
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, guest.device_cpu_nanoseconds());
+    context.progress.say("freed");
+    let start = Instant::now();
+    let mut seconds_to_90 = 0.0;
+    let cpu = cpu_while(guest, || {
+        agent.free(1)?;
+        let wanted = full.saturating_sub(filled / 10 * 9);
+        wait_until(PATIENCE, SAMPLE_EVERY, || {
+            let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+            let enough = now <= wanted || progress::interrupted();
+            if enough { Ok(()) } else { Err(format!("{now} bytes, {wanted} wanted")) }
+        })?;
+        seconds_to_90 = start.elapsed().as_secs_f64();
+        settle(guest)
+    })?;
+    let bytes = full.saturating_sub(guest.resident_bytes()?);
+    Ok(Round { bytes, seconds_to_90, cpu, samples: sampler.stop()?, huge_bytes })
+}
+
+/// CPU time of the device while something is done.
+fn cpu_while(guest: &Guest, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let before = guest.device_cpu_time()?;
+    act()?;
+    Ok(guest.device_cpu_time()?.saturating_sub(before))
+}
+
+/// Waits until no more memory comes back.
+fn settle(guest: &Guest) -> Result<()> {
+    let mut lowest = guest.resident_bytes()?;
+    let mut since = Instant::now();
+    wait_until(PATIENCE, Duration::from_millis(20), || {
+        let now = guest.resident_bytes().map_err(|error| error.to_string())?;
+        // A few pages come and go in a guest that does nothing.
+        if now + (1 << 20) < lowest {
+            (lowest, since) = (now, Instant::now());
+        }
+        let quiet = since.elapsed() >= QUIET || progress::interrupted();
+        if quiet { Ok(()) } else { Err("it still falls".to_owned()) }
+    })?;
+    if progress::interrupted() {
+        bail!(progress::Interrupted);
+    }
+    Ok(())
+}
+
+/// For how long memory fell, in seconds, and by how many bytes.
+fn fall(samples: &[Sample]) -> (f64, u64) {
+    samples.windows(2).fold((0.0, 0), |(time, bytes), pair| {
+        let [before, after] = pair else { return (time, bytes) };
+        let fell = before.host_resident_bytes.saturating_sub(after.host_resident_bytes);
+        if fell == 0 {
+            return (time, bytes);
+        }
+        (time + after.seconds - before.seconds, bytes + fell)
+    })
+}
+
+/// CPU time of the device between looks that memory fell between, and to the one behind: a thread's
+/// account is brought up to date now and then.
+fn cpu_while_falling(samples: &[Sample]) -> Duration {
+    let mut fell_before = false;
+    let nanoseconds = samples.windows(2).fold(0, |sum, pair| {
+        let [before, after] = pair else { return sum };
+        let fell = after.host_resident_bytes < before.host_resident_bytes;
+        let counts = fell || fell_before;
+        fell_before = fell;
+        match (before.guest_used_bytes, after.guest_used_bytes) {
+            (Some(before), Some(after)) if counts => sum + after.saturating_sub(before),
+            _ => sum,
+        }
+    });
+    Duration::from_nanos(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_time_that_it_falls_counts() {
+        let sample = |seconds, host_resident_bytes| Sample {
+            seconds,
+            guest_used_bytes: None,
+            host_resident_bytes,
+        };
+        let samples =
+            [sample(0.0, 9), sample(1.0, 9), sample(1.5, 5), sample(3.0, 6), sample(3.5, 4)];
+        let (time, bytes) = fall(&samples);
+        assert!((time - 1.0).abs() < 1e-9);
+        assert_eq!(bytes, 6);
+    }
+    #[test]
+    fn cpu_time_counts_where_memory_falls_and_one_look_longer() {
+        let sample = |host_resident_bytes, nanoseconds| Sample {
+            seconds: 0.0,
+            guest_used_bytes: Some(nanoseconds),
+            host_resident_bytes,
+        };
+        let samples =
+            [sample(9, 0), sample(9, 100), sample(5, 107), sample(5, 110), sample(5, 1000)];
+        assert_eq!(cpu_while_falling(&samples), Duration::from_nanos(10));
+        assert_eq!(cpu_while_falling(&samples[..2]), Duration::ZERO);
+    }
+}

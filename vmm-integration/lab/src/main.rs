@@ -1,0 +1,425 @@
+//! `balloon-lab`: measures ways to report free pages, and looks for what goes wrong.
+//!
+//! `cargo xtask lab` builds it with the daemon and runs it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use balloon_lab::bench::experiments;
+use balloon_lab::experiment::{Experiment, Plan, Request};
+use balloon_lab::faults::plan::{Fault, FaultKind, FaultPlan};
+use balloon_lab::machine::Machine;
+use balloon_lab::parameters::{Length, PlanError, Settings};
+use balloon_lab::progress::{INTERRUPTED_STATUS, interrupted, say, watch_for_interrupts};
+use balloon_lab::report::verdict_name;
+use balloon_lab::store::{CaseRecord, Store, VerdictKind};
+use balloon_lab::{PROGRAM, race, report, table};
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+
+/// Measures ways to report free pages, over any guest, and keeps what it finds.
+#[derive(Parser)]
+#[command(name = "balloon-lab", bin_name = PROGRAM, after_help = LAB_EXAMPLES)]
+struct Lab {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LAB_EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab list                                    what there is
+  cargo xtask lab bench trackers --case d-isolate-uniform  one case, some seconds
+  cargo xtask lab report                                  target/lab/report.html
+  cargo xtask bench                                       all of it, in short, and the report
+
+Exit status: 0; 1 if a case failed or memory was lost; 2 if the command line is wrong; 130 if it was
+interrupted.";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab list                   all experiments
+  cargo xtask lab list scale overhead    these
+  cargo xtask lab list --json            for programs";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab bench                                           every experiment, in short
+  cargo xtask lab bench trackers scale                            these
+  cargo xtask lab bench trackers --case d-isolate-uniform         one case
+  cargo xtask lab bench trackers --set order=10 --set delay=0.5   other parameters
+  cargo xtask lab bench --full --out results --resume             goes on where it was interrupted
+  cargo xtask lab bench scale --json > scale.json                 records for programs
+
+`cargo xtask lab list` has the names of experiments, cases and parameters.";
+
+const RACE_EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab race                                                   every experiment, in short
+  cargo xtask lab race race-linux --case daemon --cycles 100000          real Linux
+  cargo xtask lab race part4 --case 4.2-f --set runs=500                 one hypothesis
+  cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
+  cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two, each by itself
+  cargo xtask lab race --faults plan.toml                                a plan; docs/lab.md has its form
+
+`cargo xtask lab list` has the names of experiments, cases, parameters and faults.";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab report                                     target/lab/report.html
+  cargo xtask lab report --from results --out /tmp/page.html
+
+The page is one file that needs nothing else. Records that cannot be read are named, on the page as well,
+and the status is 1 then.";
+
+const ALL_EXAMPLES: &str = "\
+`cargo xtask bench` is this with --out target/lab.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists the experiments with their cases and parameters, and the kinds of fault.
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// Which experiments; all of them by default.
+        #[arg(value_name = "NAME")]
+        experiments: Vec<String>,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs experiments and keeps what they find.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Run),
+    /// Races memory offlining and faults of the backend against reporting.
+    #[command(after_help = RACE_EXAMPLES)]
+    Race(Race),
+    /// Runs all of `bench` and of `race`, and makes the report.
+    #[command(after_help = ALL_EXAMPLES)]
+    All(Kept),
+    /// Makes one page of what was kept: tables, curves, maps, and how to get them again.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// Where records are kept.
+        #[arg(long, value_name = "DIR", default_value = "target/lab")]
+        from: PathBuf,
+        /// The page; by default report.html in that folder.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// How a run is made and kept, whatever is run.
+#[derive(Args, Clone)]
+struct Kept {
+    /// A short run: seconds a case. This is the default.
+    #[arg(long, conflicts_with = "full")]
+    quick: bool,
+    /// A long run, for figures to quote.
+    #[arg(long)]
+    full: bool,
+    /// What random numbers begin with.
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    seed: u64,
+    /// Where records are kept. One run at a time has this folder.
+    #[arg(long, value_name = "DIR", default_value = "target/lab")]
+    out: PathBuf,
+    /// Goes on: what is kept there of a run with the same seed and parameters is not run again.
+    #[arg(long)]
+    resume: bool,
+    /// The daemon; by default the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    daemon: Option<PathBuf>,
+    /// Prints records as JSON, one array, instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Which experiments; all of them by default.
+    #[arg(value_name = "NAME")]
+    experiments: Vec<String>,
+    /// Runs only this case of them. May be given several times.
+    #[arg(long = "case", value_name = "CASE")]
+    cases: Vec<String>,
+    /// Sets a parameter of whichever of the experiments has it. May be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    kept: Kept,
+}
+
+#[derive(Args)]
+struct Race {
+    #[command(flatten)]
+    run: Run,
+    /// How often a memory block goes offline and online: `--set cycles=N`.
+    #[arg(long, value_name = "N")]
+    cycles: Option<u64>,
+    /// A fault plan in TOML, run instead of the races.
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+    /// A fault, such as `delay-ack:after=3,ms=500`. May be given several times.
+    #[arg(long, value_name = "KIND[:FIELD=VALUE,..]")]
+    fault: Vec<String>,
+}
+
+/// A command line that cannot be followed.
+const USAGE: u8 = 2;
+/// A case failed, or memory was lost.
+const FAILED: u8 = 1;
+
+type Experiments = &'static [&'static dyn Experiment];
+
+fn main() -> ExitCode {
+    let done = match Lab::parse().command {
+        Command::List { experiments, json } => list(&experiments, json),
+        Command::Bench(options) => run(&[("bench", experiments())], &options),
+        Command::Race(options) => run_race(options),
+        Command::All(kept) => all(kept),
+        Command::Report { from, out } => write_report(&from, out),
+    };
+    match done {
+        Ok(code) => code.into(),
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            let wrong = error.is::<PlanError>();
+            ExitCode::from(if wrong { USAGE } else { FAILED })
+        }
+    }
+}
+
+/// Writes to stdout. Who reads it may have read enough.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("writing to standard output"),
+    }
+}
+
+fn list(names: &[String], json: bool) -> Result<u8> {
+    let all: Vec<(&str, &dyn Experiment)> =
+        [("bench", experiments()), ("race", race::experiments())]
+            .into_iter()
+            .flat_map(|(verb, all)| all.iter().map(move |experiment| (verb, *experiment)))
+            .collect();
+    if let Some(name) = names.iter().find(|name| all.iter().all(|(_, e)| e.name() != **name)) {
+        let known: Vec<&str> = all.iter().map(|(_, experiment)| experiment.name()).collect();
+        let (name, known) = (name.clone(), known.join(", "));
+        return Err(PlanError::Experiment { name, known }.into());
+    }
+    let chosen =
+        all.iter().filter(|(_, e)| names.is_empty() || names.iter().any(|n| n == e.name()));
+    let cases = |experiment: &dyn Experiment, length| -> Result<Vec<String>> {
+        Ok(experiment.cases(&Settings::new(experiment.parameters(), length, &[])?))
+    };
+    let mut texts = Vec::new();
+    let mut objects = Vec::new();
+    for (verb, experiment) in chosen {
+        let quick = cases(*experiment, Length::Quick)?;
+        let full = cases(*experiment, Length::Full)?;
+        let name = experiment.name();
+        let mut text = format!("{name} ({PROGRAM} {verb} {name})\n  {}", experiment.about());
+        for parameter in experiment.parameters() {
+            text.push_str(&format!(
+                "\n    {}: {}; {}. Quick: {}, full: {}",
+                parameter.name, parameter.what, parameter.kind, parameter.quick, parameter.full
+            ));
+        }
+        text.push_str(&format!("\n  {} cases: {}", quick.len(), quick.join(", ")));
+        let added: Vec<&str> =
+            full.iter().filter(|case| !quick.contains(case)).map(String::as_str).collect();
+        if !added.is_empty() {
+            text.push_str(&format!("\n  with --full also: {}", added.join(", ")));
+        }
+        texts.push(text);
+        let parameters: Vec<_> = experiment
+            .parameters()
+            .iter()
+            .map(|parameter| {
+                json!({
+                    "name": parameter.name,
+                    "what": parameter.what,
+                    "takes": parameter.kind.to_string(),
+                    "quick": parameter.quick,
+                    "full": parameter.full,
+                })
+            })
+            .collect();
+        objects.push(json!({
+            "experiment": name,
+            "subcommand": verb,
+            "about": experiment.about(),
+            "parameters": parameters,
+            "cases": { "quick": quick, "full": full },
+        }));
+    }
+    if json {
+        print(&serde_json::to_string_pretty(&objects)?)?;
+        return Ok(0);
+    }
+    if names.is_empty() {
+        let kinds: Vec<&str> = FaultKind::ALL.into_iter().map(FaultKind::name).collect();
+        texts.push(format!(
+            "faults ({PROGRAM} race --fault KIND[:FIELD=VALUE,..])\n  Kinds: {}\n  Fields: after, \
+             times, ms, errno; docs/lab.md says which kind takes which",
+            kinds.join(", ")
+        ));
+    }
+    print(&texts.join("\n\n"))?;
+    Ok(0)
+}
+
+fn run_race(race: Race) -> Result<u8> {
+    let Race { run: mut options, cycles, faults, fault } = race;
+    options.set.extend(cycles.map(|cycles| format!("cycles={cycles}")));
+    if faults.is_none() && fault.is_empty() {
+        return run(&[("race", race::experiments())], &options);
+    }
+    let plan = || {
+        let mut all = faults.as_deref().map_or(Ok(FaultPlan::default()), FaultPlan::read)?.faults;
+        for flag in &fault {
+            all.push(Fault::parse(flag)?);
+        }
+        FaultPlan::new(all)
+    };
+    match plan() {
+        Ok(plan) => {
+            run(&[("race", &*Box::leak(Box::new([race::Planned::new(plan) as _])))], &options)
+        }
+        Err(error) => {
+            say(&format!("error: {:#}", anyhow::Error::new(error)));
+            Ok(USAGE)
+        }
+    }
+}
+
+fn all(kept: Kept) -> Result<u8> {
+    let out = kept.out.clone();
+    let options = Run { experiments: Vec::new(), cases: Vec::new(), set: Vec::new(), kept };
+    let ran = run(&[("bench", experiments()), ("race", race::experiments())], &options)?;
+    // Of what there is, whatever failed or was interrupted.
+    let reported =
+        if Store::new(&out).kept()?.records.is_empty() { 0 } else { write_report(&out, None)? };
+    Ok(ran.max(reported))
+}
+
+/// Runs what was asked for of each subcommand's experiments.
+fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
+    let Run { experiments, cases, set, kept } = options;
+    let plan = |&(verb, known): &(&'static str, Experiments)| {
+        let request = Request {
+            verb,
+            experiments: experiments.clone(),
+            cases: cases.clone(),
+            set: set.clone(),
+            seed: kept.seed,
+            length: if kept.full { Length::Full } else { Length::Quick },
+        };
+        Plan::new(known, &request)
+    };
+    let plans = of.iter().map(plan).collect::<Result<Vec<_>, _>>()?;
+    let planned: usize = plans.iter().map(Plan::len).sum();
+    watch_for_interrupts()?;
+    let again = again();
+    let cases = if planned == 1 { "case" } else { "cases" };
+    say(&format!("{planned} {cases} into {}; again: {again}", kept.out.display()));
+    let store = Store::new(&kept.out);
+    let mut code = 0;
+    let mut records = Vec::new();
+    for plan in plans {
+        let ran = plan.run(&store, kept.resume, kept.daemon.as_deref())?;
+        if ran.skipped > 0 {
+            say(&format!("kept from before: {} of {planned} cases", ran.skipped));
+        }
+        if ran.of_other_commits > 0 {
+            let Machine { commit, .. } = Machine::here();
+            say(&format!(
+                "{} of them by a program that was built of another commit than this one, {commit}; \
+                 without --resume they are run again",
+                ran.of_other_commits
+            ));
+        }
+        for (command, error) in &ran.failed {
+            say(&format!("failed: {error:#}\n  again: {command}"));
+        }
+        let lost = |record: &CaseRecord| {
+            record.verdict.as_ref().is_some_and(|verdict| verdict.kind == VerdictKind::Lost)
+        };
+        if !ran.failed.is_empty() || ran.unkept.is_some() || ran.records.iter().any(lost) {
+            code = FAILED;
+        }
+        records.extend(ran.records);
+        let go_on = if kept.resume { again.clone() } else { format!("{again} --resume") };
+        if let Some(error) = ran.unkept {
+            say(&format!(
+                "error: what was found last cannot be kept, and stands on standard output only: \
+                 {error:#}\n  when there is room, to go on: {go_on}"
+            ));
+            break;
+        }
+        if ran.interrupted || interrupted() {
+            say(&format!(
+                "interrupted: {} of {planned} cases are kept; to go on: {go_on}",
+                records.len()
+            ));
+            code = INTERRUPTED_STATUS;
+            break;
+        }
+    }
+    print(&if kept.json { serde_json::to_string_pretty(&records)? } else { tables(&records) })?;
+    Ok(code)
+}
+
+/// Records for a terminal: figures, then verdicts.
+fn tables(records: &[CaseRecord]) -> String {
+    let with_figures = records.iter().filter(|record| !record.figures.is_empty());
+    let mut text = table::render(&with_figures.cloned().collect::<Vec<_>>());
+    for record in records {
+        if let Some(verdict) = &record.verdict {
+            let CaseRecord { experiment, case, .. } = record;
+            let name = verdict_name(verdict.kind);
+            text.push_str(&format!("\n{experiment} {case}: {name}: {}", verdict.text));
+        }
+    }
+    text
+}
+
+/// Makes the page and says where it is; what could not be read is on it as well.
+fn write_report(from: &Path, out: Option<PathBuf>) -> Result<u8> {
+    let kept = Store::new(from).kept()?;
+    for why in &kept.unreadable {
+        say(&format!("error: {why:#}"));
+    }
+    ensure!(
+        !(kept.records.is_empty() && kept.failures.is_empty()),
+        "there is no record in {}: expected EXPERIMENT/CASE.json, as `{PROGRAM} bench --out DIR` \
+         keeps them",
+        from.display()
+    );
+    let about = |name: &str| {
+        let mut all = experiments().iter().chain(race::experiments());
+        let found = all.find(|experiment| experiment.name() == name);
+        found.map(|experiment| experiment.about().to_owned())
+    };
+    let page = report::render(&kept, &about);
+    let out = out.unwrap_or_else(|| from.join("report.html"));
+    std::fs::write(&out, page).with_context(|| format!("writing {}", out.display()))?;
+    print(&out.display().to_string())?;
+    Ok(if kept.unreadable.is_empty() { 0 } else { FAILED })
+}
+
+/// The command line of this run.
+fn again() -> String {
+    let arguments = std::env::args().skip(1).map(|argument| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/:+".contains(c);
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument
+        } else {
+            format!("'{}'", argument.replace('\'', r"'\''"))
+        }
+    });
+    [PROGRAM.to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,180 @@
+//! The map of guest memory over time, as SVG: time to the right, addresses upwards.
+
+use std::fmt::Write;
+
+use super::{chart, escape, size};
+use crate::store::{CellState, MemoryMap};
+
+const WIDTH: usize = 360;
+/// For half of the last label.
+const RIGHT: usize = 8;
+const HEIGHT: usize = 260;
+const LEFT: usize = 20;
+const TOP: usize = 18;
+const BOTTOM: usize = 40;
+
+/// How much of a map is of a state, in percent of all cells.
+#[allow(clippy::cast_precision_loss)] // percent for people
+fn percent(map: &MemoryMap, state: CellState) -> f64 {
+    let all: usize = map.rows.iter().map(|row| row.chars().count()).sum();
+    let of = map.rows.iter().flat_map(|row| row.chars()).filter(|c| *c == state.letter());
+    of.count() as f64 / all.max(1) as f64 * 100.0
+}
+
+/// The map; `id` is unique on the page. Its states differ by pattern as well as by colour.
+#[allow(clippy::cast_precision_loss)] // coordinates and seconds
+pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
+    let columns = map.rows.len().max(1);
+    let cells = map.rows.first().map_or(1, |row| row.chars().count()).max(1);
+    let (width, height) = ((WIDTH - LEFT - RIGHT) as f64, (HEIGHT - TOP - BOTTOM) as f64);
+    let (dx, dy) = (width / columns as f64, height / cells as f64);
+    let seconds = |us: Option<&u64>| us.copied().unwrap_or(0) as f64 / 1e6;
+    let (start, end) = (seconds(map.times_us.first()), seconds(map.times_us.last()));
+    let share = |state| format!("{} {:.1} %", CellState::name(state), percent(map, state));
+    let shares: Vec<String> = CellState::ALL.into_iter().map(share).collect();
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
+         <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{columns} columns of {cells} cells of \
+         {} each. Of all of them: {}.</desc>\n",
+        escape(title),
+        size(map.cell_bytes),
+        shares.join(", ")
+    );
+    for state in CellState::ALL {
+        let mut path = String::new();
+        for (column, row) in map.rows.iter().enumerate() {
+            let x = LEFT as f64 + column as f64 * dx;
+            for (first, len) in runs(row, state.letter()) {
+                let y = TOP as f64 + height - (first + len) as f64 * dy;
+                // Writing to a string cannot fail.
+                let _ = write!(path, "M{x:.1} {y:.1}h{dx:.2}v{:.1}h-{dx:.2}z", len as f64 * dy);
+            }
+        }
+        if !path.is_empty() {
+            let letter = state.letter();
+            let _ = writeln!(svg, "<path class=\"m{letter}\" d=\"{path}\"/>");
+            if overlay(state).is_some() {
+                let _ = writeln!(svg, "<path fill=\"url(#p{letter})\" d=\"{path}\"/>");
+            }
+        }
+    }
+    let bytes = u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(map.cell_bytes);
+    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", TOP - 5, size(bytes));
+    let _ = writeln!(
+        svg,
+        "<text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\">address</text>",
+        TOP as f64 + height / 2.0
+    );
+    for tick in chart::round_ticks(start, end) {
+        let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
+        let anchor = match share {
+            ..0.05 => "start",
+            ..0.95 => "middle",
+            _ => "end",
+        };
+        let (x, y) = (LEFT as f64 + share * width, HEIGHT - BOTTOM);
+        let _ = writeln!(
+            svg,
+            "<path class=\"grid\" d=\"M{x:.1} {y}v4\"/>\
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
+            y + 17,
+            chart::label(tick)
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">s</text></svg>",
+        LEFT as f64 + width / 2.0,
+        HEIGHT - 6
+    );
+    svg
+}
+
+/// Where a letter stands in a row: first and length of each run.
+fn runs(row: &str, letter: char) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (at, _) in row.chars().enumerate().filter(|(_, c)| *c == letter) {
+        match runs.last_mut() {
+            Some((first, len)) if *first + *len == at => *len += 1,
+            _ => runs.push((at, 1)),
+        }
+    }
+    runs
+}
+
+/// What is drawn over a state's colour.
+fn overlay(state: CellState) -> Option<&'static str> {
+    match state {
+        CellState::InUse => Some("M0 0h4v1h-4z"),
+        CellState::Free => Some("M1 1h1v1h-1z"),
+        CellState::Isolated => Some("M0 0h1v4h-1z"),
+        CellState::Reported => Some("M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1zM3 3h1v1h-1z"),
+        CellState::GivenBack => None,
+    }
+}
+
+/// The patterns that the maps of a page use; once a page.
+pub(super) fn patterns() -> String {
+    let pattern = |state: CellState| {
+        let letter = state.letter();
+        let d = overlay(state)?;
+        Some(format!(
+            "<pattern id=\"p{letter}\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\">\
+             <path class=\"ink\" d=\"{d}\"/></pattern>"
+        ))
+    };
+    let all: String = CellState::ALL.into_iter().filter_map(pattern).collect();
+    format!("<svg class=\"defs\" aria-hidden=\"true\"><defs>{all}</defs></svg>")
+}
+
+/// What the colours and patterns mean, and how much of the map each is.
+pub(super) fn legend(map: &MemoryMap) -> String {
+    let entry = |state: CellState| {
+        let letter = state.letter();
+        let over = match overlay(state) {
+            Some(_) => format!("<rect width=\"34\" height=\"12\" fill=\"url(#p{letter})\"/>"),
+            None => String::new(),
+        };
+        format!(
+            "<li><svg class=\"key\" viewBox=\"0 0 34 12\" aria-hidden=\"true\">\
+             <rect class=\"m{letter}\" width=\"34\" height=\"12\"/>{over}</svg> {} {:.1} %</li>",
+            state.name(),
+            percent(map, state)
+        )
+    };
+    let all: String = CellState::ALL.into_iter().map(entry).collect();
+    format!(
+        "<ul class=\"legend\">{all}</ul>\n<p class=\"of\">Of all cells, {} each, at all times. A \
+         cell is in use if any of its pages is.</p>",
+        size(map.cell_bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found() {
+        assert_eq!(runs("uuffuu", 'u'), [(0, 2), (4, 2)]);
+        assert_eq!(runs("", 'u'), []);
+    }
+
+    #[test]
+    fn a_map_names_its_shares() {
+        let map = MemoryMap {
+            cell_bytes: 2 << 20,
+            times_us: vec![0, 3_000_000],
+            rows: vec!["uuff".into(), "ugir".into()],
+        };
+        let svg = svg("m1", "memory", &map);
+        assert!(svg.contains("2 columns of 4 cells of 2 MiB each"), "{svg}");
+        assert!(svg.contains("in use 37.5 %, free 25.0 %, isolated 12.5 %"), "{svg}");
+        assert!(
+            svg.contains("class=\"mg\"")
+                && svg.contains(">1<")
+                && svg.contains(">3<")
+                && svg.contains(">8 MiB<")
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! The lab as a process: what is wrong is said, what is interrupted goes on, what is kept repeats.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use balloon_lab::store::{CaseRecord, Store};
+use rustix::process::{Pid, Signal, kill_process};
+use vmm_integration::measure::host::wait_until;
+
+fn lab(args: &[&str], out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_balloon-lab"));
+    command.args(args).stdin(Stdio::null());
+    if args.first() == Some(&"bench") {
+        command.arg("--out").arg(out);
+    }
+    command
+}
+
+fn run(args: &[&str], out: &Path) -> Output {
+    lab(args, out).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Quick even without optimisation.
+const SMALL: [&str; 4] = ["--set", "memory=512M", "--set", "seconds=20"];
+
+fn small<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    args.iter().copied().chain(SMALL).collect()
+}
+
+#[test]
+fn what_is_wrong_is_named_with_what_was_expected_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for (args, expected) in [
+        (vec!["bench", "trakcers"], "no experiment \"trakcers\": expected one of trackers, scale"),
+        (vec!["bench", "--set", "memory=1X"], "parameter memory is \"1X\": expected a size from"),
+        (
+            vec!["bench", "trackers", "--set", "tracker=f"],
+            "expected one or several of a, b, c, d, e",
+        ),
+        (
+            vec!["bench", "scale", "--set", "rate=1G"],
+            "no parameter \"rate\" in scale: expected one of",
+        ),
+        (vec!["bench", "--set", "memory"], "--set \"memory\": expected NAME=VALUE"),
+        (vec!["bench", "scale", "--case", "z-isolate"], "no case \"z-isolate\""),
+        (vec!["bench", "--seed", "x"], "invalid value 'x' for '--seed"),
+        (vec!["bench", "--seed", "-1"], "invalid value '-1' for '--seed"),
+        (vec!["list", "trakcers"], "no experiment \"trakcers\": expected one of trackers, scale"),
+        (vec!["bnech"], "unrecognized subcommand 'bnech'"),
+    ] {
+        let output = run(&args, &out);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(expected), "{args:?}: {said}");
+        assert!(!out.exists(), "{args:?} has run");
+    }
+}
+
+#[test]
+fn every_experiment_is_listed_with_its_parameters_and_cases() {
+    let output = run(&["list"], Path::new("."));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for name in [
+        "trackers",
+        "scale",
+        "    memory: of the guest; a size from 256M",
+        "50 cases: a-isolate-uniform, ",
+        "with --full also: a-pull",
+        "stalled-control",
+    ] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    let output = run(&["list", "scale", "part4", "--json"], Path::new("."));
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 2);
+    assert_eq!(listed[0]["parameters"][2]["takes"], "sizes from 1G to 16T, such as 512M,4G");
+    assert_eq!(listed[0]["cases"]["quick"][4], "e-isolate");
+    assert_eq!(listed[1]["subcommand"], "race");
+}
+
+/// One case that is done at once.
+const ONE: [&str; 8] = [
+    "bench",
+    "trackers",
+    "--case",
+    "d-isolate-uniform",
+    "--set",
+    "memory=512M",
+    "--set",
+    "seconds=2",
+];
+
+#[test]
+fn a_folder_that_records_cannot_be_kept_in_is_named_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for out in [file.as_path(), Path::new("/proc/lab")] {
+        let output = run(&ONE, out);
+        let (said, named) = (stderr(&output), format!("cannot be kept in {}", out.display()));
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&named) && !said.contains("1/1"), "{said}");
+    }
+    let out = folder.path().join("out");
+    let claim = Store::new(&out).claim().unwrap();
+    let output = run(&ONE, &out);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("another run keeps its records in"), "{}", stderr(&output));
+    drop(claim);
+    assert!(run(&ONE, &out).status.success());
+}
+
+#[test]
+fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    // Where the experiment's folder should be, so that root cannot write there either.
+    std::fs::write(out.join("trackers"), "").unwrap();
+    let output = run(&[&ONE[..], &["--case", "e-pull-uniform", "--json"]].concat(), &out);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be kept") && said.contains("trackers"), "{said}");
+    assert!(said.contains("when there is room, to go on: cargo xtask lab bench"), "{said}");
+    let printed: Vec<CaseRecord> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(printed.len(), 1, "the one after it is not run");
+    assert!(!printed[0].figures.is_empty());
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_keeps_what_it_finds() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let status = lab(&ONE, &out).stdout(closed()).stderr(closed()).status().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(Store::new(&out).kept().unwrap().records.len(), 1);
+    let output = lab(&["list"], &out).stdout(closed()).output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_run_that_goes_on_with_other_parameters_says_what_it_replaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    assert!(run(&ONE, &out).status.success());
+    let other = [&ONE[..], &["--set", "seconds=3", "--seed", "2", "--resume"]].concat();
+    let output = run(&other, &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let expected = "d-isolate-uniform: kept with seed 1 and not 2, seconds=2 and not 3";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    assert_eq!(Store::new(&out).get("trackers", "d-isolate-uniform").unwrap().seed, 2);
+}
+
+#[test]
+fn what_cannot_be_reported_is_named_and_hides_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let report = || run(&["report", "--from", out.to_str().unwrap()], &out);
+    assert!(stderr(&report()).contains("there is no record in"), "{}", stderr(&report()));
+    assert!(run(&ONE, &out).status.success());
+    std::fs::write(out.join("trackers/half.json"), "{").unwrap();
+    let output = report();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("half.json is no record of this lab: EOF"), "{output:?}");
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("half.json") && page.contains("d-isolate"), "{page}");
+}
+
+#[test]
+fn the_fault_of_a_plan_is_repeated_by_its_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults =
+        ["race", "--fault", "used-length", "--fault", "spurious-interrupt:after=1", "--out"];
+    let out = folder.path().join("out");
+    let output = run(&[&faults[..], &[out.to_str().unwrap()]].concat(), &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let second = Store::new(&out).get("faults", "2-spurious-interrupt").unwrap();
+    let expected = "race --fault spurious-interrupt:after=1,times=1 --seed 1";
+    assert_eq!(second.command, format!("cargo xtask lab {expected}"));
+    let again = folder.path().join("again");
+    let words: Vec<&str> = expected.split(' ').chain(["--out", again.to_str().unwrap()]).collect();
+    let output = run(&words, &again);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let repeated = Store::new(&again).get("faults", "1-spurious-interrupt").unwrap();
+    assert_eq!(repeated.verdict.map(|v| v.kind), second.verdict.map(|v| v.kind));
+}
+
+#[test]
+fn a_run_that_was_interrupted_keeps_what_it_has_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    // Longer than anybody waits, so that it cannot end before it is interrupted.
+    let args = ["bench", "trackers", "--set", "memory=512M", "--set", "seconds=20"];
+    let endless = ["--set", "churn=uniform,threads", "--set", "thread-seconds=600"];
+    let args: Vec<&str> = args.into_iter().chain(endless).collect();
+    let mut child = lab(&args, &out).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let store = Store::new(&out);
+    wait_until(Duration::from_secs(120), Duration::from_millis(10), || {
+        let kept = store.kept().map_err(|error| format!("{error:#}"))?.records;
+        if kept.len() >= 10 { Ok(()) } else { Err(format!("{} records", kept.len())) }
+    })
+    .unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
+    assert!(said.contains("interrupted: 10 of 20 cases are kept; to go on: "), "{said}");
+    assert!(said.contains("--resume"), "{said}");
+    let before = by_case(store.kept().unwrap().records);
+    assert_eq!(before.len(), 10);
+
+    // It goes on, with a shorter second half: those that are kept are of the same parameters only if
+    // these are what was set.
+    let again: Vec<&str> =
+        args.iter().copied().chain(["--resume", "--case", "a-isolate-uniform"]).collect();
+    let output = run(&again, &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("kept from before: 1 of 1 cases"), "{}", stderr(&output));
+    std::fs::remove_file(out.join("trackers/e-pull-uniform.json")).unwrap();
+    let uniform: Vec<&str> = before.keys().flat_map(|case| ["--case", case]).collect();
+    let again: Vec<&str> = args.iter().copied().chain(["--resume"]).chain(uniform).collect();
+    let output = run(&again, &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("kept from before: 9 of 10 cases"), "{}", stderr(&output));
+    let after = by_case(store.kept().unwrap().records);
+    assert_eq!(after.len(), 10);
+    for (case, record) in &before {
+        if case == "e-pull-uniform" {
+            assert_eq!(after[case].figures, record.figures, "the seed repeats it");
+        } else {
+            assert_eq!(&after[case], record, "it was run again");
+        }
+    }
+}
+
+fn by_case(records: Vec<CaseRecord>) -> BTreeMap<String, CaseRecord> {
+    records.into_iter().map(|record| (record.case.clone(), record)).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_figures_and_another_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = |name: &str, seed: &str| {
+        let out = folder.path().join(name);
+        let churn = "churn=uniform,local,bursty,sweep";
+        let args = ["bench", "trackers", "--seed", seed, "--set", churn, "--set", "tracker=b,d,e"];
+        let output = run(&small(&args), &out);
+        assert!(output.status.success(), "{}", stderr(&output));
+        by_case(Store::new(&out).kept().unwrap().records)
+    };
+    let (first, again, other) = (bench("first", "7"), bench("again", "7"), bench("other", "8"));
+    assert_eq!(first.len(), 24);
+    for (case, record) in &first {
+        assert_eq!(record.figures, again[case].figures, "{case}");
+        assert_eq!(record.series, again[case].series, "{case}");
+        assert_eq!(record.map, again[case].map, "{case}");
+    }
+    assert!(first.iter().any(|(case, record)| record.figures != other[case].figures));
+    for (case, record) in &first {
+        if let Some(lost) = record.figures.get("lost-reports") {
+            assert!(lost.value == 0.0, "{case} has lost {} reports", lost.value);
+        }
+    }
+    let closed = &first["d-isolate-sweep"];
+    assert!(closed.series.contains_key("closed-form") && closed.series.contains_key("measured"));
+    assert!(first["d-isolate-bursty"].map.is_some());
+}
+
+#[test]
+fn the_command_of_a_record_repeats_it_and_the_report_has_them_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let args = ["bench", "trackers", "--json", "--case", "d-pull-local", "--case", "e-pull-bursty"];
+    let output = run(&small(&args), &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let printed: Vec<CaseRecord> = serde_json::from_slice(&output.stdout).unwrap();
+    let kept = Store::new(&out).kept().unwrap().records;
+    assert_eq!(printed, kept);
+    for record in &kept {
+        let command = record.command.strip_prefix("cargo xtask lab ").unwrap();
+        let words: Vec<&str> = command.split(' ').collect();
+        let again = folder.path().join("again");
+        assert!(run(&words, &again).status.success(), "{command}");
+        let again = Store::new(again).get("trackers", &record.case).unwrap();
+        assert_eq!((&again.figures, &again.command), (&record.figures, &record.command));
+    }
+    let output = run(&["report", "--from", out.to_str().unwrap()], &out);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    for record in &kept {
+        let words: Vec<String> =
+            record.command.split(' ').map(|word| format!("<span>{word}</span>")).collect();
+        assert!(page.contains(&words.join(" ")), "{}", record.command);
+        assert!(record.figures.keys().all(|name| page.contains(name.as_str())));
+    }
+
+    let nowhere = run(&["report", "--from", "/nowhere"], &out);
+    assert!(!nowhere.status.success() && stderr(&nowhere).contains("listing /nowhere"));
+}

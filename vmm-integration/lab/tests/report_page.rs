@@ -1,0 +1,158 @@
+//! The report in a browser, on a phone, a tablet and a wide screen, light and dark.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use balloon_lab::machine::Machine;
+use balloon_lab::store::{Failure, Store, Verdict, VerdictKind};
+use vmm_integration::fetch::browser::{Browser, Loaded};
+
+/// See there.
+const CHECK: &str = include_str!("report_page.js");
+/// Smaller text is hard to read on a phone, in CSS pixels.
+const LEGIBLE: f64 = 12.0;
+
+fn lab(args: &[&str], folder: &Path) -> i32 {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_balloon-lab"));
+    command.args(args).current_dir(folder).output().unwrap().status.code().unwrap()
+}
+
+/// A page with the check in it.
+fn checked(page: &str) -> String {
+    page.replace("</body>", &format!("<script>{CHECK}</script></body>"))
+}
+
+/// What the check has left: the numbers, and what is wrong.
+fn found(loaded: &Loaded) -> (Vec<f64>, Vec<&str>) {
+    let attribute = |name: &str| {
+        let (_, rest) = loaded.html.split_once(&format!("data-{name}=\"")).unwrap();
+        rest.split('"').next().unwrap()
+    };
+    let numbers = attribute("check").split(' ').map(|number| number.parse().unwrap()).collect();
+    (numbers, attribute("problems").lines().collect())
+}
+
+/// Cases of every sort: tables with few and many columns, curves, the closed form, maps, verdicts,
+/// and what is to be said first: a loss, a failure, a file that is no record.
+fn keep_some(folder: &Path) {
+    let small = ["--set", "memory=512M", "--set", "seconds=30", "--out", "out"];
+    let churn = "churn=uniform,bursty,sweep";
+    assert_eq!(lab(&[&["bench", "trackers", "--set", churn][..], &small].concat(), folder), 0);
+    let scale = ["bench", "scale", "--set", "sizes=1G,256G,1T,16T", "--set", "passes=1"];
+    let out = ["--set", "populated=1G", "--out", "out"];
+    assert_eq!(lab(&[&scale[..], &out].concat(), folder), 0);
+    let part4 = ["--case", "4.1-1", "--case", "4.1-3", "--case", "4.2-d", "--out", "out"];
+    assert_eq!(lab(&[&["race", "part4"][..], &part4].concat(), folder), 0);
+    let store = Store::new(folder.join("out"));
+    let mut lost = store.get("part4", "4.1-3").unwrap();
+    lost.verdict = Some(Verdict { kind: VerdictKind::Lost, text: "4096 bytes".to_owned() });
+    store.put(&lost).unwrap();
+    let failure = Failure {
+        experiment: "reclaim".to_owned(),
+        case: "linux-4k-ours".to_owned(),
+        command: "cargo xtask lab bench reclaim --case linux-4k-ours --seed 1".to_owned(),
+        machine: Machine::here(),
+        error: "the guest has ended".to_owned(),
+    };
+    store.put_failure(&failure).unwrap();
+    fs::write(folder.join("out/part4/half.json"), "{\"experiment\": \"pa").unwrap();
+}
+
+#[test]
+fn the_report_is_whole_and_legible_on_every_screen() {
+    let name = "the_report_is_whole_and_legible_on_every_screen";
+    let Some(browser) = Browser::for_test(name) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    keep_some(folder.path());
+    assert_eq!(lab(&["report", "--from", "out"], folder.path()), 1, "a file is no record");
+
+    let report = folder.path().join("out/report.html");
+    let light = fs::read_to_string(&report).unwrap();
+    let figures = light.matches("<figure>").count();
+    assert!(figures >= 15, "{figures}");
+    for section in ["summary", "trackers", "scale", "part4", "reclaim"] {
+        assert!(light.contains(&format!("<section id=\"{section}\"")), "{section}");
+    }
+    let (summary, _) = light.split_once("</section>").unwrap();
+    for text in ["1 failed, 1 LOST", "the guest has ended", "4096 bytes", "half.json is no record"]
+    {
+        assert!(summary.contains(text), "{text}: {summary}");
+    }
+    let at = |name: &str| light.find(&format!("<b>busy-{name}</b>")).unwrap();
+    assert!(at("1G") < at("256G") && at("256G") < at("1T") && at("1T") < at("16T"));
+
+    // What a reader who likes it dark gets.
+    const DARK: &str = "(prefers-color-scheme: dark)";
+    assert!(light.contains(DARK));
+    let dark = light.replace(DARK, "(min-width: 1px)");
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/screenshots");
+    fs::create_dir_all(&pictures).unwrap();
+    for (what, page, size) in [
+        ("phone", &light, (360, 740)),
+        ("phone-dark", &dark, (390, 844)),
+        ("tablet", &light, (768, 1024)),
+        ("wide", &light, (1600, 1000)),
+    ] {
+        let file = folder.path().join(format!("{what}.html"));
+        fs::write(&file, checked(page)).unwrap();
+        let loaded = browser.load(&file, size).unwrap();
+        assert_eq!(loaded.console, [""; 0], "{what}");
+        let (numbers, problems) = found(&loaded);
+        assert_eq!(problems, [""; 0], "{what}");
+        let [window, content, drawn, text] = numbers[..] else { panic!("{numbers:?}") };
+        assert!((window - f64::from(size.0)).abs() < 0.5, "{what}: a window of {window}");
+        assert!(content <= window, "{what}: {content} pixels wide in {window}");
+        assert!((drawn - figures as f64).abs() < 0.5, "{what}: {drawn} of {figures} figures");
+        assert!(text >= LEGIBLE, "{what}: text of {text} pixels");
+
+        let picture = pictures.join(format!("{what}.png"));
+        fs::write(&file, page).unwrap();
+        browser.screenshot(&file, size, &picture).unwrap();
+        let bytes = fs::read(&picture).unwrap();
+        // PNG: width and height stand in the first chunk.
+        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!((number(16), number(20)), size, "{what}");
+    }
+}
+
+/// The check itself must be able to fail.
+#[test]
+fn what_is_wrong_with_a_page_is_noticed() {
+    let name = "what_is_wrong_with_a_page_is_noticed";
+    let Some(browser) = Browser::for_test(name) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.html");
+    let page = "<!doctype html><meta name=viewport content='width=device-width'><body id=a>\
+        <div style='width:900px'>wide</div><div style='overflow-x:auto' id=a>x</div>\
+        <p style='color:#ccc;font-size:8px'>pale and small</p><a href='#nowhere'>link</a>\
+        <figure><svg viewBox='0 0 300 200' width=300><text x=9 y=50>one</text>\
+        <text x=9 y=52>two</text><text x=290 y=90>border</text></svg></figure>\
+        <div class=holder><table><thead style='position:absolute;left:-999px'><tr><th>x</th></tr></thead>\
+        <tr><td data-case=c>1</td></tr></table></div><script>nothing.here()</script></body>";
+    fs::write(&file, checked(page)).unwrap();
+    let loaded = browser.load(&file, (390, 844)).unwrap();
+    assert!(loaded.console.iter().any(|line| line.contains("nothing")), "{:?}", loaded.console);
+    let (numbers, problems) = found(&loaded);
+    assert!(numbers[1] > numbers[0] && numbers[3] < LEGIBLE, "{numbers:?}");
+    for wrong in [
+        "outside: DIV",
+        "scrolls: DIV",
+        "contrast 1.6: P",
+        "not drawn: svg",
+        "labels touch: text. in a (one) and text. in a (two)",
+        "label cut off: text. in a (border)",
+        "whose value: TD",
+        "not to be had again: FIGURE",
+        "leads nowhere: A",
+        "twice: a",
+        "not in words: svg",
+    ] {
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(wrong)),
+            "{wrong}: {problems:#?}"
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! A headless Chromium, to look at pages as readers do.
+//!
+//! It is taken from the machine if there is one: from the environment variable `CHROMIUM`, or by its
+//! name from `PATH`. Otherwise [`Browser::ensure`] unpacks Debian's into `target/browser`, 160 MB to
+//! fetch, without root and without installing anything.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::fetch::SetupEvent;
+use crate::fetch::apt::{Archive, PrivateApt, output};
+use crate::measure::host::wait_until;
+
+/// What the folder was made from; who changes it has everybody's folder made anew.
+const RECIPE: &str = "1: trixie; chromium-headless-shell patchelf fonts-dejavu-core";
+const SUITES: [&str; 1] = ["trixie"];
+const PACKAGES: [&str; 3] = ["chromium-headless-shell", "patchelf", "fonts-dejavu-core"];
+const STAMP: &str = ".recipe";
+const NAMES: [&str; 5] =
+    ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "chrome"];
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+const PROGRAM: &str = "usr/lib/chromium/chromium-headless-shell";
+/// How long a page may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A browser that can be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Browser {
+    program: PathBuf,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+/// A page as the browser has made it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The document after its scripts ran, as HTML.
+    pub html: String,
+    /// What was said on its console: errors and whatever a script logs.
+    pub console: Vec<String>,
+}
+
+impl Browser {
+    /// One that is there already.
+    pub fn find() -> Option<Self> {
+        let of_machine = |program: PathBuf| Self { program, environment: Vec::new() };
+        if let Some(given) = env::var_os("CHROMIUM").filter(|value| !value.is_empty()) {
+            return Some(of_machine(given.into()));
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<PathBuf> = env::split_paths(&path).collect();
+        let in_folders = |name| folders.iter().map(move |folder| folder.join(name));
+        let mut candidates = NAMES.iter().flat_map(in_folders);
+        candidates.find(|candidate| candidate.is_file()).map(of_machine).or_else(Self::unpacked)
+    }
+
+    /// One that is there, or Debian's.
+    ///
+    /// # Errors
+    /// When apt or dpkg are missing, or the archive cannot be reached.
+    pub fn ensure() -> Result<Self> {
+        if let Some(browser) = Self::find() {
+            return Ok(browser);
+        }
+        ensure!(cfg!(target_arch = "x86_64"), "the packages are for x86-64 hosts only");
+        let folder = folder();
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let lock =
+            File::create(folder.join("setup.lock")).context("locking the browser's folder")?;
+        lock.lock().context("locking the browser's folder")?;
+        if let Some(browser) = Self::unpacked() {
+            return Ok(browser);
+        }
+        let apt = folder.join("apt");
+        let archive = Archive::of_this_machine()?;
+        let files = PrivateApt::new(&apt, &archive, &SUITES)?.download(&PACKAGES, &mut tell)?;
+        let (partial, root) = (folder.join("root.partial"), folder.join("root"));
+        for old in [&partial, &root] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+            }
+        }
+        fs::create_dir(&partial).with_context(|| format!("creating {}", partial.display()))?;
+        for file in &files {
+            output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&partial))
+                .with_context(|| format!("unpacking {}", file.display()))?;
+        }
+        // It starts itself over and over, so that a loader in front of it would not do: the loader's
+        // path goes into the program.
+        let root = fs::canonicalize(&folder).context("the browser's folder")?.join("root");
+        let mut patch = Command::new(partial.join(LOADER));
+        patch
+            .arg("--library-path")
+            .arg(partial.join(LIBRARIES))
+            .arg(partial.join("usr/bin/patchelf"));
+        patch.arg("--set-interpreter").arg(root.join(LOADER)).arg(partial.join(PROGRAM));
+        output(&mut patch).context("naming the loader in the browser")?;
+        fs::write(partial.join(STAMP), RECIPE).context("marking the browser's folder")?;
+        fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
+        // The packages have done their duty; if they stay, they only take room.
+        let _ = fs::remove_dir_all(&apt);
+        Self::unpacked().context("the browser was unpacked and is gone")
+    }
+
+    /// The browser for a test, or nothing if there is none here: then that is said, and the test may
+    /// pass. With the environment variable `CI` set it is fetched if need be.
+    ///
+    /// # Panics
+    /// When it cannot be had and `CI` is set.
+    pub fn for_test(test_name: &str) -> Option<Self> {
+        if env::var_os("CI").is_some() {
+            return Some(
+                Self::ensure().unwrap_or_else(|error| panic!("{test_name} needs it: {error:#}")),
+            );
+        }
+        let found = Self::find();
+        if found.is_none() {
+            // Past the test harness, which shows only what a failing test prints.
+            let _ = writeln!(
+                std::io::stderr(),
+                "not run: {test_name}: no Chromium on this machine (cargo xtask setup --browser \
+                 fetches one)"
+            );
+        }
+        found
+    }
+
+    fn unpacked() -> Option<Self> {
+        let root = fs::canonicalize(folder().join("root")).ok()?;
+        let stamp = fs::read_to_string(root.join(STAMP)).ok()?;
+        let libraries = root.join(LIBRARIES);
+        let paths = env::join_paths([libraries.clone(), libraries.join("pulseaudio")]).ok()?;
+        (stamp == RECIPE).then(|| Self {
+            program: root.join(PROGRAM),
+            environment: vec![
+                ("LD_LIBRARY_PATH", paths),
+                ("FONTCONFIG_PATH", root.join("etc/fonts").into()),
+                ("FONTCONFIG_SYSROOT", root.clone().into()),
+            ],
+        })
+    }
+
+    /// Draws `page` in a window of this size into a PNG file.
+    ///
+    /// # Errors
+    /// If the browser fails.
+    pub fn screenshot(&self, page: &Path, size: (u32, u32), picture: &Path) -> Result<()> {
+        let mut option = OsString::from("--screenshot=");
+        option.push(picture);
+        self.run(page, size, &option)?;
+        ensure!(picture.is_file(), "the browser has drawn no {}", picture.display());
+        Ok(())
+    }
+
+    /// Loads `page` in a window of this size.
+    ///
+    /// # Errors
+    /// If the browser fails.
+    pub fn load(&self, page: &Path, size: (u32, u32)) -> Result<Loaded> {
+        let (html, log) = self.run(page, size, &OsString::from("--dump-dom"))?;
+        let console =
+            log.lines().filter(|line| line.contains(":CONSOLE")).map(str::to_owned).collect();
+        Ok(Loaded { html, console })
+    }
+
+    /// Runs it to its end; what it wrote on both outputs.
+    fn run(&self, page: &Path, (w, h): (u32, u32), what: &OsString) -> Result<(String, String)> {
+        // Files, since nobody reads a pipe while it is waited for.
+        let folder = tempfile::tempdir().context("a folder for the browser")?;
+        let (out, err) = (folder.path().join("out"), folder.path().join("err"));
+        let page = fs::canonicalize(page).with_context(|| format!("finding {}", page.display()))?;
+        let mut profile = OsString::from("--user-data-dir=");
+        profile.push(folder.path().join("profile"));
+        let mut address = OsString::from("file://");
+        address.push(page);
+        let mut command = Command::new(&self.program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // Pages are our own, and root has no sandbox.
+        command
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
+            .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
+            .arg(format!("--window-size={w},{h}"))
+            .arg(profile)
+            .arg(what)
+            .arg(address)
+            .stdin(Stdio::null())
+            .stdout(File::create(&out)?)
+            .stderr(File::create(&err)?);
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let ended = wait_until(PATIENCE, Duration::from_millis(10), || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("the browser runs still".to_owned()),
+            Err(error) => Err(error.to_string()),
+        });
+        let read = |path: &Path| -> Result<String> {
+            Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+        };
+        let log = read(&err)?;
+        let status = match ended {
+            Ok(status) => status,
+            Err(error) => {
+                // It is given up, whether or not it can be killed.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error.context(log));
+            }
+        };
+        ensure!(status.success(), "the browser ended with {status}:\n{log}");
+        Ok((read(&out)?, log))
+    }
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/browser")
+}
+
+fn tell(event: SetupEvent) {
+    match event {
+        SetupEvent::Step(text) => eprintln!("browser: {text}"),
+        SetupEvent::Download { packages, total_bytes } => {
+            eprintln!("browser: downloading {packages} packages, {} MB", total_bytes / 1_000_000);
+        }
+        SetupEvent::Progress { .. } | SetupEvent::Unpack { .. } => {}
+    }
+}

@@ -1,0 +1,203 @@
+//! QEMU and a Linux kernel, unpacked from Debian packages into a folder.
+//!
+//! Nothing is installed: the packages are unpacked as they are, and QEMU runs in place through
+//! the dynamic loader that comes with it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::apt::{Archive, PrivateApt, output};
+use super::{SetupEvent, Tool};
+
+/// A folder of unpacked packages.
+struct Recipe {
+    /// Its name.
+    folder: &'static str,
+    /// Says what is in it. Whoever changes what is fetched or how it is unpacked changes the number,
+    /// and everybody's folder is made anew.
+    stamp: &'static str,
+    suites: &'static [&'static str],
+    packages: &'static [&'static str],
+}
+
+/// QEMU has the device only in the backports of Debian 13; so the last, preferred suite.
+const GUEST: Recipe = Recipe {
+    folder: "root",
+    stamp: "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace",
+    suites: &["trixie", "trixie-backports"],
+    packages: &["qemu-system-x86", "linux-image-cloud-amd64", "strace"],
+};
+
+/// Debian 13's own kernel, which is the older one.
+const STABLE_KERNEL: Recipe = Recipe {
+    folder: "stable-kernel",
+    stamp: "1: trixie; linux-image-cloud-amd64",
+    suites: &["trixie"],
+    packages: &["linux-image-cloud-amd64"],
+};
+
+/// User-mode Linux of Debian 12: it needs glibc 2.34 of the host, which Debian 13 has, too.
+const USER_MODE_LINUX: Recipe = Recipe {
+    folder: "user-mode-linux",
+    stamp: "1: bookworm; user-mode-linux",
+    suites: &["bookworm"],
+    packages: &["user-mode-linux"],
+};
+
+/// Name of the file that marks the folder as complete.
+const STAMP: &str = ".recipe";
+
+/// The folder with the unpacked packages.
+#[derive(Clone, Debug)]
+pub struct Sysroot {
+    root: PathBuf,
+}
+
+impl Sysroot {
+    /// Makes the folder `root` below `guest_dir`, unless it is there already.
+    ///
+    /// Can be interrupted at any time and run by several processes at once.
+    ///
+    /// # Errors
+    /// When apt or dpkg are missing, apt knows no Debian archive or cannot reach it, or the disk
+    /// is full.
+    pub fn ensure(guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
+        Self::make(&GUEST, guest_dir, events)
+    }
+
+    /// The same for the kernel of Debian's stable release: only a kernel, and no program.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_stable_kernel(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<Self> {
+        Self::make(&STABLE_KERNEL, guest_dir, events)
+    }
+
+    /// The same for user-mode Linux; returns its folder.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_user_mode_linux(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&USER_MODE_LINUX, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
+    fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
+        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
+            return Ok(sysroot);
+        }
+        ensure!(cfg!(target_arch = "x86_64"), "the packages are for x86-64 hosts only");
+        fs::create_dir_all(guest_dir)
+            .with_context(|| format!("creating {}", guest_dir.display()))?;
+        let _lock = lock(&guest_dir.join("setup.lock"), events)?;
+        // Somebody else may have done it meanwhile.
+        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
+            return Ok(sysroot);
+        }
+        events(SetupEvent::Step(format!(
+            "the test guest is missing: fetching {} into {}",
+            recipe.packages.join(", "),
+            guest_dir.display()
+        )));
+        let apt_dir = guest_dir.join("apt");
+        let apt = PrivateApt::new(&apt_dir, &Archive::of_this_machine()?, recipe.suites)?;
+        let files = apt.download(recipe.packages, events)?;
+
+        let partial = guest_dir.join(format!("{}.partial", recipe.folder));
+        let root = guest_dir.join(recipe.folder);
+        for old in [&partial, &root] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
+            }
+        }
+        fs::create_dir(&partial).with_context(|| format!("creating {}", partial.display()))?;
+        for (done, file) in files.iter().enumerate() {
+            events(SetupEvent::Unpack { done, total: files.len() });
+            output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&partial))
+                .with_context(|| format!("unpacking {}", file.display()))?;
+        }
+        let stamp = partial.join(STAMP);
+        fs::write(&stamp, recipe.stamp).with_context(|| format!("writing {}", stamp.display()))?;
+        fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
+        // The packages have done their duty; if they stay, they only take room.
+        let _ = fs::remove_dir_all(&apt_dir);
+        events(SetupEvent::Step("the test guest is set up".to_owned()));
+        Ok(Self { root })
+    }
+
+    /// The folder, if it is there and complete.
+    pub fn existing(guest_dir: &Path) -> Option<Self> {
+        Self::complete(&GUEST, guest_dir)
+    }
+
+    fn complete(recipe: &Recipe, guest_dir: &Path) -> Option<Self> {
+        let root = guest_dir.join(recipe.folder);
+        let stamp = fs::read_to_string(root.join(STAMP)).ok()?;
+        (stamp == recipe.stamp).then_some(Self { root })
+    }
+
+    /// A program of the folder, `usr/bin/NAME`, run with the folder's own loader and libraries.
+    pub fn tool(&self, name: &str) -> Tool {
+        let root = |path: &str| self.root.join(path);
+        Tool {
+            program: root("usr/lib64/ld-linux-x86-64.so.2"),
+            args: vec![
+                "--library-path".into(),
+                root("usr/lib/x86_64-linux-gnu").into(),
+                root("usr/bin").join(name).into(),
+            ],
+        }
+    }
+
+    /// QEMU, told where its firmware is.
+    pub(crate) fn qemu(&self) -> Tool {
+        let mut tool = self.tool("qemu-system-x86_64");
+        for data in ["usr/share/qemu", "usr/share/seabios"] {
+            tool.args.extend(["-L".into(), self.root.join(data).into()]);
+        }
+        tool
+    }
+
+    /// The kernel image: beside its modules, or in `/boot`, where Debian's stable release has it.
+    pub(crate) fn kernel_image(&self) -> Result<PathBuf> {
+        let modules = self.root.join("usr/lib/modules");
+        let mut images: Vec<PathBuf> = fs::read_dir(&modules)
+            .with_context(|| format!("listing {}", modules.display()))?
+            .filter_map(|entry| {
+                let folder = entry.ok()?.path();
+                let release = folder.file_name()?.to_string_lossy().into_owned();
+                let boot = self.root.join(format!("boot/vmlinuz-{release}"));
+                [folder.join("vmlinuz"), boot].into_iter().find(|image| image.exists())
+            })
+            .collect();
+        images.sort();
+        images.pop().with_context(|| {
+            format!(
+                "no kernel image for the modules in {}: remove the folder to have it made anew",
+                modules.display()
+            )
+        })
+    }
+}
+
+/// Waits for the lock; it is released when the file is closed, thus also by a crash.
+fn lock(path: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut result = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if result == Err(Errno::WOULDBLOCK) {
+        events(SetupEvent::Step("waiting for another process that sets the guest up".to_owned()));
+        result = flock(&file, FlockOperation::LockExclusive);
+    }
+    result.with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,9 @@
+//! The real guest: an unmodified Linux kernel with our agent as its init.
+
+mod agent;
+pub(crate) mod build;
+pub(crate) mod initramfs;
+mod kernel;
+
+pub use agent::AgentClient;
+pub use kernel::Kernel;

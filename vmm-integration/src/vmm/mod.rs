@@ -1,0 +1,6 @@
+//! The VMMs that put a guest before the daemon.
+
+pub mod model;
+pub(crate) mod process;
+pub mod qemu;
+pub mod user_mode_linux;

@@ -1,0 +1,154 @@
+//! Which accelerator runs the guest.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{GuestConfig, LinuxGuest, Toolbox};
+use crate::fetch::guest_dir;
+
+/// With a KVM that works, a guest says hello within two seconds.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How QEMU runs the guest's CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accel {
+    /// By the processor, through KVM.
+    Kvm,
+    /// By emulation: everywhere, and some ten times slower.
+    Tcg,
+}
+
+impl Accel {
+    /// QEMU's arguments.
+    pub(super) fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
+    /// The accelerator that the environment asks for, or else the best that works.
+    ///
+    /// `/dev/kvm` may exist and yet be unable to run Linux, in a nested or restricted virtual
+    /// machine: so a guest is booted with it. The verdict is kept until the next boot of the host.
+    pub(super) fn choose(toolbox: &Toolbox) -> Result<Self> {
+        // Tests boot guests at the same time: one of them tries, the others wait for its verdict.
+        static TRYING: Mutex<()> = Mutex::new(());
+        let _trying = TRYING.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::env::var("GUEST_ACCEL").as_deref() {
+            Ok("kvm") => return Ok(Self::Kvm),
+            Ok("tcg") => return Ok(Self::Tcg),
+            Ok("") | Err(_) => {}
+            Ok(other) => {
+                bail!("the environment variable GUEST_ACCEL is {other:?}: expected kvm or tcg");
+            }
+        }
+        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+            let verdict = Verdict {
+                accel: Self::Tcg,
+                reason: format!("/dev/kvm cannot be opened: {error}"),
+                of: String::new(),
+            };
+            verdict.tell();
+            return Ok(Self::Tcg);
+        }
+        let of = identity(toolbox)?;
+        let file = guest_dir().join("accel.json");
+        if let Some(verdict) = Verdict::read(&file).filter(|verdict| verdict.of == of) {
+            verdict.tell();
+            return Ok(verdict.accel);
+        }
+        let verdict = Verdict::by_probing(toolbox, of);
+        verdict.tell();
+        verdict.write(&file)?;
+        Ok(verdict.accel)
+    }
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "TCG (emulation)",
+        })
+    }
+}
+
+/// What was found out, and about what.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    accel: Accel,
+    reason: String,
+    of: String,
+}
+
+impl Verdict {
+    fn by_probing(toolbox: &Toolbox, of: String) -> Self {
+        eprintln!("guest: trying whether KVM can run it, at most {PROBE_TIMEOUT:?}");
+        let config = GuestConfig {
+            memory_bytes: 256 << 20,
+            cpus: 1,
+            accel: Some(Accel::Kvm),
+            boot_timeout: PROBE_TIMEOUT,
+            ..GuestConfig::default()
+        };
+        match LinuxGuest::boot(toolbox, config) {
+            Ok(_) => Self { accel: Accel::Kvm, reason: "a guest booted with KVM".to_owned(), of },
+            Err(error) => {
+                let first = error.to_string().lines().next().unwrap_or_default().to_owned();
+                let reason = format!("no guest booted with /dev/kvm: {first}");
+                Self { accel: Accel::Tcg, reason, of }
+            }
+        }
+    }
+
+    fn tell(&self) {
+        static TOLD: std::sync::Once = std::sync::Once::new();
+        TOLD.call_once(|| eprintln!("guest: using {}: {}", self.accel, self.reason));
+    }
+
+    fn read(file: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(file).ok()?).ok()
+    }
+
+    fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let partial = tempfile::NamedTempFile::new_in(folder)
+            .with_context(|| format!("creating a file in {}", folder.display()))?;
+        fs::write(partial.path(), text)
+            .with_context(|| format!("writing {}", partial.path().display()))?;
+        partial.persist(file).with_context(|| format!("naming {}", file.display()))?;
+        Ok(())
+    }
+}
+
+/// What a verdict holds for: this boot of the host, this QEMU, this kernel.
+fn identity(toolbox: &Toolbox) -> Result<String> {
+    let boot_id = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(boot_id).with_context(|| format!("reading {boot_id}"))?;
+    let Toolbox { qemu_version, kernel, .. } = toolbox;
+    Ok(format!("{} / {qemu_version} / {}", boot.trim(), kernel.image.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_comes_back_from_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("accel.json");
+        assert_eq!(Verdict::read(&file), None);
+        let verdict = Verdict { accel: Accel::Tcg, reason: "why".into(), of: "this".into() };
+        verdict.write(&file).unwrap();
+        assert_eq!(Verdict::read(&file), Some(verdict));
+    }
+}

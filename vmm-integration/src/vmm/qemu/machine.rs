@@ -1,0 +1,461 @@
+//! A running guest.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use guest_agent::{Hello, PORT_NAME};
+use tempfile::TempDir;
+
+use super::{Accel, DiscardCount, QmpClient, Toolbox, trace, version};
+use crate::fetch::guest_dir;
+use crate::linux_guest::{AgentClient, initramfs};
+use crate::measure::host;
+use crate::vmm::process::Process;
+
+/// Name of the balloon driver's module.
+const BALLOON_DRIVER: &str = "virtio_balloon";
+
+/// How much of a log goes into an error.
+const TAIL_LINES: usize = 30;
+
+/// An emulated guest that has neither answered nor printed anything for this long is stuck.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How often an emulated guest that got stuck is started again.
+const RESTARTS: u32 = 2;
+
+/// The guest's balloon device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balloon {
+    /// Ours, in another process, which must listen already.
+    VhostUser {
+        /// The backend's vhost-user socket.
+        socket: PathBuf,
+    },
+    /// QEMU's own, with free page reporting on and its discards counted.
+    Qemu,
+    /// The guest has no balloon.
+    None,
+}
+
+/// What guest to boot.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Size of its memory, a multiple of 2 MiB. The least that a Debian kernel boots in is about
+    /// 200 MiB.
+    pub memory_bytes: u64,
+    /// How many CPUs.
+    pub cpus: u32,
+    /// Its balloon device.
+    pub balloon: Balloon,
+    /// Added to the kernel's command line, such as `init_on_free=1`.
+    pub kernel_args: Vec<String>,
+    /// Added to QEMU's command line.
+    pub qemu_args: Vec<String>,
+    /// Size of the huge pages behind the memory, in bytes; with none it is of base pages.
+    pub hugetlb_page_bytes: Option<u64>,
+    /// Virtqueues of the vhost-user device. Five: so many the specification knows.
+    pub num_vqs: u16,
+    /// Entries in each of its queues.
+    pub vq_size: u16,
+    /// What runs it; by default what works best here.
+    pub accel: Option<Accel>,
+    /// How long it may take until the agent answers.
+    pub boot_timeout: Duration,
+}
+
+impl Default for GuestConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 1 << 30,
+            cpus: 2,
+            balloon: Balloon::None,
+            kernel_args: Vec::new(),
+            qemu_args: Vec::new(),
+            hugetlb_page_bytes: None,
+            num_vqs: 5,
+            vq_size: 128,
+            accel: None,
+            boot_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A Linux guest. Dropping it kills QEMU and waits until it is gone.
+pub struct LinuxGuest {
+    // First, so that it is dropped first: what follows is of no use to a running QEMU.
+    process: Process,
+    agent: AgentClient,
+    qmp: QmpClient,
+    memory: File,
+    hello: Hello,
+    accel: Accel,
+    has_balloon_module: bool,
+    files: Files,
+}
+
+/// The files of one guest, in a folder that goes with it.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn serial(&self) -> PathBuf {
+        self.path("serial.log")
+    }
+
+    fn stderr(&self) -> PathBuf {
+        self.path("stderr.log")
+    }
+
+    fn trace(&self) -> PathBuf {
+        self.path("trace.log")
+    }
+
+    /// Both logs' ends, for an error.
+    fn tails(&self) -> String {
+        let tail = |path: &Path| {
+            let text = read_lossy(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        };
+        format!(
+            "QEMU's messages:\n{}\nend of the serial console:\n{}",
+            tail(&self.stderr()),
+            tail(&self.serial())
+        )
+    }
+}
+
+impl LinuxGuest {
+    /// Boots a guest and returns when its agent answers. The balloon driver is not loaded yet.
+    ///
+    /// # Errors
+    /// When QEMU ends or the agent does not answer in time; then with what QEMU said and the end
+    /// of the serial console.
+    pub fn boot(toolbox: &Toolbox, config: GuestConfig) -> Result<Self> {
+        ensure!(
+            config.memory_bytes.is_multiple_of(2 << 20) && config.memory_bytes > 0,
+            "memory_bytes is {}: expected a multiple of 2 MiB",
+            config.memory_bytes
+        );
+        let accel = match config.accel {
+            Some(accel) => accel,
+            None => Accel::choose(toolbox)?,
+        };
+        // Seen on an overloaded host: the kernel hung right after it had started the second CPU, and
+        // had complained before that it could not calibrate its delay loop.
+        let mut restarts = if accel == Accel::Tcg { RESTARTS } else { 0 };
+        loop {
+            match Self::boot_once(toolbox, &config, accel) {
+                Err(BootError::Stalled(error)) if restarts > 0 => {
+                    let text = error.to_string();
+                    let why = text.lines().next().unwrap_or_default();
+                    eprintln!("guest: starting it again: {why}");
+                    restarts -= 1;
+                }
+                Err(BootError::Stalled(error) | BootError::Failed(error)) => return Err(error),
+                Ok(guest) => return Ok(guest),
+            }
+        }
+    }
+
+    fn boot_once(toolbox: &Toolbox, config: &GuestConfig, accel: Accel) -> Result<Self, BootError> {
+        let folder =
+            tempfile::Builder::new().prefix("linux-guest-").tempdir().context("a temp folder")?;
+        let files = Files { folder };
+        let module = toolbox.kernel.balloon_module.as_deref();
+        let modules: Vec<(&str, &Path)> =
+            module.map(|file| (BALLOON_DRIVER, file)).into_iter().collect();
+        let initramfs = initramfs::pack(&guest_dir(), &toolbox.agent, &modules)?;
+
+        // Connected from the start: there is no socket file to wait for, and QEMU's end is seen
+        // here as a hang-up.
+        let (agent, agent_of_qemu) = UnixStream::pair().context("a socket pair")?;
+        let (qmp, qmp_of_qemu) = UnixStream::pair().context("a socket pair")?;
+        let fds = [agent_of_qemu, qmp_of_qemu].map(OwnedFd::from);
+
+        let mut command = toolbox.qemu.command();
+        command.args(accel.args());
+        command.arg("-kernel").arg(&toolbox.kernel.image).arg("-initrd").arg(initramfs);
+        command.args(arguments(config, &files, &fds)?);
+        let stderr = files.stderr();
+        let stderr =
+            File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+
+        let process = Process::start(command, fds.into())?;
+        let agent = AgentClient::new(agent)?;
+        let hello = await_hello(&agent, &process, &files, config, accel)?;
+        let qmp = QmpClient::new(qmp).with_context(|| files.tails())?;
+        let memory = open_guest_memory(process.pid())?;
+        let has_balloon_module = module.is_some();
+        Ok(Self { process, agent, qmp, memory, hello, accel, has_balloon_module, files })
+    }
+
+    /// Loads the balloon driver, with module parameters as for modprobe.
+    ///
+    /// # Errors
+    /// When the guest refuses it, or when the driver is built into the kernel and parameters are
+    /// given, for which it is too late then.
+    pub fn load_balloon_driver(&self, params: &str) -> Result<()> {
+        if self.has_balloon_module {
+            return self.agent.load_module(BALLOON_DRIVER, params);
+        }
+        ensure!(
+            params.is_empty(),
+            "the balloon driver is built into this kernel: give {params:?} on its command line"
+        );
+        Ok(())
+    }
+
+    /// The program inside the guest.
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// QEMU's control connection.
+    pub fn qmp(&self) -> &QmpClient {
+        &self.qmp
+    }
+
+    /// How the guest introduced itself after booting.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// What runs it.
+    pub fn accel(&self) -> Accel {
+        self.accel
+    }
+
+    /// Bytes of guest memory that the host holds.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        host::resident_bytes(&self.memory)
+    }
+
+    /// The file behind the guest's memory, of which a copy may outlive the guest.
+    pub fn memory(&self) -> &File {
+        &self.memory
+    }
+
+    /// QEMU's process id.
+    pub fn qemu_pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether QEMU runs.
+    pub fn is_running(&self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Waits until QEMU has ended; false if it has not within `timeout`.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.process.wait(timeout).is_some()
+    }
+
+    /// All that QEMU has printed. From a good run that is nothing.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn stderr(&self) -> Result<String> {
+        read_lossy(&self.files.stderr())
+    }
+
+    /// All that the guest has printed on its serial console.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn serial(&self) -> Result<String> {
+        read_lossy(&self.files.serial())
+    }
+
+    /// What QEMU's own balloon device has discarded since the boot; zero with another balloon.
+    ///
+    /// # Errors
+    /// When the trace cannot be read.
+    pub fn own_device_discards(&self) -> Result<DiscardCount> {
+        let path = self.files.trace();
+        // With another balloon nothing is traced.
+        if !path.exists() {
+            return Ok(DiscardCount::default());
+        }
+        Ok(trace::count(&read_lossy(&path)?))
+    }
+
+    /// Whether QEMU's own balloon device counts what it discards, as it does from the boot on. A line
+    /// of trace for each range takes CPU time.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn count_own_discards(&self, on: bool) -> Result<()> {
+        let name = trace::EVENT_PATTERN.to_owned();
+        let set = qapi::qmp::trace_event_set_state { name, enable: on, ignore_unavailable: None };
+        self.qmp.execute(&set).map(drop)
+    }
+
+    /// Powers the guest off and waits until QEMU is gone; returns what QEMU had printed.
+    ///
+    /// # Errors
+    /// When QEMU did not end by itself, or not well; it is gone even then.
+    pub fn quit(self) -> Result<String> {
+        self.agent.power_off();
+        let mut status = self.process.wait(Duration::from_secs(30));
+        if status.is_none() {
+            // The guest does not obey; QEMU may.
+            let _ = self.qmp.quit();
+            status = self.process.wait(Duration::from_secs(10));
+        }
+        let Some(status) = status else {
+            self.process.kill();
+            bail!("QEMU did not end by itself and was killed\n{}", self.files.tails());
+        };
+        ensure!(status.success(), "QEMU ended with {status}\n{}", self.files.tails());
+        self.stderr()
+    }
+}
+
+/// Why a guest did not boot.
+enum BootError {
+    /// It got stuck: another attempt may well succeed.
+    Stalled(anyhow::Error),
+    /// Anything else.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for BootError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Waits for the agent's first answer for as long as the guest gets on.
+fn await_hello(
+    agent: &AgentClient,
+    process: &Process,
+    files: &Files,
+    config: &GuestConfig,
+    accel: Accel,
+) -> Result<Hello, BootError> {
+    let printed = || fs::metadata(files.serial()).map_or(0, |metadata| metadata.len());
+    let start = Instant::now();
+    loop {
+        let before = printed();
+        let left = config.boot_timeout.saturating_sub(start.elapsed());
+        // An unanswered question does no harm: there will be an answer more than was waited for.
+        let error = match agent.hello_within(left.min(STALL)) {
+            Ok(hello) => return Ok(hello),
+            Err(error) => error,
+        };
+        let why = |fate: &str| {
+            let tails = files.tails();
+            anyhow!("the guest did not boot with {accel}: {fate}\n{error:#}\n{tails}")
+        };
+        // The hang-up comes before the process is gone, which gives its memory back first.
+        let patience = if agent.is_gone() { STALL } else { Duration::ZERO };
+        if let Some(status) = process.wait(patience) {
+            return Err(why(&format!("QEMU ended with {status}")).into());
+        }
+        if start.elapsed() >= config.boot_timeout {
+            return Err(why(&format!("it is not up after {:?}", config.boot_timeout)).into());
+        }
+        if printed() == before {
+            return Err(BootError::Stalled(why(&format!("it printed nothing for {STALL:?}"))));
+        }
+    }
+}
+
+/// QEMU's arguments, except for what the toolbox says.
+fn arguments(config: &GuestConfig, files: &Files, fds: &[OwnedFd; 2]) -> Result<Vec<OsString>> {
+    let mut args: Vec<OsString> =
+        ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
+    let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
+    add("-display", "none");
+    add("-machine", "q35,memory-backend=mem");
+    add("-smp", &config.cpus.to_string());
+    let size = format!("{}M", config.memory_bytes >> 20);
+    add("-m", &size);
+    let huge = config
+        .hugetlb_page_bytes
+        .map_or(String::new(), |bytes| format!(",hugetlb=on,hugetlbsize={}K", bytes >> 10));
+    add("-object", &format!("memory-backend-memfd,id=mem,size={size},share=on{huge}"));
+
+    // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
+    // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
+    // timer doesn't work"). Under KVM Linux sets it by itself.
+    let defaults = ["console=ttyS0", "panic=-1", "no_timer_check"];
+    let mut kernel_args = defaults.map(str::to_owned).to_vec();
+    kernel_args.extend(config.kernel_args.iter().cloned());
+    add("-append", &kernel_args.join(" "));
+    add("-chardev", &format!("file,id=serial,path={}", escaped(&files.serial())?));
+    add("-serial", "chardev:serial");
+
+    add("-chardev", &format!("socket,id=agent,fd={}", fds[0].as_raw_fd()));
+    add("-device", "virtio-serial-pci");
+    add("-device", &format!("virtserialport,chardev=agent,name={PORT_NAME}"));
+    add("-chardev", &format!("socket,id=qmp,fd={}", fds[1].as_raw_fd()));
+    // Not -mon, for which QEMU 11.1 prints that it is deprecated; what it names instead is not in
+    // 10.2.
+    add("-qmp", "chardev:qmp");
+
+    match &config.balloon {
+        Balloon::VhostUser { socket } => {
+            add("-chardev", &format!("socket,id=balloon,path={}", escaped(socket)?));
+            let GuestConfig { num_vqs, vq_size, .. } = config;
+            add(
+                "-device",
+                &format!(
+                    "{},chardev=balloon,virtio-id=5,num_vqs={num_vqs},vq_size={vq_size},\
+                     config_size=16",
+                    version::DEVICE
+                ),
+            );
+        }
+        Balloon::Qemu => {
+            add("-device", "virtio-balloon-pci,free-page-reporting=on");
+            let log = escaped(&files.trace())?;
+            add("-trace", &format!("enable={},file={log}", trace::EVENT_PATTERN));
+        }
+        Balloon::None => {}
+    }
+    args.extend(config.qemu_args.iter().map(OsString::from));
+    Ok(args)
+}
+
+/// A path as a value in a list that commas separate.
+fn escaped(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text.replace(',', ",,"))
+}
+
+/// Opens QEMU's memfd of the guest's memory.
+fn open_guest_memory(pid: u32) -> Result<File> {
+    let folder = format!("/proc/{pid}/fd");
+    for entry in fs::read_dir(&folder).with_context(|| format!("listing {folder}"))? {
+        let path = entry.with_context(|| format!("listing {folder}"))?.path();
+        // A descriptor that was closed meanwhile has no link.
+        let Ok(target) = fs::read_link(&path) else { continue };
+        if target.to_string_lossy().starts_with("/memfd:memory-backend-memfd") {
+            return File::open(&path).with_context(|| format!("opening {}", path.display()));
+        }
+    }
+    bail!("QEMU (process {pid}) holds no memfd of guest memory");
+}
+
+fn read_lossy(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,247 @@
+//! A second VMM with a real kernel: user-mode Linux of Debian, where the guest's kernel itself is
+//! the vhost-user frontend.
+//!
+//! Its guest runs the agent of the QEMU guest, which serves on a serial line here.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_agent::PORT_VARIABLE;
+use rustix::fs::StatVfsMountFlags;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::fetch::{SetupEvent, Sysroot, guest_dir};
+use crate::linux_guest::{AgentClient, build, initramfs};
+use crate::measure::host;
+use crate::vmm::process::Process;
+
+/// Where the guest's memory file is made: user-mode Linux maps it executable, and the daemon takes
+/// files of tmpfs.
+const MEMORY_FOLDER: &str = "/dev/shm";
+/// Until it is up, on a busy machine; a second otherwise.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// After this it is asked again. What comes before the guest has opened its line is not noticed.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Until it is off.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What it takes to boot.
+#[derive(Clone, Debug)]
+pub struct UserModeLinuxParts {
+    /// The kernel, a program.
+    pub kernel: PathBuf,
+    initramfs: PathBuf,
+}
+
+impl UserModeLinuxParts {
+    /// Fetches, unpacks and builds what is missing, below [`guest_dir`].
+    ///
+    /// # Errors
+    /// When the package cannot be had, or the guest's init does not build.
+    pub fn ensure(events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
+        let dir = guest_dir();
+        let root = Sysroot::ensure_user_mode_linux(&dir, events)?;
+        let releases = root.join("usr/lib/uml/modules");
+        let mut found = fs::read_dir(&releases)
+            .with_context(|| format!("listing {}", releases.display()))?
+            .filter_map(|entry| {
+                let module = entry.ok()?.path().join("kernel/drivers/virtio/virtio_balloon.ko");
+                module.is_file().then_some(module)
+            });
+        let module = found.next().context("the package has no balloon driver")?;
+        let agent = build::agent(&dir, events)?;
+        let initramfs = initramfs::pack(&dir, &agent, &[("virtio_balloon", &module)])?;
+        let initramfs = fs::canonicalize(initramfs).context("the path of the initramfs")?;
+        Ok(Self { kernel: root.join("usr/bin/linux.uml"), initramfs })
+    }
+}
+
+/// A running guest, killed with all of its processes when this is dropped.
+pub struct UserModeLinux {
+    process: Group,
+    agent: AgentClient,
+    memory: File,
+    dir: TempDir,
+}
+
+impl UserModeLinux {
+    /// Boots a guest whose balloon is the daemon that listens on `socket`, and loads its driver.
+    ///
+    /// # Errors
+    /// When it does not come up; the error holds its console.
+    pub fn boot(parts: &UserModeLinuxParts, socket: &Path, memory_bytes: u64) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("uml-")
+            .tempdir_in(MEMORY_FOLDER)
+            .with_context(|| format!("creating a folder in {MEMORY_FOLDER}"))?;
+        let (ours, theirs) = UnixStream::pair().context("making the agent's line")?;
+        let theirs = OwnedFd::from(theirs);
+        let console = File::create(console_in(&dir)).context("creating the console's file")?;
+        let mut command = Command::new(&parts.kernel);
+        command
+            .arg(format!("mem={}M", memory_bytes >> 20))
+            .arg(argument("initrd=", &parts.initramfs))
+            .args(["con=null", "con0=null,fd:1", "con1=null", "ssl=null", "panic=-1"])
+            .arg(format!("ssl0=fd:{}", theirs.as_raw_fd()))
+            .arg(format!("{PORT_VARIABLE}=/dev/ttyS0"))
+            .arg(argument("virtio_uml.device=", socket_argument(socket)?))
+            .arg(argument("uml_dir=", dir.path()))
+            .env("TMPDIR", dir.path())
+            .env("HOME", dir.path())
+            .stdin(Stdio::null())
+            .stdout(console.try_clone().context("copying the console's descriptor")?)
+            .stderr(console)
+            // Its helpers outlive a kernel that is killed, but not their group.
+            .process_group(0);
+        // On SIGTERM the kernel mostly ends its helpers; after SIGKILL they would all stay.
+        let process = Group(Process::start_mortal(command, vec![theirs], Signal::TERM)?);
+        let agent = AgentClient::new(ours)?;
+        let up = await_agent(&agent, &process.0);
+        up.with_context(|| format!("user-mode Linux did not boot:\n{}", console_of(&dir)))?;
+        let memory = open_memory(process.0.pid(), memory_bytes)?;
+        let guest = Self { process, agent, memory, dir };
+        guest
+            .agent
+            .load_module("virtio_balloon", "")
+            .with_context(|| format!("its console:\n{}", guest.console()))?;
+        Ok(guest)
+    }
+
+    /// The init, which does what it is asked.
+    pub fn agent(&self) -> &AgentClient {
+        &self.agent
+    }
+
+    /// What the host holds for the guest's memory.
+    ///
+    /// # Errors
+    /// When `fstat` fails.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        host::resident_bytes(&self.memory)
+    }
+
+    /// What the kernel has printed so far.
+    pub fn console(&self) -> String {
+        console_of(&self.dir)
+    }
+
+    /// Has the guest power itself off; returns what its kernel printed.
+    ///
+    /// # Errors
+    /// When it does not end by itself, or not well.
+    pub fn power_off(self) -> Result<String> {
+        self.agent.power_off();
+        match self.process.0.wait(POWER_OFF_TIMEOUT) {
+            Some(status) if status.success() => Ok(self.console()),
+            Some(status) => bail!("it ended with {status}:\n{}", self.console()),
+            None => bail!("it still runs:\n{}", self.console()),
+        }
+    }
+}
+
+/// A process that is killed with its group when this is dropped.
+struct Group(Process);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Fails when none of its processes is left.
+        if let Some(group) = i32::try_from(self.0.pid()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// A guest for a test; none where this machine lacks the means, which is said.
+///
+/// # Panics
+/// When `CI` is set and a guest could have been booted, but was not.
+pub fn boot_or_skip(test: &str, socket: &Path, memory_bytes: u64) -> Option<UserModeLinux> {
+    let booted = match parts_and_room(memory_bytes) {
+        Ok(parts) => match UserModeLinux::boot(&parts, socket, memory_bytes) {
+            Err(error) if env::var_os("CI").is_some() => panic!("{test}: {error:#}"),
+            booted => booted,
+        },
+        Err(error) => Err(error),
+    };
+    booted
+        .inspect_err(|why| {
+            // Past the test harness, which shows only what a failing test prints.
+            let _ = writeln!(io::stderr(), "not run: {test}: no user-mode Linux here: {why:#}");
+        })
+        .ok()
+}
+
+fn parts_and_room(memory_bytes: u64) -> Result<UserModeLinuxParts> {
+    let space = rustix::fs::statvfs(MEMORY_FOLDER)
+        .with_context(|| format!("asking for the space of {MEMORY_FOLDER}"))?;
+    let noexec = space.f_flag.contains(StatVfsMountFlags::NOEXEC);
+    ensure!(!noexec, "{MEMORY_FOLDER} is mounted noexec, and the kernel runs from its memory");
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    // Without room the kernel would die of SIGBUS.
+    ensure!(free >= memory_bytes, "{MEMORY_FOLDER} has {free} bytes free, not {memory_bytes}");
+    UserModeLinuxParts::ensure(&mut |event| {
+        if let SetupEvent::Step(text) = event {
+            eprintln!("guest: {text}");
+        }
+    })
+}
+
+/// Asks until there is an answer.
+fn await_agent(agent: &AgentClient, process: &Process) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let Err(error) = agent.hello_within(ASK_AGAIN) else { return Ok(()) };
+        if let Some(status) = process.ended() {
+            bail!("it ended with {status}");
+        }
+        if start.elapsed() >= BOOT_TIMEOUT {
+            return Err(error).context(format!("it is not up after {BOOT_TIMEOUT:?}"));
+        }
+    }
+}
+
+/// The file of the guest's memory, which has no name and is the only one of its size.
+fn open_memory(pid: u32, memory_bytes: u64) -> Result<File> {
+    let folder = format!("/proc/{pid}/fd");
+    for entry in fs::read_dir(&folder).with_context(|| format!("listing {folder}"))? {
+        let path = entry.with_context(|| format!("listing {folder}"))?.path();
+        // A descriptor may be closed meanwhile.
+        let Ok(metadata) = fs::metadata(&path) else { continue };
+        if metadata.is_file() && metadata.len() >= memory_bytes {
+            return File::open(&path).with_context(|| format!("opening {}", path.display()));
+        }
+    }
+    bail!("user-mode Linux (process {pid}) has no file of guest memory");
+}
+
+fn argument(name: &str, value: impl AsRef<Path>) -> OsString {
+    let mut argument = OsString::from(name);
+    argument.push(value.as_ref());
+    argument
+}
+
+/// The socket's path and the device's number, between which there is a colon.
+fn socket_argument(socket: &Path) -> Result<PathBuf> {
+    let text = socket.to_str().context("the socket's path is not UTF-8")?;
+    ensure!(!text.contains([':', ' ']), "{text} cannot be given to user-mode Linux");
+    Ok(format!("{text}:5").into())
+}
+
+fn console_in(dir: &TempDir) -> PathBuf {
+    dir.path().join("console")
+}
+
+fn console_of(dir: &TempDir) -> String {
+    let bytes = fs::read(console_in(dir)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
