@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-mod raw;
-
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -12,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use raw::{NO_FD, Raw, Region, all_features};
+use crate::raw::{NO_FD, Raw, Region, all_features};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::pipe::pipe;
 use vhost::vhost_user::message::FrontendReq as R;

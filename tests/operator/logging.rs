@@ -191,7 +191,7 @@ fn child_process_that_panics() {
 
 fn child(stderr: Stdio) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "child_process_that_panics", "--nocapture"]).env(CHILD, "1");
+    command.args(["--exact", "logging::child_process_that_panics", "--nocapture"]).env(CHILD, "1");
     command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
 }
 
@@ -203,9 +203,12 @@ fn a_panic_is_logged_behind_what_was_said_before() {
     let lines: Vec<_> = log.lines().collect();
     assert!(lines.len() > 50, "{log}");
     for (n, line) in lines[..50].iter().enumerate() {
-        assert!(line.ends_with(&format!(" logging] line {n}")), "{line}");
+        assert!(line.ends_with(&format!(" operator::logging] line {n}")), "{line}");
     }
-    assert!(lines[50].starts_with("thread '<unnamed>' panicked at tests/logging.rs:"), "{log}");
+    assert!(
+        lines[50].starts_with("thread '<unnamed>' panicked at tests/operator/logging.rs:"),
+        "{log}"
+    );
     assert!(lines[50].ends_with(": on\\npurpose"), "{log}");
 }
 

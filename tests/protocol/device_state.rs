@@ -2,13 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-mod raw;
-
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use raw::{Raw, all_features};
+use crate::raw::{Raw, all_features};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::pipe;
 use vhost::vhost_user::message::FrontendReq as R;

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-mod raw;
-
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use raw::{Raw, Region, all_features};
+use crate::raw::{Raw, Region, all_features};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use vhost::vhost_user::message::FrontendReq as R;

@@ -1,0 +1,12 @@
+//! Whole guests: Linux in QEMU, user-mode Linux, and the model.
+
+mod complete_guest;
+mod drivers;
+mod faults;
+mod huge_balloon;
+mod model_guest;
+mod model_soak;
+mod out_of_memory;
+mod race;
+mod real_guest;
+mod user_mode_linux;

@@ -1,0 +1,16 @@
+//! The command line, the control socket, the log and the metrics.
+
+mod command_line;
+mod control;
+mod control_waits;
+mod core_dump;
+mod crowded_operators;
+mod lifecycle;
+mod logging;
+mod metrics_formats;
+mod metrics_text;
+mod operators_wait;
+mod setup_errors;
+mod signals;
+mod start;
+mod targets;

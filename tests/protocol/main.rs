@@ -1,0 +1,26 @@
+//! The device over vhost-user, with a frontend of our own.
+
+#[path = "../raw/mod.rs"]
+mod raw;
+
+mod admission;
+mod backing;
+mod balloon_queues;
+mod channel;
+mod descriptors;
+mod device_state;
+mod driver_state;
+mod features_document;
+mod holes;
+mod kept_memory;
+mod kicks;
+mod memory_lost;
+mod migration;
+mod negotiation;
+mod notifications;
+mod owed_changes;
+mod reporting;
+mod rings_kept;
+mod unknown;
+mod waiting;
+mod wind_up;
