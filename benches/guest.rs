@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask bench guest`: what the guest's allocator costs in the model, with and without
 //! somebody who reports its free pages.
 //!

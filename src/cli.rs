@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The command line, turned into one checked [`Config`].
 
 use std::net::SocketAddr;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A vhost-user backend for the virtio-balloon device, built around free page reporting.
 //!
 //! A guest tells the host which of its pages are free; this daemon gives them back to the host at

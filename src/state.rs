@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What outlives a connection: the device as the guest left it and the operator set it, so that a
 //! frontend that comes back goes on where it was.
 

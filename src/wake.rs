@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! An eventfd that one thread signals and another polls.
 
 use std::io;

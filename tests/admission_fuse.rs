@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A FUSE file as guest memory, whose server answers nothing.
 //!
 //! Alone in its process: a child that another test starts closes its copy of the file before it

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A report costs no heap allocation once the device has seen a few.
 //!
 //! The daemon's parts are put together in this process as `backend.rs` does it, over a real ring in

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How long a VMM waits for the answer to a control message while the guest's reporting ring is full
 //! of chains of 4 GiB each.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How fast reported memory goes back to the host through the real queue and the daemon's process,
 //! beside what the kernel makes of the same memory without them.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask bench device`: what the daemon costs.
 //!
 //! Every figure stands beside a yardstick that was measured in the same run, taking turns with it,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A row of bits that many set and one takes.
 
 use crate::sync::{AtomicU64, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A guest that can be opened up.
 //!
 //! The library knows nothing of vhost-user or of a VMM: whoever embeds it gives it guest memory

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Contents that prove where they were written: every 8-byte word of a page names the page and the
 //! generation of its contents.
 //!

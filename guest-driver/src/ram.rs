@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest physical addresses, and how the guest's memory is reached.
 
 use alloc::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The primitives whose order the model's correctness rests on.
 //!
 //! With the feature `shuttle` they are shuttle's, which puts a scheduling point before each use, so

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What can be asked for, and what it does.
 //!
 //! | method and path | body | what |

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The other end: asks a daemon, and waits for the answer no longer than it may.
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One connection of a control client: bytes in, bytes out, and nothing that blocks.
 
 use std::io::{self, ErrorKind, Read, Write};

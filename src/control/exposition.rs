@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The metrics as Prometheus scrapes them (OpenMetrics 1.0, text).
 //!
 //! Counters are those since the daemon started: a reset by an operator does not touch them.

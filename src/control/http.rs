@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Requests and answers of HTTP/1.1 as bytes (RFC 9112). Pure: no socket.
 //!
 //! Only what a control socket needs: bodies with a length, no chunks, no trailers, no upgrade.

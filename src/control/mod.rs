@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What an operator can see and set: HTTP/1.1 over a Unix socket, and metrics for Prometheus.
 //!
 //! HTTP because the tools are there already: cloud-hypervisor and Firecracker are controlled the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which of two text formats a scraper asks for (RFC 9110, 12.5.1).
 
 /// Whether these `Accept` fields prefer OpenMetrics 1.0 to what everything else gets, the text

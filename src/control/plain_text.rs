@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The text format of Prometheus, version 0.0.4, out of OpenMetrics 1.0.
 //!
 //! The two differ in little that is used here: a counter's family has the `_total` of its sample,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! An answer that is there, or one that waits for an event.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which connection makes room for a newcomer. Pure: no socket, no clock.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Listens for control clients and serves them, in the event loop of the main thread.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `PUT /v1/target`: how much memory the guest goes without, or how much it keeps.
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a control client is shown: the shape of the JSON, for the daemon and for its client.
 
 use serde::{Deserialize, Serialize};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Answers of the daemon as tables to read.
 
 use serde_json::{Error, Value};

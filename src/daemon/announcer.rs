@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Tells the driver of changes of the configuration space that wait for something, and the operator
 //! of a driver that does not come.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The way out when nothing else can be relied on: from a signal handler, or past a thread that is
 //! stuck.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The main thread: an event loop over the listener, the signals and the end of a session.
 //!
 //! One frontend is served at a time, since a socket stands for one device. Others wait until it has

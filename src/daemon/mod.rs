@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The process: the event loop of the main thread, its socket, its signals, and its ends.
 
 mod announcer;

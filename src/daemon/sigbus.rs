@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest memory that is taken away while it is mapped.
 //!
 //! A frontend may truncate a memory file at any time, and a file system may run out of space for a

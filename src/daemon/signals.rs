@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What each signal does: none ends the daemon unless it is meant to.
 //!
 //! A signal that no code handles ends a process in silence, and its sockets stay behind.

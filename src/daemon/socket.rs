@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The socket that frontends come from: one to listen on (see [`publish`]), or one that this process
 //! was started with.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Connections that are not served yet.
 //!
 //! Any program may connect and say nothing: another daemon that looks whether the socket is in use,

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The thread that waits for nothing but time and signals, so that neither a stuck main thread nor
 //! a stuck session keeps the process alive.
 //!

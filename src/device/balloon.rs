@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The state of the device, and what a chain on each of its queues means.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Walks the descriptors of a chain (virtio 1.3, sections 2.7.5 and 2.7.13), as a guest wrote them.
 //!
 //! The iterator of `virtio-queue` ends in silence where a chain breaks off, and at 4 GiB: a guest

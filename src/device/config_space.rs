@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The configuration space: `struct virtio_balloon_config` (virtio 1.3, section 5.5.4).
 
 /// Size of the configuration space in bytes, `poison_val` included.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How far the guest's driver has come in the session of the moment.
 //!
 //! The daemon sees three things: that features were acked, that queues run, and that reports come.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Feature bits, and the meaning of each queue that follows from those the driver acked.
 
 use vhost::vhost_user::message::VhostUserVirtioFeatures;

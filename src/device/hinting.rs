@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Free page hinting (virtio 1.3, section 5.5.6.5): on request, and for one round, the driver names
 //! the pages that are free.
 //!

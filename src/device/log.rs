@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the device says of its guest, each kind of message at a rate of its own.
 //!
 //! A guest chooses how often most of this happens. A limit that several kinds shared would let a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The virtio-balloon device (virtio 1.3, section 5.5): what the guest sees of it.
 //!
 //! Nothing here knows a file descriptor or makes a system call. What a queue asks for is handed to

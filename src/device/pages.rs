@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The inflate queue and the deflate queue (virtio 1.3, section 5.5.6): each chain is a list of page
 //! frame numbers.
 //!

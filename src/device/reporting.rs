@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The reporting queue (virtio 1.3, section 5.5.6.7): each chain names pages that are free until
 //! the device returns it.
 

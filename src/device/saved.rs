@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The device as it travels with a migrating guest.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The statistics queue (virtio 1.3, section 5.5.6.3): the driver's buffer waits with the device,
 //! which gives it back when it wants the next.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How much of a guest's memory the balloon may take.
 //!
 //! A target is what the guest goes without. Other tools (QEMU's monitor, libvirt, Proxmox) take a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What backs the guest's memory, for somebody to look at.
 
 use std::collections::HashSet;

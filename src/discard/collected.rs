@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Pages of the balloon, collected until they fill a page of what backs the memory.
 //!
 //! A balloon's pages are 4 KiB, and Linux names 256 of them a chain at most: on pages that are larger

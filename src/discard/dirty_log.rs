@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which pages of guest memory this daemon wrote, for live migration: the log that a frontend
 //! shares with `VHOST_USER_SET_LOG_BASE` (vhost-user protocol, "Migration").
 //!

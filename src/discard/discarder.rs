@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Gives ranges of guest memory back to the host.
 
 use std::fs::File;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! When nothing may be discarded, and what may never be.
 //!
 //! A caller that needs memory to stay, for a snapshot, a migration or a device that reads it by

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Parts of memory files that stay whatever the guest reports: those that are pinned, and those that
 //! hold a ring.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest memory as the host sees it: ranges, what backs them, and the discarding of both.
 //!
 //! Nothing here knows a queue or a feature bit, and nothing outside makes a discarding system call.

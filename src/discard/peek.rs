@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Reads guest memory that is only looked at, without populating it.
 //!
 //! Reading a hole of a shared memory file through a mapping allocates the page, and charges it to

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Arithmetic on ranges of guest physical memory. Pure: no system call, no guest memory.
 //!
 //! The guest names every number here, so every sum is checked and nothing panics, whatever comes.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What backs each region of guest memory: a file, an offset in it, and the size of its pages.
 
 use std::collections::HashMap;

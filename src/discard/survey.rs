@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How much of the guest's memory is there, asked by a thread that may wait.
 //!
 //! `fstat` of a file of the frontend's choice may hang for as long as a file system likes. The main

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A reader-writer lock for a reader that comes back again and again.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The logger thread, and the way of records there.
 
 use std::backtrace::{Backtrace, BacktraceStatus};

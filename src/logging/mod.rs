@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The daemon's log on standard error, which never makes another thread wait.
 //!
 //! A thread that logs puts a record in a bounded queue ([`Queue`]); one logger thread writes it. When

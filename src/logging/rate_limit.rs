@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Keeps what a guest can cause from filling the log: a rate for what happens, and a latch for what
 //! lasts. Each kind of message has one of its own, or a frequent one would hide a rare one.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Keeps lines that a guest, a frontend or a control client can repeat from filling the log.
 
 use std::collections::HashMap;

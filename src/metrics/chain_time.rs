@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How long chains took, as a histogram with fixed buckets.
 
 use std::time::Duration;

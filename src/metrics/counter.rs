@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A counter that stops at its largest value.
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the daemon did, counted.
 //!
 //! Counters only grow, so that whoever scrapes them can trust differences; an operator's reset

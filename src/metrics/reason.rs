@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Why memory was left alone, and which errors the kernel gave.
 
 /// Declares each reason with its name in summaries and metrics, so that none is without.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What of a frontend's messages and descriptors is let in: the one place that decides it, before
 //! the framework sees anything.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The regions of guest memory that a frontend has announced, checked one by one before they are
 //! mapped.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The vhost-user backend: translates the framework's calls for the device and the memory.
 
 use std::fs::File;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a descriptor of the frontend is, asked in ways that cannot wait for whoever serves the file.
 //!
 //! `fstat`, `fstatfs` and an `ioctl` go to the server of a FUSE or NFS file, which may never answer.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which files guest memory may lie in: those that the kernel alone answers for.
 //!
 //! A file of FUSE or NFS lets its server decide how long a `fallocate`, a page fault or a `close`

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the daemon can ask of the frontend that is connected, and what it learns of it on the way.
 
 use std::io;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One vhost-user message on its way from one socket to another, descriptors included.
 
 use std::io::{self, IoSlice, IoSliceMut};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The vhost-user protocol: one frontend connection, its messages and its virtqueues.
 
 mod admission;

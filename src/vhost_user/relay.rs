@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Passes the messages of a frontend on to the framework, and back.
 //!
 //! The framework keeps the connection that it accepts to itself, and has no way to send

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One frontend connection, from accept to hang-up.
 
 use std::os::unix::net::UnixStream;

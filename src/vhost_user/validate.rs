@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Whether a message of the frontend has the form that the protocol gives it.
 //!
 //! The framework looks, too, and says "invalid message" or nothing: a queue of a size that none can

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One virtqueue of the device: takes chains off the available ring, has them served, returns them.
 //!
 //! [`Vring`] is the framework's `VringMutex` without what a frontend or a guest could do harm with:

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A file of a FUSE file system whose server answers nothing once the file is open.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

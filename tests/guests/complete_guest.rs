@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the complete device does for an unmodified Linux guest: target, statistics, pause and
 //! resume, huge pages, memory that is added while it runs.
 

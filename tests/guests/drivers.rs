@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the daemon may believe of a driver when frontends come and go: one that was there before the
 //! daemon, one that goes on after its frontend was away, one that begins.
 

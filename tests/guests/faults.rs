@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What goes wrong on the backend's side, and what becomes of the guest.
 
 use std::path::Path;

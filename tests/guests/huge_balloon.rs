@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A Linux guest on huge pages of the host: its balloon takes pages of 4 KiB.
 
 use std::path::Path;

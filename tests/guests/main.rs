@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Whole guests: Linux in QEMU, user-mode Linux, and the model.
 
 mod complete_guest;

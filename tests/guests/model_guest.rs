@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The model as the guest: its reporter through its driver, over a real socket, into the daemon.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Two CPUs that use memory, an offliner, a contiguous allocator and a reporter, all at once, with
 //! the daemon discarding real memory behind them: not a byte and not a report may be lost.
 //!

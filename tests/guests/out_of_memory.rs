@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A Linux guest with too much of its memory in the balloon.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Memory blocks go offline and online in a real Linux guest while it reports.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! An unmodified Linux guest in QEMU, with the daemon as its balloon device.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

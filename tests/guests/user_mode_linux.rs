@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! User-mode Linux with the daemon as its balloon device: a second vhost-user frontend with a real
 //! kernel. It sends a memory table longer than it says, a socket as call descriptor, and never
 //! `SET_VRING_ENABLE`.

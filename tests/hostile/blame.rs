@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How a session that fails ends: with an exit status, and without blaming the frontend for what
 //! the daemon lacks.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Control clients that stall, flood, babble or hang up, while a guest is served.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a frontend, or a guest through it, may do to the daemon without a rule of the protocol
 //! being checked anywhere: it must neither stall nor spin, and leave alone what is no longer its.
 

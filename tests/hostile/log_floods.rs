@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Lines that a frontend or a control client can repeat are limited, and counted where left out.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Frontends, guests and clients that mean harm.
 
 mod blame;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The command line of the program, as a shell or management software uses it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What an operator sees and sets, over the control socket of the daemon as a process.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! No message of the frontend waits for a whole chain.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The daemon leaves no core dump, which would hold its guest's memory.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

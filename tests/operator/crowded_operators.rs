@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Many clients of the operators' sockets: none of them keeps another out.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

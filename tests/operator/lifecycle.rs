@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The daemon as a process: how it starts, what it refuses, how it ends.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Standard error that is not read, or read late, holds no thread of the daemon up.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

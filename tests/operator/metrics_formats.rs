@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a scraper gets that asks in its own way, and what the tool of Prometheus says to it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

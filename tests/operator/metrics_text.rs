@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The metrics as a parser of OpenMetrics understands them that is nobody's here.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
@@ -85,7 +87,7 @@ fn histogram(page: &Page) -> &HistogramValue {
 
 /// The names in the table of the documentation.
 fn documented() -> BTreeSet<String> {
-    let text = include_str!("../../docs/control.md").split_once("## Prometheus").unwrap().1;
+    let text = include_str!("../../docs/user/control.md").split_once("## Prometheus").unwrap().1;
     let rows = text.lines().filter(|line| line.starts_with("| `balloon_"));
     let cells = rows.map(|row| row.split('|').nth(1).unwrap());
     let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Operators whose answer waits for a discarding call that the VMM holds up: nothing else waits.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

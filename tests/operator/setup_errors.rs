@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A VMM that is set up wrongly, or in an order that the framework does not know: real QEMU, with a
 //! real Linux guest.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Signals: none ends the daemon that is not meant to.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

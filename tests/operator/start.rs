@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Many daemons that start at once, and clients that connect while one starts.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How much a target takes from the guest, in both readings, and what it must leave.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

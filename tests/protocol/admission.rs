@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a frontend sends that the daemon does not take: it says what came, what it expected and what
 //! helps, hangs up, and serves the next one.
 

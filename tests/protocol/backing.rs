@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Whatever backs the guest's memory: what of it is given back over a real socket, and what is not.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The queues beside reporting over a real socket with real memory: inflate and deflate in the
 //! daemon as a process; statistics, hints and the queue layouts, which an operator has a hand in,
 //! with the daemon's session in this process.

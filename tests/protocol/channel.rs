@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The connection to a frontend: the backend channel, `--fd`, and messages that are none.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How many descriptors a frontend can take, and what is left to operators.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The device's state by a pipe whose other end does what it likes.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

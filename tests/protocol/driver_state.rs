@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Whether a driver is up, as the status, the log, the exit status of `ctl` and the metrics have it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

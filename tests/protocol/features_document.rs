@@ -1,4 +1,6 @@
-//! `docs/features.md` names a test for what it says of this device; each of them has to exist.
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `docs/user/features.md` names a test for what it says of this device; each of them has to exist.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
@@ -42,7 +44,7 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 fn every_cell_of_ours_names_tests_that_exist_or_says_no() {
     let mut tests = BTreeSet::new();
     FOLDERS.iter().for_each(|folder| tests_in(&Path::new(ROOT).join(folder), &mut tests));
-    let page = fs::read_to_string(Path::new(ROOT).join("docs/features.md")).unwrap();
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/user/features.md")).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Feature"));
     let mut named = 0;
     for row in rows {
@@ -55,5 +57,5 @@ fn every_cell_of_ours_names_tests_that_exist_or_says_no() {
         let says_no = ours == "no" || ours.starts_with("no:") || ours.starts_with("Not tested");
         assert!(says_no || quoted(ours).next().is_some(), "nothing proves this: {row}");
     }
-    assert!(named > 0, "no test is named in docs/features.md");
+    assert!(named > 0, "no test is named in docs/user/features.md");
 }

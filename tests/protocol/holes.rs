@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest memory that is only looked at: pages that the guest never touched stay holes, and the
 //! daemon pays nothing for them.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest memory whose pages stay: what the log and the status say, and what is not in a core dump.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

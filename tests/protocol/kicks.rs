@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A kick that is never read down, was replaced, or is no eventfd costs the daemon nothing.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

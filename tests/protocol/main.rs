@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The device over vhost-user, with a frontend of our own.
 
 #[path = "../raw/mod.rs"]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a live migration asks of the daemon: the log of dirty pages, the device's state, and a
 //! device that starts anew.
 

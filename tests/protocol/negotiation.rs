@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a queue carries follows the features that hold when each of its chains is served.
 
 use std::path::Path;

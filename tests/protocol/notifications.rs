@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A driver is notified of every chain that was returned, whatever ends the daemon's round, and
 //! through every kind of call descriptor.
 

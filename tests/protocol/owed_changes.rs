@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A change of the configuration while no driver runs is kept and owed. QEMU 11.1 ends with SIGSEGV
 //! of one that it is told of before the driver is loaded, after it was unloaded, in a reset, or
 //! while the guest is stopped.

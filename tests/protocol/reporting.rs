@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A frontend over a real socket with real memory drives the daemon, hostile chains included.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

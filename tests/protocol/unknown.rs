@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a daemon does not know of a driver it does not make up, and what lasts it says once.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Connections that say nothing, and VMMs that wait for another: neither keeps one out in silence.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A session that ends takes its time, and nothing else waits for it.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

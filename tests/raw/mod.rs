@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A frontend that sends what it is told to, byte for byte.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]

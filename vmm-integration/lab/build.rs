@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Stamps what is built with the commit that it is built of, for the records of the lab.
 
 use std::path::{Path, PathBuf};

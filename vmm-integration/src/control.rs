@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! An operator of the daemon, without the daemon's own client: plain HTTP over its control socket.
 
 use anyhow::{Context, Result, bail, ensure};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The daemon as a process of its own.
 
 use anyhow::{Context, Result, bail};

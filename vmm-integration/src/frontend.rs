@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A vhost-user frontend with the driver's rings: a guest's balloon driver and its VMM in one,
 //! without a guest.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Guest RAM in memory files that can be handed to a vhost-user backend.
 
 use anyhow::{Context, Result, ensure};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Chains that no sane driver writes, and what may become of the guest's memory when one does.
 //!
 //! Each case writes its chains through the raw side of [`DriverRing`] and says which bytes it

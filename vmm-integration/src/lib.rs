@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The VMM's side: guests put in front of the daemon, and what is measured on the host.
 
 pub mod control;

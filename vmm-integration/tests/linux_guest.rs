@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The real guest by itself: it boots, does what the agent is asked to, and with QEMU's own balloon
 //! gives its memory back.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask dist`: what a package holds, laid out as it goes to `/usr`.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask lab` and `cargo xtask bench`: the lab with what it needs.
 
 use std::convert::Infallible;

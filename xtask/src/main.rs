@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask`: the developer's commands. See `cargo xtask --help`.
 
 mod cargo;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Shows the set-up of the guest while it goes on.
 
 use std::time::Duration;

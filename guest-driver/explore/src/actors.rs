@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Who takes part in a scenario.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The configurations by name: what is known to be wrong, each in the scenario that brings it out,
 //! and every way to report that is meant to work, in every scenario.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the world knows of each page beside the model: who uses it, what it holds, whether the host
 //! has it, and whether it was reported since it was last freed.
 //!

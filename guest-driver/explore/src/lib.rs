@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Scenarios in which the reporter meets everything that it can collide with, and the invariants
 //! that must hold in every interleaving of them.
 //!
@@ -16,7 +18,7 @@
 //! | [`scenario`] | one run: actors, and what must hold when all is quiet |
 //! | [`catalogue`] | the configurations by name |
 //! | `search` | schedulers: random and bounded-exhaustive |
-//! | `table` | `docs/exploration.md` |
+//! | `table` | `docs/research/exploration.md` |
 
 pub mod actors;
 pub mod catalogue;

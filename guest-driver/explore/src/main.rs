@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Explores the guest model: see `--help`.
 
 #[cfg(not(feature = "shuttle"))]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One run: the actors side by side, and what must hold when all is quiet.
 
 use core::sync::atomic::Ordering;

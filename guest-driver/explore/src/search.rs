@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Schedulers: random ones, of which a seed is all that it takes to repeat a schedule, and one that
 //! takes every schedule up to a number of preemptions.
 

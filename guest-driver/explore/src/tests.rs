@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The same scenarios with real threads.
 
 use crate::{catalogue, scenario};

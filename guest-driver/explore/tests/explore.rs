@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What is known to be wrong is found, and nothing is found in what is meant to work, in at least
 //! ten times as many schedules.
 #![cfg(feature = "shuttle")]

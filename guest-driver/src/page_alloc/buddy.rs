@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Free lists by order and migratetype, splitting and merging. Everything here is under the zone's
 //! lock.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Contiguous allocation (`alloc_contig_range`).
 
 use super::Mm;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the model knows of a page frame (`struct page`), in 16 bytes.
 
 use core::sync::atomic::AtomicU32 as PlainU32;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Orders and sizes, as a value: the same code runs at Linux's and at tiny ones.
 
 use core::ops::Range;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Memory blocks on- and offline (`mm/memory_hotplug.c`).
 
 use core::sync::atomic::Ordering;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Page isolation: pageblocks whose free pages nobody may have (`mm/page_isolation.c`).
 
 use core::sync::atomic::Ordering;

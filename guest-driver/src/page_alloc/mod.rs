@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! An executable model of Linux's page allocator: the parts that free page reporting, memory
 //! offlining and contiguous allocation meet in.
 //!

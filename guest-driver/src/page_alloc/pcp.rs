@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Per-CPU page lists: what makes most allocations and frees cheap, and what isolation has to
 //! reckon with, since a page on such a list is free to nobody but its CPU.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Sparse sections: the metadata of memory that is there, and none for holes.
 
 use std::sync::OnceLock;

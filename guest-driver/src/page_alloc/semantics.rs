@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which kernel's rules the model plays by, where they differ.
 
 /// The rules of one kernel. The default is Linux 6.19.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Checks the books against the frames: invariants K3 and K4 of the reference.
 
 use core::sync::atomic::Ordering;

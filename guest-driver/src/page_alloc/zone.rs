@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Zones: free lists, per-CPU lists, watermarks and the books.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

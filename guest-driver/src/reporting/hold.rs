@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The two ways to keep reported pages from being allocated.
 
 use super::{Config, Holding};

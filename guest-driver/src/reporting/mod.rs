@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The reporter: finds free memory that the host does not know of, holds it, reports it, and lets
 //! it go (section 2.9 of the reference; Linux's `mm/page_reporting.c` for tracker E with pulling).
 //!

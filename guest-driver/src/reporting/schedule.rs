@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! When the next pass is due (`page_reporting_notify`, and the delayed work that it schedules).
 
 use core::time::Duration;

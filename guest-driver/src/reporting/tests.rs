@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 use super::*;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The balloon device as its driver sees it (virtio 1.2, 5.5).
 
 /// The device's identifier (virtio 1.2, 5).

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The balloon driver's half: what it acks, and its queues as values (Linux's
 //! `drivers/virtio/virtio_balloon.c`).
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Device-independent feature bits, as masks (virtio 1.2, 6).
 
 /// A descriptor may refer to a table of descriptors (2.7.5.3).

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Where the parts of a split ring lie in guest memory, and what a descriptor looks like there
 //! (virtio 1.2, 2.7).
 

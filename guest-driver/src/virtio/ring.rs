@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The driver's half of a split ring (virtio 1.2, 2.7).
 //!
 //! The normal way is [`DriverRing::add_chain`], [`DriverRing::publish`],

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Blocks that are allocated and written, and checked and freed.
 
 use std::sync::atomic::{AtomicU64, Ordering};

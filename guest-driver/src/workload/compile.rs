@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A trace like that of a compilation, from a seed: many short-lived processes, most of them small
 //! and a few large, whose output stays in the page cache; then a link that grows to most of the
 //! memory and drops it; then nothing for a while.

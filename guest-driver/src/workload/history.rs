@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What happened of late, for when something has gone wrong.
 
 use std::collections::VecDeque;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Threads that act as a guest's CPUs: they allocate pages, write what names page and generation,
 //! check it, and free them.
 //!

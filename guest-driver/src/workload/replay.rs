@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Replays a [`Trace`]: its CPUs are threads, or take turns in virtual time.
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the CPUs hold, where whoever moves their pages can find it.
 
 use core::ops::Range;

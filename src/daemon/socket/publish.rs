@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Listens at a path: the socket appears there only once it listens, with its mode and group.
 //!
 //! A socket that is bound and does not listen yet refuses connections, and looks like one that a

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
 use super::super::features::VIRTIO_BALLOON_F_STATS_VQ;
 use super::super::hinting::HintingState;

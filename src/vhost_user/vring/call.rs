@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Tells the driver, through a descriptor of the frontend, that chains were returned.
 
 use std::fs::File;

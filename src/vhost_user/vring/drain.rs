@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The worker's part of a queue: it takes chains, has them served and returns them.
 
 use std::sync::MutexGuard;

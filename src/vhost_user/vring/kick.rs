@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How the worker's epoll instance watches for kicks.
 
 use std::fs::File;

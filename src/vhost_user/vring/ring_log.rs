@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What is said of queues that go wrong, each kind and each queue at a rate of its own.
 
 use std::error::Error;

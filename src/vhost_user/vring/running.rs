@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which queues run, and where their rings lie.
 
 use std::sync::atomic::{AtomicU64, Ordering};

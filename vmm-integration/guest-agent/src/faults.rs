@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Programs that do nothing but fault memory in.
 
 use std::fs::{self, File, OpenOptions};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the host and the agent inside the test guest say to each other.
 //!
 //! The agent is the guest's init and serves one virtio-serial port, [`PORT_NAME`]. Each message is

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Init of the test guest: mounts what a Linux user space needs, opens its virtio-serial port, or
 //! the terminal that it is told to, and does what the host asks, until it is told to power off.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The memory that tests allocate, fill, check and free.
 
 use std::collections::HashMap;

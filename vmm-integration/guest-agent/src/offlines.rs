@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How long blocks took to go offline, laid beside the driver's reports.
 
 use guest_agent::race::{Offlines, OneOffline};

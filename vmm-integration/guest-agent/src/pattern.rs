@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The contents of test memory: every 8-byte word says where it belongs.
 //!
 //! A word that turns up in the wrong place, survives its generation or was lost then says so by

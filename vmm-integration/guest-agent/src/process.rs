@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A process beside init: one that the OOM killer may have.
 
 use std::env;

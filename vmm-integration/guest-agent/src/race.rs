@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the host asks of a race in the guest, and what came of it.
 //!
 //! A race is threads that take memory blocks offline and online, use memory, allocate huge pages

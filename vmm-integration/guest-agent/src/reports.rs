@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! When the driver reports and when it has its acknowledgement, from the kernel's tracing.
 
 use std::fs::{self, File, OpenOptions};

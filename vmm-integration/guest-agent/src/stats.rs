@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the threads of a race have done, while they are at it.
 
 use std::collections::{BTreeMap, BTreeSet};

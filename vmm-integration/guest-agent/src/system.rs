@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the agent does with the kernel: modules, files of sysfs and procfs, power.
 
 use std::ffi::CString;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What an experiment is, and a run of some of them.
 
 use std::collections::{BTreeMap, BTreeSet};

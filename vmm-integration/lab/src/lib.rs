@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The lab: experiments and races over any guest, records that are kept, and a report to look at.
 //!
 //! | file | what |

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `balloon-lab`: measures ways to report free pages, and looks for what goes wrong.
 //!
 //! `cargo xtask lab` builds it with the daemon and runs it.
@@ -61,7 +63,7 @@ Examples:
   cargo xtask lab race part4 --case 4.2-f --set runs=500                 one hypothesis
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
   cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two, each by itself
-  cargo xtask lab race --faults plan.toml                                a plan; docs/lab.md has its form
+  cargo xtask lab race --faults plan.toml                                a plan; docs/user/lab.md has its form
 
 `cargo xtask lab list` has the names of experiments, cases, parameters and faults.";
 
@@ -264,7 +266,7 @@ fn list(names: &[String], json: bool) -> Result<u8> {
         let kinds: Vec<&str> = FaultKind::ALL.into_iter().map(FaultKind::name).collect();
         texts.push(format!(
             "faults ({PROGRAM} race --fault KIND[:FIELD=VALUE,..])\n  Kinds: {}\n  Fields: after, \
-             times, ms, errno; docs/lab.md says which kind takes which",
+             times, ms, errno; docs/user/lab.md says which kind takes which",
             kinds.join(", ")
         ));
     }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What can be set in an experiment.
 //!
 //! A value is checked before anything runs. What is said of a wrong one names it, what came and what

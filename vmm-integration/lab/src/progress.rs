@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Bars on a terminal, lines elsewhere, and Ctrl-C.
 
 use std::io::Write as _;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a run leaves behind: a file for each case that has finished.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The lab as a process: what is wrong is said, what is interrupted goes on, what is kept repeats.
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]

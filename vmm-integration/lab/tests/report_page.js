@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 // Looks at the page as it is laid out and leaves what it finds in attributes of the document:
 // `data-check` with the window's and the content's width, how many figures there are, and the
 // smallest text; `data-problems` with what is wrong, a line each.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The report in a browser, on a phone, a tablet and a wide screen, light and dark.
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the daemon says that it did for one frontend.
 
 use std::collections::BTreeMap;

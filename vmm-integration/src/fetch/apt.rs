@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Fetching Debian packages with apt itself, without installing anything and without root.
 //!
 //! apt gets a state of its own in a folder: lists, cache and an empty package database, so that

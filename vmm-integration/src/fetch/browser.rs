@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A headless Chromium, to look at pages as readers do.
 //!
 //! It is taken from the machine if there is one: from the environment variable `CHROMIUM`, or by its

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! QEMU and a Linux kernel, unpacked from Debian packages into a folder.
 //!
 //! Nothing is installed: the packages are unpacked as they are, and QEMU runs in place through

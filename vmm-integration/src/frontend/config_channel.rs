@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The backend's channel to the frontend, as far as a balloon uses it: configuration changes.
 
 use crate::daemon::wait_for;

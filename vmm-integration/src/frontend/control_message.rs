@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The messages for which a VMM stops its guest or its monitor until they are answered.
 
 use super::Attachment;

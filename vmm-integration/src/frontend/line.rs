@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A queue's notifications, usable on any thread.
 
 use anyhow::{Context, Result};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a frontend does to migrate its guest: a log of dirty pages, and the backend's own state.
 
 use super::Attachment;

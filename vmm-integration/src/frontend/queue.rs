@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Starting and stopping queues, and the notifications between driver and device.
 
 use super::{

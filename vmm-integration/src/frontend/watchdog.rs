@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Ends a request that the backend does not answer.
 //!
 //! The vhost crate reads until an answer is complete and takes a socket's timeout for a reason to

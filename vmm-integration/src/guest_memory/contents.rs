@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What RAM holds: writing the pattern as a guest would, and looking at it without touching it.
 
 use super::Ram;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which memory files a guest has, and where they show in its address space.
 
 use anyhow::{Context, Result, ensure};

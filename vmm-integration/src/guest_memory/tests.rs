@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 use super::*;
 use guest_driver::pattern::Found;
 use rustix::fs::{FallocateFlags, fallocate};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a case has to play with.
 
 use super::{Descriptor, DriverRing, Gpa, GpaRange, Ram, outside};

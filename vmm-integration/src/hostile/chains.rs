@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Good ranges in chains that are not.
 
 use super::{Arena, Descriptor, Expectation, GpaRange, HostileCase, Result, Return, arena::report};

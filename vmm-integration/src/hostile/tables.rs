@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Indirect tables (virtio 1.2, 2.7.5.3).
 //!
 //! Where the driver may not use them, a device may refuse even the good ones.

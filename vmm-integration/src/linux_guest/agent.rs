@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The host's side of the conversation with the guest's init.
 
 use std::collections::HashMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The guest's file system: the agent as `/init`, modules, and the console's device node.
 
 use std::fs;

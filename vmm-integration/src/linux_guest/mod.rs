@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The real guest: an unmodified Linux kernel with our agent as its init.
 
 mod agent;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A control group with a memory limit, for a process that must keep within it.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the host can see of a guest's memory, and helpers to measure over time.
 
 use std::fs::{self, File};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The host's pools of huge pages, of which there are none unless somebody reserves them.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Holds the lock of a memory file's inode, as a VMM does while it allocates gigabytes of it, and
 //! for exactly as long as a test wants.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The VMMs that put a guest before the daemon.
 
 pub mod model;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A small VMM whose guest is the model: real memory behind the model's page frames, and the
 //! balloon driver's queues attached to the daemon over a real socket.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The process of a VMM, which never outlives its owner.
 
 use std::io;

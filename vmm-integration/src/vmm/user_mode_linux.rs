@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A second VMM with a real kernel: user-mode Linux of Debian, where the guest's kernel itself is
 //! the vhost-user frontend.
 //!

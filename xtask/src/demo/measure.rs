@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One run of the demo: lets a guest fill and free memory, and measures both sides.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `cargo xtask demo`: a guest gives its free memory back, and one can watch it.
 
 mod linux;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The results as one self-contained HTML file.
 
 use std::fmt::Write;

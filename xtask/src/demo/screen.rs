@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Draws the two curves in the terminal while they grow; lines of text where there is no terminal.
 
 use std::io::{self, IsTerminal, Stderr};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The results as a table in the terminal.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The five ways to remember what still needs reporting, behind one trait.
 
 mod section_bit;

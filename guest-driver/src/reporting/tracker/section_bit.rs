@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! D: one bit a section. "Only remember that some (large) page was not reported in that section."
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! C: a bitmap a section, and a bit a section that says where to look.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A: one bit a granule, over all of the address space that a zone spans.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! B: a bitmap as A's, swapped for an empty one as a whole, with a count of its bits in front.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Which features the driver acks.
 
 use super::super::balloon::{BalloonQueue, QueueNumbering, feature};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The inflate and the deflate queue (`tell_host`).
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The reporting queue (`virtballoon_free_page_report`).
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! One chain after the other: how all of the balloon's queues are used.
 
 use core::time::Duration;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The statistics queue (virtio 1.2, 5.5.6.3; `stats_handle_request`).
 
 use core::time::Duration;

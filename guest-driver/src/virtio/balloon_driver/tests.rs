@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The queues against the naive device, which works while it is kicked.
 
 use std::cell::RefCell;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The device's half in its most literal form, and a guest memory for it to work on.
 
 use super::super::layout::{Descriptor, RingLayout};

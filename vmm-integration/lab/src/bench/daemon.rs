@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The daemon of an experiment, with counters that can be read while it runs.
 
 use std::ffi::OsString;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `footprint`: what the host holds over the time of a workload with phases, and how long that takes.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The workload of `footprint`: one trace like that of a compilation for every guest.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A guest of either kind with a device of either kind, to be put under the same workload.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `reclaim`: how fast freed memory comes back, and what it costs the host.
 
 use std::time::{Duration, Instant};

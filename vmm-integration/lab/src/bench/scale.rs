@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `scale`: what a pass costs and a tracker takes, from small guests to the largest.
 
 use std::hint::black_box;

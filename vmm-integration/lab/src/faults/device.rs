@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A balloon device that breaks its promises, made of the daemon's own rooms.
 //!
 //! It reads chains and discards memory as the daemon does, over a real vhost-user socket, so that

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Faults of the daemon as it is, from outside: its system calls through strace, its limits.
 
 use std::fs;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Faults of the backend's side, and what becomes of a guest that meets them.
 //!
 //! | file | what |

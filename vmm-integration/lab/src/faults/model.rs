@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The model as the guest that meets a fault.
 
 use std::path::Path;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Fault plans: what goes wrong on the backend's side, and when.
 
 use std::fmt;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A driver without a guest that meets a fault: what needs a hand on the ring or on the control
 //! connection while a chain is being served.
 

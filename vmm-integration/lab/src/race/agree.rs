@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the model and real Linux have in common, measured in both by the same device.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Races and faults as experiments of the lab.
 
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Races: what free page reporting can collide with, in real Linux and in the model.
 //!
 //! | file | what |

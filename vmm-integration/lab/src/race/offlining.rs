@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Memory blocks that go offline and online in real Linux, as an experiment: does an acknowledgement
 //! that is late hold up more than it must?
 

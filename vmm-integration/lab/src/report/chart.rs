@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Curves as SVG, one chart for each thing that was measured.
 //!
 //! Small enough to be read on a phone without scaling, in the page's own colours. Lines differ by

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The map of guest memory over time, as SVG: time to the right, addresses upwards.
 
 use std::fmt::Write;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What was kept as one page that needs nothing but a browser: tables, curves, maps of memory, and
 //! for each the command that gets it again.
 //!

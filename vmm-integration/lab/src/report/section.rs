@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Cases that are put side by side: verdicts, tables, charts, maps, and how to get them again.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What the page begins with: what was run, what came of it, what went wrong, and on what.
 
 use std::collections::{BTreeMap, BTreeSet};

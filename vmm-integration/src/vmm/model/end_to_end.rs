@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How fast guest memory comes back, from the model through the daemon to the host, and what takes
 //! the time.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The guest's memory in use, whose contents name the page and what it was filled for.
 
 use std::collections::BTreeMap;

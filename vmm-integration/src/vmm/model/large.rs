@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How long a guest with a large and mostly empty address space takes to start.
 
 use std::path::Path;

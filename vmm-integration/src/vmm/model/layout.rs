@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Where the model's sections lie in memory files and regions.
 //!
 //! A frame's number times the page size is its address, so the layout of the address space is the

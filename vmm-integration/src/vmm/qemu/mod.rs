@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A real Linux guest: an unmodified Debian kernel in QEMU, with our agent as its init.
 //!
 //! [`available`] sets everything up (once a machine, without root, without installing anything)

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What QEMU's own balloon device does to memory, from QEMU's trace.
 
 use std::ops::Sub;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Whether a QEMU can do what is needed.
 
 use anyhow::{Context, Result, bail, ensure};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Real Linux's part: programs of the guest's agent, and a balloon driver that is loaded and
 //! unloaded in a guest that was booted once.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `overhead`: what reporting costs programs that do nothing but fault memory in, after
 //! will-it-scale's page_fault1 and page_fault2.
 //!

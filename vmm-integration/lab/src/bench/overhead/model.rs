@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The model's part: programs on threads that stay on their CPU, and a reporter that is suspended
 //! and resumed.
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Two things compared by turns in pairs: what the middle of their ratios is, and how sure that is.
 
 use guest_driver::workload::Random;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! What a guest's programs do over virtual time: when they free and allocate, and what.
 
 use guest_driver::page_alloc::Pfn;

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A guest over virtual time, and what the host knows of it.
 //!
 //! A block that is allocated is written, so the host holds it again; a granule (2 MiB) is given back

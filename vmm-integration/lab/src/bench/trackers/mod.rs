@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! `trackers`: the five ways to remember what needs reporting, with the two ways to hold it.
 //!
 //! Message 002 of November 2019 left it open which of them is any good, and whether reporting a page

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The ways to report that are compared, by the names of their cases.
 
 use guest_driver::reporting::{Config, Holding, TrackerKind};

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! How many duplicates there are under uniform churn, beside the closed form for tracker D.
 //!
 //! Section 1.002 of the reference: with S sections of F free granules each, a pass for every cT

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A scheme beside threads that really run: how often the reporter meets others, and what others
 //! feel of it.
 //!

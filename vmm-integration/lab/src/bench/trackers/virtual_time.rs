@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! A scheme under churn, in virtual time.
 
 use std::sync::Arc;

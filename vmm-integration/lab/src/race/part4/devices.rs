@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Bugs of devices: what becomes of them with the daemon, in the model and in Linux.
 
 use std::path::Path;

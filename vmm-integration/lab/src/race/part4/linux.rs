@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Hypotheses in real Linux, beside a device that remembers each report.
 
 use std::time::{Duration, Instant};

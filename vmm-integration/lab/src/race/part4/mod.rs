@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! The bugs, races and hypotheses of the reference's part 4, by their numbers there: each is tried
 //! when its case is run, and the verdict is what was seen then.
 //!

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
 //! Hypotheses in the model, step by step on one thread: what happens is the same in every run.
 
 use std::sync::{Arc, Mutex, PoisonError};
