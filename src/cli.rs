@@ -7,13 +7,14 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand};
 use log::LevelFilter;
-use serde::{Deserialize, Serialize};
 
 use crate::ctl::CtlArgs;
-use crate::device::{DeviceOptions, MAX_STATISTICS_INTERVAL, OptionsError};
+use crate::device::{DeviceOptions, OptionsError};
 use crate::discard::MemoryOptions;
+use crate::logging::LogLevel;
+use crate::values::{parse_interval, parse_size};
 
 /// Gives the memory that a guest does not use back to the host.
 ///
@@ -228,47 +229,6 @@ the threads of a session do not end after its VMM has hung up.";
 /// What `--print-capabilities` prints, a `VHostUserBackendCapabilities` of QEMU's `vhost-user.json`.
 pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;
 
-/// The levels of `--log-level`, which are those of the `log` crate but for its last.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Nothing.
-    Off,
-    /// What keeps the daemon from working.
-    Error,
-    /// What somebody should look into.
-    Warn,
-    /// Connections, each summed up, and what operators set.
-    Info,
-    /// Every report.
-    Debug,
-}
-
-impl LogLevel {
-    /// The level that holds now.
-    pub fn now() -> Self {
-        match log::max_level() {
-            LevelFilter::Off => Self::Off,
-            LevelFilter::Error => Self::Error,
-            LevelFilter::Warn => Self::Warn,
-            LevelFilter::Info => Self::Info,
-            LevelFilter::Debug | LevelFilter::Trace => Self::Debug,
-        }
-    }
-}
-
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::Off,
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-        }
-    }
-}
-
 /// Where the frontend is met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketSource {
@@ -398,26 +358,6 @@ fn checked_path(option: &'static str, path: PathBuf) -> Result<PathBuf, ConfigEr
     if len > MAX_SOCKET_PATH { Err(ConfigError::PathTooLong { option, len }) } else { Ok(path) }
 }
 
-/// Reads a number of bytes with an optional suffix for a power of 1024: `4096`, `64K`, `512M`, `2G`,
-/// `1T`; `MiB` and the like mean the same.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let expected = || {
-        format!("expected a number of bytes such as 4096, 512M or 2G (K, M, G, T), not {text:?}")
-    };
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, suffix) = text.split_at(digits);
-    let shift = match suffix {
-        "" => 0,
-        "K" | "k" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return Err(expected()),
-    };
-    let number: u64 = number.parse().map_err(|_| expected())?;
-    number.checked_mul(1 << shift).ok_or_else(expected)
-}
-
 /// Reads the mode of a socket's file, in octal.
 fn parse_mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
@@ -435,16 +375,6 @@ fn parse_socket_address(text: &str) -> Result<SocketAddr, String> {
         format!(
             "expected an IP address of this machine with a port, such as 127.0.0.1:9090 or \
              [::1]:9090, not {text:?}"
-        )
-    })
-}
-
-/// Reads how often statistics are polled, in seconds; the device says which intervals it can keep.
-pub(crate) fn parse_interval(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| {
-        format!(
-            "expected a whole number of seconds, at most {}, or 0 for never, not {text:?}",
-            MAX_STATISTICS_INTERVAL.as_secs()
         )
     })
 }
@@ -542,18 +472,5 @@ mod tests {
         assert!(config(&["--free-page-hints", "--statistics"]).is_ok());
         assert!(config(&["--free-page-hints", "--no-reporting"]).is_ok());
         assert!(parse(&["--socket-path", "s", "--statistics-interval", "1"]).is_err());
-    }
-
-    #[test]
-    fn sizes_are_read_as_powers_of_1024() {
-        assert_eq!(parse_size("0"), Ok(0));
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("64K"), Ok(64 << 10));
-        assert_eq!(parse_size("512M"), Ok(512 << 20));
-        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
-        assert_eq!(parse_size("1T"), Ok(1 << 40));
-        for bad in ["", "M", "-1", "+1", "1.5G", "1MB", "0x10", "1 M", "16777216T", "１"] {
-            assert!(parse_size(bad).unwrap_err().contains("expected"), "{bad}");
-        }
     }
 }

@@ -15,6 +15,7 @@
 //! | [`discard`] | range arithmetic, the backing of guest memory, discarding |
 //! | [`metrics`] | counters |
 //! | [`logging`] | the log on standard error, which never blocks a thread |
+//! | `values` | sizes and intervals as operators write them |
 //! | [`control`] | the control socket (HTTP) and the metrics for Prometheus |
 //! | [`ctl`] | the operator's client |
 
@@ -27,6 +28,7 @@ pub mod discard;
 pub mod logging;
 pub mod metrics;
 pub mod state;
+mod values;
 pub mod vhost_user;
 mod wake;
 

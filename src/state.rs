@@ -10,14 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use log::warn;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::daemon::Watchdog;
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::discard::Survey;
 use crate::discard::{Backing, Inhibit, MemoryOptions, RegionTable};
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::Counters;
-use crate::vhost_user::Rings;
-use crate::vhost_user::Transfers;
+use crate::vhost_user::{Rings, Transfers, WindUp};
 use crate::wake::{Wake, Wakes};
 
 /// What the daemon may ask of a connected frontend, from any thread.
@@ -59,8 +57,8 @@ pub struct State {
     pub rings: Arc<Rings>,
     /// The device's state on its way to or from another daemon.
     pub(crate) transfers: Transfers,
-    /// Ends the process if a session does not end.
-    pub(crate) watchdog: Watchdog,
+    /// The session that is ending, for the watchdog.
+    pub(crate) wind_up: WindUp,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
     /// How many other frontends wait.
     waiting: AtomicUsize,
@@ -90,7 +88,7 @@ impl State {
             counters,
             rings: Arc::default(),
             transfers: Transfers::default(),
-            watchdog: Watchdog::default(),
+            wind_up: WindUp::default(),
             frontend: Mutex::default(),
             waiting: AtomicUsize::new(0),
             interval_changed: OnceLock::new(),

@@ -34,9 +34,9 @@ use super::reply::{Later, Reply};
 use super::target::{self, TargetRequest, TargetView};
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
 use super::{exposition, plain_text};
-use crate::cli::LogLevel;
 use crate::device::IntervalError;
 use crate::discard::{Cause, GuestRange, MOST_LOOK, PinError, Ticket};
+use crate::logging::LogLevel;
 use crate::state::State;
 
 /// What a client may ask for.

@@ -5,10 +5,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::names;
-use crate::cli::LogLevel;
 use crate::device::HintingState;
 use crate::device::features::NUM_QUEUES;
 use crate::discard::{Backing, Cause};
+use crate::logging::LogLevel;
 use crate::state::State;
 
 /// `GET /v1/status`.

@@ -4,7 +4,6 @@
 
 mod show;
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,9 +13,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::cli::{LogLevel, parse_interval, parse_size};
 use crate::control::client::{Client, ClientError};
 use crate::control::views::StatisticsView;
+use crate::logging::{LogLevel, error_chain};
+use crate::values::{parse_interval, parse_size};
 
 /// The daemon gave no answer, or none that can be understood, or the guest gave none.
 const NO_ANSWER: u8 = 3;
@@ -178,12 +178,7 @@ impl CtlArgs {
                 Err(_) => ExitCode::FAILURE,
             },
             Err(error) => {
-                let mut text = format!("vhost-device-balloon ctl: {error}");
-                let mut source = error.source();
-                while let Some(cause) = source {
-                    text.push_str(&format!(": {cause}"));
-                    source = cause.source();
-                }
+                let text = format!("vhost-device-balloon ctl: {}", error_chain(&error));
                 let _ = writeln!(io::stderr(), "{text}");
                 if error.is_refusal() { ExitCode::FAILURE } else { ExitCode::from(NO_ANSWER) }
             }

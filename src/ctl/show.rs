@@ -6,6 +6,7 @@ use serde_json::{Error, Value};
 
 use crate::control::target::TargetView;
 use crate::control::views::{HintingView, PausedView, StatisticsView, StatusView};
+use crate::values::show_size;
 
 /// Rows of a name and a value, the values in one column.
 #[derive(Default)]
@@ -19,21 +20,6 @@ impl Table {
     fn text(self) -> String {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         self.0.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
-    }
-}
-
-/// Bytes in the largest unit that leaves a digit before the point: `1.5 GiB`.
-fn size(bytes: u64) -> String {
-    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let Some((shift, unit)) = UNITS.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
-        return format!("{bytes} B");
-    };
-    let whole = bytes >> shift;
-    let rest = bytes & ((1 << shift) - 1);
-    // In hundredths, rounded down: what is shown is there.
-    match (u128::from(rest) * 100) >> shift {
-        0 => format!("{whole} {unit}"),
-        hundredths => format!("{whole}.{hundredths:02} {unit}"),
     }
 }
 
@@ -58,27 +44,32 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     }
     table.row("giving back", giving_back(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
-    table.row("target", size(status.target_bytes) + &refused.unwrap_or_default());
+    table.row("target", show_size(status.target_bytes) + &refused.unwrap_or_default());
     let waits = match status.collecting_bytes {
         0 => String::new(),
-        bytes => format!(", {} of it not given back: its huge pages are not full", size(bytes)),
+        bytes => {
+            format!(", {} of it not given back: its huge pages are not full", show_size(bytes))
+        }
     };
-    table.row("in the balloon", status.actual_bytes.map_or("unknown".to_owned(), size) + &waits);
+    table.row(
+        "in the balloon",
+        status.actual_bytes.map_or("unknown".to_owned(), show_size) + &waits,
+    );
     if let Some(memory) = &status.memory {
-        let resident = memory.resident_bytes.map_or("unknown".to_owned(), size);
+        let resident = memory.resident_bytes.map_or("unknown".to_owned(), show_size);
         // Memory that virtio-mem has not plugged is announced, too.
-        table.row("memory of the VMM", format!("{}, {resident} resident", size(memory.bytes)));
+        table.row("memory of the VMM", format!("{}, {resident} resident", show_size(memory.bytes)));
         for region in &memory.regions {
             let kind = if region.hugetlb { "hugetlb" } else { "shared" };
-            let pages = size(region.page_bytes);
+            let pages = show_size(region.page_bytes);
             let kept = region.kept_for.as_ref();
             let kept = kept.map_or(String::new(), |reason| format!(", never given back: {reason}"));
-            let text = format!("{} of {kind} memory, {pages} pages{kept}", size(region.bytes));
+            let text = format!("{} of {kind} memory, {pages} pages{kept}", show_size(region.bytes));
             table.row(format!("  at {:#x}", region.address), text);
         }
     }
     if let Some(total) = status.guest_total_bytes {
-        table.row("memory of the guest", format!("{}, as it says", size(total)));
+        table.row("memory of the guest", format!("{}, as it says", show_size(total)));
     }
     table.row(
         "pins",
@@ -86,7 +77,7 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     );
     for pin in &status.pins {
         let times = if pin.times > 1 { format!(", {} times", pin.times) } else { String::new() };
-        table.row(format!("  at {:#x}", pin.address), format!("{}{times}", size(pin.bytes)));
+        table.row(format!("  at {:#x}", pin.address), format!("{}{times}", show_size(pin.bytes)));
     }
     table.row(
         "statistics",
@@ -175,7 +166,7 @@ fn add(table: &mut Table, name: &str, value: &Value) {
 /// A value that is bytes if its name says so.
 fn number(name: &str, value: u64) -> String {
     match name.split([' ', '_']).any(|word| word == "bytes") {
-        true => size(value),
+        true => show_size(value),
         false => value.to_string(),
     }
 }
@@ -188,10 +179,14 @@ pub(super) fn is_pending(answer: &str) -> Result<bool, Error> {
 /// A target in both readings.
 pub(super) fn target(answer: &str) -> Result<String, Error> {
     let target: TargetView = serde_json::from_str(answer)?;
-    let taken = size(target.bytes);
+    let taken = show_size(target.bytes);
     let text = match (target.leave_bytes, target.memory_bytes) {
         (Some(left), Some(memory)) => {
-            format!("balloon {taken}, leaves {} of {} to the guest", size(left), size(memory))
+            format!(
+                "balloon {taken}, leaves {} of {} to the guest",
+                show_size(left),
+                show_size(memory)
+            )
         }
         _ => format!("balloon {taken}"),
     };
@@ -220,27 +215,13 @@ pub(super) fn hinting(answer: &str) -> Result<String, Error> {
 fn hinting_text(hinting: &HintingView) -> String {
     match hinting.ranges {
         0 => hinting.state.clone(),
-        ranges => format!("{}, {ranges} ranges of {}", hinting.state, size(hinting.bytes)),
+        ranges => format!("{}, {ranges} ranges of {}", hinting.state, show_size(hinting.bytes)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_never_more_than_there_is() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (4096, "4 KiB"),
-            (1536 << 20, "1.50 GiB"),
-            ((1 << 30) - 1, "1023.99 MiB"),
-            (u64::MAX, "16777215.99 TiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
 
     #[test]
     fn counters_are_a_table_of_what_happened() {

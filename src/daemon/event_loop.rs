@@ -28,7 +28,7 @@ use crate::daemon::sigbus;
 use crate::daemon::signals;
 use crate::daemon::socket::{self, Access, Frontends, Listening, SocketError, SocketFile};
 use crate::daemon::waiting::Waiting;
-use crate::daemon::watchdog::Watchdog;
+use crate::daemon::watchdog;
 use crate::discard::Cause;
 use crate::logging::rate_limit::LogLimit;
 use crate::logging::report;
@@ -124,7 +124,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let (statistics, retry) = (timer()?, timer()?);
     let end = Arc::new(Wake::new().map_err(resources("create an eventfd"))?);
     // The first thread: from now on the process can be ended, whatever this one does.
-    Watchdog::start(&state, signals, Arc::clone(&end)).map_err(resources("start a thread"))?;
+    watchdog::start(&state, signals, Arc::clone(&end)).map_err(resources("start a thread"))?;
     if config.control_socket.is_some() || config.metrics_address.is_some() {
         state.survey.start().map_err(resources("start a thread"))?;
     }

@@ -12,4 +12,3 @@ mod waiting;
 mod watchdog;
 
 pub use event_loop::{DaemonError, run};
-pub(crate) use watchdog::Watchdog;

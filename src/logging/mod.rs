@@ -8,6 +8,7 @@
 //! Lines that come from one place in the source are limited in number, and those left out are counted.
 
 mod error_chain;
+mod level;
 mod logger;
 mod queue;
 pub(crate) mod rate_limit;
@@ -16,6 +17,7 @@ mod sites;
 
 pub use error_chain::error_chain;
 pub(crate) use error_chain::report;
+pub use level::LogLevel;
 pub use logger::Logger;
 pub use queue::Queue;
 pub use record::{MOST_BYTES, Record};

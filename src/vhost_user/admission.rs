@@ -12,75 +12,14 @@ use log::warn;
 use rustix::process::{Resource, getrlimit};
 use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 
-use super::areas::{Area, AreaFault, Areas, MOST_AREAS};
+use super::areas::{Area, Areas, MOST_AREAS};
 use super::descriptor::Kind;
-use super::file_system::{self, FileFault};
-use super::message::{Message, MessageError};
+use super::error::{MessageError, Refusal};
+use super::file_system;
+use super::message::Message;
 use crate::device::features::NUM_QUEUES;
 use crate::discard::MemoryOptions;
 use crate::logging::report;
-
-/// Why a message is not let in.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// Too few descriptors, or too many.
-    #[error("{request:?} comes with {came} descriptors, expected {expected}{hint}")]
-    Number {
-        /// The message.
-        request: FrontendReq,
-        /// How many came.
-        came: usize,
-        /// How many should have.
-        expected: usize,
-        /// What to do about it.
-        hint: &'static str,
-    },
-    /// A descriptor of a wrong kind.
-    #[error("{request:?} comes with {came}, expected {expected}")]
-    Kind {
-        /// The message.
-        request: FrontendReq,
-        /// What came.
-        came: String,
-        /// What should have.
-        expected: &'static str,
-    },
-    /// A file that guest memory or a dirty log may not lie in.
-    #[error("{what} is refused")]
-    File {
-        /// What was to lie in it.
-        what: String,
-        /// Why not.
-        #[source]
-        fault: FileFault,
-    },
-    /// A region or a dirty log that cannot be.
-    #[error("{what} is refused")]
-    Area {
-        /// Which one.
-        what: String,
-        /// Why not.
-        #[source]
-        fault: AreaFault,
-    },
-    /// Rings outside of what is shared.
-    #[error(
-        "the rings of queue {queue} lie outside of all memory that the frontend shares. The \
-         guest's memory is not shared: add share=on to its memory backend (QEMU), or shared=on to \
-         --memory (cloud-hypervisor)"
-    )]
-    NotShared {
-        /// The queue.
-        queue: usize,
-    },
-    /// A frontend that makes the configuration up.
-    #[error(
-        "the frontend does not ask for the device's configuration (VHOST_USER_PROTOCOL_F_CONFIG), \
-         and a guest that cannot read it gives all of its memory to the balloon; with QEMU: add \
-         config_size=16 to the device"
-    )]
-    NoConfig,
-}
 
 /// A message that is not passed on.
 pub(super) struct Denied {

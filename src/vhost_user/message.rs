@@ -2,7 +2,7 @@
 
 //! One vhost-user message on its way from one socket to another, descriptors included.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,44 +14,13 @@ use rustix::net::{
 };
 use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag};
 
-use super::admission::Refusal;
 use super::descriptor::close_elsewhere;
+use super::error::MessageError;
 use super::validate::{self, ShapeError};
 
 /// Request, flags and size of the payload, each an `u32` in the machine's own byte order
 /// (vhost-user protocol, "Header").
 const HEADER: usize = 12;
-
-/// How a peer breaks the protocol, and with it the connection.
-#[derive(Debug, thiserror::Error)]
-pub enum MessageError {
-    /// A payload that no message of the protocol has.
-    #[error("message {request} announces {size} bytes, expected at most {MAX_MSG_SIZE}")]
-    TooLong {
-        /// The kind of message.
-        request: u32,
-        /// The bytes that it announces.
-        size: u32,
-    },
-    /// More descriptors than any message of the protocol has.
-    #[error("a message with more descriptors than expected ({MAX_ATTACHED_FD_ENTRIES})")]
-    TooManyDescriptors,
-    /// The kernel could not give this process a descriptor that came.
-    #[error(
-        "a descriptor that the frontend sent could not be received: raise the limit of open files \
-         (ulimit -n)"
-    )]
-    NoRoomForDescriptors,
-    /// A message that is not what the protocol says.
-    #[error(transparent)]
-    Shape(#[from] ShapeError),
-    /// A message or a descriptor that is not let in.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The socket.
-    #[error("the connection broke")]
-    Socket(#[source] io::Error),
-}
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use super::admission::{Ahead, Denied};
-use super::message::{Message, MessageError, Step};
+use super::error::MessageError;
+use super::message::{Message, Step};
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;

@@ -23,9 +23,9 @@ use crate::state::{Frontend, State};
 use crate::vhost_user::backend::{BalloonBackend, STATISTICS_WANTED, StopHandle};
 use crate::wake::Wake;
 
-use super::admission::{Admission, Refusal};
+use super::admission::Admission;
+use super::error::{MessageError, Refusal};
 use super::frontend_channel::Link;
-use super::message::MessageError;
 use super::relay::{self, Relay};
 
 /// Why a connection could not be served, or was not served to its end.
@@ -146,7 +146,7 @@ impl Session {
                 link.look(message);
                 Ok(ahead)
             });
-            shared.watchdog.hung_up(worker);
+            shared.wind_up.hung_up(worker);
             working.stop_handle().stop();
             // The relay has hung up on the framework.
             let served = outcome(framework.wait(), last);
@@ -164,7 +164,7 @@ impl Session {
             drop(link);
             // Joins the worker.
             drop(framework);
-            shared.watchdog.threads_ended(working.memory_bytes());
+            shared.wind_up.threads_ended(working.memory_bytes());
             // Unmaps the guest's memory.
             drop(working);
             shared.rings.clear();
@@ -172,7 +172,7 @@ impl Session {
             shared.inhibit.lift(Cause::Migration);
             shared.inhibit.lift(Cause::Postcopy);
             info!("session: {}", shared.counters.snapshot().since(&before));
-            shared.watchdog.down();
+            shared.wind_up.down();
         };
         let thread = thread::Builder::new().name("session".to_owned()).spawn(move || {
             // Told when nothing of the session is left, not even what `serve` has captured.
