@@ -160,10 +160,10 @@ fn main() -> Result<()> {
 /// The default, or every good tracker with both ways to hold.
 fn works(all: bool) -> Vec<Work> {
     let configs: Vec<Config> = if all {
-        TrackerKind::GOOD
-            .into_iter()
-            .flat_map(|tracker| {
-                [Holding::Isolate, Holding::Pull].map(|holding| Config {
+        TrackerKind::ALL
+            .iter()
+            .flat_map(|&tracker| {
+                Holding::ALL.iter().map(move |&holding| Config {
                     tracker,
                     holding,
                     ..Config::DEFAULT
@@ -288,10 +288,7 @@ fn pairs(work: Work) -> Figure {
         threads,
         what,
         tracker: config.tracker.name(),
-        holding: match config.holding {
-            Holding::Isolate => "isolate",
-            Holding::Pull => "pull",
-        },
+        holding: config.holding.name(),
         off_ns_a_pair: sorted(|[off, _]| off)[TURNS / 2],
         on_ns_a_pair: sorted(|[_, on]| on)[TURNS / 2],
         on_over_off: sorted(|[off, on]| off / on),

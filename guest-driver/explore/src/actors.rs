@@ -128,7 +128,7 @@ impl World {
         let Ok(head) = self.mm.alloc(cpu, request) else {
             if order == 0 && self.never_out_of_memory {
                 let what = format!("CPU {cpu} got no page, of many that are free or withheld");
-                self.ghost.violate(Invariant::K7, what);
+                self.ghost.violate(Invariant::NoOomWhileWithheld, what);
             }
             return false;
         };
@@ -165,7 +165,7 @@ impl World {
                     && alone.fetch_add(1, Ordering::Relaxed) == PATIENCE
                 {
                     let what = format!("{range:?} does not get free, with nobody else there");
-                    self.ghost.violate(Invariant::K6, what);
+                    self.ghost.violate(Invariant::OffliningEnds, what);
                 }
                 let tries = tries.fetch_add(1, Ordering::Relaxed);
                 self.over() || (patience == Patience::Short && tries > 1)
@@ -176,7 +176,7 @@ impl World {
                     sync::yield_now();
                     if let Err(error) = self.mm.online_block(block) {
                         let what = format!("{range:?} does not come online: {error}");
-                        self.ghost.violate(Invariant::K6, what);
+                        self.ghost.violate(Invariant::OffliningEnds, what);
                     }
                     return;
                 }
@@ -209,7 +209,7 @@ impl World {
                 let blocks = self.mm.geometry().pageblock_order;
                 if let Some(block) = range.step(blocks).find(|&block| !self.mm.is_isolated(block)) {
                     let what = format!("somebody else has ended the isolation of {block:?}");
-                    self.ghost.violate(Invariant::K4, what);
+                    self.ghost.violate(Invariant::OneIsolatorPerPageblock, what);
                 }
                 self.ghost.unisolate(range);
                 self.mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
@@ -223,7 +223,8 @@ impl World {
         self.mm.add_section(block, ZoneId(0));
         self.ghost.forget(self.mm.geometry().section_range(block));
         if let Err(error) = self.mm.online_block(block) {
-            self.ghost.violate(Invariant::K6, format!("block {block} is new and {error}"));
+            self.ghost
+                .violate(Invariant::OffliningEnds, format!("block {block} is new and {error}"));
         }
     }
 }

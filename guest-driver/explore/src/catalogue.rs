@@ -10,7 +10,7 @@ use crate::host::Answers;
 use crate::scenario::{Patience, Scenario};
 use crate::{Configuration, Expect, Invariant};
 use guest_driver::page_alloc::{Geometry, KernelSemantics};
-use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
+use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that
 /// is not what is looked for.
@@ -118,23 +118,14 @@ fn config(scenario: &Scenario, tracker: TrackerKind, holding: Holding) -> Config
         holding,
         granule_order: 2,
         // Mainline looks at no zone that has not a whole batch to spare.
-        batch: if tracker == TrackerKind::PageReported { 2 } else { scenario.batch },
+        batch: if tracker == TrackerKind::ReportedFlag { 2 } else { scenario.batch },
         delay: Duration::ZERO,
         acknowledge_timeout: None,
         on_timeout: OnTimeout::Hold,
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
         look_again: true,
-    }
-}
-
-fn letter(tracker: TrackerKind) -> &'static str {
-    match tracker {
-        TrackerKind::ZoneBitmap => "a",
-        TrackerKind::ZoneRcu => "b",
-        TrackerKind::SectionBitmap => "c",
-        TrackerKind::SectionBit => "d",
-        _ => "e",
+        flaw: None,
     }
 }
 
@@ -142,18 +133,14 @@ fn letter(tracker: TrackerKind) -> &'static str {
 pub fn good() -> Vec<Configuration> {
     let mut all = Vec::new();
     for scenario in ALL {
-        for tracker in TrackerKind::GOOD {
-            for holding in [Holding::Isolate, Holding::Pull] {
-                let how = match holding {
-                    Holding::Isolate => "isolate",
-                    Holding::Pull => "pull",
-                };
+        for &tracker in TrackerKind::ALL {
+            for &holding in Holding::ALL {
                 let mut semantics = KernelSemantics::V6_19;
                 if holding == Holding::Pull {
                     semantics.putback_by_pageblock = scenario.contig || scenario.cma;
                 }
                 let mut scenario = scenario.clone();
-                if tracker == TrackerKind::PageReported {
+                if tracker == TrackerKind::ReportedFlag {
                     // Mainline forgets what it has no memory to spare for, so there is enough.
                     (scenario.sections, scenario.movable) = match scenario.movable {
                         0 => (8, 0),
@@ -161,12 +148,12 @@ pub fn good() -> Vec<Configuration> {
                     };
                 }
                 all.push(Configuration {
-                    name: format!("{}-{how}-{}", letter(tracker), scenario.name),
-                    about: format!("{}, {how}", tracker.name()),
+                    name: format!("{tracker}-{holding}-{}", scenario.name),
+                    about: format!("{tracker}, {holding}"),
                     reporter: config(&scenario, tracker, holding),
                     scenario,
                     semantics,
-                    nudge: tracker == TrackerKind::PageReported,
+                    nudge: tracker == TrackerKind::ReportedFlag,
                     keeps_types: holding == Holding::Isolate,
                     expect: Expect::Good,
                 });
@@ -178,7 +165,10 @@ pub fn good() -> Vec<Configuration> {
 
 /// What is known to be wrong.
 pub fn bad() -> Vec<Configuration> {
-    use Invariant::{Assertion, K1, K2, K4, K6, K7, K9};
+    use Invariant::{
+        EveryFreeBlockReported, ModelAssertionsHold, NoOomWhileWithheld, NoReportedPageInUse,
+        OffliningEnds, OneIsolatorPerPageblock, QuietGuestRests,
+    };
     let wrong = |name: &str, about: &str, scenario: &Scenario, reporter, expect| Configuration {
         name: name.to_owned(),
         about: about.to_owned(),
@@ -191,85 +181,82 @@ pub fn bad() -> Vec<Configuration> {
     };
     let tracker = |kind| config(&CHURN, kind, Holding::Isolate);
     let default = tracker(TrackerKind::SectionBit);
-    vec![
-        wrong(
-            "a-unordered",
-            "A, marked before the block is on its free list",
-            &SMALL_CHURN,
-            tracker(TrackerKind::ZoneBitmapUnordered),
-            &[K2],
-        ),
-        wrong(
-            "b-no-grace-period",
-            "B, swapped without waiting for who still marks",
-            &SMALL_CHURN,
-            tracker(TrackerKind::ZoneRcuNoGrace),
-            &[K2],
-        ),
-        wrong(
-            "c-meta-cleared-after",
-            "C, the section's meta bit cleared after the scan",
-            &SMALL_CHURN,
-            tracker(TrackerKind::SectionBitmapClearAfter),
-            &[K2],
-        ),
-        wrong(
-            "d-cleared-after",
-            "D, the section's bit cleared after the scan",
-            &SMALL_CHURN,
-            tracker(TrackerKind::SectionBitClearAfter),
-            &[K2],
-        ),
-        wrong(
-            "d-self-trigger",
-            "D, told of isolation's own moves as of frees",
-            &CHURN,
-            tracker(TrackerKind::SectionBitSelfTrigger),
-            &[K9],
-        ),
+    let flawed = TrackerFlaw::ALL.iter().flat_map(|&flaw| {
+        flaw.trackers().iter().map(move |&kind| {
+            let (about, scenario, expect): (_, _, &[Invariant]) = match flaw {
+                TrackerFlaw::MarkedBeforeFree => (
+                    "marked before the block is on its free list",
+                    &SMALL_CHURN,
+                    &[EveryFreeBlockReported],
+                ),
+                TrackerFlaw::NoGracePeriod => (
+                    "swapped without waiting for frees that still mark",
+                    &SMALL_CHURN,
+                    &[EveryFreeBlockReported],
+                ),
+                TrackerFlaw::ClearedAfterScan => (
+                    "the section's bit cleared after the scan",
+                    &SMALL_CHURN,
+                    &[EveryFreeBlockReported],
+                ),
+                TrackerFlaw::SelfTrigger => {
+                    ("isolation's own moves count as frees", &CHURN, &[QuietGuestRests])
+                }
+            };
+            let reporter = Config { flaw: Some(flaw), ..tracker(kind) };
+            wrong(
+                &format!("{kind}-{flaw}"),
+                &format!("{kind}, {about}"),
+                scenario,
+                reporter,
+                expect,
+            )
+        })
+    });
+    let others = vec![
         wrong(
             "drop-on-busy",
-            "A, forgets what somebody else isolates",
+            "zone-bitmap, forgets a block that another isolator holds",
             &ISOLATORS,
             Config { on_busy: OnBusy::Drop, ..tracker(TrackerKind::ZoneBitmap) },
-            &[K2],
+            &[EveryFreeBlockReported],
         ),
         wrong(
             "trust-the-lockless-look",
-            "A, forgets what does not look free without the lock (2.9 as written)",
+            "zone-bitmap, forgets what does not look free without the lock, as the scheme was written down",
             &CHURN,
             Config { look_again: false, ..tracker(TrackerKind::ZoneBitmap) },
-            &[K2],
+            &[EveryFreeBlockReported],
         ),
         wrong(
             "no-watermark-guard",
-            "D, holds as much as a batch takes",
+            "section-bit, holds as much as a batch takes",
             &PRESSURE,
             Config { watermark_guard: false, batch: PRESSURE.batch, ..default },
-            &[K7],
+            &[NoOomWhileWithheld],
         ),
         wrong(
             "timeout-lets-go",
-            "D, lets go of what was not acknowledged in time",
+            "section-bit, lets go of what was not acknowledged in time",
             &FAULTY_HOST,
             Config { on_timeout: OnTimeout::LetGo, ..default },
-            &[K1],
+            &[NoReportedPageInUse],
         ),
         Configuration {
             semantics: KernelSemantics::V4_16,
             ..wrong(
                 "linux-4.16-double-isolation",
-                "D, where isolating what is isolated succeeds",
+                "section-bit, where isolating what is isolated succeeds",
                 &Scenario { geometry: NO_STRADDLING, offline: None, contig: true, ..ISOLATORS },
                 default,
-                &[K4, K1, Assertion],
+                &[OneIsolatorPerPageblock, NoReportedPageInUse, ModelAssertionsHold],
             )
         },
         Configuration {
             semantics: KernelSemantics::V5_8,
             ..wrong(
                 "linux-5.8-pcp-race",
-                "D, where a freed page may reach a per-CPU list behind the drain",
+                "section-bit, where a freed page may reach a per-CPU list behind the drain",
                 &Scenario {
                     geometry: NO_STRADDLING,
                     sections: 2,
@@ -278,16 +265,19 @@ pub fn bad() -> Vec<Configuration> {
                     ..HOTPLUG
                 },
                 default,
-                &[K6],
+                &[OffliningEnds],
             )
         },
-    ]
+    ];
+    flawed.chain(others).collect()
 }
 
 /// What the model shows of mainline as it is, and nobody has seen in Linux.
 pub fn candidates() -> Vec<Configuration> {
-    use Invariant::{Assertion, K2, K3, K5};
-    let mainline = config(&CHURN, TrackerKind::PageReported, Holding::Pull);
+    use Invariant::{
+        CountersMatchFrames, EveryFreeBlockReported, MigratetypeKept, ModelAssertionsHold,
+    };
+    let mainline = config(&CHURN, TrackerKind::ReportedFlag, Holding::Pull);
     let candidate = |name: &str, about: &str, scenario: Scenario, expect| Configuration {
         name: name.to_owned(),
         about: about.to_owned(),
@@ -300,14 +290,14 @@ pub fn candidates() -> Vec<Configuration> {
     };
     vec![
         candidate(
-            "e-low-watermark",
-            "E, pull: the pass stops for want of memory and nobody asks for another (4.2 a)",
+            "reported-flag-low-watermark",
+            "reported-flag, pull: the pass stops for want of memory and no other one follows",
             Scenario { geometry: PRESSURE.geometry, sections: 3, ..PRESSURE },
-            &[K2],
+            &[EveryFreeBlockReported],
         ),
         candidate(
-            "e-free-into-isolated",
-            "E, pull: freed while isolated, and the isolation ends without a free (4.2 c)",
+            "reported-flag-free-into-isolated",
+            "reported-flag, pull: freed while isolated, and the isolation ends without a free",
             Scenario {
                 geometry: NO_STRADDLING,
                 plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
@@ -317,21 +307,21 @@ pub fn candidates() -> Vec<Configuration> {
                 contig: false,
                 ..ISOLATORS
             },
-            &[K2],
+            &[EveryFreeBlockReported],
         ),
         candidate(
-            "e-split-behind-the-walk",
-            "E, pull: a block not yet reported is split, its rest goes to a list already walked",
+            "reported-flag-split-behind-the-walk",
+            "reported-flag, pull: a block not yet reported is split, its rest goes to a list already walked",
             Scenario { sections: 8, never_out_of_memory: false, ..PRESSURE },
-            &[K2],
+            &[EveryFreeBlockReported],
         ),
         Configuration {
             reporter: config(&ISOLATORS, TrackerKind::SectionBit, Holding::Pull),
             ..candidate(
                 "pull-isolated-half",
-                "D, pull: half of a held block is isolated, and it is put back whole (4.2 e)",
+                "section-bit, pull: half of a held block is isolated, and it is put back whole",
                 ISOLATORS,
-                &[K3, Assertion],
+                &[CountersMatchFrames, ModelAssertionsHold],
             )
         },
         Configuration {
@@ -339,9 +329,9 @@ pub fn candidates() -> Vec<Configuration> {
             keeps_types: true,
             ..candidate(
                 "pull-makes-movable",
-                "D, pull: what was held comes back as movable pageblocks (4.2 h)",
+                "section-bit, pull: held blocks come back as movable pageblocks",
                 ZONES,
-                &[K5],
+                &[MigratetypeKept],
             )
         },
         Configuration {
@@ -350,9 +340,9 @@ pub fn candidates() -> Vec<Configuration> {
             keeps_types: true,
             ..candidate(
                 "isolation-forgets-unmovable",
-                "D, isolate, before 6.17: isolation forgets the migratetype, so it becomes movable",
+                "section-bit, isolate, before 6.17: isolation forgets the migratetype, so it becomes movable",
                 ZONES,
-                &[K5],
+                &[MigratetypeKept],
             )
         },
         Configuration {
@@ -360,39 +350,38 @@ pub fn candidates() -> Vec<Configuration> {
             semantics: KernelSemantics { standalone_isolate_bit: false, ..KernelSemantics::V6_19 },
             ..candidate(
                 "isolation-forgets-the-reserve",
-                "D, isolate, before 6.17: the same for a block of the CMA reserve",
+                "section-bit, isolate, before 6.17: the same for a block of the CMA reserve",
                 CMA,
-                &[K5],
+                &[MigratetypeKept],
             )
         },
     ]
 }
 
-/// Trackers in the smallest scenario: those that hold, and those whose mistake one pass can show. B's
-/// without a grace period takes two.
+/// Trackers in the smallest scenario: those that hold, and those whose mistake one pass can show. A
+/// missing grace period takes two.
 pub fn smallest() -> Vec<Configuration> {
-    let kinds = [
-        ("a", TrackerKind::ZoneBitmap, Expect::Good),
-        ("b", TrackerKind::ZoneRcu, Expect::Good),
-        ("c", TrackerKind::SectionBitmap, Expect::Good),
-        ("d", TrackerKind::SectionBit, Expect::Good),
-        ("a-unordered", TrackerKind::ZoneBitmapUnordered, Expect::Bad(&[Invariant::K2])),
-        ("c-cleared-after", TrackerKind::SectionBitmapClearAfter, Expect::Bad(&[Invariant::K2])),
-        ("d-cleared-after", TrackerKind::SectionBitClearAfter, Expect::Bad(&[Invariant::K2])),
-    ];
-    kinds
-        .into_iter()
-        .map(|(name, tracker, expect)| Configuration {
-            name: format!("{name}-smallest"),
-            about: format!("{}, isolate", tracker.name()),
+    let smallest = |tracker: TrackerKind, flaw: Option<TrackerFlaw>| {
+        let of = flaw.map_or(tracker.to_string(), |flaw| format!("{tracker}-{flaw}"));
+        Configuration {
+            name: format!("{of}-smallest"),
+            about: format!("{of}, isolate"),
             scenario: SMALLEST,
-            reporter: config(&SMALLEST, tracker, Holding::Isolate),
+            reporter: Config { flaw, ..config(&SMALLEST, tracker, Holding::Isolate) },
             semantics: KernelSemantics::V6_19,
             nudge: false,
             keeps_types: true,
-            expect,
-        })
-        .collect()
+            expect: match flaw {
+                None => Expect::Good,
+                Some(_) => Expect::Bad(&[Invariant::EveryFreeBlockReported]),
+            },
+        }
+    };
+    let marked = TrackerKind::ALL.iter().filter(|&&kind| kind != TrackerKind::ReportedFlag);
+    let good = marked.map(|&kind| smallest(kind, None));
+    let bad = [TrackerFlaw::MarkedBeforeFree, TrackerFlaw::ClearedAfterScan].into_iter();
+    let bad = bad.flat_map(|flaw| flaw.trackers().iter().map(move |&kind| (kind, flaw)));
+    good.chain(bad.map(|(kind, flaw)| smallest(kind, Some(flaw)))).collect()
 }
 
 /// All of them.

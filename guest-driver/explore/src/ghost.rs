@@ -70,11 +70,11 @@ impl Ghost {
         self.each(range, |pfn, page| {
             if page.with_host {
                 let what = format!("{pfn:?} is allocated by {user} while the host has it");
-                self.violate(Invariant::K1, what);
+                self.violate(Invariant::NoReportedPageInUse, what);
             }
             if let Some(other) = page.used_by {
                 let what = format!("{pfn:?} is allocated by {user} and in use by {other}");
-                self.violate(Invariant::K1, what);
+                self.violate(Invariant::NoReportedPageInUse, what);
             }
             *page = Page { used_by: Some(user), content, ..Page::default() };
         });
@@ -85,7 +85,7 @@ impl Ghost {
         self.each(range, |pfn, page| {
             if page.content != content {
                 let what = format!("{pfn:?} holds {} instead of {content}", page.content);
-                self.violate(Invariant::K1, what);
+                self.violate(Invariant::NoReportedPageInUse, what);
             }
         });
     }
@@ -101,7 +101,7 @@ impl Ghost {
         self.each(range, |pfn, page| {
             if page.with_host || page.used_by.is_some() {
                 let what = format!("{pfn:?} goes off- or online and is {page:?}");
-                self.violate(Invariant::K1, what);
+                self.violate(Invariant::NoReportedPageInUse, what);
             }
             *page = Page::default();
         });
@@ -112,14 +112,20 @@ impl Ghost {
         let migratetypes = Self::of_range(mm, range);
         self.each(range, |pfn, page| {
             if page.used_by.is_some() || page.with_host {
-                self.violate(Invariant::K1, format!("{pfn:?} is reported and is {page:?}"));
+                self.violate(
+                    Invariant::NoReportedPageInUse,
+                    format!("{pfn:?} is reported and is {page:?}"),
+                );
             }
             page.with_host = true;
             page.migratetype = migratetypes.get(block_of(mm, range, pfn)).copied();
         });
         let section = range.start.0 >> mm.geometry().section_order;
         if !mm.is_online(section as usize) {
-            self.violate(Invariant::K1, format!("{range:?} is reported and is offline"));
+            self.violate(
+                Invariant::NoReportedPageInUse,
+                format!("{range:?} is reported and is offline"),
+            );
         }
         if isolated {
             self.isolated_twice(range);
@@ -130,7 +136,10 @@ impl Ghost {
     pub fn discard(&self, range: PfnRange) {
         self.each(range, |pfn, page| {
             if let Some(user) = page.used_by {
-                self.violate(Invariant::K1, format!("{pfn:?} is discarded and in use by {user}"));
+                self.violate(
+                    Invariant::NoReportedPageInUse,
+                    format!("{pfn:?} is discarded and in use by {user}"),
+                );
             }
             page.content = 0;
         });
@@ -146,7 +155,7 @@ impl Ghost {
             if page.migratetype != now {
                 let before = page.migratetype;
                 let what = format!("{pfn:?} was {before:?} and is {now:?} with the host");
-                self.violate(Invariant::K5, what);
+                self.violate(Invariant::MigratetypeKept, what);
             }
         });
     }
@@ -176,7 +185,7 @@ impl Ghost {
                 |mt: &Option<MigrateType>| mt.is_some_and(|mt| any || !mt.is_mergeable());
             if *before != now && (of_interest(before) || of_interest(&now)) {
                 let what = format!("pageblock {block} was {before:?} and is {now:?}");
-                self.violate(Invariant::K5, what);
+                self.violate(Invariant::MigratetypeKept, what);
             }
         }
     }
@@ -189,7 +198,7 @@ impl Ghost {
         let theirs = |other: &&PfnRange| other.start < range.end && range.start < other.end;
         if let Some(other) = self.isolated().iter().find(theirs) {
             let what = format!("{range:?} is isolated to be reported, and {other:?} by another");
-            self.violate(Invariant::K4, what);
+            self.violate(Invariant::OneIsolatorPerPageblock, what);
         }
     }
 
@@ -216,7 +225,7 @@ impl Ghost {
                             "{pfn:?}, in a free block of order {found}, was never reported since \
                              it was last in use"
                         );
-                        self.violate(Invariant::K2, what);
+                        self.violate(Invariant::EveryFreeBlockReported, what);
                     }
                 });
             }

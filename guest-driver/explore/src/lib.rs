@@ -12,7 +12,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | [`ghost`] | what the world knows of each page beside the model, and invariants K1, K2, K4, K5 |
+//! | [`ghost`] | what the world knows of each page beside the model, with the invariants on them |
 //! | [`actors`] | CPUs, offliner, contiguous allocator, isolator, hot-adder |
 //! | [`host`] | who takes the reports, or does not, or not in time |
 //! | [`scenario`] | one run: actors, and what must hold when all is quiet |
@@ -34,55 +34,69 @@ mod thread;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
-use core::fmt;
-
 use guest_driver::page_alloc::KernelSemantics;
 use guest_driver::reporting::Config;
 use scenario::Scenario;
 
-/// What must hold, as numbered in section 1.002 of the reference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What must hold in every schedule.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Invariant {
-    /// From submitting to acknowledging a report nobody has its pages; no byte in use is lost.
-    K1,
+    /// From submitting to acknowledging a report no page in it is allocated, and no page in use loses
+    /// its contents.
+    NoReportedPageInUse,
     /// When all is quiet, every free block that is large enough has been reported.
-    K2,
-    /// The books agree with the frames.
-    K3,
-    /// A pageblock is isolated by one, who ends it.
-    K4,
-    /// A pageblock is of the same migratetype after a report as before.
-    K5,
+    EveryFreeBlockReported,
+    /// The allocator's counters and lists agree with the frames.
+    CountersMatchFrames,
+    /// A pageblock has one isolator, and that one ends the isolation.
+    OneIsolatorPerPageblock,
+    /// A pageblock has the same migratetype after a report as before.
+    MigratetypeKept,
     /// Offlining ends.
-    K6,
-    /// Nobody goes without memory because reports withhold it.
-    K7,
+    OffliningEnds,
+    /// No allocation fails because reports withhold memory.
+    NoOomWhileWithheld,
     /// A reporter on a quiet guest comes to rest.
-    K9,
-    /// The model noticed by itself that it had gone wrong.
-    Assertion,
+    QuietGuestRests,
+    /// The model's own assertions hold.
+    ModelAssertionsHold,
 }
 
 impl Invariant {
-    /// Its meaning in a few words.
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::K1 => "a page is reported and in use",
-            Self::K2 => "a report is lost",
-            Self::K3 => "the books are wrong",
-            Self::K4 => "two isolate one pageblock",
-            Self::K5 => "a pageblock has become of another migratetype",
-            Self::K6 => "offlining does not end",
-            Self::K7 => "out of memory while pages are withheld",
-            Self::K9 => "a quiet guest goes on reporting",
-            Self::Assertion => "an assertion of the model fails",
-        }
-    }
-}
+    /// All of them.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
 
-impl fmt::Display for Invariant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+    /// Its name in output and tables.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The state that breaks it, in a few words.
+    pub fn broken(self) -> &'static str {
+        match self {
+            Self::NoReportedPageInUse => "a page is reported and in use",
+            Self::EveryFreeBlockReported => "a report is lost",
+            Self::CountersMatchFrames => "counters and frames disagree",
+            Self::OneIsolatorPerPageblock => "a pageblock has two isolators",
+            Self::MigratetypeKept => "a pageblock has changed its migratetype",
+            Self::OffliningEnds => "offlining does not end",
+            Self::NoOomWhileWithheld => "an allocation fails while reports withhold memory",
+            Self::QuietGuestRests => "a quiet guest goes on reporting",
+            Self::ModelAssertionsHold => "an assertion of the model fails",
+        }
     }
 }
 

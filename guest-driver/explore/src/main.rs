@@ -37,10 +37,10 @@ cargo explore [options]
     --seed N                  one schedule: repeats what was found
     --exhaustive              every schedule with at most --preemptions N, instead of drawn ones
 
-For example, which schedule loses a report if tracker D clears its bit after the scan:
-  cargo explore --scenario d-cleared-after
+For example, which schedule loses a report if `section-bit` clears its bit after the scan:
+  cargo explore --scenario section-bit-cleared-after-scan
 and that schedule again:
-  cargo explore --scenario d-cleared-after --seed 0
+  cargo explore --scenario section-bit-cleared-after-scan --seed 0
 
 What is found is a finding about the model, not about Linux.";
 
@@ -67,7 +67,7 @@ What is found is a finding about the model, not about Linux.";
                 }
                 "--list" => {
                     for configuration in catalogue::all() {
-                        println!("{:30} {}", configuration.name, configuration.about);
+                        println!("{:46} {}", configuration.name, configuration.about);
                     }
                     return Ok(true);
                 }

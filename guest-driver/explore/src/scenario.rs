@@ -129,7 +129,7 @@ pub fn run(configuration: &Configuration, seed: u64) -> Result<(), Violation> {
 }
 
 fn failed(error: impl core::fmt::Display) -> Violation {
-    Violation { invariant: Invariant::Assertion, what: error.to_string() }
+    Violation { invariant: Invariant::ModelAssertionsHold, what: error.to_string() }
 }
 
 /// The reserve: the second half of the first block of the largest order.
@@ -185,7 +185,7 @@ fn come_to_rest(
     let &Configuration { nudge, keeps_types, .. } = configuration;
     let validate = |when: &str, reporter: &Reporter| {
         if let Err(error) = world.mm.validate() {
-            world.ghost.violate(Invariant::K3, format!("{when}: {error}"));
+            world.ghost.violate(Invariant::CountersMatchFrames, format!("{when}: {error}"));
         }
         let zones = (0..world.mm.zone_count())
             .map(|zone| world.mm.zone(guest_driver::page_alloc::ZoneId(zone)));
@@ -197,14 +197,16 @@ fn come_to_rest(
         if left != withheld {
             let what =
                 format!("{when}: {left} pageblocks are isolated, {withheld} by the reporter");
-            world.ghost.violate(Invariant::K4, what);
+            world.ghost.violate(Invariant::OneIsolatorPerPageblock, what);
         }
     };
     validate("when all is quiet", &reporter);
     let scenario = &configuration.scenario;
     let reserve = cma(scenario).start;
     if scenario.cma && world.mm.underlying_migratetype(reserve) != MigrateType::Cma {
-        world.ghost.violate(Invariant::K5, format!("{reserve:?} is of the reserve no more"));
+        world
+            .ghost
+            .violate(Invariant::MigratetypeKept, format!("{reserve:?} is of the reserve no more"));
     }
     if nudge {
         world.nudge();
@@ -213,7 +215,7 @@ fn come_to_rest(
     while reporter.schedule().is_due() && world.ghost.violation().is_none() {
         if passes == REST {
             let what = format!("there is work still after {REST} passes on a quiet guest");
-            world.ghost.violate(Invariant::K9, what);
+            world.ghost.violate(Invariant::QuietGuestRests, what);
         }
         // Whatever changes now, the reporter has changed.
         let before = Ghost::migratetypes(&world.mm);

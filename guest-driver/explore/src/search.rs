@@ -116,7 +116,7 @@ fn search(
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|&what| what.to_owned()))
             .unwrap_or_default();
-        let violation = Violation { invariant: Invariant::Assertion, what };
+        let violation = Violation { invariant: Invariant::ModelAssertionsHold, what };
         let _ = shared.violation.set((shared.current(), violation));
     }
     let schedules = shared.next.load(Ordering::Relaxed) - first;

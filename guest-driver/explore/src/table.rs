@@ -129,7 +129,7 @@ fn replay(row: &Row) -> String {
 fn verdict(row: &Row) -> String {
     match &row.found.violation {
         Some((_, violation)) => {
-            format!("{}, {}", violation.invariant, violation.invariant.meaning())
+            format!("`{}`: {}", violation.invariant, violation.invariant.broken())
         }
         None => "nothing".to_owned(),
     }
@@ -203,17 +203,17 @@ tells the rest.
 A configuration is a scenario (a few CPUs, the reporter, the host, and whoever else isolates, \
 offlines or adds memory, over a few sections of eight pages) with one way to report. A schedule is \
 one order of all the steps in it, drawn from a seed: uniformly, with a bias to stay, or by priorities \
-that change at a few steps. The same seed repeats it. The invariants are K1 to K9 of the model's \
-reference.
+that change at a few steps. The same seed repeats it. The invariants are listed in \
+[model.md](../design/model.md).
 
 All of this is about the model. It says nothing of Linux until a real guest shows it.
 ";
 
 const PULL: &str = "
-E promises less than the others: that a report comes after the next free of a large enough block. \
+`reported-flag` promises less than the others: that a report comes after the next free of a large enough block. \
 Here it gets one before it is looked for lost reports. In the scenarios `isolators` and `cma`, *pull* \
 puts back what it held pageblock by pageblock, which no kernel does; see `pull-isolated-half` below. \
-That pageblocks of every migratetype keep theirs (K5) is asked of *isolate*; of *pull*, which makes \
+`migratetype-kept` is asked of *isolate*; of *pull*, which makes \
 them movable (`pull-makes-movable`), only that those of a reserve do.
 ";
 
@@ -222,7 +222,6 @@ const CANDIDATES: &str = "
 
 What the model shows of mainline's rules as it understands them, and of what the scheme would do by \
 the rules of kernels whose isolation forgets what a pageblock was. Nobody has reported these. What real \
-Linux did with them is in [findings.md](findings.md). The letters are those of section 4.2 of the \
-reference; what has none was found here.
+Linux did with them is in [findings.md](findings.md).
 
 ";

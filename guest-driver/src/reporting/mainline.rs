@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Tracker E: the flag on free blocks and the walk over the free lists, as in mainline
+//! The flag on free blocks and the walk over the free lists, as in mainline
 //! (`page_reporting_process`, `page_reporting_cycle`).
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The reporter: finds free memory that the host does not know of, holds it, reports it, and lets
-//! it go (section 2.9 of the reference; Linux's `mm/page_reporting.c` for tracker E with pulling).
+//! it go (Linux's `mm/page_reporting.c` for [`TrackerKind::ReportedFlag`] with [`Holding::Pull`]).
 //!
 //! Two questions of November 2019 are values here: how to remember what still needs reporting
 //! ([`TrackerKind`]), and how to keep reported pages from being allocated meanwhile ([`Holding`]).
@@ -26,7 +26,7 @@ use crate::page_alloc::PfnRange;
 pub use clock::{Clock, RealClock, VirtualClock};
 pub use pass::{AlreadyRegistered, PassStats, Reporter};
 pub use schedule::Schedule;
-pub use tracker::{Tracker, TrackerKind};
+pub use tracker::{Tracker, TrackerFlaw, TrackerKind};
 
 /// Who takes reports: the balloon driver, or a test.
 pub trait ReportSink {
@@ -60,12 +60,37 @@ pub enum ReportError {
 }
 
 /// How reported pages are kept from being allocated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Holding {
     /// Their pageblocks are isolated: start, test, undo. Other isolators see that they are busy.
     Isolate,
     /// They are taken off the free lists, as in mainline.
     Pull,
+}
+
+impl Holding {
+    /// Both ways.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+    /// Their names, in the same order.
+    pub const NAMES: &[&str] = <Self as strum::VariantNames>::VARIANTS;
+
+    /// Its name on command lines and in tables, which [`str::parse`] reads.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// What to do with a granule that somebody else isolates.
@@ -90,12 +115,10 @@ pub enum OnTimeout {
 /// How a reporter works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How it is remembered what needs reporting. The order of marking and freeing, and of clearing
-    /// a mark and looking, is part of it: the good ones mark what is on its free list already, and
-    /// clear before they look; [`TrackerKind::ZoneBitmapUnordered`],
-    /// [`TrackerKind::SectionBitmapClearAfter`] and [`TrackerKind::SectionBitClearAfter`] do it the
-    /// other way round.
+    /// How the reporter remembers what needs reporting.
     pub tracker: TrackerKind,
+    /// A mistake that the tracker makes on purpose; none in a reporter that is meant to work.
+    pub flaw: Option<TrackerFlaw>,
     /// How reported pages are held.
     pub holding: Holding,
     /// The smallest block that is reported and what the tracker counts in, an order; at least a
@@ -122,9 +145,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Tracker D with isolation, the scheme that message 002 ends with, at Linux's sizes.
+    /// A bit a section with isolation, the scheme with which the discussion of 2019 ended, at
+    /// Linux's sizes.
     pub const DEFAULT: Self = Self {
         tracker: TrackerKind::SectionBit,
+        flaw: None,
         holding: Holding::Isolate,
         granule_order: 9,
         batch: 32,

@@ -9,7 +9,7 @@ use super::clock::{Clock, RealClock, VirtualClock};
 use super::hold::{Attempt, hold, release};
 use super::mainline::FreeLists;
 use super::schedule::Schedule;
-use super::tracker::{self, Tracker, TrackerKind, Visit};
+use super::tracker::{self, Tracker, Visit};
 use super::{Config, Holding, OnBusy, OnTimeout, ReportError, ReportSink};
 use crate::page_alloc::{Mm, Pfn, PfnRange};
 
@@ -73,9 +73,9 @@ pub struct Reporter {
 
 /// How it is remembered what needs reporting.
 enum Memory {
-    /// Trackers A to D.
+    /// In bits beside the pages.
     Tracker(Arc<dyn Tracker>),
-    /// E: on the free lists themselves.
+    /// On the free lists themselves.
     Lists,
 }
 
@@ -100,18 +100,19 @@ impl Reporter {
     ) -> Result<Self, AlreadyRegistered> {
         let schedule = Arc::new(Schedule::new(clock, config.delay));
         let passes = Arc::clone(&schedule);
-        let memory = match tracker::new(config.tracker, &mm, config.granule_order, passes) {
-            Some(tracker) => {
-                mm.set_free_hook(Arc::clone(&tracker).hook()).map_err(|_| AlreadyRegistered)?;
-                mark_all(&mm, tracker.as_ref(), config.granule_order);
-                Memory::Tracker(tracker)
-            }
-            None => {
-                let hook = FreeLists::new(config.granule_order, Arc::clone(&schedule));
-                mm.set_free_hook(Arc::new(hook)).map_err(|_| AlreadyRegistered)?;
-                Memory::Lists
-            }
-        };
+        let memory =
+            match tracker::new(config.tracker, config.flaw, &mm, config.granule_order, passes) {
+                Some(tracker) => {
+                    mm.set_free_hook(Arc::clone(&tracker).hook()).map_err(|_| AlreadyRegistered)?;
+                    mark_all(&mm, tracker.as_ref(), config.granule_order);
+                    Memory::Tracker(tracker)
+                }
+                None => {
+                    let hook = FreeLists::new(config.granule_order, Arc::clone(&schedule));
+                    mm.set_free_hook(Arc::new(hook)).map_err(|_| AlreadyRegistered)?;
+                    Memory::Lists
+                }
+            };
         Ok(Self { mm, config, memory, schedule, late: Vec::new() })
     }
 
@@ -122,7 +123,7 @@ impl Reporter {
     }
 
     /// Goes on. What was freed meanwhile nobody knows, so all free memory needs reporting; with
-    /// tracker E all that is not flagged.
+    /// [`TrackerKind::ReportedFlag`](super::TrackerKind::ReportedFlag) all that is not flagged.
     pub fn resume(&mut self) {
         self.mm.tell_hook(true);
         if let Memory::Tracker(tracker) = &self.memory {
@@ -233,7 +234,6 @@ impl Reporter {
         }
     }
 
-    /// The pass of section 2.9 of the reference.
     fn tracker_pass(&self, tracker: &dyn Tracker, batch: &mut Batch<'_>) {
         tracker.take(&self.mm, &mut |granule| self.visit(granule, tracker, batch));
         batch.submit(Some(tracker));
@@ -349,24 +349,6 @@ impl<'a> Batch<'a> {
                 range.step(granule_order).for_each(|granule| tracker.mark(granule));
             }
             self.reporter.let_go(range, result.is_ok());
-        }
-    }
-}
-
-impl TrackerKind {
-    /// Its letter in message 002, with what is wrong with it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ZoneBitmap => "A",
-            Self::ZoneBitmapUnordered => "A, marked before the page is free",
-            Self::ZoneRcu => "B",
-            Self::ZoneRcuNoGrace => "B, without a grace period",
-            Self::SectionBitmap => "C",
-            Self::SectionBitmapClearAfter => "C, meta bit cleared after the scan",
-            Self::SectionBit => "D",
-            Self::SectionBitClearAfter => "D, cleared after the scan",
-            Self::SectionBitSelfTrigger => "D, triggered by isolation itself",
-            Self::PageReported => "E",
         }
     }
 }

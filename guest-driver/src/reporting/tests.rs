@@ -47,12 +47,8 @@ fn guest(sections: usize, config: Config) -> (Arc<Mm>, Reporter) {
 }
 
 fn every_config() -> impl Iterator<Item = Config> {
-    TrackerKind::GOOD.into_iter().flat_map(|tracker| {
-        [Holding::Isolate, Holding::Pull].map(|holding| Config {
-            tracker,
-            holding,
-            ..Config::DEFAULT
-        })
+    TrackerKind::ALL.iter().flat_map(|&tracker| {
+        Holding::ALL.iter().map(move |&holding| Config { tracker, holding, ..Config::DEFAULT })
     })
 }
 
@@ -66,7 +62,7 @@ fn settle(reporter: &mut Reporter, host: &mut Host) -> usize {
 #[test]
 fn mainline_needs_sixteen_passes_for_32_gib() {
     let config =
-        Config { tracker: TrackerKind::PageReported, holding: Holding::Pull, ..Config::DEFAULT };
+        Config { tracker: TrackerKind::ReportedFlag, holding: Holding::Pull, ..Config::DEFAULT };
     let (_, mut reporter) = guest(256, config);
     let mut host = Host::default();
     let mut passes = Vec::new();
@@ -96,7 +92,7 @@ fn every_tracker_reports_all_free_memory_once_and_then_nothing() {
 /// A batch of 32 granules is more than the zone can spare at once.
 #[test]
 fn a_zone_with_little_free_memory_is_reported_piece_by_piece() {
-    for config in every_config().filter(|c| c.tracker != TrackerKind::PageReported) {
+    for config in every_config().filter(|c| c.tracker != TrackerKind::ReportedFlag) {
         let (mm, mut reporter) = guest(1, config);
         for _ in 0..44 {
             mm.alloc(0, AllocRequest::movable(9)).unwrap();
@@ -179,7 +175,7 @@ fn pages_of_a_report_cannot_be_had_meanwhile() {
 #[test]
 fn what_another_isolates_stays_marked_until_it_is_let_go() {
     let block = PfnRange::block(Pfn(0), 9);
-    for config in every_config().filter(|c| c.tracker != TrackerKind::PageReported) {
+    for config in every_config().filter(|c| c.tracker != TrackerKind::ReportedFlag) {
         let (mm, mut reporter) = guest(2, config);
         mm.start_isolate_page_range(block, IsolateMode::Other).unwrap();
         let mut host = Host::default();
@@ -267,7 +263,7 @@ fn the_bits_of_a_terabyte() {
     assert_eq!(Reporter::new(mm, all).unwrap().tracker_bytes(), (64 << 10) + 1024);
 }
 
-/// Section 1.002: under uniform churn a pass of tracker D reports
+/// Under uniform churn a pass of `section-bit` reports
 /// F S (1 - exp(-cT/S)) granules for cT that were freed.
 #[test]
 #[allow(clippy::cast_precision_loss)] // a ratio
@@ -360,7 +356,7 @@ fn what_is_freed_is_back_exactly_one_delay_later() {
 #[test]
 fn mainline_is_through_with_32_gib_after_32_seconds() {
     let config =
-        Config { tracker: TrackerKind::PageReported, holding: Holding::Pull, ..Config::DEFAULT };
+        Config { tracker: TrackerKind::ReportedFlag, holding: Holding::Pull, ..Config::DEFAULT };
     let mm = Arc::new(Mm::new(&Layout::flat(G, 2, 256)));
     let clock = Arc::new(VirtualClock::new());
     let mut reporter = Reporter::with_clock(mm, config, Arc::clone(&clock) as _).unwrap();

@@ -32,7 +32,7 @@ struct Lab {
 const LAB_EXAMPLES: &str = "\
 Examples:
   cargo xtask lab list                                    what there is
-  cargo xtask lab bench trackers --case d-isolate-uniform  one case, some seconds
+  cargo xtask lab bench trackers --case section-bit-isolate-uniform  one case, some seconds
   cargo xtask lab report                                  target/lab/report.html
   cargo xtask bench                                       all of it, in short, and the report
 
@@ -49,7 +49,7 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   cargo xtask lab bench                                           every experiment, in short
   cargo xtask lab bench trackers scale                            these
-  cargo xtask lab bench trackers --case d-isolate-uniform         one case
+  cargo xtask lab bench trackers --case section-bit-isolate-uniform   one case
   cargo xtask lab bench trackers --set order=10 --set delay=0.5   other parameters
   cargo xtask lab bench --full --out results --resume             goes on where it was interrupted
   cargo xtask lab bench scale --json > scale.json                 records for programs

@@ -173,12 +173,15 @@ mod tests {
         let target = ProgressDrawTarget::hidden();
         let hear = move |text: &str| heard.send(text.to_owned()).unwrap();
         let progress = Progress::drawn(3, target, Duration::from_millis(5), hear);
-        progress.begin("trackers d-isolate-uniform");
+        progress.begin("trackers section-bit-isolate-uniform");
         let first = said.recv().unwrap();
-        assert_eq!(first, "  trackers d-isolate-uniform: 0 s", "nobody knows how far it is");
+        assert_eq!(
+            first, "  trackers section-bit-isolate-uniform: 0 s",
+            "nobody knows how far it is"
+        );
         progress.at(3, 4);
         progress.say("sweep");
-        let expected = "  trackers d-isolate-uniform: 75 %, 0 s: sweep";
+        let expected = "  trackers section-bit-isolate-uniform: 75 %, 0 s: sweep";
         // The line before may have been under way.
         assert!(said.iter().take(3).any(|line| line == expected));
         drop(progress);

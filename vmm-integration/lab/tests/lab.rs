@@ -46,7 +46,7 @@ fn what_is_wrong_is_named_with_what_was_expected_before_anything_runs() {
         (vec!["bench", "--set", "memory=1X"], "parameter memory is \"1X\": expected a size from"),
         (
             vec!["bench", "trackers", "--set", "tracker=f"],
-            "expected one or several of a, b, c, d, e",
+            "expected one or several of zone-bitmap, zone-bitmap-rcu",
         ),
         (
             vec!["bench", "scale", "--set", "rate=1G"],
@@ -75,8 +75,8 @@ fn every_experiment_is_listed_with_its_parameters_and_cases() {
         "trackers",
         "scale",
         "    memory: of the guest; a size from 256M",
-        "50 cases: a-isolate-uniform, ",
-        "with --full also: a-pull",
+        "50 cases: zone-bitmap-isolate-uniform, ",
+        "with --full also: zone-bitmap-pull",
         "stalled-control",
     ] {
         assert!(text.contains(name), "{name}: {text}");
@@ -85,7 +85,7 @@ fn every_experiment_is_listed_with_its_parameters_and_cases() {
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert_eq!(listed[0]["parameters"][2]["takes"], "sizes from 1G to 16T, such as 512M,4G");
-    assert_eq!(listed[0]["cases"]["quick"][4], "e-isolate");
+    assert_eq!(listed[0]["cases"]["quick"][4], "reported-flag-isolate");
     assert_eq!(listed[1]["subcommand"], "race");
 }
 
@@ -94,7 +94,7 @@ const ONE: [&str; 8] = [
     "bench",
     "trackers",
     "--case",
-    "d-isolate-uniform",
+    "section-bit-isolate-uniform",
     "--set",
     "memory=512M",
     "--set",
@@ -128,7 +128,8 @@ fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
     std::fs::create_dir(&out).unwrap();
     // Where the experiment's folder should be, so that root cannot write there either.
     std::fs::write(out.join("trackers"), "").unwrap();
-    let output = run(&[&ONE[..], &["--case", "e-pull-uniform", "--json"]].concat(), &out);
+    let output =
+        run(&[&ONE[..], &["--case", "reported-flag-pull-uniform", "--json"]].concat(), &out);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot be kept") && said.contains("trackers"), "{said}");
@@ -162,9 +163,9 @@ fn a_run_that_goes_on_with_other_parameters_says_what_it_replaces() {
     let other = [&ONE[..], &["--set", "seconds=3", "--seed", "2", "--resume"]].concat();
     let output = run(&other, &out);
     assert!(output.status.success(), "{}", stderr(&output));
-    let expected = "d-isolate-uniform: kept with seed 1 and not 2, seconds=2 and not 3";
+    let expected = "section-bit-isolate-uniform: kept with seed 1 and not 2, seconds=2 and not 3";
     assert!(stderr(&output).contains(expected), "{}", stderr(&output));
-    assert_eq!(Store::new(&out).get("trackers", "d-isolate-uniform").unwrap().seed, 2);
+    assert_eq!(Store::new(&out).get("trackers", "section-bit-isolate-uniform").unwrap().seed, 2);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn what_cannot_be_reported_is_named_and_hides_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("half.json is no record of this lab: EOF"), "{output:?}");
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(page.contains("half.json") && page.contains("d-isolate"), "{page}");
+    assert!(page.contains("half.json") && page.contains("section-bit-isolate"), "{page}");
 }
 
 #[test]
@@ -229,11 +230,11 @@ fn a_run_that_was_interrupted_keeps_what_it_has_and_goes_on() {
     // It goes on, with a shorter second half: those that are kept are of the same parameters only if
     // these are what was set.
     let again: Vec<&str> =
-        args.iter().copied().chain(["--resume", "--case", "a-isolate-uniform"]).collect();
+        args.iter().copied().chain(["--resume", "--case", "zone-bitmap-isolate-uniform"]).collect();
     let output = run(&again, &out);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("kept from before: 1 of 1 cases"), "{}", stderr(&output));
-    std::fs::remove_file(out.join("trackers/e-pull-uniform.json")).unwrap();
+    std::fs::remove_file(out.join("trackers/reported-flag-pull-uniform.json")).unwrap();
     let uniform: Vec<&str> = before.keys().flat_map(|case| ["--case", case]).collect();
     let again: Vec<&str> = args.iter().copied().chain(["--resume"]).chain(uniform).collect();
     let output = run(&again, &out);
@@ -242,7 +243,7 @@ fn a_run_that_was_interrupted_keeps_what_it_has_and_goes_on() {
     let after = by_case(store.kept().unwrap().records);
     assert_eq!(after.len(), 10);
     for (case, record) in &before {
-        if case == "e-pull-uniform" {
+        if case == "reported-flag-pull-uniform" {
             assert_eq!(after[case].figures, record.figures, "the seed repeats it");
         } else {
             assert_eq!(&after[case], record, "it was run again");
@@ -260,7 +261,16 @@ fn the_same_seed_gives_the_same_figures_and_another_one_does_not() {
     let bench = |name: &str, seed: &str| {
         let out = folder.path().join(name);
         let churn = "churn=uniform,local,bursty,sweep";
-        let args = ["bench", "trackers", "--seed", seed, "--set", churn, "--set", "tracker=b,d,e"];
+        let args = [
+            "bench",
+            "trackers",
+            "--seed",
+            seed,
+            "--set",
+            churn,
+            "--set",
+            "tracker=zone-bitmap-rcu,section-bit,reported-flag",
+        ];
         let output = run(&small(&args), &out);
         assert!(output.status.success(), "{}", stderr(&output));
         by_case(Store::new(&out).kept().unwrap().records)
@@ -278,21 +288,29 @@ fn the_same_seed_gives_the_same_figures_and_another_one_does_not() {
             assert!(lost.value == 0.0, "{case} has lost {} reports", lost.value);
         }
     }
-    let closed = &first["d-isolate-sweep"];
+    let closed = &first["section-bit-isolate-sweep"];
     assert!(closed.series.contains_key("closed-form") && closed.series.contains_key("measured"));
-    assert!(first["d-isolate-bursty"].map.is_some());
+    assert!(first["section-bit-isolate-bursty"].map.is_some());
 }
 
 #[test]
 fn the_command_of_a_record_repeats_it_and_the_report_has_them_all() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let args = ["bench", "trackers", "--json", "--case", "d-pull-local", "--case", "e-pull-bursty"];
+    let args = [
+        "bench",
+        "trackers",
+        "--json",
+        "--case",
+        "section-bit-pull-local",
+        "--case",
+        "reported-flag-pull-bursty",
+    ];
     let output = run(&small(&args), &out);
     assert!(output.status.success(), "{}", stderr(&output));
     let printed: Vec<CaseRecord> = serde_json::from_slice(&output.stdout).unwrap();
     let kept = Store::new(&out).kept().unwrap().records;
-    assert_eq!(printed, kept);
+    assert_eq!(by_case(printed), by_case(kept.clone()));
     for record in &kept {
         let command = record.command.strip_prefix("cargo xtask lab ").unwrap();
         let words: Vec<&str> = command.split(' ').collect();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The five ways to remember what still needs reporting, behind one trait.
+//! Ways to remember what still needs reporting, behind one trait.
 
 mod section_bit;
 mod section_bitmap;
 mod zone_bitmap;
-mod zone_rcu;
+mod zone_bitmap_rcu;
 
 use std::sync::Arc;
 
@@ -15,44 +15,102 @@ use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 pub use section_bit::SectionBit;
 pub use section_bitmap::SectionBitmap;
 pub use zone_bitmap::ZoneBitmap;
-pub use zone_rcu::ZoneRcu;
+pub use zone_bitmap_rcu::ZoneBitmapRcu;
 
-/// Which tracker, and which of the mistakes that are known to be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How a reporter remembers what needs reporting.
+///
+/// The one list of trackers: names, the lab's choices and the explorer's configurations follow from
+/// it. A new one is a variant, a file of its name beside this one, and a row of the table in
+/// `docs/design/model.md`.
+///
+/// ```
+/// use guest_driver::reporting::TrackerKind;
+///
+/// assert_eq!(TrackerKind::SectionBit.name(), "section-bit");
+/// assert_eq!("reported-flag".parse(), Ok(TrackerKind::ReportedFlag));
+/// ```
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum TrackerKind {
-    /// A: a bitmap a zone, a bit a granule.
+    /// A bit a granule, over all of the address space that a zone spans.
     ZoneBitmap,
-    /// A, told of a free before the block is on its list: the reporter may take the mark, not see
-    /// the block, and forget it. Known to be wrong.
-    ZoneBitmapUnordered,
-    /// B: a bitmap a zone, swapped as a whole, with a count of its bits in front.
-    ZoneRcu,
-    /// B without waiting for those who may still set bits in the bitmap that was swapped out.
-    /// Known to be wrong.
-    ZoneRcuNoGrace,
-    /// C: a bitmap a section, and a bit a section that says whether to look.
+    /// The same bitmap, swapped for an empty one as a whole, with a count of its bits in front.
+    ZoneBitmapRcu,
+    /// A bitmap a section, and a bit a section that says where to look.
     SectionBitmap,
-    /// C, with the section's bit cleared after the scan. Known to be wrong.
-    SectionBitmapClearAfter,
-    /// D: one bit a section; all free memory of a marked section is reported.
+    /// One bit a section; all free memory of a marked section is reported.
     SectionBit,
-    /// D, with the bit cleared after the scan. Known to be wrong.
-    SectionBitClearAfter,
-    /// D, told of isolation's own moves as of frees: it never comes to rest. Known to be wrong.
-    SectionBitSelfTrigger,
-    /// E: a flag on each free block, and the lists rotated past what has it, as in mainline.
-    PageReported,
+    /// A flag on each free block, and the lists rotated past what has it, as in mainline.
+    ReportedFlag,
 }
 
 impl TrackerKind {
-    /// The five that are meant to work.
-    pub const GOOD: [Self; 5] = [
-        Self::ZoneBitmap,
-        Self::ZoneRcu,
-        Self::SectionBitmap,
-        Self::SectionBit,
-        Self::PageReported,
-    ];
+    /// All of them, in the order of their declaration.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+    /// Their names, in the same order.
+    pub const NAMES: &[&str] = <Self as strum::VariantNames>::VARIANTS;
+
+    /// Its name on command lines and in tables, which [`str::parse`] reads.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A mistake that a tracker can make. Each is known to be wrong: it is there for the explorer to find.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum TrackerFlaw {
+    /// Marks a block before it is on its free list: the reporter may take the mark, not see the
+    /// block, and forget it.
+    MarkedBeforeFree,
+    /// Does not wait for frees that still set bits in the bitmap that was swapped out.
+    NoGracePeriod,
+    /// Clears a section's bit after the scan of that section.
+    ClearedAfterScan,
+    /// Counts the moves that isolation itself makes as frees, and never comes to rest.
+    SelfTrigger,
+}
+
+impl TrackerFlaw {
+    /// All of them.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
+    /// Its name on command lines and in tables.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The trackers that can make this mistake; the others ignore it.
+    pub fn trackers(self) -> &'static [TrackerKind] {
+        match self {
+            Self::MarkedBeforeFree => &[TrackerKind::ZoneBitmap],
+            Self::NoGracePeriod => &[TrackerKind::ZoneBitmapRcu],
+            Self::ClearedAfterScan => &[TrackerKind::SectionBitmap, TrackerKind::SectionBit],
+            Self::SelfTrigger => &[TrackerKind::SectionBit],
+        }
+    }
 }
 
 /// What became of a granule that a tracker has offered.
@@ -92,32 +150,22 @@ pub trait Tracker: FreeHook {
     fn bytes(&self, mm: &Mm) -> usize;
 }
 
-/// A tracker of this kind for `mm` that asks `passes` for one when it is told of a free; none for
-/// E, whose memory are the free lists themselves.
+/// A tracker for `mm` that asks `passes` for a pass when something is freed; none for
+/// [`TrackerKind::ReportedFlag`], which keeps its flags on the free lists.
 pub(super) fn new(
     kind: TrackerKind,
+    flaw: Option<TrackerFlaw>,
     mm: &Mm,
     granule_order: u8,
     passes: Arc<Schedule>,
 ) -> Option<Arc<dyn Tracker>> {
     let granules = Granules::new(mm, granule_order);
     Some(match kind {
-        TrackerKind::ZoneBitmap => Arc::new(ZoneBitmap::new(granules, passes, true)),
-        TrackerKind::ZoneBitmapUnordered => Arc::new(ZoneBitmap::new(granules, passes, false)),
-        TrackerKind::ZoneRcu => Arc::new(ZoneRcu::new(granules, passes, true)),
-        TrackerKind::ZoneRcuNoGrace => Arc::new(ZoneRcu::new(granules, passes, false)),
-        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, passes, true)),
-        TrackerKind::SectionBitmapClearAfter => {
-            Arc::new(SectionBitmap::new(granules, passes, false))
-        }
-        TrackerKind::SectionBit => Arc::new(SectionBit::new(mm, granules, passes, true, false)),
-        TrackerKind::SectionBitClearAfter => {
-            Arc::new(SectionBit::new(mm, granules, passes, false, false))
-        }
-        TrackerKind::SectionBitSelfTrigger => {
-            Arc::new(SectionBit::new(mm, granules, passes, true, true))
-        }
-        TrackerKind::PageReported => return None,
+        TrackerKind::ZoneBitmap => Arc::new(ZoneBitmap::new(granules, passes, flaw)),
+        TrackerKind::ZoneBitmapRcu => Arc::new(ZoneBitmapRcu::new(granules, passes, flaw)),
+        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, passes, flaw)),
+        TrackerKind::SectionBit => Arc::new(SectionBit::new(mm, granules, passes, flaw)),
+        TrackerKind::ReportedFlag => return None,
     })
 }
 
@@ -169,5 +217,20 @@ impl Granules {
     fn of_section(self, section: usize) -> core::ops::Range<usize> {
         let per = self.per_section();
         section * per..(section + 1) * per
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tracker_is_parsed_by_name_and_documented() {
+        let page = include_str!("../../../../docs/design/model.md");
+        for &kind in TrackerKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+            assert!(page.contains(&format!("\n| `{kind}` |")), "{kind} has no row in model.md");
+        }
+        assert_eq!(TrackerKind::NAMES.len(), TrackerKind::ALL.len());
     }
 }

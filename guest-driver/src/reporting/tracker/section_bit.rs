@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! D: one bit a section. "Only remember that some (large) page was not reported in that section."
+//! One bit a section. "Only remember that some (large) page was not reported in that section."
 
 use std::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 
-/// Tracker D (David Hildenbrand's last idea in message 002).
+/// [`TrackerKind::SectionBit`](super::TrackerKind::SectionBit), the last idea of David Hildenbrand's.
 #[derive(Debug)]
 pub struct SectionBit {
     granules: Granules,
@@ -25,10 +25,15 @@ impl SectionBit {
         mm: &Mm,
         granules: Granules,
         passes: Arc<Schedule>,
-        clear_first: bool,
-        self_trigger: bool,
+        flaw: Option<TrackerFlaw>,
     ) -> Self {
-        Self { granules, passes, bits: mm.known_sections(), clear_first, self_trigger }
+        Self {
+            granules,
+            passes,
+            bits: mm.known_sections(),
+            clear_first: flaw != Some(TrackerFlaw::ClearedAfterScan),
+            self_trigger: flaw == Some(TrackerFlaw::SelfTrigger),
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! C: a bitmap a section, and a bit a section that says where to look.
+//! A bitmap a section, and a bit a section that says where to look.
 
 use std::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 
-/// Tracker C (David Hildenbrand's first idea in message 002).
+/// [`TrackerKind::SectionBitmap`](super::TrackerKind::SectionBitmap), the first idea of David
+/// Hildenbrand's.
 #[derive(Debug)]
 pub struct SectionBitmap {
     granules: Granules,
@@ -21,14 +22,18 @@ pub struct SectionBitmap {
 }
 
 impl SectionBitmap {
-    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, clear_first: bool) -> Self {
+    pub(super) fn new(
+        granules: Granules,
+        passes: Arc<Schedule>,
+        flaw: Option<TrackerFlaw>,
+    ) -> Self {
         let len = granules.sections * granules.per_section();
         Self {
             granules,
             passes,
             bits: Bits::new(len),
             meta: Bits::new(granules.sections),
-            clear_first,
+            clear_first: flaw != Some(TrackerFlaw::ClearedAfterScan),
         }
     }
 }

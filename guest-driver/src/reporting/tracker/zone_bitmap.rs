@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A: one bit a granule, over all of the address space that a zone spans.
+//! One bit a granule, over all of the address space that a zone spans.
 
 use std::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 
-/// Tracker A (Nitesh Lal's series).
+/// [`TrackerKind::ZoneBitmap`](super::TrackerKind::ZoneBitmap), from Nitesh Lal's series of 2019.
 #[derive(Debug)]
 pub struct ZoneBitmap {
     granules: Granules,
@@ -19,8 +19,13 @@ pub struct ZoneBitmap {
 }
 
 impl ZoneBitmap {
-    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, ordered: bool) -> Self {
+    pub(super) fn new(
+        granules: Granules,
+        passes: Arc<Schedule>,
+        flaw: Option<TrackerFlaw>,
+    ) -> Self {
         let len = granules.sections * granules.per_section();
+        let ordered = flaw != Some(TrackerFlaw::MarkedBeforeFree);
         Self { granules, passes, bits: Bits::new(len), ordered }
     }
 

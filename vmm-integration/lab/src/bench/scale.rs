@@ -12,11 +12,12 @@ use guest_driver::page_alloc::{ZoneLayout, ZoneType};
 use guest_driver::reporting::{ReportError, ReportSink, Reporter};
 use guest_driver::workload::Random;
 
-use super::trackers::scheme::{HOLDINGS, Scheme, TRACKERS};
+use super::trackers::scheme::Scheme;
 use crate::experiment::{Context, Experiment, Repeats};
 use crate::parameters::{Kind, Parameter, Settings, Size};
 use crate::progress;
 use crate::store::Findings;
+use guest_driver::reporting::{Holding, TrackerKind};
 
 /// See the module.
 pub(super) struct Scale;
@@ -27,15 +28,15 @@ const GRANULE_ORDER: u8 = 9;
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "tracker",
-        what: "which trackers, by their letters in message 002",
-        kind: Kind::Choices(TRACKERS),
-        quick: "a,b,c,d,e",
-        full: "a,b,c,d,e",
+        what: "which trackers",
+        kind: Kind::Choices(TrackerKind::NAMES),
+        quick: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
+        full: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
     },
     Parameter {
         name: "holding",
         what: "how reported pages are held",
-        kind: Kind::Choices(HOLDINGS),
+        kind: Kind::Choices(Holding::NAMES),
         quick: "isolate",
         full: "isolate,pull",
     },

@@ -139,7 +139,7 @@ fn model(memory: u64, freed: u64) -> Result<Findings> {
     let mut vm = ModelVm::start(&device.socket(), ModelConfig::new(guest))?;
     let mut queue = vm.take_reporting()?;
     let config =
-        Config { tracker: TrackerKind::PageReported, holding: Holding::Pull, ..Config::default() };
+        Config { tracker: TrackerKind::ReportedFlag, holding: Holding::Pull, ..Config::default() };
     let mm = Arc::clone(vm.mm());
     let mut reporter = Reporter::new(Arc::clone(&mm), config)?;
     while reporter.has_work() {

@@ -18,7 +18,8 @@ use crate::experiment::{Context, Experiment, Repeats};
 use crate::parameters::{Kind, Parameter, Settings};
 use crate::store::Findings;
 use churn::{CHURNS, Churn};
-use scheme::{HOLDINGS, Scheme, TRACKERS};
+use guest_driver::reporting::{Holding, TrackerKind};
+use scheme::Scheme;
 
 /// See the module.
 pub(crate) struct Trackers;
@@ -30,15 +31,15 @@ const THREADS: &str = "threads";
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "tracker",
-        what: "which trackers, by their letters in message 002",
-        kind: Kind::Choices(TRACKERS),
-        quick: "a,b,c,d,e",
-        full: "a,b,c,d,e",
+        what: "which trackers",
+        kind: Kind::Choices(TrackerKind::NAMES),
+        quick: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
+        full: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
     },
     Parameter {
         name: "holding",
         what: "how reported pages are held: isolated, or pulled off the free lists",
-        kind: Kind::Choices(HOLDINGS),
+        kind: Kind::Choices(Holding::NAMES),
         quick: "isolate,pull",
         full: "isolate,pull",
     },
@@ -136,7 +137,7 @@ impl Experiment for Trackers {
     }
 
     fn about(&self) -> &'static str {
-        "The trackers A to E, each with isolation and with pulling, under churn: duplicates, time \
+        "Every tracker, each with isolation and with pulling, under churn: duplicates, time \
          until freed memory is back, work, memory withheld, races."
     }
 

@@ -13,43 +13,32 @@ pub(crate) struct Scheme {
     pub(crate) holding: Holding,
 }
 
-/// Letters of the trackers, as in message 002.
-pub(crate) const TRACKERS: &[&str] = &["a", "b", "c", "d", "e"];
-/// The two ways to hold pages.
-pub(crate) const HOLDINGS: &[&str] = &["isolate", "pull"];
-
 impl Scheme {
-    /// The schemes of these letters and ways.
+    /// The schemes of these trackers and ways to hold pages, by their names.
     pub(crate) fn of(trackers: &[&str], holdings: &[&str]) -> Vec<Self> {
-        let of_tracker = |letter: &&str| {
+        let of_tracker = |tracker: &&str| {
             holdings
                 .iter()
-                .filter_map(|holding| Self::named(&format!("{letter}-{holding}")))
+                .filter_map(|holding| Self::named(&format!("{tracker}-{holding}")))
                 .collect::<Vec<_>>()
         };
         trackers.iter().flat_map(of_tracker).collect()
     }
 
-    /// The scheme that a case's name begins with, such as `d-isolate-uniform`.
+    /// The scheme that a case's name begins with, such as `section-bit-isolate-uniform`.
     pub(crate) fn named(case: &str) -> Option<Self> {
-        let mut parts = case.split('-');
-        let letter = parts.next()?;
-        let tracker = TRACKERS.iter().zip(TrackerKind::GOOD).find(|(name, _)| **name == letter)?.1;
-        let holding = match parts.next()? {
-            "isolate" => Holding::Isolate,
-            "pull" => Holding::Pull,
-            _ => return None,
-        };
-        Some(Self { tracker, holding })
+        let all = TrackerKind::ALL.iter().flat_map(|&tracker| {
+            Holding::ALL.iter().map(move |&holding| Self { tracker, holding })
+        });
+        all.into_iter().find(|scheme| {
+            let rest = case.strip_prefix(&scheme.name());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        })
     }
 
     /// What its cases' names begin with.
     pub(crate) fn name(self) -> String {
-        let holding = match self.holding {
-            Holding::Isolate => "isolate",
-            Holding::Pull => "pull",
-        };
-        format!("{}-{holding}", self.tracker.name().to_lowercase())
+        format!("{}-{}", self.tracker, self.holding)
     }
 
     /// As a reporter is told.
@@ -64,12 +53,12 @@ mod tests {
 
     #[test]
     fn a_name_and_its_scheme_are_one_to_one() {
-        let all = Scheme::of(TRACKERS, HOLDINGS);
+        let all = Scheme::of(TrackerKind::NAMES, Holding::NAMES);
         assert_eq!(all.len(), 10);
         for scheme in all {
             assert_eq!(Scheme::named(&format!("{}-uniform", scheme.name())), Some(scheme));
         }
-        assert_eq!(Scheme::named("f-isolate"), None);
-        assert_eq!(Scheme::named("d"), None);
+        assert_eq!(Scheme::named("no-tracker-isolate"), None);
+        assert_eq!(Scheme::named("section-bit"), None);
     }
 }

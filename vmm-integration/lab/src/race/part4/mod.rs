@@ -103,7 +103,11 @@ const ENTRIES: [Entry; 33] = [
         "half of a block larger than a pageblock is isolated, before 5.19",
         &[Steps(steps::isolated_half_of_a_large_block)],
     ),
-    entry("4.1-14", "tracker A, marked before the page is on its list", &[Threads("a-unordered")]),
+    entry(
+        "4.1-14",
+        "`zone-bitmap`, marked before the page is on its list",
+        &[Threads("zone-bitmap-marked-before-free")],
+    ),
     entry(
         "4.1-15",
         "out of memory because reports hold too much",
@@ -129,17 +133,17 @@ const ENTRIES: [Entry; 33] = [
     entry(
         "4.2-a",
         "a pass that stops for want of memory leaves pages unreported",
-        &[Linux(linux::pass_stops), Threads("e-low-watermark")],
+        &[Linux(linux::pass_stops), Threads("reported-flag-low-watermark")],
     ),
     entry(
         "4.2-b",
         "a zone below its watermark consumes the request",
-        &[Linux(linux::zone_is_low), Threads("e-low-watermark")],
+        &[Linux(linux::zone_is_low), Threads("reported-flag-low-watermark")],
     ),
     entry(
         "4.2-c",
         "freed into an isolated block, not reported after the undo",
-        &[Steps(steps::freed_while_isolated), Threads("e-free-into-isolated")],
+        &[Steps(steps::freed_while_isolated), Threads("reported-flag-free-into-isolated")],
     ),
     entry(
         "4.2-c-converse",
@@ -149,7 +153,7 @@ const ENTRIES: [Entry; 33] = [
     entry(
         "4.2-n",
         "the reporter's own isolation triggers the next pass",
-        &[Threads("d-self-trigger")],
+        &[Threads("section-bit-self-trigger")],
     ),
     entry(
         "4.2-d",
@@ -186,13 +190,25 @@ const ENTRIES: [Entry; 33] = [
         "isolated blocks enlarge the budget of a pass",
         &[Steps(steps::isolated_blocks_enlarge_the_budget)],
     ),
-    entry("4.2-k", "the meta bit is cleared after the scan", &[Threads("c-meta-cleared-after")]),
-    entry("4.2-l", "the bit is set before the block is on its list", &[Threads("a-unordered")]),
-    entry("4.2-m", "bitmaps are swapped without a grace period", &[Threads("b-no-grace-period")]),
+    entry(
+        "4.2-k",
+        "the meta bit is cleared after the scan",
+        &[Threads("section-bitmap-cleared-after-scan")],
+    ),
+    entry(
+        "4.2-l",
+        "the bit is set before the block is on its list",
+        &[Threads("zone-bitmap-marked-before-free")],
+    ),
+    entry(
+        "4.2-m",
+        "bitmaps are swapped without a grace period",
+        &[Threads("zone-bitmap-rcu-no-grace-period")],
+    ),
     entry(
         "split",
         "a block not yet reported is split, and its rest goes to a list already walked",
-        &[Threads("e-split-behind-the-walk")],
+        &[Threads("reported-flag-split-behind-the-walk")],
     ),
     entry(
         "forgets",

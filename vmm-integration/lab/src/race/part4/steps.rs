@@ -62,7 +62,7 @@ impl Guest {
     fn new(layout: &Layout, granule_order: u8) -> Result<Self> {
         let mm = Arc::new(Mm::new(layout));
         let config = Config {
-            tracker: TrackerKind::PageReported,
+            tracker: TrackerKind::ReportedFlag,
             holding: Holding::Pull,
             granule_order,
             ..Config::default()

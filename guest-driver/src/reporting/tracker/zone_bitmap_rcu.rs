@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! B: a bitmap as A's, swapped for an empty one as a whole, with a count of its bits in front.
+//! One bit a granule, in a bitmap that is swapped for an empty one as a whole, with a count of its
+//! bits in front.
 
 use std::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, Visit};
+use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 use crate::sync::{self, AtomicUsize, Ordering};
 
-/// Tracker B (Alexander Duyck's idea in message 002).
+/// [`TrackerKind::ZoneBitmapRcu`](super::TrackerKind::ZoneBitmapRcu), an idea of Alexander Duyck's.
 #[derive(Debug)]
-pub struct ZoneRcu {
+pub struct ZoneBitmapRcu {
     granules: Granules,
     passes: Arc<Schedule>,
     bitmaps: [Counted; 2],
@@ -36,8 +37,12 @@ impl Counted {
     }
 }
 
-impl ZoneRcu {
-    pub(super) fn new(granules: Granules, passes: Arc<Schedule>, grace: bool) -> Self {
+impl ZoneBitmapRcu {
+    pub(super) fn new(
+        granules: Granules,
+        passes: Arc<Schedule>,
+        flaw: Option<TrackerFlaw>,
+    ) -> Self {
         let len = granules.sections * granules.per_section();
         Self {
             granules,
@@ -45,7 +50,7 @@ impl ZoneRcu {
             bitmaps: [Counted::new(len), Counted::new(len)],
             current: AtomicUsize::new(0),
             readers: AtomicUsize::new(0),
-            grace,
+            grace: flaw != Some(TrackerFlaw::NoGracePeriod),
         }
     }
 
@@ -60,7 +65,7 @@ impl ZoneRcu {
     }
 }
 
-impl FreeHook for ZoneRcu {
+impl FreeHook for ZoneBitmapRcu {
     fn order(&self) -> u8 {
         self.granules.order
     }
@@ -79,7 +84,7 @@ impl FreeHook for ZoneRcu {
     }
 }
 
-impl Tracker for ZoneRcu {
+impl Tracker for ZoneBitmapRcu {
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
         self
     }
