@@ -12,7 +12,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | [`ghost`] | what the world knows of each page beside the model, with the invariants on them |
+//! | [`shadow`] | what the world knows of each page beside the model, with the invariants on them |
 //! | [`actors`] | CPUs, offliner, contiguous allocator, isolator, hot-adder |
 //! | [`host`] | who takes the reports, or does not, or not in time |
 //! | [`scenario`] | one run: actors, and what must hold when all is quiet |
@@ -20,11 +20,7 @@
 //! | `search` | schedulers: random and bounded-exhaustive |
 //! | `table` | `docs/research/exploration.md` |
 
-pub mod actors;
-pub mod catalogue;
-pub mod ghost;
-pub mod host;
-pub mod scenario;
+pub mod scenarios;
 #[cfg(feature = "shuttle")]
 pub mod search;
 #[cfg(feature = "shuttle")]
@@ -36,7 +32,7 @@ mod tests;
 
 use guest_driver::page_alloc::KernelSemantics;
 use guest_driver::reporting::Config;
-use scenario::Scenario;
+use scenarios::reporting::scenario::Scenario;
 
 /// What must hold in every schedule.
 #[derive(

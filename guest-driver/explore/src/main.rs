@@ -19,7 +19,8 @@ mod command {
     use std::process::ExitCode;
     use std::time::Instant;
 
-    use explore::{catalogue, search, table};
+    use explore::scenarios::reporting::catalogue;
+    use explore::{search, table};
 
     const HELP: &str = "\
 Runs the guest model under schedules that are drawn from seeds, and tells which invariant broke.

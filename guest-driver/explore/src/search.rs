@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
-use crate::actors::Random;
-use crate::{Configuration, Invariant, Violation, scenario};
+use crate::scenarios::reporting::actors::Random;
+use crate::scenarios::reporting::scenario;
+use crate::{Configuration, Invariant, Violation};
 
 /// What a search has found.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@
 use core::fmt::Write;
 use core::time::Duration;
 
+use crate::scenarios::reporting::catalogue;
 use crate::search::{self, Found};
-use crate::{Configuration, Expect, catalogue};
+use crate::{Configuration, Expect};
 
 /// How many times as many schedules the good ones stand as the slowest of the wrong ones took.
 pub const MARGIN: u64 = 10;

@@ -2,7 +2,8 @@
 
 //! The same scenarios with real threads, and the lists.
 
-use crate::{Invariant, catalogue, scenario};
+use crate::Invariant;
+use crate::scenarios::reporting::{catalogue, scenario};
 
 #[test]
 fn the_good_ones_hold_with_real_threads() {

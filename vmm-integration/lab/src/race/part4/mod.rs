@@ -19,7 +19,7 @@ mod steps;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result};
-use explore::{catalogue, scenario};
+use explore::scenarios::reporting::{catalogue, scenario};
 
 use super::experiments::toolbox;
 use crate::experiment::{Context, Experiment, Repeats};

@@ -5,8 +5,8 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::Invariant;
-use crate::ghost::Ghost;
-use crate::scenario::Patience;
+use crate::scenarios::reporting::scenario::Patience;
+use crate::scenarios::reporting::shadow::Shadow;
 use guest_driver::page_alloc::{
     AllocRequest, IsolateMode, MigrateType, Mm, MovePages, OfflineError, Pfn, PfnRange, ZoneId,
 };
@@ -21,7 +21,7 @@ pub struct World {
     /// The model.
     pub mm: Arc<Mm>,
     /// What is known beside it.
-    pub ghost: Ghost,
+    pub shadow: Shadow,
     /// What each CPU has allocated.
     tables: Vec<Lock<Vec<Owned>>>,
     /// The next content to write.
@@ -77,7 +77,7 @@ impl World {
         let pages = geometry.section_range(mm.section_count()).start.0;
         Self {
             mm,
-            ghost: Ghost::new(pages),
+            shadow: Shadow::new(pages),
             tables: (0..cpus).map(|_| Lock::new(Vec::new())).collect(),
             contents: AtomicU64::new(1),
             running: AtomicUsize::new(0),
@@ -95,7 +95,7 @@ impl World {
     }
 
     fn over(&self) -> bool {
-        self.ghost.violation().is_some()
+        self.shadow.violation().is_some()
     }
 
     /// A CPU that allocates blocks of `orders` and frees them, `steps` times, with at most `most`
@@ -128,13 +128,13 @@ impl World {
         let Ok(head) = self.mm.alloc(cpu, request) else {
             if order == 0 && self.never_out_of_memory {
                 let what = format!("CPU {cpu} got no page, of many that are free or withheld");
-                self.ghost.violate(Invariant::NoOomWhileWithheld, what);
+                self.shadow.violate(Invariant::NoOomWhileWithheld, what);
             }
             return false;
         };
         let user = u32::try_from(cpu).unwrap_or(u32::MAX);
         let page = Owned { head, order, content: self.content() };
-        self.ghost.allocated(page.range(), user, page.content);
+        self.shadow.allocated(page.range(), user, page.content);
         // Who moves pages finds them by their owner, and by then they are in the table.
         self.tables[cpu].lock().push(page);
         self.mm.set_owner(head, user);
@@ -150,7 +150,7 @@ impl World {
 
     fn free(&self, cpu: usize, index: usize) {
         let page = self.tables[cpu].lock().remove(index);
-        self.ghost.freed(page.range(), page.content);
+        self.shadow.freed(page.range(), page.content);
         self.mm.free(cpu, page.head);
     }
 
@@ -165,18 +165,18 @@ impl World {
                     && alone.fetch_add(1, Ordering::Relaxed) == PATIENCE
                 {
                     let what = format!("{range:?} does not get free, with nobody else there");
-                    self.ghost.violate(Invariant::OffliningEnds, what);
+                    self.shadow.violate(Invariant::OffliningEnds, what);
                 }
                 let tries = tries.fetch_add(1, Ordering::Relaxed);
                 self.over() || (patience == Patience::Short && tries > 1)
             };
             match self.mm.offline_block(block, self, &give_up) {
                 Ok(()) => {
-                    self.ghost.forget(range);
+                    self.shadow.forget(range);
                     sync::yield_now();
                     if let Err(error) = self.mm.online_block(block) {
                         let what = format!("{range:?} does not come online: {error}");
-                        self.ghost.violate(Invariant::OffliningEnds, what);
+                        self.shadow.violate(Invariant::OffliningEnds, what);
                     }
                     return;
                 }
@@ -191,9 +191,9 @@ impl World {
         for _ in 0..2 {
             if self.mm.alloc_contig_range(range, mode, self).is_ok() {
                 let content = self.content();
-                self.ghost.allocated(range, u32::MAX, content);
+                self.shadow.allocated(range, u32::MAX, content);
                 sync::yield_now();
-                self.ghost.freed(range, content);
+                self.shadow.freed(range, content);
                 self.mm.free_contig_range(self.other_cpu(), range);
             }
             sync::yield_now();
@@ -204,14 +204,14 @@ impl World {
     pub(crate) fn isolator(&self, range: PfnRange) {
         for _ in 0..2 {
             if self.mm.start_isolate_page_range(range, IsolateMode::Other).is_ok() {
-                self.ghost.isolate(range);
+                self.shadow.isolate(range);
                 sync::yield_now();
                 let blocks = self.mm.geometry().pageblock_order;
                 if let Some(block) = range.step(blocks).find(|&block| !self.mm.is_isolated(block)) {
                     let what = format!("somebody else has ended the isolation of {block:?}");
-                    self.ghost.violate(Invariant::OneIsolatorPerPageblock, what);
+                    self.shadow.violate(Invariant::OneIsolatorPerPageblock, what);
                 }
-                self.ghost.unisolate(range);
+                self.shadow.unisolate(range);
                 self.mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
             }
             sync::yield_now();
@@ -221,9 +221,9 @@ impl World {
     /// Adds a memory block that was not there.
     pub(crate) fn hot_adder(&self, block: usize) {
         self.mm.add_section(block, ZoneId(0));
-        self.ghost.forget(self.mm.geometry().section_range(block));
+        self.shadow.forget(self.mm.geometry().section_range(block));
         if let Err(error) = self.mm.online_block(block) {
-            self.ghost
+            self.shadow
                 .violate(Invariant::OffliningEnds, format!("block {block} is new and {error}"));
         }
     }
@@ -259,10 +259,10 @@ impl MovePages for World {
         };
         let old = *page;
         page.head = head;
-        self.ghost.verify(old.range(), old.content);
-        self.ghost.allocated(page.range(), u32::try_from(cpu).unwrap_or(u32::MAX), old.content);
+        self.shadow.verify(old.range(), old.content);
+        self.shadow.allocated(page.range(), u32::try_from(cpu).unwrap_or(u32::MAX), old.content);
         mm.set_owner(head, u32::try_from(cpu).unwrap_or(u32::MAX));
-        self.ghost.freed(old.range(), old.content);
+        self.shadow.freed(old.range(), old.content);
         mm.free(self.other_cpu(), from);
         true
     }

@@ -26,13 +26,13 @@ struct Page {
 
 /// The pages of a guest, and the first thing that went wrong.
 #[derive(Debug)]
-pub struct Ghost {
+pub struct Shadow {
     pages: Mutex<Vec<Page>>,
     isolated: Mutex<Vec<PfnRange>>,
     violation: OnceLock<Violation>,
 }
 
-impl Ghost {
+impl Shadow {
     /// For so many pages, none of them in use or reported.
     pub fn new(pages: u32) -> Self {
         Self {

@@ -5,7 +5,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::actors::World;
+use crate::scenarios::reporting::actors::World;
 use guest_driver::page_alloc::PfnRange;
 use guest_driver::reporting::{Holding, ReportError, ReportSink};
 use guest_driver::sync;
@@ -45,19 +45,19 @@ impl Host {
     }
 
     fn submit(&self, ranges: &[PfnRange]) {
-        let World { mm, ghost, .. } = &*self.world;
+        let World { mm, shadow, .. } = &*self.world;
         for &range in ranges {
-            ghost.submit(mm, range, self.holding == Holding::Isolate);
+            shadow.submit(mm, range, self.holding == Holding::Isolate);
         }
     }
 
     fn discard(&self, ranges: &[PfnRange]) {
-        ranges.iter().for_each(|&range| self.world.ghost.discard(range));
+        ranges.iter().for_each(|&range| self.world.shadow.discard(range));
     }
 
     fn acknowledge(&self, ranges: &[PfnRange]) {
-        let World { mm, ghost, .. } = &*self.world;
-        ranges.iter().for_each(|&range| ghost.acknowledge(mm, range));
+        let World { mm, shadow, .. } = &*self.world;
+        ranges.iter().for_each(|&range| shadow.acknowledge(mm, range));
     }
 }
 

@@ -5,9 +5,9 @@
 
 use core::time::Duration;
 
-use crate::actors::CpuPlan;
-use crate::host::Answers;
-use crate::scenario::{Patience, Scenario};
+use crate::scenarios::reporting::actors::CpuPlan;
+use crate::scenarios::reporting::host::Answers;
+use crate::scenarios::reporting::scenario::{Patience, Scenario};
 use crate::{Configuration, Expect, Invariant};
 use guest_driver::page_alloc::{Geometry, KernelSemantics};
 use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind};

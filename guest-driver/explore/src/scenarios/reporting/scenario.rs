@@ -5,9 +5,9 @@
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use crate::actors::{CpuPlan, Random, World};
-use crate::ghost::Ghost;
-use crate::host::{Answers, Host};
+use crate::scenarios::reporting::actors::{CpuPlan, Random, World};
+use crate::scenarios::reporting::host::{Answers, Host};
+use crate::scenarios::reporting::shadow::Shadow;
 use crate::{Configuration, Invariant, Violation, thread};
 use guest_driver::page_alloc::{
     Geometry, IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, ZoneLayout, ZoneType,
@@ -122,10 +122,10 @@ pub fn run(configuration: &Configuration, seed: u64) -> Result<(), Violation> {
     });
     handles.into_iter().for_each(thread::Handle::join);
     let (reporter, host) = reporting.join();
-    if world.ghost.violation().is_none() {
+    if world.shadow.violation().is_none() {
         come_to_rest(&world, reporter, host, configuration);
     }
-    world.ghost.violation().map_or(Ok(()), |violation| Err(violation.clone()))
+    world.shadow.violation().map_or(Ok(()), |violation| Err(violation.clone()))
 }
 
 fn failed(error: impl core::fmt::Display) -> Violation {
@@ -185,7 +185,7 @@ fn come_to_rest(
     let &Configuration { nudge, keeps_types, .. } = configuration;
     let validate = |when: &str, reporter: &Reporter| {
         if let Err(error) = world.mm.validate() {
-            world.ghost.violate(Invariant::CountersMatchFrames, format!("{when}: {error}"));
+            world.shadow.violate(Invariant::CountersMatchFrames, format!("{when}: {error}"));
         }
         let zones = (0..world.mm.zone_count())
             .map(|zone| world.mm.zone(guest_driver::page_alloc::ZoneId(zone)));
@@ -197,7 +197,7 @@ fn come_to_rest(
         if left != withheld {
             let what =
                 format!("{when}: {left} pageblocks are isolated, {withheld} by the reporter");
-            world.ghost.violate(Invariant::OneIsolatorPerPageblock, what);
+            world.shadow.violate(Invariant::OneIsolatorPerPageblock, what);
         }
     };
     validate("when all is quiet", &reporter);
@@ -205,24 +205,24 @@ fn come_to_rest(
     let reserve = cma(scenario).start;
     if scenario.cma && world.mm.underlying_migratetype(reserve) != MigrateType::Cma {
         world
-            .ghost
+            .shadow
             .violate(Invariant::MigratetypeKept, format!("{reserve:?} is of the reserve no more"));
     }
     if nudge {
         world.nudge();
     }
     let mut passes = 0;
-    while reporter.schedule().is_due() && world.ghost.violation().is_none() {
+    while reporter.schedule().is_due() && world.shadow.violation().is_none() {
         if passes == REST {
             let what = format!("there is work still after {REST} passes on a quiet guest");
-            world.ghost.violate(Invariant::QuietGuestRests, what);
+            world.shadow.violate(Invariant::QuietGuestRests, what);
         }
         // Whatever changes now, the reporter has changed.
-        let before = Ghost::migratetypes(&world.mm);
+        let before = Shadow::migratetypes(&world.mm);
         reporter.pass(&mut host);
-        world.ghost.check_migratetypes(&world.mm, &before, keeps_types);
+        world.shadow.check_migratetypes(&world.mm, &before, keeps_types);
         passes += 1;
     }
     validate("after all is reported", &reporter);
-    world.ghost.check_reported(&world.mm, reporter.config().granule_order);
+    world.shadow.check_reported(&world.mm, reporter.config().granule_order);
 }
