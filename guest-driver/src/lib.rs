@@ -18,6 +18,7 @@ pub mod bits;
 pub mod page_alloc;
 pub mod pattern;
 pub mod ram;
+pub mod random;
 pub mod reporting;
 pub mod sync;
 pub mod virtio;

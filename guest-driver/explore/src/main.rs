@@ -1,117 +1,163 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Explores the guest model: see `--help`.
+//! Explores the models: see `--help`.
 
-#[cfg(not(feature = "shuttle"))]
-fn main() {
-    eprintln!("This needs the scheduler: build it with --features shuttle.");
-    std::process::exit(2);
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum, builder::PossibleValuesParser};
+use explore::strategies::Strategy;
+use explore::table::{self, Effort, Row};
+use explore::{Case, Entry, MODELS};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo explore --model reporting --list
+      names its configurations and what each of them is
+  cargo explore --model reporting --configuration section-bit-cleared-after-scan
+      finds a schedule that loses a report, because the bit is cleared after the scan
+  cargo explore --model reporting --configuration section-bit-cleared-after-scan --seed 5
+      repeats one schedule: take the seed from the output of the search
+  cargo explore --configuration section-bit-smallest --strategy bounded-preemptions
+      runs every schedule with at most three preemptions
+  cargo explore --table docs/research/exploration.md
+      searches everything and writes the page; takes minutes
+
+A configuration that is known to break an invariant must break it, and a good one must stand. The exit
+status is 0 if so, 1 if not, 2 for a wrong command line.
+
+A finding is a finding about the model. It says nothing of Linux until a real guest shows it.";
+
+/// Search the interleavings of a model for one that breaks an invariant
+///
+/// A model is a small world with actors in it. A scheduler that owns every step runs them in one
+/// order after another, each drawn from a seed, until an invariant breaks.
+#[derive(Debug, Parser)]
+#[command(name = "explore", bin_name = "cargo explore", after_help = EXAMPLES, version)]
+struct Arguments {
+    /// Model to search [default: every model]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(MODELS.iter().map(|model| model.name)))]
+    model: Option<String>,
+
+    /// Configuration to search [default: every configuration of the model]
+    #[arg(long, value_name = "NAME")]
+    configuration: Option<String>,
+
+    /// Run only the schedule of this seed, to repeat what a search has found with the same strategy
+    #[arg(long, value_name = "NUMBER", requires = "configuration")]
+    seed: Option<u64>,
+
+    /// How schedules are chosen
+    #[arg(long, value_enum, default_value_t = Choice::Mixed, requires_if("bounded-preemptions", "configuration"))]
+    strategy: Choice,
+
+    /// Preemptions in a schedule, at most, where every schedule is taken
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
+    preemptions: usize,
+
+    /// Schedules in which what is known to be wrong must show
+    #[arg(long, value_name = "NUMBER", default_value_t = 200_000)]
+    schedules: u64,
+
+    /// Schedules that each good configuration stands; never less than ten times as many as the
+    /// slowest of the wrong ones took
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, conflicts_with = "configuration")]
+    least: u64,
+
+    /// File that the results are written to, as a page in Markdown
+    #[arg(long, value_name = "FILE", conflicts_with = "configuration")]
+    table: Option<PathBuf>,
+
+    /// List the configurations and exit
+    #[arg(long, conflicts_with_all = ["configuration", "table"])]
+    list: bool,
 }
 
-#[cfg(feature = "shuttle")]
-fn main() -> std::process::ExitCode {
-    command::main()
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    /// Random schedules and those of PCT in turn
+    Mixed,
+    /// Any actor is as likely to run next, or the current one is likely to stay
+    Random,
+    /// Probabilistic concurrency testing: priorities that change at a few steps
+    Pct,
+    /// Every schedule with at most --preemptions preemptions
+    BoundedPreemptions,
 }
 
-#[cfg(feature = "shuttle")]
-mod command {
-    use std::collections::HashMap;
-    use std::process::ExitCode;
-    use std::time::Instant;
-
-    use explore::scenarios::reporting::catalogue;
-    use explore::{search, table};
-
-    const HELP: &str = "\
-Runs the guest model under schedules that are drawn from seeds, and tells which invariant broke.
-
-cargo explore [options]
-
-  (nothing)                 searches every configuration and prints what it finds
-  --table FILE              the same, and writes it down as a page
-  --schedules N             until something wrong has to show (200000)
-  --least N                 schedules that the good ones stand (50000); never less than ten times
-                            what the slowest of the wrong ones took
-  --preemptions N           of the exhaustive search of the smallest scenario (3)
-  --list                    the configurations by name
-  --scenario NAME           only this one
-    --seed N                  one schedule: repeats what was found
-    --exhaustive              every schedule with at most --preemptions N, instead of drawn ones
-
-For example, which schedule loses a report if `section-bit` clears its bit after the scan:
-  cargo explore --scenario section-bit-cleared-after-scan
-and that schedule again:
-  cargo explore --scenario section-bit-cleared-after-scan --seed 0
-
-What is found is a finding about the model, not about Linux.";
-
-    pub(crate) fn main() -> ExitCode {
-        match run() {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => {
-                eprintln!("{error}\n\n{HELP}");
-                ExitCode::from(2)
-            }
+impl Arguments {
+    fn strategy(&self) -> Strategy {
+        match self.strategy {
+            Choice::Mixed => Strategy::Mixed,
+            Choice::Random => Strategy::Random,
+            Choice::Pct => Strategy::Pct,
+            Choice::BoundedPreemptions => Strategy::BoundedPreemptions(self.preemptions),
         }
     }
 
-    /// Whether everything is as it has to be.
-    fn run() -> Result<bool, String> {
-        let mut options = HashMap::new();
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let value = match argument.as_str() {
-                "--help" | "-h" => {
-                    println!("{HELP}");
-                    return Ok(true);
-                }
-                "--list" => {
-                    for configuration in catalogue::all() {
-                        println!("{:46} {}", configuration.name, configuration.about);
-                    }
-                    return Ok(true);
-                }
-                "--exhaustive" => String::new(),
-                "--table" | "--schedules" | "--least" | "--preemptions" | "--scenario"
-                | "--seed" => arguments.next().ok_or(format!("{argument} needs a value"))?,
-                _ => return Err(format!("{argument} is no option")),
-            };
-            options.insert(argument, value);
-        }
-        let number = |name: &str, default: u64| {
-            let parse = |value: &String| {
-                value.parse().map_err(|_| format!("{name} needs a number, not {value}"))
-            };
-            options.get(name).map_or(Ok(default), parse)
-        };
-        let effort = table::Effort {
-            seed: 0,
-            most: number("--schedules", 200_000)?,
-            least: number("--least", 50_000)?,
-            preemptions: usize::try_from(number("--preemptions", 3)?).unwrap_or(usize::MAX),
+    fn models(&self) -> impl Iterator<Item = &'static Entry> {
+        MODELS.iter().filter(|model| self.model.as_ref().is_none_or(|name| name == model.name))
+    }
+
+    fn effort(&self) -> Effort {
+        Effort {
+            strategy: self.strategy(),
+            most: self.schedules,
+            least: self.least,
+            preemptions: self.preemptions,
             most_exhaustive: 2_000_000,
-        };
-        let Some(name) = options.get("--scenario") else {
-            let start = Instant::now();
-            let results = table::search_all(effort, |row| println!("{}", row.line()));
-            if let Some(path) = options.get("--table") {
-                std::fs::write(path, table::markdown(&results, start.elapsed()))
-                    .map_err(|error| format!("{path}: {error}"))?;
-            }
-            return Ok(results.rows().all(table::Row::as_expected));
-        };
-        let configuration = catalogue::by_name(name).ok_or(format!("{name} is none of --list"))?;
-        let found = if options.contains_key("--exhaustive") {
-            search::exhaustive(&configuration, effort.preemptions, effort.most_exhaustive)
-        } else if options.contains_key("--seed") {
-            let seed = number("--seed", 0)?;
-            search::random(&configuration, seed..seed + 1, None)
-        } else {
-            search::random(&configuration, 0..effort.most, None)
-        };
-        let row = table::Row { configuration, found };
-        println!("{}", row.line());
-        Ok(row.as_expected())
+        }
     }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether every configuration does as it should.
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.list {
+        for case in arguments.models().flat_map(|model| (model.cases)()) {
+            println!("{:10} {:48} {}", case.model, case.name, case.about);
+        }
+        return Ok(true);
+    }
+    if let Some(name) = &arguments.configuration {
+        return Ok(one(find(arguments, name)?, arguments));
+    }
+    let start = Instant::now();
+    let search =
+        |model| table::search_all(model, arguments.effort(), |row| println!("{}", row.line()));
+    let results: Vec<_> = arguments.models().map(search).collect();
+    if let Some(path) = &arguments.table {
+        std::fs::write(path, table::markdown(&results, start.elapsed()))
+            .map_err(|error| format!("writing {}: {error}", path.display()))?;
+    }
+    Ok(results.iter().flat_map(table::Results::rows).all(Row::as_expected))
+}
+
+fn find(arguments: &Arguments, name: &str) -> Result<Case, String> {
+    arguments
+        .models()
+        .find_map(|model| model.case(name))
+        .ok_or_else(|| format!("no configuration is called {name:?}; --list has their names"))
+}
+
+fn one(case: Case, arguments: &Arguments) -> bool {
+    let numbers = match arguments.seed {
+        Some(seed) => seed..seed.saturating_add(1),
+        None => 0..arguments.schedules,
+    };
+    let row = Row::search(case, arguments.strategy(), numbers);
+    println!("{}", row.line());
+    row.as_expected()
 }

@@ -5,51 +5,59 @@
 use core::fmt::Write;
 use core::time::Duration;
 
-use crate::scenarios::reporting::catalogue;
-use crate::search::{self, Found};
-use crate::{Configuration, Expect};
+use crate::search::{Found, search};
+use crate::strategies::Strategy;
+use crate::{Case, Entry, Kind};
 
-/// How many times as many schedules the good ones stand as the slowest of the wrong ones took.
+/// How many times as many schedules the good configurations stand as the slowest known-bad one took.
 pub const MARGIN: u64 = 10;
 
 /// How far searches go.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// The first seed.
-    pub seed: u64,
-    /// The most schedules until something wrong has to show.
+    /// How schedules are chosen, but for small configurations.
+    pub strategy: Strategy,
+    /// The most schedules in which something wrong must show.
     pub most: u64,
     /// The fewest that each good configuration stands.
     pub least: u64,
-    /// Preemptions up to which every schedule of the smallest scenario is taken.
+    /// Preemptions up to which every schedule of a small configuration is taken.
     pub preemptions: usize,
     /// The most of those schedules.
     pub most_exhaustive: u64,
 }
 
-/// What came of a configuration.
+/// What a search of one configuration has found.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Which.
-    pub configuration: Configuration,
+    /// The configuration.
+    pub case: Case,
     /// What was found.
     pub found: Found,
 }
 
 impl Row {
+    /// Searches `case`.
+    pub fn search(case: Case, strategy: Strategy, numbers: core::ops::Range<u64>) -> Self {
+        let found = search(&case, strategy, numbers);
+        Self { case, found }
+    }
+
     /// Whether that is what had to be found.
     pub fn as_expected(&self) -> bool {
         let violation = self.found.violation.as_ref().map(|(_, violation)| violation.invariant);
-        match self.configuration.expect {
+        match self.case.kind {
             // A schedule that was cut off has shown nothing.
-            Expect::Good => violation.is_none() && self.found.cut_off == 0,
-            Expect::Bad(of) | Expect::Candidate(of) => violation.is_some_and(|v| of.contains(&v)),
+            Kind::Good => violation.is_none() && self.found.cut_off == 0,
+            Kind::KnownBad | Kind::Candidate => {
+                violation.is_some_and(|violation| self.case.breaks.contains(&violation))
+            }
         }
     }
 
-    /// One line for people.
+    /// One line of text.
     pub fn line(&self) -> String {
-        let name = &self.configuration.name;
+        let name = &self.case.name;
         let schedules = self.found.schedules;
         match &self.found.violation {
             Some((seed, violation)) => {
@@ -61,17 +69,34 @@ impl Row {
             },
         }
     }
+
+    /// The command that repeats what was found.
+    fn replay(&self) -> String {
+        let Case { model, name, .. } = &self.case;
+        self.found.violation.as_ref().map_or_else(String::new, |(seed, _)| {
+            format!("`cargo explore --model {model} --configuration {name} --seed {seed}`")
+        })
+    }
+
+    fn verdict(&self) -> String {
+        self.found.violation.as_ref().map_or_else(
+            || "nothing".to_owned(),
+            |(_, violation)| format!("`{}`: {}", violation.invariant, violation.broken),
+        )
+    }
 }
 
-/// Everything that was searched.
+/// What searches of a whole model have found.
 #[derive(Clone, Debug)]
 pub struct Results {
-    /// What is known to be wrong, and what the model shows of mainline.
+    /// The model.
+    pub model: &'static Entry,
+    /// What is known to be wrong, and candidates.
     pub wrong: Vec<Row>,
     /// What is meant to work.
     pub good: Vec<Row>,
-    /// The smallest scenario, every schedule.
-    pub exhaustive: Vec<Row>,
+    /// Small configurations, every schedule.
+    pub small: Vec<Row>,
     /// Most preemptions of those schedules.
     pub preemptions: usize,
 }
@@ -84,103 +109,80 @@ impl Results {
 
     /// Every row.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.wrong.iter().chain(&self.good).chain(&self.exhaustive)
+        self.wrong.iter().chain(&self.good).chain(&self.small)
     }
 }
 
 fn slowest(wrong: &[Row]) -> u64 {
-    let bad = |row: &&Row| matches!(row.configuration.expect, Expect::Bad(_));
+    let bad = |row: &&Row| row.case.kind == Kind::KnownBad;
     wrong.iter().filter(bad).map(|row| row.found.schedules).max().unwrap_or(0)
 }
 
-/// Searches every configuration; `tell` hears of each as it is done.
-pub fn search_all(effort: Effort, mut tell: impl FnMut(&Row)) -> Results {
-    let mut run = |configuration: Configuration, schedules: u64| {
-        let seeds = effort.seed..effort.seed + schedules;
-        let found = search::random(&configuration, seeds, None);
-        let row = Row { configuration, found };
-        tell(&row);
+/// Searches every configuration of a model; `each` sees a row as soon as it is done.
+pub fn search_all(model: &'static Entry, effort: Effort, mut each: impl FnMut(&Row)) -> Results {
+    let mut run = |case: Case, strategy, schedules: u64| {
+        let row = Row::search(case, strategy, 0..schedules);
+        each(&row);
         row
     };
-    let wrong = catalogue::bad().into_iter().chain(catalogue::candidates());
-    let wrong: Vec<Row> = wrong.map(|configuration| run(configuration, effort.most)).collect();
+    let (small, drawn): (Vec<_>, Vec<_>) = (model.cases)().into_iter().partition(|c| c.small);
+    let (good, wrong): (Vec<_>, Vec<_>) = drawn.into_iter().partition(|c| c.kind == Kind::Good);
+    let wrong: Vec<Row> =
+        wrong.into_iter().map(|case| run(case, effort.strategy, effort.most)).collect();
     let enough = (MARGIN * slowest(&wrong)).max(effort.least);
-    let good = catalogue::good().into_iter().map(|c| run(c, enough)).collect();
-    let exhaustive = catalogue::smallest()
-        .into_iter()
-        .map(|configuration| {
-            let found =
-                search::exhaustive(&configuration, effort.preemptions, effort.most_exhaustive);
-            let row = Row { configuration, found };
-            tell(&row);
-            row
-        })
-        .collect();
-    Results { wrong, good, exhaustive, preemptions: effort.preemptions }
+    let good = good.into_iter().map(|case| run(case, effort.strategy, enough)).collect();
+    let every = Strategy::BoundedPreemptions(effort.preemptions);
+    let small = small.into_iter().map(|case| run(case, every, effort.most_exhaustive)).collect();
+    Results { model, wrong, good, small, preemptions: effort.preemptions }
 }
 
-/// The command that repeats what was found.
-fn replay(row: &Row) -> String {
-    let name = &row.configuration.name;
-    row.found.violation.as_ref().map_or_else(String::new, |(seed, _)| {
-        format!("`cargo explore --scenario {name} --seed {seed}`")
-    })
-}
-
-fn verdict(row: &Row) -> String {
-    match &row.found.violation {
-        Some((_, violation)) => {
-            format!("`{}`: {}", violation.invariant, violation.invariant.broken())
-        }
-        None => "nothing".to_owned(),
-    }
-}
-
-/// The page.
-pub fn markdown(results: &Results, took: Duration) -> String {
+/// The page about these models.
+pub fn markdown(models: &[Results], took: Duration) -> String {
     let mut page = String::from(HEAD);
-    let wrong = |page: &mut String, candidates: bool| {
+    models.iter().for_each(|results| model(&mut page, results));
+    let rows = models.iter().flat_map(Results::rows);
+    let runs: u64 = rows.map(|row| row.found.schedules).sum();
+    let _ = write!(page, "\n{runs} schedules in {} seconds.\n", took.as_secs());
+    page
+}
+
+fn model(page: &mut String, results: &Results) {
+    let Entry { name, about, notes, .. } = results.model;
+    let _ = write!(page, "\n## Model `{name}`: {about}\n\n{}", notes.intro);
+    let wrong = |page: &mut String, kind: Kind| {
         page.push_str("| configuration | what it is | scenario | found | after | again |\n");
         page.push_str("|---|---|---|---|---:|---|\n");
-        for row in &results.wrong {
-            if matches!(row.configuration.expect, Expect::Candidate(_)) == candidates {
-                let Configuration { name, about, scenario, .. } = &row.configuration;
-                let (found, after, again) = (verdict(row), row.found.schedules, replay(row));
-                let _ = writeln!(
-                    page,
-                    "| {name} | {about} | {} | {found} | {after} | {again} |",
-                    scenario.name
-                );
-            }
+        for row in results.wrong.iter().filter(|row| row.case.kind == kind) {
+            let Case { name, about, scenario, .. } = &row.case;
+            let (found, after, again) = (row.verdict(), row.found.schedules, row.replay());
+            let _ =
+                writeln!(page, "| {name} | {about} | {scenario} | {found} | {after} | {again} |");
         }
     };
-    page.push_str("\n## Known to be wrong\n\n");
-    wrong(&mut page, false);
-    let slowest = results.slowest();
+    page.push_str("\n### Known to be wrong\n\n");
+    wrong(page, Kind::KnownBad);
     let _ = write!(
         page,
-        "\n## Meant to work\n\nThe slowest of the above took {slowest} schedules. These stand at \
-         least {MARGIN} times as many.\n\n"
+        "\n### Meant to work\n\nThe slowest of the above took {} schedules. These stand at least \
+         {MARGIN} times as many.\n\n| configuration | what it is | scenario | schedules | found |\n\
+         |---|---|---|---:|---|\n",
+        results.slowest()
     );
-    page.push_str("| configuration | what it is | scenario | schedules | found |\n");
-    page.push_str("|---|---|---|---:|---|\n");
     for row in &results.good {
-        let Configuration { name, about, scenario, .. } = &row.configuration;
-        let (found, schedules) = (verdict(row), row.found.schedules);
-        let _ = writeln!(page, "| {name} | {about} | {} | {schedules} | {found} |", scenario.name);
+        let Case { name, about, scenario, .. } = &row.case;
+        let (found, schedules) = (row.verdict(), row.found.schedules);
+        let _ = writeln!(page, "| {name} | {about} | {scenario} | {schedules} | {found} |");
     }
-    page.push_str(PULL);
     let _ = write!(
         page,
-        "\n## Every schedule of the smallest\n\nOne CPU that allocates and frees one block, and one \
-         pass: every schedule with at most {} preemptions.\n\n",
-        results.preemptions
+        "\n{}\n### Every schedule of the smallest\n\n{}Every schedule with at most {} \
+         preemptions.\n\n| configuration | what it is | schedules | all of them | found |\n\
+         |---|---|---:|---|---|\n",
+        notes.good, notes.small, results.preemptions
     );
-    page.push_str("| configuration | what it is | schedules | all of them | found |\n");
-    page.push_str("|---|---|---:|---|---|\n");
-    for row in &results.exhaustive {
-        let Configuration { name, about, .. } = &row.configuration;
-        let (found, schedules) = (verdict(row), row.found.schedules);
+    for row in &results.small {
+        let Case { name, about, .. } = &row.case;
+        let (found, schedules) = (row.verdict(), row.found.schedules);
         let all = match (row.found.complete, row.found.violation.is_some()) {
             (true, _) => "yes",
             (false, true) => "up to the first that is wrong",
@@ -188,41 +190,19 @@ pub fn markdown(results: &Results, took: Duration) -> String {
         };
         let _ = writeln!(page, "| {name} | {about} | {schedules} | {all} | {found} |");
     }
-    page.push_str(CANDIDATES);
-    wrong(&mut page, true);
-    let runs: u64 = results.rows().map(|row| row.found.schedules).sum();
-    let _ = write!(page, "\n{runs} schedules in {} seconds.\n", took.as_secs());
-    page
+    let _ = write!(page, "\n### Candidates\n\n{}\n", notes.candidates);
+    wrong(page, Kind::Candidate);
 }
 
 const HEAD: &str = "\
-# What exploration finds in the guest model
+# What exploration finds in the models
 
-Generated by `cargo explore --table docs/research/exploration.md`; not to be edited. `cargo explore --help` \
-tells the rest.
+Generated by `cargo explore --table docs/research/exploration.md`; do not edit. See `cargo explore \
+--help`.
 
-A configuration is a scenario (a few CPUs, the reporter, the host, and whoever else isolates, \
-offlines or adds memory, over a few sections of eight pages) with one way to report. A schedule is \
-one order of all the steps in it, drawn from a seed: uniformly, with a bias to stay, or by priorities \
-that change at a few steps. The same seed repeats it. The invariants are listed in \
-[model.md](../design/model.md).
+A schedule is one order of all the steps of a configuration's actors. A number, the seed, names it: two \
+of three are random, either uniform or with a bias to stay, and one is of probabilistic concurrency \
+testing, with priorities that change at three steps. The same seed repeats it.
 
 All of this is about the model. It says nothing of Linux until a real guest shows it.
-";
-
-const PULL: &str = "
-`reported-flag` promises less than the others: that a report comes after the next free of a large enough block. \
-Here it gets one before it is looked for lost reports. In the scenarios `isolators` and `cma`, *pull* \
-puts back what it held pageblock by pageblock, which no kernel does; see `pull-isolated-half` below. \
-`migratetype-kept` is asked of *isolate*; of *pull*, which makes \
-them movable (`pull-makes-movable`), only that those of a reserve do.
-";
-
-const CANDIDATES: &str = "
-## Candidates
-
-What the model shows of mainline's rules as it understands them, and of what the scheme would do by \
-the rules of kernels whose isolation forgets what a pageblock was. Nobody has reported these. What real \
-Linux did with them is in [findings.md](findings.md).
-
 ";

@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! What is known to be wrong is found, and nothing is found in what is meant to work, in at least
-//! ten times as many schedules.
-#![cfg(feature = "shuttle")]
+//! ten times as many schedules. A seed names one schedule.
 
+use explore::strategies::Strategy;
 use explore::table::{Effort, Row, search_all};
+use explore::{MODELS, model};
 
 #[test]
 fn exploration_finds_what_is_wrong_and_nothing_else() {
-    // Without optimisation a schedule takes several times as long.
+    // Without optimization a schedule takes several times as long.
     let (least, most_exhaustive) =
         if cfg!(debug_assertions) { (0, 5_000) } else { (5_000, 50_000) };
-    let effort = Effort { seed: 0, most: 20_000, least, preemptions: 3, most_exhaustive };
-    let results = search_all(effort, |row| println!("{}", row.line()));
-    let unexpected: Vec<String> =
-        results.rows().filter(|row| !row.as_expected()).map(Row::line).collect();
-    assert!(unexpected.is_empty(), "{unexpected:#?}");
+    let effort =
+        Effort { strategy: Strategy::Mixed, most: 20_000, least, preemptions: 3, most_exhaustive };
+    for model in MODELS {
+        let results = search_all(model, effort, |row| println!("{}", row.line()));
+        let unexpected: Vec<String> =
+            results.rows().filter(|row| !row.as_expected()).map(Row::line).collect();
+        assert!(unexpected.is_empty(), "{unexpected:#?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_what_a_search_has_found() {
+    let names = ["section-bit-cleared-after-scan", "trust-the-lockless-look"];
+    for strategy in [Strategy::Mixed, Strategy::Random, Strategy::Pct] {
+        for name in names {
+            let case = model("reporting").and_then(|model| model.case(name)).expect(name);
+            let first = Row::search(case.clone(), strategy, 0..20_000).found.violation;
+            let (seed, _) = first.clone().expect(name);
+            let again = Row::search(case, strategy, seed..seed + 1).found;
+            assert_eq!((again.violation, again.schedules), (first, 1), "{name}, {strategy:?}");
+        }
+    }
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::page_alloc::{AllocRequest, Mm};
 use crate::ram::GuestRam;
+pub use crate::random::Random;
 use blocks::Blocks;
 pub use blocks::{Done, LostBytes};
 pub use compile::{Build, compile_like};
@@ -130,31 +131,6 @@ impl<'a, R: GuestRam + Sync> Workload<'a, R> {
         self.blocks.check_and_free(cpu, slot)?;
         self.blocks.fill(cpu, slot, AllocRequest::movable(order));
         Ok(())
-    }
-}
-
-/// A small generator, so that a run repeats (Steele's splitmix64).
-#[derive(Clone, Copy, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `bound`, which is not zero.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.number() % bound
-    }
-
-    /// An index below `len`, which is not zero.
-    pub fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.below(len as u64)).unwrap_or(0)
     }
 }
 

@@ -1,27 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The host: takes what pages hold some time between submission and acknowledgement.
+//! The host: takes the contents of pages some time between submission and acknowledgement.
 
 use core::time::Duration;
-use std::sync::Arc;
 
-use crate::scenarios::reporting::actors::World;
+use super::setting::Answers;
+use super::world::World;
 use guest_driver::page_alloc::PfnRange;
 use guest_driver::reporting::{Holding, ReportError, ReportSink};
 use guest_driver::sync;
 
-/// Whether a host acknowledges what it is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answers {
-    /// Every report, before anybody loses patience.
-    Always,
-    /// Of three reports the first too late, the second not taken at all, and the third as it should.
-    OneInThree,
-}
-
-/// The host of one run.
-pub struct Host {
-    world: Arc<World>,
+/// What the host of one run remembers.
+pub(super) struct Host {
     holding: Holding,
     capacity: usize,
     answers: Answers,
@@ -34,46 +24,53 @@ pub struct Host {
 
 impl Host {
     /// For a reporter that holds its pages so, and at most `capacity` of them in a report.
-    pub fn new(world: Arc<World>, holding: Holding, capacity: usize, answers: Answers) -> Self {
-        let (reports, late, discarded) = (0, Vec::new(), false);
-        Self { world, holding, capacity, answers, reports, late, discarded }
+    pub(super) fn new(holding: Holding, capacity: usize, answers: Answers) -> Self {
+        Self { holding, capacity, answers, reports: 0, late: Vec::new(), discarded: false }
     }
 
-    /// Whom it serves.
-    pub fn world(&self) -> &World {
-        &self.world
+    /// The host as the reporter of `world` sees it.
+    pub(super) fn of<'a>(&'a mut self, world: &'a World) -> impl ReportSink + 'a {
+        HostOf { host: self, world }
     }
+}
 
+/// A host and its guest.
+struct HostOf<'a> {
+    host: &'a mut Host,
+    world: &'a World,
+}
+
+impl HostOf<'_> {
     fn submit(&self, ranges: &[PfnRange]) {
-        let World { mm, shadow, .. } = &*self.world;
+        let World { mm, pages, .. } = self.world;
         for &range in ranges {
-            shadow.submit(mm, range, self.holding == Holding::Isolate);
+            pages.submit(mm, range, self.host.holding == Holding::Isolate);
         }
     }
 
     fn discard(&self, ranges: &[PfnRange]) {
-        ranges.iter().for_each(|&range| self.world.shadow.discard(range));
+        ranges.iter().for_each(|&range| self.world.pages.discard(range));
     }
 
     fn acknowledge(&self, ranges: &[PfnRange]) {
-        let World { mm, shadow, .. } = &*self.world;
-        ranges.iter().for_each(|&range| shadow.acknowledge(mm, range));
+        let World { mm, pages, .. } = self.world;
+        ranges.iter().for_each(|&range| pages.acknowledge(mm, range));
     }
 }
 
-impl ReportSink for Host {
+impl ReportSink for HostOf<'_> {
     fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
-        if !self.late.is_empty() && !self.settle() {
+        if !self.host.late.is_empty() && !self.settle() {
             // The device has the one before.
             return Err(ReportError::Refused);
         }
-        self.reports += 1;
-        if self.answers == Answers::OneInThree {
-            match self.reports % 3 {
+        self.host.reports += 1;
+        if self.host.answers == Answers::OneInThree {
+            match self.host.reports % 3 {
                 1 => {
                     self.submit(ranges);
-                    self.late = ranges.to_vec();
-                    self.discarded = false;
+                    self.host.late = ranges.to_vec();
+                    self.host.discarded = false;
                     sync::yield_now();
                     return Err(ReportError::Timeout);
                 }
@@ -92,20 +89,20 @@ impl ReportSink for Host {
         Ok(())
     }
 
-    /// The first time that it is asked it only discards.
+    /// The first call only discards.
     fn settle(&mut self) -> bool {
-        if !self.discarded {
-            self.discard(&self.late);
-            self.discarded = true;
+        if !self.host.discarded {
+            self.discard(&self.host.late);
+            self.host.discarded = true;
             sync::yield_now();
             return false;
         }
-        let late = core::mem::take(&mut self.late);
+        let late = core::mem::take(&mut self.host.late);
         self.acknowledge(&late);
         true
     }
 
     fn capacity(&self) -> usize {
-        self.capacity
+        self.host.capacity
     }
 }

@@ -19,7 +19,6 @@ mod steps;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, Result};
-use explore::scenarios::reporting::{catalogue, scenario};
 
 use super::experiments::toolbox;
 use crate::experiment::{Context, Experiment, Repeats};
@@ -354,12 +353,13 @@ fn assertion<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 
 /// Runs a configuration of the model until it goes wrong.
 fn model(name: &str, runs: u64, context: &Context<'_>) -> Result<(VerdictKind, String)> {
-    let configuration = catalogue::by_name(name).context("no such configuration")?;
+    let model = explore::model("reporting").context("no such model")?;
+    let case = model.case(name).context("no such configuration")?;
     let seeds = context.seed..context.seed.saturating_add(runs);
     for (done, seed) in (0..).zip(seeds) {
         context.progress.at(done, runs);
         crate::progress::check()?;
-        let violation = match assertion(|| scenario::run(&configuration, seed)) {
+        let violation = match assertion(|| case.run(seed)) {
             Ok(Ok(())) => continue,
             Ok(Err(violation)) => violation.to_string(),
             Err(failed) => failed,
@@ -369,7 +369,7 @@ fn model(name: &str, runs: u64, context: &Context<'_>) -> Result<(VerdictKind, S
     }
     let text = format!(
         "not in {runs} runs of the model with real threads; a scheduler finds it: cargo explore \
-         --scenario {name}"
+         --configuration {name}"
     );
     Ok((VerdictKind::NotShown, text))
 }

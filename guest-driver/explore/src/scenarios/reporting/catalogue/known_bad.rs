@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What is known to be wrong.
+
+use super::super::invariant::Holds;
+use super::super::setting::{CpuPlan, Scenario, Setting};
+use super::parts::{Named, reporter, setting, wrong};
+use super::scenarios::{
+    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, PRESSURE, SMALL_CHURN,
+};
+use crate::Kind::KnownBad;
+use guest_driver::page_alloc::KernelSemantics;
+use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind};
+
+fn isolating(tracker: TrackerKind) -> Config {
+    reporter(&CHURN, tracker, Holding::Isolate)
+}
+
+/// Every mistake that a tracker can make.
+fn flawed(flaw: TrackerFlaw, tracker: TrackerKind) -> Named {
+    let (about, scenario, breaks): (_, _, &[Holds]) = match flaw {
+        TrackerFlaw::MarkedBeforeFree => (
+            "marked before the block is on its free list",
+            SMALL_CHURN,
+            &[Holds::EveryFreeBlockReported],
+        ),
+        TrackerFlaw::NoGracePeriod => (
+            "swapped without waiting for frees that still mark",
+            SMALL_CHURN,
+            &[Holds::EveryFreeBlockReported],
+        ),
+        TrackerFlaw::ClearedAfterScan => (
+            "the section's bit cleared after the scan",
+            SMALL_CHURN,
+            &[Holds::EveryFreeBlockReported],
+        ),
+        TrackerFlaw::SelfTrigger => {
+            ("isolation's own moves count as frees", CHURN, &[Holds::QuietGuestRests])
+        }
+    };
+    let setting = setting(scenario, Config { flaw: Some(flaw), ..isolating(tracker) });
+    let (name, about) = (format!("{tracker}-{flaw}"), format!("{tracker}, {about}"));
+    wrong(KnownBad, &name, &about, setting, breaks)
+}
+
+/// All of them.
+pub(super) fn known_bad() -> Vec<Named> {
+    let (zone_bitmap, section_bit) =
+        (isolating(TrackerKind::ZoneBitmap), isolating(TrackerKind::SectionBit));
+    let flawed = TrackerFlaw::ALL
+        .iter()
+        .flat_map(|&flaw| flaw.trackers().iter().map(move |&tracker| flawed(flaw, tracker)));
+    let others = [
+        wrong(
+            KnownBad,
+            "drop-on-busy",
+            "zone-bitmap, forgets a block that another isolator holds",
+            setting(ISOLATORS, Config { on_busy: OnBusy::Drop, ..zone_bitmap }),
+            &[Holds::EveryFreeBlockReported],
+        ),
+        wrong(
+            KnownBad,
+            "trust-the-lockless-look",
+            "zone-bitmap, forgets what does not look free without the lock, as the scheme was \
+             written down",
+            setting(CHURN, Config { look_again: false, ..zone_bitmap }),
+            &[Holds::EveryFreeBlockReported],
+        ),
+        wrong(
+            KnownBad,
+            "no-watermark-guard",
+            "section-bit, holds as much as a batch takes",
+            setting(
+                PRESSURE,
+                Config { watermark_guard: false, batch: PRESSURE.batch, ..section_bit },
+            ),
+            &[Holds::NoOomWhileWithheld],
+        ),
+        wrong(
+            KnownBad,
+            "timeout-lets-go",
+            "section-bit, releases what was not acknowledged in time",
+            setting(FAULTY_HOST, Config { on_timeout: OnTimeout::LetGo, ..section_bit }),
+            &[Holds::NoReportedPageInUse],
+        ),
+        wrong(
+            KnownBad,
+            "linux-4.16-double-isolation",
+            "section-bit, where isolating what is isolated succeeds",
+            Setting {
+                semantics: KernelSemantics::V4_16,
+                ..setting(
+                    Scenario { geometry: NO_STRADDLING, offline: None, contig: true, ..ISOLATORS },
+                    section_bit,
+                )
+            },
+            &[
+                Holds::OneIsolatorPerPageblock,
+                Holds::NoReportedPageInUse,
+                Holds::ModelAssertionsHold,
+            ],
+        ),
+        wrong(
+            KnownBad,
+            "linux-5.8-pcp-race",
+            "section-bit, where a freed page may reach a per-CPU list behind the drain",
+            Setting {
+                semantics: KernelSemantics::V5_8,
+                ..setting(
+                    Scenario {
+                        geometry: NO_STRADDLING,
+                        sections: 2,
+                        plan: CpuPlan { steps: 4, orders: &[0], most: 3, ..CHURN.plan },
+                        hot_add: false,
+                        ..HOTPLUG
+                    },
+                    section_bit,
+                )
+            },
+            &[Holds::OffliningEnds],
+        ),
+    ];
+    flawed.chain(others).collect()
+}

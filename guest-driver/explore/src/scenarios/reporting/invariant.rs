@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What must hold.
+
+use crate::Invariant;
+
+/// What must hold in every schedule.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Holds {
+    /// From submitting to acknowledging a report no page in it is allocated, and no page in use loses
+    /// its contents.
+    NoReportedPageInUse,
+    /// When all is quiet, every free block that is large enough has been reported.
+    EveryFreeBlockReported,
+    /// The allocator's counters and lists agree with the frames.
+    CountersMatchFrames,
+    /// A pageblock has one isolator, and that one ends the isolation.
+    OneIsolatorPerPageblock,
+    /// A pageblock has the same migratetype after a report as before.
+    MigratetypeKept,
+    /// Offlining ends.
+    OffliningEnds,
+    /// No allocation fails because reports withhold memory.
+    NoOomWhileWithheld,
+    /// A reporter on a quiet guest comes to rest.
+    QuietGuestRests,
+    /// The model's own assertions hold.
+    ModelAssertionsHold,
+}
+
+impl Invariant for Holds {
+    const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
+    const ASSERTIONS: Self = Self::ModelAssertionsHold;
+
+    fn name(self) -> &'static str {
+        self.into()
+    }
+
+    fn broken(self) -> &'static str {
+        match self {
+            Self::NoReportedPageInUse => "a page is reported and in use",
+            Self::EveryFreeBlockReported => "a report is lost",
+            Self::CountersMatchFrames => "counters and frames disagree",
+            Self::OneIsolatorPerPageblock => "a pageblock has two isolators",
+            Self::MigratetypeKept => "a pageblock has changed its migratetype",
+            Self::OffliningEnds => "offlining does not end",
+            Self::NoOomWhileWithheld => "an allocation fails while reports withhold memory",
+            Self::QuietGuestRests => "a quiet guest goes on reporting",
+            Self::ModelAssertionsHold => "an assertion of the model fails",
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the actors of a run share: the model's memory, and each CPU's blocks.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use super::invariant::Holds;
+use super::pages::Pages;
+use crate::Run;
+use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, Pfn, PfnRange};
+use guest_driver::sync::Lock;
+
+/// What the actors of a run share.
+pub(super) struct World {
+    pub(super) mm: Arc<Mm>,
+    pub(super) run: Arc<Run<Holds>>,
+    /// What is known of each page beside the model.
+    pub(super) pages: Pages,
+    /// What each CPU has allocated.
+    tables: Vec<Lock<Vec<Owned>>>,
+    /// The next content to write.
+    contents: AtomicU64,
+    /// An allocation of one page can only fail for pages that are withheld.
+    never_out_of_memory: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    head: Pfn,
+    order: u8,
+    content: u64,
+}
+
+impl Owned {
+    fn range(self) -> PfnRange {
+        PfnRange::block(self.head, self.order)
+    }
+}
+
+impl World {
+    /// A world around `mm`, in which `cpus` CPUs allocate.
+    pub(super) fn new(
+        mm: Arc<Mm>,
+        run: Arc<Run<Holds>>,
+        cpus: usize,
+        never_out_of_memory: bool,
+    ) -> Self {
+        let geometry = mm.geometry();
+        let pages = geometry.section_range(mm.section_count()).start.0;
+        Self {
+            mm,
+            pages: Pages::new(pages, Arc::clone(&run)),
+            run,
+            tables: (0..cpus).map(|_| Lock::new(Vec::new())).collect(),
+            contents: AtomicU64::new(1),
+            never_out_of_memory,
+        }
+    }
+
+    /// The CPU of actors that have none of their own.
+    pub(super) fn other_cpu(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// A content that was not written before.
+    pub(super) fn content(&self) -> u64 {
+        self.contents.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Allocates a block for `cpu`; false if there is none.
+    pub(super) fn allocate(&self, cpu: usize, request: AllocRequest) -> bool {
+        let order = request.order;
+        let Ok(head) = self.mm.alloc(cpu, request) else {
+            if order == 0 && self.never_out_of_memory {
+                let what = format!("CPU {cpu} gets no page, of many that are free or withheld");
+                self.run.violate(Holds::NoOomWhileWithheld, what);
+            }
+            return false;
+        };
+        let user = u32::try_from(cpu).unwrap_or(u32::MAX);
+        let page = Owned { head, order, content: self.content() };
+        self.pages.allocated(page.range(), user, page.content);
+        // Pages are moved by their owner, and by then they are in the table.
+        self.tables[cpu].lock().push(page);
+        self.mm.set_owner(head, user);
+        true
+    }
+
+    /// Frees one of the blocks of `cpu`.
+    pub(super) fn free(&self, cpu: usize, index: usize) {
+        let page = self.tables[cpu].lock().remove(index);
+        self.pages.freed(page.range(), page.content);
+        self.mm.free(cpu, page.head);
+    }
+}
+
+impl MovePages for World {
+    fn move_pages(&self, mm: &Mm, from: Pfn, order: u8, owner: Option<u32>) -> bool {
+        let Some(cpu) = owner.map(|owner| owner as usize).filter(|&cpu| cpu < self.tables.len())
+        else {
+            return false;
+        };
+        // Held until the end, as the lock of a page is in migration.
+        let mut table = self.tables[cpu].lock();
+        let Some(page) = table.iter_mut().find(|page| page.head == from && page.order == order)
+        else {
+            return false;
+        };
+        let Ok(head) = mm.alloc(self.other_cpu(), AllocRequest::movable(order)) else {
+            return false;
+        };
+        let old = *page;
+        page.head = head;
+        self.pages.verify(old.range(), old.content);
+        self.pages.allocated(page.range(), u32::try_from(cpu).unwrap_or(u32::MAX), old.content);
+        mm.set_owner(head, u32::try_from(cpu).unwrap_or(u32::MAX));
+        self.pages.freed(old.range(), old.content);
+        mm.free(self.other_cpu(), from);
+        true
+    }
+}
