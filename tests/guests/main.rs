@@ -4,6 +4,7 @@
 
 mod complete_guest;
 mod drivers;
+mod every_vmm;
 mod faults;
 mod huge_balloon;
 mod model_guest;

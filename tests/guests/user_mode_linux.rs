@@ -12,6 +12,7 @@ use std::time::Duration;
 use guest_driver::virtio::balloon::feature;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
+use vmm_integration::guest::Guest as _;
 use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::user_mode_linux::{UserModeLinux, boot_or_skip};
 

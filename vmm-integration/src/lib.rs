@@ -6,6 +6,7 @@ pub mod control;
 pub mod daemon;
 pub mod fetch;
 pub mod frontend;
+pub mod guest;
 pub mod guest_memory;
 pub mod hostile;
 pub mod linux_guest;

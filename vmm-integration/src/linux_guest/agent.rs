@@ -19,6 +19,14 @@ use guest_agent::{
     Response, Verified,
 };
 
+use crate::guest::{self, Contents};
+
+/// Size of the words that the agent compares.
+const WORD_BYTES: u64 = 8;
+
+/// Name of the balloon driver's module.
+pub(crate) const BALLOON_DRIVER: &str = "virtio_balloon";
+
 /// For a command that only asks or sets something. Generous: an emulated guest on a busy machine.
 const QUICK: Duration = Duration::from_secs(60);
 /// For a command that touches memory or moves it about.
@@ -147,6 +155,19 @@ impl AgentClient {
         self.done(Command::UnloadModule { name: name.to_owned() }, LONG)
     }
 
+    /// Unloads the balloon driver; a driver that is not loaded is no error.
+    ///
+    /// # Errors
+    /// See [`AgentClient`].
+    pub fn unload_balloon_driver(&self) -> Result<()> {
+        let Err(error) = self.unload_module(BALLOON_DRIVER) else { return Ok(()) };
+        let failure = error.downcast_ref::<guest_agent::Failure>();
+        match failure.and_then(|failure| failure.errno.as_deref()) {
+            Some("ENOENT") => Ok(()),
+            _ => Err(error),
+        }
+    }
+
     /// Allocates memory as `id` and fills it with the pattern of `generation`.
     ///
     /// # Errors
@@ -220,6 +241,18 @@ impl AgentClient {
             Reply::Faulted(faulted) => Ok(faulted),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Does the same and adds the CPU time that passed meanwhile by `clock`.
+    pub(crate) fn fault_timed(
+        &self,
+        plan: FaultingPlan,
+        clock: impl Fn() -> Result<Duration>,
+    ) -> Result<guest::Faulted> {
+        let before = clock()?;
+        let Faulted { pages, nanoseconds } = self.fault(plan)?;
+        let cpu = clock()?.saturating_sub(before);
+        Ok(guest::Faulted { pages, time: Duration::from_nanos(nanoseconds), cpu })
     }
 
     /// The guest's `/proc/meminfo`, in bytes.
@@ -321,6 +354,16 @@ impl Drop for AgentClient {
         if let Some(reader) = self.reader.take() {
             // It says by itself what it dies of.
             let _ = reader.join();
+        }
+    }
+}
+
+impl From<Verified> for Contents {
+    fn from(verified: Verified) -> Self {
+        Self {
+            checked_bytes: verified.checked_bytes,
+            lost_bytes: verified.mismatches * WORD_BYTES,
+            first: verified.first.map(|first| first.to_string()),
         }
     }
 }

@@ -8,4 +8,5 @@ pub(crate) mod initramfs;
 mod kernel;
 
 pub use agent::AgentClient;
+pub(crate) use agent::BALLOON_DRIVER;
 pub use kernel::Kernel;

@@ -69,6 +69,27 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(time)
 }
 
+/// CPU time of all processes of a process group, such as user-mode Linux with its helpers.
+///
+/// # Errors
+/// When the group's leader is gone.
+pub fn group_cpu_time(leader: u32) -> Result<Duration> {
+    let mut time = cpu_time(leader)?;
+    for entry in fs::read_dir("/proc").context("listing /proc")? {
+        let name = entry.context("listing /proc")?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.filter(|pid| *pid != leader) else { continue };
+        // A process that has ended meanwhile has no file any more.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `PID (NAME) STATE PPID PGRP …`, where the name may hold anything.
+        let group = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(2));
+        if group.and_then(|group| group.parse().ok()) == Some(leader) {
+            time += cpu_time(pid).unwrap_or_default();
+        }
+    }
+    Ok(time)
+}
+
 /// CPU time of a process's main thread.
 ///
 /// # Errors

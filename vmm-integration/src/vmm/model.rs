@@ -8,10 +8,14 @@
 //! | `layout` | where the model's sections lie in memory files and regions |
 //! | `holdings` | the guest's memory in use, whose contents name it |
 //! | `reporter_thread` | the reporter in real time |
+//! | `faulting` | programs that fault memory in |
+//! | `guest` | all of these as a [`crate::guest::Guest`] |
 //! | `end_to_end` | how fast the model gives memory back, and what takes the time |
 //! | `large` | how long a guest with a large and mostly empty address space takes to start |
 
 mod end_to_end;
+mod faulting;
+mod guest;
 mod holdings;
 mod large;
 mod layout;
@@ -32,10 +36,14 @@ use guest_driver::virtio::balloon_driver::{
 };
 use guest_driver::virtio::feature;
 
+use super::{GuestSpec, Vmm};
+use crate::fetch::SetupEvent;
 use crate::frontend::{AttachOptions, Attachment, Line};
+use crate::guest::Guest;
 use crate::guest_memory::Ram;
 
 pub use end_to_end::{Backed, EndToEnd, Figures, Pages, Shares, end_to_end};
+pub use guest::ModelGuest;
 pub use holdings::{Holdings, Verdict};
 pub use large::{LargeStart, large_memory, large_start};
 pub use layout::{GuestMemory, Slot};
@@ -50,6 +58,27 @@ const BUFFERS: [(BalloonQueue, u64); 4] = [
     (BalloonQueue::Stats, 2 * 4096),
     (BalloonQueue::Reporting, 3 * 4096),
 ];
+
+/// CPUs of the guest that [`SmallVmm`] starts.
+const CPUS: usize = 2;
+
+/// This VMM as a row of [`super::ALL`].
+pub struct SmallVmm;
+
+impl Vmm for SmallVmm {
+    fn name(&self) -> &'static str {
+        "model"
+    }
+
+    fn prepare(&self, _: &mut dyn FnMut(SetupEvent)) -> Result<()> {
+        Ok(())
+    }
+
+    fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {
+        let memory = GuestMemory::flat(spec.memory_bytes, CPUS);
+        Ok(Box::new(ModelGuest::start(&spec.socket, ModelConfig::new(memory))?))
+    }
+}
 
 /// How a model guest is built and attached.
 #[derive(Clone, Debug)]

@@ -17,15 +17,18 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_agent::PORT_VARIABLE;
+use guest_agent::faulting::FaultingPlan;
+use guest_agent::{Hello, PORT_VARIABLE};
 use rustix::fs::StatVfsMountFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use crate::fetch::{SetupEvent, Sysroot, guest_dir};
-use crate::linux_guest::{AgentClient, build, initramfs};
+use crate::guest::{Contents, Faulted, Guest};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, build, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
+use crate::vmm::{GuestSpec, Vmm};
 
 /// Where the guest's memory file is made: user-mode Linux maps it executable, and the daemon takes
 /// files of tmpfs.
@@ -62,22 +65,62 @@ impl UserModeLinuxParts {
             });
         let module = found.next().context("the package has no balloon driver")?;
         let agent = build::agent(&dir, events)?;
-        let initramfs = initramfs::pack(&dir, &agent, &[("virtio_balloon", &module)])?;
+        let initramfs = initramfs::pack(&dir, &agent, &[(BALLOON_DRIVER, &module)])?;
         let initramfs = fs::canonicalize(initramfs).context("the path of the initramfs")?;
         Ok(Self { kernel: root.join("usr/bin/linux.uml"), initramfs })
     }
 }
 
+/// User-mode Linux as a row of [`crate::vmm::ALL`].
+pub struct Uml;
+
+impl Vmm for Uml {
+    fn name(&self) -> &'static str {
+        "user-mode-linux"
+    }
+
+    /// The guest's memory lies in [`MEMORY_FOLDER`], which others could fill.
+    fn daemon_args(&self) -> &'static [&'static str] {
+        &["--allow-limited-tmpfs"]
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<()> {
+        UserModeLinuxParts::ensure(events).map(drop)
+    }
+
+    fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {
+        let parts = parts_and_room(spec.memory_bytes)?;
+        Ok(Box::new(UserModeLinux::boot(&parts, &spec.socket, spec.memory_bytes)?))
+    }
+}
+
 /// A running guest, killed with all of its processes when this is dropped.
+///
+/// ```no_run
+/// # fn main() -> anyhow::Result<()> {
+/// use vmm_integration::guest::Guest;
+/// use vmm_integration::vmm::user_mode_linux::{UserModeLinux, UserModeLinuxParts};
+///
+/// let parts = UserModeLinuxParts::ensure(&mut |event| eprintln!("{event:?}"))?;
+/// let socket = "/run/vhost-device-balloon.sock".as_ref();
+/// let guest = UserModeLinux::boot(&parts, socket, 512 << 20)?;
+/// guest.set_reporting(true)?;
+/// println!("{}: {} bytes resident", guest.describe(), guest.resident_bytes()?);
+/// println!("{}", guest.power_off()?);
+/// # Ok(())
+/// # }
+/// ```
 pub struct UserModeLinux {
     process: Group,
     agent: AgentClient,
+    hello: Hello,
     memory: File,
     dir: TempDir,
 }
 
 impl UserModeLinux {
-    /// Boots a guest whose balloon is the daemon that listens on `socket`, and loads its driver.
+    /// Boots a guest whose balloon is the daemon that listens on `socket`. The balloon driver is not
+    /// loaded yet.
     ///
     /// # Errors
     /// When it does not come up; the error holds its console.
@@ -108,28 +151,16 @@ impl UserModeLinux {
         // On SIGTERM the kernel mostly ends its helpers; after SIGKILL they would all stay.
         let process = Group(Process::start_mortal(command, vec![theirs], Signal::TERM)?);
         let agent = AgentClient::new(ours)?;
-        let up = await_agent(&agent, &process.0);
-        up.with_context(|| format!("user-mode Linux did not boot:\n{}", console_of(&dir)))?;
+        let hello = await_agent(&agent, &process.0);
+        let hello = hello
+            .with_context(|| format!("user-mode Linux did not boot:\n{}", console_of(&dir)))?;
         let memory = open_memory(process.0.pid(), memory_bytes)?;
-        let guest = Self { process, agent, memory, dir };
-        guest
-            .agent
-            .load_module("virtio_balloon", "")
-            .with_context(|| format!("its console:\n{}", guest.console()))?;
-        Ok(guest)
+        Ok(Self { process, agent, hello, memory, dir })
     }
 
     /// The init, which does what it is asked.
     pub fn agent(&self) -> &AgentClient {
         &self.agent
-    }
-
-    /// What the host holds for the guest's memory.
-    ///
-    /// # Errors
-    /// When `fstat` fails.
-    pub fn resident_bytes(&self) -> Result<u64> {
-        host::resident_bytes(&self.memory)
     }
 
     /// What the kernel has printed so far.
@@ -151,6 +182,61 @@ impl UserModeLinux {
     }
 }
 
+impl Guest for UserModeLinux {
+    fn describe(&self) -> String {
+        format!("User-mode Linux {}", self.hello.kernel_release)
+    }
+
+    fn set_reporting(&self, on: bool) -> Result<()> {
+        self.agent.unload_balloon_driver()?;
+        if !on {
+            return Ok(());
+        }
+        let loaded = self.agent.load_module(BALLOON_DRIVER, "");
+        loaded.with_context(|| format!("its console:\n{}", self.console()))
+    }
+
+    fn alloc(&self, id: u32, bytes: u64, generation: u16) -> Result<()> {
+        self.agent.alloc(id, bytes, generation)
+    }
+
+    fn verify(&self, id: u32) -> Result<Contents> {
+        self.agent.verify(id).map(Contents::from)
+    }
+
+    fn free(&self, id: u32) -> Result<()> {
+        self.agent.free(id)
+    }
+
+    fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
+        self.agent.fault_timed(plan, || host::group_cpu_time(self.process.0.pid()))
+    }
+
+    fn used_bytes(&self) -> Result<u64> {
+        Ok(self.agent.meminfo()?.used_bytes())
+    }
+
+    fn resident_bytes(&self) -> Result<u64> {
+        host::resident_bytes(&self.memory)
+    }
+
+    fn memory(&self) -> Result<File> {
+        self.memory.try_clone().context("copying a descriptor")
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        Some(self.process.0.pid())
+    }
+
+    fn agent(&self) -> Option<&AgentClient> {
+        Some(&self.agent)
+    }
+
+    fn shut_down(self: Box<Self>) -> Result<String> {
+        self.power_off()
+    }
+}
+
 /// A process that is killed with its group when this is dropped.
 struct Group(Process);
 
@@ -163,13 +249,15 @@ impl Drop for Group {
     }
 }
 
-/// A guest for a test; none where this machine lacks the means, which is said.
+/// A guest for a test, with reporting on; none where this machine lacks the means, which is said.
 ///
 /// # Panics
 /// When `CI` is set and a guest could have been booted, but was not.
 pub fn boot_or_skip(test: &str, socket: &Path, memory_bytes: u64) -> Option<UserModeLinux> {
     let booted = match parts_and_room(memory_bytes) {
-        Ok(parts) => match UserModeLinux::boot(&parts, socket, memory_bytes) {
+        Ok(parts) => match UserModeLinux::boot(&parts, socket, memory_bytes)
+            .and_then(|guest| guest.set_reporting(true).map(|()| guest))
+        {
             Err(error) if env::var_os("CI").is_some() => panic!("{test}: {error:#}"),
             booted => booted,
         },
@@ -199,10 +287,13 @@ fn parts_and_room(memory_bytes: u64) -> Result<UserModeLinuxParts> {
 }
 
 /// Asks until there is an answer.
-fn await_agent(agent: &AgentClient, process: &Process) -> Result<()> {
+fn await_agent(agent: &AgentClient, process: &Process) -> Result<Hello> {
     let start = Instant::now();
     loop {
-        let Err(error) = agent.hello_within(ASK_AGAIN) else { return Ok(()) };
+        let error = match agent.hello_within(ASK_AGAIN) {
+            Ok(hello) => return Ok(hello),
+            Err(error) => error,
+        };
         if let Some(status) = process.ended() {
             bail!("it ended with {status}");
         }

@@ -12,10 +12,7 @@ use vmm_integration::measure::host::Sampler;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 use super::Options;
-use super::measure::{self, Device, Guest, Run, SAMPLE_EVERY, WIND_UP};
-
-/// Bytes of a word that the guest's agent counts as a mismatch.
-const WORD_BYTES: u64 = 8;
+use super::measure::{self, Device, Run, SAMPLE_EVERY, WIND_UP};
 
 /// Boots the guest and runs the demo once with `device`.
 ///
@@ -80,27 +77,4 @@ pub(super) fn run(
         lost_bytes: outcome.lost_bytes,
         curve: outcome.curve,
     })
-}
-
-impl Guest for LinuxGuest {
-    fn start_reporting(&self) -> Result<()> {
-        self.load_balloon_driver("")
-    }
-
-    fn alloc(&self, name: u32, bytes: u64, generation: u16) -> Result<()> {
-        self.agent().alloc(name, bytes, generation).map(drop)
-    }
-
-    fn verify(&self, name: u32) -> Result<(u64, u64)> {
-        let verdict = self.agent().verify(name)?;
-        Ok((verdict.checked_bytes, verdict.mismatches * WORD_BYTES))
-    }
-
-    fn free(&self, name: u32) -> Result<()> {
-        self.agent().free(name).map(drop)
-    }
-
-    fn resident_bytes(&self) -> Result<u64> {
-        self.resident_bytes()
-    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
+use vmm_integration::guest::Guest;
 use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
 
 use super::screen::Screen;
@@ -113,21 +114,6 @@ impl Run {
     }
 }
 
-/// A guest that can be told to use memory and to let it go.
-pub(super) trait Guest: Sync {
-    /// Makes it report what it frees.
-    fn start_reporting(&self) -> Result<()>;
-    /// Lets it use `bytes` under a name, with contents of `generation`.
-    fn alloc(&self, name: u32, bytes: u64, generation: u16) -> Result<()>;
-    /// Lets it look at the contents: how many bytes it has looked at, and how many are not what
-    /// they should be.
-    fn verify(&self, name: u32) -> Result<(u64, u64)>;
-    /// Lets it free what it uses under a name.
-    fn free(&self, name: u32) -> Result<()>;
-    /// What the host holds for it, in bytes.
-    fn resident_bytes(&self) -> Result<u64>;
-}
-
 /// What the rounds have shown.
 pub(super) struct Outcome {
     pub(super) rounds: Vec<Round>,
@@ -193,15 +179,15 @@ fn work(
     say: &dyn Fn(String),
 ) -> Result<Outcome> {
     say("starting to report".to_owned());
-    guest.start_reporting()?;
+    guest.set_reporting(true)?;
     let (mut verified_bytes, mut lost_bytes) = (0, 0);
     let mut done = Vec::new();
     let keep = memory_bytes / KEEP;
     let fill = memory_bytes / FILL;
     let mut verify = |id| -> Result<()> {
-        let (checked, lost) = guest.verify(id)?;
-        verified_bytes += checked;
-        lost_bytes += lost;
+        let contents = guest.verify(id)?;
+        verified_bytes += contents.checked_bytes;
+        lost_bytes += contents.lost_bytes;
         Ok(())
     };
     guest.alloc(KEPT, keep, 0)?;

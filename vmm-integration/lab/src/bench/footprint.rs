@@ -10,12 +10,12 @@ use guest_driver::workload::{Pace, Replay, Trace};
 
 use super::daemon::Discards;
 use super::footprint_trace::{Event, pieces, trace};
-use super::guests::{Device, Guest, toolbox};
+use super::guests::{Device, Subject, toolbox};
 use crate::experiment::{Context, Experiment, Repeats};
 use crate::parameters::{Kind, Parameter, Settings};
 use crate::progress;
 use crate::store::Findings;
-use vmm_integration::linux_guest::AgentClient;
+use vmm_integration::guest::Guest;
 use vmm_integration::measure::host::{Sample, Sampler};
 
 /// See the module.
@@ -113,11 +113,11 @@ impl Experiment for Footprint {
             progress::check()?;
             context.progress.say("booting");
             let guest = match &toolbox {
-                None => Guest::model(device, memory, context)?,
-                Some(toolbox) => Guest::linux(toolbox, device, memory, None, context)?,
+                None => Subject::model(device, memory, context)?,
+                Some(toolbox) => Subject::linux(toolbox, device, memory, None, context)?,
             };
             if round == 0 {
-                findings.note(guest.describe());
+                findings.note(format!("{}.", guest.guest().describe()));
             }
             runs.push(run(guest, &trace, context)?);
             context.progress.at(round + 1, rounds);
@@ -163,18 +163,18 @@ impl Run {
     }
 }
 
-fn run(guest: Guest, trace: &Trace, context: &Context<'_>) -> Result<Run> {
+fn run(guest: Subject, trace: &Trace, context: &Context<'_>) -> Result<Run> {
     let before = (guest.device_cpu_time()?, guest.discards()?);
-    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, guest.used_bytes());
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.guest().memory()?, guest.used_bytes());
     let start = Instant::now();
     let mut refused = 0;
     match &guest {
-        Guest::Model { vm, .. } => {
+        Subject::Model { guest, .. } => {
             context.progress.say("replaying");
-            let done = Replay::new(vm.mm(), vm.ram(), trace).run(Pace::Recorded)?;
+            let done = Replay::new(guest.vm().mm(), guest.vm().ram(), trace).run(Pace::Recorded)?;
             refused = done.failed;
         }
-        Guest::Linux { guest, .. } => ask(guest.agent(), &pieces(trace), start, context)?,
+        Subject::Linux { guest, .. } => ask(&**guest, &pieces(trace), start, context)?,
     }
     let seconds = start.elapsed().as_secs_f64();
     context.progress.say("idle");
@@ -187,18 +187,18 @@ fn run(guest: Guest, trace: &Trace, context: &Context<'_>) -> Result<Run> {
 }
 
 /// Asks a real guest for each piece when it is due.
-fn ask(agent: &AgentClient, events: &[Event], start: Instant, context: &Context<'_>) -> Result<()> {
+fn ask(guest: &dyn Guest, events: &[Event], start: Instant, context: &Context<'_>) -> Result<()> {
     let mut in_use = BTreeMap::new();
     for event in events {
         wait_until(start + event.at)?;
         match event.bytes {
             Some(bytes) => {
-                agent.alloc(event.name, bytes, u16::try_from(event.name % 1000)?)?;
+                guest.alloc(event.name, bytes, u16::try_from(event.name % 1000)?)?;
                 in_use.insert(event.name, bytes);
             }
             None => {
-                agent.expect_intact(event.name)?;
-                agent.free(event.name)?;
+                guest.expect_intact(event.name)?;
+                guest.free(event.name)?;
                 in_use.remove(&event.name);
             }
         }

@@ -3,19 +3,17 @@
 //! A guest of either kind with a device of either kind, to be put under the same workload.
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use guest_driver::page_alloc::ZoneType;
-use guest_driver::reporting::{Config, Reporter};
 
 use super::daemon::{CountedDaemon, Discards};
 use crate::experiment::Context;
-use vmm_integration::linux_guest::AgentClient;
+use vmm_integration::guest::Guest;
 use vmm_integration::measure::host;
-use vmm_integration::vmm::model::{self, GuestMemory, ModelConfig, ModelVm, ReporterThread};
+use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 /// CPUs on which programs run.
@@ -51,22 +49,20 @@ impl fmt::Display for Device {
     }
 }
 
-/// A running guest.
-pub(super) enum Guest {
-    /// A real one.
+/// A running guest with its device.
+pub(super) enum Subject {
+    /// Linux in QEMU.
     Linux {
-        /// In QEMU.
+        /// The guest.
         guest: Arc<LinuxGuest>,
-        /// Ours, if that is the device.
+        /// Our daemon, if that is the device.
         daemon: Option<CountedDaemon>,
     },
     /// The model.
     Model {
-        /// The reporter, unless reporting is off.
-        thread: Option<ReporterThread>,
         /// The guest.
-        vm: Box<ModelVm>,
-        /// Which it is attached to, reporting or not.
+        guest: Arc<ModelGuest>,
+        /// The daemon that it is attached to, reporting or not.
         daemon: CountedDaemon,
     },
 }
@@ -83,7 +79,7 @@ pub(super) fn toolbox() -> Result<Result<Toolbox, String>> {
     }
 }
 
-impl Guest {
+impl Subject {
     /// Boots Linux. With a device its driver is loaded.
     ///
     /// # Errors
@@ -129,47 +125,16 @@ impl Guest {
             // Some of what programs need is the kernel's, for which movable zones have no room.
             zone.kind = ZoneType::Normal;
         }
-        let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory))?;
-        let thread = match device {
-            Device::Off => None,
-            Device::Ours | Device::Qemu => {
-                let queue = vm.take_reporting()?;
-                let reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
-                Some(ReporterThread::start(reporter, queue)?)
-            }
-        };
-        Ok(Self::Model { thread, vm: Box::new(vm), daemon })
+        let guest = ModelGuest::start(&daemon.socket(), ModelConfig::new(memory))?;
+        guest.set_reporting(device != Device::Off)?;
+        Ok(Self::Model { guest: Arc::new(guest), daemon })
     }
 
-    /// In a sentence.
-    pub(super) fn describe(&self) -> String {
+    /// The guest without its device.
+    pub(super) fn guest(&self) -> &dyn Guest {
         match self {
-            Self::Linux { guest, .. } => {
-                format!("Linux {} in QEMU, {}.", guest.hello().kernel_release, guest.accel())
-            }
-            Self::Model { .. } => "The model, tracker D with isolation, in real memory.".to_owned(),
-        }
-    }
-
-    /// The program in a real guest.
-    ///
-    /// # Errors
-    /// Of the model, which has none.
-    pub(super) fn agent(&self) -> Result<&AgentClient> {
-        match self {
-            Self::Linux { guest, .. } => Ok(guest.agent()),
-            Self::Model { .. } => bail!("the model has no agent"),
-        }
-    }
-
-    /// What the host holds for it.
-    ///
-    /// # Errors
-    /// What `fstat` says.
-    pub(super) fn resident_bytes(&self) -> Result<u64> {
-        match self {
-            Self::Linux { guest, .. } => guest.resident_bytes(),
-            Self::Model { vm, .. } => vm.resident_bytes(),
+            Self::Linux { guest, .. } => &**guest,
+            Self::Model { guest, .. } => &**guest,
         }
     }
 
@@ -179,21 +144,7 @@ impl Guest {
     /// # Errors
     /// If QEMU is gone.
     pub(super) fn huge_bytes(&self) -> Result<Option<u64>> {
-        match self {
-            Self::Linux { guest, .. } => host::shmem_huge_bytes(guest.qemu_pid()).map(Some),
-            Self::Model { .. } => Ok(None),
-        }
-    }
-
-    /// The file behind its memory.
-    ///
-    /// # Errors
-    /// If no descriptor is left.
-    pub(super) fn memory(&self) -> Result<File> {
-        match self {
-            Self::Linux { guest, .. } => guest.memory().try_clone().context("copying a descriptor"),
-            Self::Model { vm, .. } => vm.boot_memory(),
-        }
+        self.guest().vmm_pid().map(host::shmem_huge_bytes).transpose()
     }
 
     /// CPU time of what gives memory back: of QEMU's main thread, where its own device works and
@@ -273,16 +224,11 @@ impl Guest {
     /// What tells, on any thread, how many bytes it has in use by its own account; nothing where it
     /// does not answer.
     pub(super) fn used_bytes(&self) -> Box<dyn FnMut() -> Option<u64> + Send> {
-        match self {
-            Self::Linux { guest, .. } => {
-                let guest = Arc::clone(guest);
-                Box::new(move || Some(guest.agent().meminfo().ok()?.used_bytes()))
-            }
-            Self::Model { vm, .. } => {
-                let mm = Arc::clone(vm.mm());
-                Box::new(move || Some(model::used_bytes(&mm)))
-            }
-        }
+        let guest: Arc<dyn Guest> = match self {
+            Self::Linux { guest, .. } => Arc::clone(guest) as _,
+            Self::Model { guest, .. } => Arc::clone(guest) as _,
+        };
+        Box::new(move || guest.used_bytes().ok())
     }
 
     /// Ends it.
@@ -290,16 +236,14 @@ impl Guest {
     /// # Errors
     /// If something does not end well.
     pub(super) fn finish(self) -> Result<()> {
+        let in_use = "the guest is still in use";
         match self {
             Self::Linux { guest, daemon } => {
-                Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
+                Arc::into_inner(guest).context(in_use)?.quit()?;
                 daemon.map_or(Ok(()), CountedDaemon::finish)
             }
-            Self::Model { thread, vm, daemon } => {
-                if let Some(thread) = thread {
-                    thread.stop()?;
-                }
-                drop(vm);
+            Self::Model { guest, daemon } => {
+                Box::new(Arc::into_inner(guest).context(in_use)?).shut_down()?;
                 daemon.finish()
             }
         }

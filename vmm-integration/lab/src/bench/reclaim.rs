@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::guests::{Device, Guest, toolbox};
+use super::guests::{Device, Subject, toolbox};
 use crate::experiment::{Context, Experiment, Repeats};
 use crate::parameters::{Kind, Parameter, Settings};
 use crate::progress;
@@ -184,8 +184,8 @@ fn linux(
         }
     };
     context.progress.say("booting");
-    let guest = Guest::linux(&toolbox, device, memory, huge, context)?;
-    findings.note(guest.describe());
+    let guest = Subject::linux(&toolbox, device, memory, huge, context)?;
+    findings.note(format!("{}.", guest.guest().describe()));
     // What was free at the start is reported first, and is none of the figures'.
     settle(&guest)?;
     guest.count_calls(false)?;
@@ -280,20 +280,20 @@ struct Round {
     huge_bytes: Option<u64>,
 }
 
-fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> Result<Round> {
+fn give_back(subject: &Subject, filled: u64, round: u64, context: &Context<'_>) -> Result<Round> {
     progress::check()?;
     context.progress.say("filling");
-    let agent = guest.agent()?;
-    agent.alloc(1, filled, u16::try_from(round % 1000)?)?;
-    agent.expect_intact(1)?;
+    let guest = subject.guest();
+    guest.alloc(1, filled, u16::try_from(round % 1000)?)?;
+    guest.expect_intact(1)?;
     let full = guest.resident_bytes()?;
-    let huge_bytes = guest.huge_bytes()?;
-    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, guest.device_cpu_nanoseconds());
+    let huge_bytes = subject.huge_bytes()?;
+    let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, subject.device_cpu_nanoseconds());
     context.progress.say("freed");
     let start = Instant::now();
     let mut seconds_to_90 = 0.0;
-    let cpu = cpu_while(guest, || {
-        agent.free(1)?;
+    let cpu = cpu_while(subject, || {
+        guest.free(1)?;
         let wanted = full.saturating_sub(filled / 10 * 9);
         wait_until(PATIENCE, SAMPLE_EVERY, || {
             let now = guest.resident_bytes().map_err(|error| error.to_string())?;
@@ -301,21 +301,22 @@ fn give_back(guest: &Guest, filled: u64, round: u64, context: &Context<'_>) -> R
             if enough { Ok(()) } else { Err(format!("{now} bytes, {wanted} wanted")) }
         })?;
         seconds_to_90 = start.elapsed().as_secs_f64();
-        settle(guest)
+        settle(subject)
     })?;
     let bytes = full.saturating_sub(guest.resident_bytes()?);
     Ok(Round { bytes, seconds_to_90, cpu, samples: sampler.stop()?, huge_bytes })
 }
 
 /// CPU time of the device while something is done.
-fn cpu_while(guest: &Guest, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
-    let before = guest.device_cpu_time()?;
+fn cpu_while(subject: &Subject, act: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let before = subject.device_cpu_time()?;
     act()?;
-    Ok(guest.device_cpu_time()?.saturating_sub(before))
+    Ok(subject.device_cpu_time()?.saturating_sub(before))
 }
 
 /// Waits until no more memory comes back.
-fn settle(guest: &Guest) -> Result<()> {
+fn settle(subject: &Subject) -> Result<()> {
+    let guest = subject.guest();
     let mut lowest = guest.resident_bytes()?;
     let mut since = Instant::now();
     wait_until(PATIENCE, Duration::from_millis(20), || {

@@ -2,11 +2,11 @@
 
 //! The reporter in real time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use guest_driver::reporting::{PassStats, Reporter, Schedule};
 use guest_driver::virtio::balloon_driver::{ReportingCounters, ReportingQueue};
 
@@ -16,23 +16,34 @@ use crate::guest_memory::Ram;
 /// The name of the thread, by which it is found among those of the process.
 const NAME: &str = "reporter";
 
+/// Passes that a reporter may need to report all that is free before it is suspended.
+const LAST_PASSES: usize = 64;
+
 /// A reporter that makes passes on a thread of its own, each when it is due. While nothing is freed
 /// that needs reporting the thread sleeps.
 pub struct ReporterThread {
     schedule: Arc<Schedule>,
     passes: Arc<AtomicU64>,
-    thread: JoinHandle<Ended>,
+    working: Arc<Mutex<Working>>,
+    thread: JoinHandle<()>,
 }
 
-/// What a reporter leaves behind.
+/// Locked during a pass.
+struct Working {
+    reporter: Reporter,
+    queue: ReportingQueue<Ram, Line>,
+    stats: PassStats,
+}
+
+/// The reporter and its counts after [`ReporterThread::stop`].
 pub struct Ended {
-    /// Itself.
+    /// The reporter.
     pub reporter: Reporter,
-    /// With what the device may have of it still.
+    /// The queue, with reports that the device has not acknowledged.
     pub queue: ReportingQueue<Ram, Line>,
-    /// What its passes did, in sum.
+    /// The sum of what all passes did.
     pub stats: PassStats,
-    /// How many there were.
+    /// The number of passes.
     pub passes: u64,
 }
 
@@ -44,47 +55,79 @@ impl Ended {
 }
 
 impl ReporterThread {
-    /// Starts it, for a reporter by the real clock.
+    /// Starts the thread, for a reporter that uses the real clock.
     ///
     /// # Errors
-    /// Where there is no thread to be had.
-    pub fn start(mut reporter: Reporter, mut queue: ReportingQueue<Ram, Line>) -> Result<Self> {
+    /// When the thread cannot be started.
+    pub fn start(reporter: Reporter, queue: ReportingQueue<Ram, Line>) -> Result<Self> {
         let schedule = Arc::clone(reporter.schedule());
         let waiting = Arc::clone(&schedule);
         let passes = Arc::new(AtomicU64::new(0));
         let begun = Arc::clone(&passes);
+        let working = Working { reporter, queue, stats: PassStats::default() };
+        let working = Arc::new(Mutex::new(working));
+        let shared = Arc::clone(&working);
         let thread = thread::Builder::new().name(NAME.into()).spawn(move || {
-            let mut stats = PassStats::default();
             while waiting.wait() {
-                // Ahead of it: when the schedule is idle, all that there were are counted.
+                // Ahead of the pass: when the schedule is idle, all passes are counted.
                 begun.fetch_add(1, Ordering::Relaxed);
-                stats += reporter.pass(&mut queue);
+                let mut working = lock(&shared);
+                let Working { reporter, queue, stats } = &mut *working;
+                *stats += reporter.pass(queue);
             }
-            Ended { reporter, queue, stats, passes: begun.load(Ordering::Relaxed) }
         });
-        Ok(Self { schedule, passes, thread: thread.context("cannot start the reporter's thread")? })
+        let thread = thread.context("cannot start the reporter's thread")?;
+        Ok(Self { schedule, passes, working, thread })
     }
 
-    /// When its next pass is due, and whether there is any.
+    /// The schedule of the next pass.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// How many passes it has begun so far.
+    /// The number of passes begun so far.
     pub fn passes(&self) -> u64 {
         self.passes.load(Ordering::Relaxed)
     }
 
-    /// Ends it behind the pass that is under way. If the daemon is gone and reports wait as long as
-    /// it takes, that waits for the next one, or until the [`super::ModelVm`] is dropped.
+    /// Reports all that is free, then forgets what is freed later.
     ///
     /// # Errors
-    /// Where it has panicked.
+    /// When there is still something to report after many passes.
+    pub fn suspend(&self) -> Result<()> {
+        let mut working = lock(&self.working);
+        let Working { reporter, queue, stats } = &mut *working;
+        reporter.suspend();
+        for _ in 0..LAST_PASSES {
+            if !reporter.has_work() {
+                return Ok(());
+            }
+            *stats += reporter.pass(queue);
+        }
+        ensure!(!reporter.has_work(), "the reporter still has work after {LAST_PASSES} passes");
+        Ok(())
+    }
+
+    /// Reports again after [`ReporterThread::suspend`], beginning with all free memory.
+    pub fn resume(&self) {
+        lock(&self.working).reporter.resume();
+    }
+
+    /// Ends the thread after the pass in progress. When the daemon is gone and reports wait without
+    /// a limit, this blocks until the guest is reconnected or the [`super::ModelVm`] is dropped.
+    ///
+    /// # Errors
+    /// When the thread has panicked.
     pub fn stop(self) -> Result<Ended> {
         self.schedule.close();
-        match self.thread.join() {
-            Ok(ended) => Ok(ended),
-            Err(_) => bail!("the reporter's thread panicked"),
-        }
+        ensure!(self.thread.join().is_ok(), "the reporter's thread panicked");
+        let working = Arc::into_inner(self.working).context("the reporter is still in use")?;
+        let Working { reporter, queue, stats } =
+            working.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Ended { reporter, queue, stats, passes: self.passes.load(Ordering::Relaxed) })
     }
+}
+
+fn lock(working: &Mutex<Working>) -> MutexGuard<'_, Working> {
+    working.lock().unwrap_or_else(PoisonError::into_inner)
 }

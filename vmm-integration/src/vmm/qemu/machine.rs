@@ -16,12 +16,9 @@ use tempfile::TempDir;
 
 use super::{Accel, DiscardCount, QmpClient, Toolbox, trace, version};
 use crate::fetch::guest_dir;
-use crate::linux_guest::{AgentClient, initramfs};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
-
-/// Name of the balloon driver's module.
-const BALLOON_DRIVER: &str = "virtio_balloon";
 
 /// How much of a log goes into an error.
 const TAIL_LINES: usize = 30;

@@ -34,12 +34,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail};
 
 mod accel;
+mod guest;
 mod machine;
 mod qmp;
 mod trace;
 mod version;
 
 pub use accel::Accel;
+pub use guest::Qemu;
 pub use machine::{Balloon, GuestConfig, LinuxGuest};
 pub use qapi;
 pub use qmp::QmpClient;

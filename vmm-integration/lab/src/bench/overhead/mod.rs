@@ -8,14 +8,15 @@
 //! had from the host again, which is the larger part of the cost: of the guest's bookkeeping alone
 //! `cargo xtask bench guest` tells.
 
-mod linux;
-mod model;
 mod pairs;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use guest_agent::faulting::Mapped;
+use guest_agent::faulting::{FaultingPlan, Mapped};
+use vmm_integration::guest::{Faulted, Guest};
+use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
+use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
 
 use super::daemon::CountedDaemon;
 use super::guests::toolbox;
@@ -23,8 +24,6 @@ use crate::experiment::{Context, Experiment, Repeats};
 use crate::parameters::{Kind, Parameter, Settings};
 use crate::progress;
 use crate::store::Findings;
-use linux::Linux;
-use model::Model;
 use pairs::{Estimate, orders};
 
 /// See the module.
@@ -125,13 +124,17 @@ impl Experiment for Overhead {
         let mut findings = Findings::default();
         context.progress.say("booting");
         let device = CountedDaemon::start(context, Vec::new())?;
+        let tasks = u32::try_from(tasks)?;
         let guest: Box<dyn Guest> = if guest == "model" {
-            Box::new(Model::start(mapped, usize::try_from(tasks)?, memory, device)?)
+            let memory = GuestMemory::flat(memory, usize::try_from(tasks)?);
+            Box::new(ModelGuest::start(&device.socket(), ModelConfig::new(memory))?)
         } else {
             match toolbox()? {
                 Ok(toolbox) => {
-                    let tasks = u32::try_from(tasks)?;
-                    Box::new(Linux::start(&toolbox, mapped, tasks, memory, device)?)
+                    let balloon = Balloon::VhostUser { socket: device.socket() };
+                    let config =
+                        GuestConfig { memory_bytes: memory, balloon, ..GuestConfig::default() };
+                    Box::new(LinuxGuest::boot(&toolbox, config)?)
                 }
                 Err(why) => {
                     findings.note(why);
@@ -139,38 +142,44 @@ impl Experiment for Overhead {
                 }
             }
         };
-        findings.note(guest.describe());
-        let pairs = compare(guest, settings, context)?;
+        findings.note(format!("{}. {}", guest.describe(), work(mapped)));
+        let reported = || Ok(device.discards()?.bytes);
+        let side = Side { guest: &*guest, reported: &reported, mapped, tasks };
+        let pairs = compare(&side, settings, context)?;
+        guest.shut_down()?;
+        device.finish()?;
         tell(&pairs, &mut findings)?;
         Ok(findings)
     }
 }
 
-/// A guest with programs, in which reporting can be turned on and off.
-trait Guest {
-    /// Turns it on or off, from off: every turn begins alike, whatever came before.
-    fn set_reporting(&mut self, on: bool) -> Result<()>;
-
-    /// Lets the programs run for so long.
-    fn work(&self, time: Duration) -> Result<Work>;
-
-    /// What the device was told so far, by its own count.
-    fn reported_bytes(&self) -> Result<u64>;
-
-    /// What it is and what its programs do, in sentences.
-    fn describe(&self) -> String;
-
-    /// Ends it.
-    fn finish(self: Box<Self>) -> Result<()>;
+/// What each task does, in a sentence.
+fn work(mapped: Mapped) -> String {
+    let what = match mapped {
+        Mapped::Anonymous => "anonymous memory in huge pages",
+        Mapped::File => "a private mapping of a file, in single pages",
+    };
+    let mib = MAPPING_BYTES >> 20;
+    format!("Each task writes to every page of {mib} MiB of {what}, and unmaps it.")
 }
 
-/// What programs have done.
-#[derive(Clone, Copy, Debug)]
-struct Work {
-    pages: u64,
-    time: Duration,
-    /// Of the programs' threads, or of the guest's CPUs.
-    cpu: Duration,
+/// A guest with programs, in which reporting can be turned on and off.
+struct Side<'a> {
+    guest: &'a dyn Guest,
+    /// Bytes that the device was told so far, by its own count.
+    reported: &'a dyn Fn() -> Result<u64>,
+    /// What its programs map, and how many there are.
+    mapped: Mapped,
+    tasks: u32,
+}
+
+impl Side<'_> {
+    /// Lets the programs run for so long.
+    fn work(&self, time: Duration) -> Result<Faulted> {
+        let Self { mapped, tasks, .. } = *self;
+        let milliseconds = u64::try_from(time.as_millis())?;
+        self.guest.fault(FaultingPlan { mapped, tasks, bytes: MAPPING_BYTES, milliseconds })
+    }
 }
 
 /// A turn.
@@ -205,22 +214,18 @@ impl Pair {
 type OfPair = fn(&Pair) -> f64;
 
 /// Lets both sides have their turns.
-fn compare(
-    mut guest: Box<dyn Guest>,
-    settings: &Settings,
-    context: &Context<'_>,
-) -> Result<Vec<Pair>> {
+fn compare(side: &Side<'_>, settings: &Settings, context: &Context<'_>) -> Result<Vec<Pair>> {
     let time = Duration::from_secs_f64(settings.real("turn"));
     let number = settings.count("pairs");
     let mut pairs = Vec::with_capacity(number);
     // The first pair warms up: a guest that has just begun gives back all its memory.
     let orders = [false].into_iter().chain(orders(context.seed, number));
     for (nr, on_first) in orders.enumerate() {
-        let mut turn_of = |on| {
+        let turn_of = |on| {
             progress::check()?;
             let what = if on { "on" } else { "off" };
             context.progress.say(&format!("pair {nr}, {what}"));
-            turn(guest.as_mut(), on, time).with_context(|| format!("pair {nr}, reporting {what}"))
+            turn(side, on, time).with_context(|| format!("pair {nr}, reporting {what}"))
         };
         let (first, second) = (turn_of(on_first)?, turn_of(!on_first)?);
         let (off, on) = if on_first { (second, first) } else { (first, second) };
@@ -229,30 +234,29 @@ fn compare(
         }
         context.progress.at(nr as u64 + 1, number as u64 + 1);
     }
-    guest.finish()?;
     Ok(pairs)
 }
 
 #[allow(clippy::cast_precision_loss)] // rates
-fn turn(guest: &mut dyn Guest, on: bool, time: Duration) -> Result<Turn> {
-    guest.set_reporting(on)?;
+fn turn(side: &Side<'_>, on: bool, time: Duration) -> Result<Turn> {
+    side.guest.set_reporting(on)?;
     if on {
         // The first pass has all that was freed while it was off, and shows that it is on: a later
         // one finds nothing if it comes when the programs have all in use.
-        let (start, before) = (Instant::now(), guest.reported_bytes()?);
-        while guest.reported_bytes()? == before {
+        let (start, before) = (Instant::now(), (side.reported)()?);
+        while (side.reported)()? == before {
             progress::check()?;
             ensure!(
                 start.elapsed() < FIRST_PASS,
                 "nothing was reported within {FIRST_PASS:?} of work"
             );
-            guest.work(WARM_UP / 2)?;
+            side.work(WARM_UP / 2)?;
         }
     }
-    guest.work(WARM_UP)?;
-    let before = guest.reported_bytes()?;
-    let Work { pages, time: took, cpu } = guest.work(time)?;
-    let reported_bytes = guest.reported_bytes()?.saturating_sub(before);
+    side.work(WARM_UP)?;
+    let before = (side.reported)()?;
+    let Faulted { pages, time: took, cpu } = side.work(time)?;
+    let reported_bytes = (side.reported)()?.saturating_sub(before);
     progress::check()?;
     ensure!(on || reported_bytes == 0, "{reported_bytes} bytes were reported, expected none");
     Ok(Turn {
@@ -314,37 +318,72 @@ fn points(pairs: &[Pair], of: &dyn Fn(&Pair) -> f64) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use vmm_integration::guest::Contents;
 
     /// Reports only when it is on, or always.
     struct Fake {
-        on: bool,
+        on: AtomicBool,
         obeys: bool,
-        reported: std::cell::Cell<u64>,
+        reported: AtomicU64,
+    }
+
+    impl Fake {
+        fn has_no(&self) -> anyhow::Error {
+            anyhow::anyhow!("this guest has programs and nothing else")
+        }
     }
 
     impl Guest for Fake {
-        fn set_reporting(&mut self, on: bool) -> Result<()> {
-            self.on = on;
-            Ok(())
-        }
-
-        fn work(&self, time: Duration) -> Result<Work> {
-            let reports = self.on || !self.obeys;
-            self.reported.set(self.reported.get() + u64::from(reports));
-            let pages = if self.on { 900 } else { 1000 };
-            Ok(Work { pages, time, cpu: time / 2 })
-        }
-
-        fn reported_bytes(&self) -> Result<u64> {
-            Ok(self.reported.get())
-        }
-
         fn describe(&self) -> String {
             String::new()
         }
 
-        fn finish(self: Box<Self>) -> Result<()> {
+        fn set_reporting(&self, on: bool) -> Result<()> {
+            self.on.store(on, Relaxed);
             Ok(())
+        }
+
+        fn alloc(&self, _: u32, _: u64, _: u16) -> Result<()> {
+            Err(self.has_no())
+        }
+
+        fn verify(&self, _: u32) -> Result<Contents> {
+            Err(self.has_no())
+        }
+
+        fn free(&self, _: u32) -> Result<()> {
+            Err(self.has_no())
+        }
+
+        fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
+            let on = self.on.load(Relaxed);
+            self.reported.fetch_add(u64::from(on || !self.obeys), Relaxed);
+            let pages = if on { 900 } else { 1000 };
+            let time = Duration::from_millis(plan.milliseconds);
+            Ok(Faulted { pages, time, cpu: time / 2 })
+        }
+
+        fn used_bytes(&self) -> Result<u64> {
+            Err(self.has_no())
+        }
+
+        fn resident_bytes(&self) -> Result<u64> {
+            Err(self.has_no())
+        }
+
+        fn memory(&self) -> Result<File> {
+            Err(self.has_no())
+        }
+
+        fn vmm_pid(&self) -> Option<u32> {
+            None
+        }
+
+        fn shut_down(self: Box<Self>) -> Result<String> {
+            Err(self.has_no())
         }
     }
 
@@ -354,8 +393,10 @@ mod tests {
         let settings = Settings::new(PARAMETERS, length, &set).unwrap();
         let progress = progress::Progress::new(1);
         let context = Context::new(1, &progress, None);
-        let guest = Fake { on: false, obeys, reported: std::cell::Cell::new(0) };
-        let pairs = compare(Box::new(guest), &settings, &context)?;
+        let guest = Fake { on: AtomicBool::new(false), obeys, reported: AtomicU64::new(0) };
+        let reported = || Ok(guest.reported.load(Relaxed));
+        let side = Side { guest: &guest, reported: &reported, mapped: Mapped::File, tasks: 1 };
+        let pairs = compare(&side, &settings, &context)?;
         let mut findings = Findings::default();
         tell(&pairs, &mut findings)?;
         Ok(findings)

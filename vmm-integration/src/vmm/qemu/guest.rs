@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! QEMU as a [`Vmm`] and its Linux guest as a [`Guest`].
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use guest_agent::faulting::FaultingPlan;
+
+use super::{Balloon, GuestConfig, LinuxGuest, available, available_with};
+use crate::fetch::SetupEvent;
+use crate::guest::{Contents, Faulted, Guest};
+use crate::linux_guest::AgentClient;
+use crate::measure::host;
+use crate::vmm::{GuestSpec, Vmm};
+
+/// QEMU as a row of [`crate::vmm::ALL`].
+pub struct Qemu;
+
+impl Vmm for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<()> {
+        available_with(events).map(drop)
+    }
+
+    fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {
+        let GuestSpec { memory_bytes, ref socket } = *spec;
+        let balloon = Balloon::VhostUser { socket: socket.clone() };
+        let config = GuestConfig { memory_bytes, balloon, ..GuestConfig::default() };
+        Ok(Box::new(LinuxGuest::boot(&available()?, config)?))
+    }
+}
+
+impl LinuxGuest {
+    /// CPU time of QEMU's threads other than the main one: of the guest's CPUs.
+    fn guest_cpu_time(&self) -> Result<Duration> {
+        let pid = self.qemu_pid();
+        Ok(host::cpu_time(pid)?.saturating_sub(host::main_thread_cpu_time(pid)?))
+    }
+}
+
+impl Guest for LinuxGuest {
+    fn describe(&self) -> String {
+        format!("Linux {} in QEMU, {}", self.hello().kernel_release, self.accel())
+    }
+
+    fn set_reporting(&self, on: bool) -> Result<()> {
+        self.agent().unload_balloon_driver()?;
+        if on { self.load_balloon_driver("") } else { Ok(()) }
+    }
+
+    fn alloc(&self, id: u32, bytes: u64, generation: u16) -> Result<()> {
+        self.agent().alloc(id, bytes, generation)
+    }
+
+    fn verify(&self, id: u32) -> Result<Contents> {
+        self.agent().verify(id).map(Contents::from)
+    }
+
+    fn free(&self, id: u32) -> Result<()> {
+        self.agent().free(id)
+    }
+
+    fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
+        self.agent().fault_timed(plan, || self.guest_cpu_time())
+    }
+
+    fn used_bytes(&self) -> Result<u64> {
+        Ok(self.agent().meminfo()?.used_bytes())
+    }
+
+    fn resident_bytes(&self) -> Result<u64> {
+        host::resident_bytes(self.memory())
+    }
+
+    fn memory(&self) -> Result<File> {
+        self.memory().try_clone().context("copying a descriptor")
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        Some(self.qemu_pid())
+    }
+
+    fn agent(&self) -> Option<&AgentClient> {
+        Some(self.agent())
+    }
+
+    fn shut_down(self: Box<Self>) -> Result<String> {
+        self.quit()
+    }
+}
