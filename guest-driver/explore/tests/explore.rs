@@ -5,7 +5,7 @@
 
 use explore::strategies::Strategy;
 use explore::table::{Effort, Row, search_all};
-use explore::{MODELS, model};
+use explore::{Kind, MODELS, model};
 
 #[test]
 fn exploration_finds_what_is_wrong_and_nothing_else() {
@@ -34,4 +34,26 @@ fn a_seed_repeats_what_a_search_has_found() {
             assert_eq!((again.violation, again.schedules), (first, 1), "{name}, {strategy:?}");
         }
     }
+}
+
+/// Every command of the page repeats what its row says.
+#[test]
+fn the_page_of_findings_is_true() {
+    let page = include_str!("../../../docs/research/exploration.md");
+    let mut checked = 0;
+    for row in page.lines().filter(|line| line.contains("`cargo explore --model ")) {
+        let after = |option: &str| {
+            let (_, rest) = row.split_once(option).expect(row);
+            rest.trim_start().split(['`', ' ']).next().expect(row).to_owned()
+        };
+        let case = model(&after("--model")).and_then(|m| m.case(&after("--configuration")));
+        let seed: u64 = after("--seed").parse().expect(row);
+        let found = Row::search(case.expect(row), Strategy::Mixed, seed..seed + 1).found;
+        let (_, violation) = found.violation.expect(row);
+        assert!(row.contains(&format!("| `{}`: ", violation.invariant)), "{row}: {violation}");
+        checked += 1;
+    }
+    let wrong = MODELS.iter().flat_map(|model| (model.cases)());
+    let wrong = wrong.filter(|case| case.kind != Kind::Good && !case.small).count();
+    assert_eq!(checked, wrong, "the page lacks a row: cargo explore --table writes it");
 }
