@@ -19,6 +19,8 @@ pub mod faulting;
 pub mod pattern;
 pub mod race;
 
+pub use pattern::{Mismatch, Verified};
+
 use faulting::{Faulted, FaultingPlan};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 
@@ -220,17 +222,6 @@ pub struct Hello {
     pub page_bytes: u64,
 }
 
-/// What [`Command::Verify`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
-    /// How many bytes were compared, the ones that differ included.
-    pub checked_bytes: u64,
-    /// How many 8-byte words differ.
-    pub mismatches: u64,
-    /// The first word that differs.
-    pub first: Option<Mismatch>,
-}
-
 /// How the process of [`Command::UseMemory`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -242,34 +233,6 @@ pub enum ProcessEnd {
         /// The signal: 9 is the OOM killer's.
         signal: i32,
     },
-}
-
-/// A word that does not hold what was written to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mismatch {
-    /// Index of the page in its allocation.
-    pub page: u64,
-    /// Offset of the word in its page, in bytes.
-    pub offset_bytes: u64,
-    /// What was written.
-    pub expected: u64,
-    /// What is there.
-    pub found: u64,
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "page {} offset {}: expected {:#018x} ({}), found {:#018x} ({})",
-            self.page,
-            self.offset_bytes,
-            self.expected,
-            pattern::describe(self.expected),
-            self.found,
-            pattern::describe(self.found),
-        )
-    }
 }
 
 /// `/proc/meminfo`: field name to value, in bytes (`HugePages_*` fields are counts).

@@ -7,6 +7,10 @@
 //! bits offset in the page in which the low three, always zero for a word, are [`MARK`]: no word
 //! of the pattern is zero, which is what a discarded page reads as.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 /// Pages of the pattern, independent of the guest's own page size.
 pub const PAGE_BYTES: usize = 4096;
 /// Words in such a page.
@@ -16,6 +20,45 @@ pub const MARK: u64 = 0b101;
 
 const PAGE_BITS: u32 = 28;
 const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+
+/// The result of comparing memory with the pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Bytes compared, those that differ included.
+    pub checked_bytes: u64,
+    /// 8-byte words that differ.
+    pub mismatches: u64,
+    /// The first word that differs.
+    pub first: Option<Mismatch>,
+}
+
+/// A word that does not hold what was written to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// Index of the page in its allocation.
+    pub page: u64,
+    /// Offset of the word in its page, in bytes.
+    pub offset_bytes: u64,
+    /// What was written.
+    pub expected: u64,
+    /// What is there.
+    pub found: u64,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "page {} offset {}: expected {:#018x} ({}), found {:#018x} ({})",
+            self.page,
+            self.offset_bytes,
+            self.expected,
+            describe(self.expected),
+            self.found,
+            describe(self.found),
+        )
+    }
+}
 
 /// The word at `offset_bytes` (a multiple of 8 below [`PAGE_BYTES`]) of page `page`.
 ///
@@ -40,7 +83,7 @@ pub fn fill(words: &mut [u64], id: u32, generation: u16) {
 }
 
 /// Compares memory with what [`fill`] writes.
-pub fn verify(words: &[u64], id: u32, generation: u16) -> crate::Verified {
+pub fn verify(words: &[u64], id: u32, generation: u16) -> Verified {
     let mut mismatches = 0;
     let mut first = None;
     for (page, words) in (0u64..).zip(words.chunks(PAGE_WORDS)) {
@@ -56,12 +99,12 @@ pub fn verify(words: &[u64], id: u32, generation: u16) -> crate::Verified {
             let expected = base | offset_bytes;
             if found != expected {
                 mismatches += 1;
-                first.get_or_insert(crate::Mismatch { page, offset_bytes, expected, found });
+                first.get_or_insert(Mismatch { page, offset_bytes, expected, found });
             }
         }
     }
     let checked_bytes = u64::try_from(size_of_val(words)).unwrap_or(u64::MAX);
-    crate::Verified { checked_bytes, mismatches, first }
+    Verified { checked_bytes, mismatches, first }
 }
 
 /// Reads a word back, for a message: where it belongs, or that it is none of ours.

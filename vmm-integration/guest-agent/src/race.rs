@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Mismatch;
+use crate::pattern::Mismatch;
 
 /// What is done at the same time. Whatever is left at its default does not take part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,11 +19,6 @@ use guest_agent::{
     Response, Verified,
 };
 
-use crate::guest::{self, Contents};
-
-/// Size of the words that the agent compares.
-const WORD_BYTES: u64 = 8;
-
 /// Name of the balloon driver's module.
 pub(crate) const BALLOON_DRIVER: &str = "virtio_balloon";
 
@@ -243,18 +238,6 @@ impl AgentClient {
         }
     }
 
-    /// Does the same and adds the CPU time that passed meanwhile by `clock`.
-    pub(crate) fn fault_timed(
-        &self,
-        plan: FaultingPlan,
-        clock: impl Fn() -> Result<Duration>,
-    ) -> Result<guest::Faulted> {
-        let before = clock()?;
-        let Faulted { pages, nanoseconds } = self.fault(plan)?;
-        let cpu = clock()?.saturating_sub(before);
-        Ok(guest::Faulted { pages, time: Duration::from_nanos(nanoseconds), cpu })
-    }
-
     /// The guest's `/proc/meminfo`, in bytes.
     ///
     /// # Errors
@@ -354,16 +337,6 @@ impl Drop for AgentClient {
         if let Some(reader) = self.reader.take() {
             // It says by itself what it dies of.
             let _ = reader.join();
-        }
-    }
-}
-
-impl From<Verified> for Contents {
-    fn from(verified: Verified) -> Self {
-        Self {
-            checked_bytes: verified.checked_bytes,
-            lost_bytes: verified.mismatches * WORD_BYTES,
-            first: verified.first.map(|first| first.to_string()),
         }
     }
 }

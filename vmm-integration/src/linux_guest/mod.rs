@@ -6,7 +6,9 @@ mod agent;
 pub(crate) mod build;
 pub(crate) mod initramfs;
 mod kernel;
+mod results;
 
 pub use agent::AgentClient;
 pub(crate) use agent::BALLOON_DRIVER;
 pub use kernel::Kernel;
+pub(crate) use results::fault;

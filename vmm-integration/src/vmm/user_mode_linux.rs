@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 use crate::fetch::{SetupEvent, Sysroot, guest_dir};
 use crate::guest::{Contents, Faulted, Guest};
-use crate::linux_guest::{AgentClient, BALLOON_DRIVER, build, initramfs};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, build, fault, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
 use crate::vmm::{GuestSpec, Vmm};
@@ -209,7 +209,7 @@ impl Guest for UserModeLinux {
     }
 
     fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
-        self.agent.fault_timed(plan, || host::group_cpu_time(self.process.0.pid()))
+        fault(&self.agent, plan, || host::group_cpu_time(self.process.0.pid()))
     }
 
     fn used_bytes(&self) -> Result<u64> {

@@ -6,16 +6,12 @@ use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{GuestConfig, LinuxGuest, Toolbox};
+use super::Toolbox;
 use crate::fetch::guest_dir;
-
-/// With a KVM that works, a guest says hello within two seconds.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How QEMU runs the guest's CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +35,9 @@ impl Accel {
     /// The accelerator that the environment asks for, or else the best that works.
     ///
     /// `/dev/kvm` may exist and yet be unable to run Linux, in a nested or restricted virtual
-    /// machine: so a guest is booted with it. The verdict is kept until the next boot of the host.
-    pub(super) fn choose(toolbox: &Toolbox) -> Result<Self> {
+    /// machine: so `try_kvm` boots a guest with it. The verdict is kept until the next boot of the
+    /// host.
+    pub(super) fn choose(toolbox: &Toolbox, try_kvm: impl FnOnce() -> Result<()>) -> Result<Self> {
         // Tests boot guests at the same time: one of them tries, the others wait for its verdict.
         static TRYING: Mutex<()> = Mutex::new(());
         let _trying = TRYING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +64,7 @@ impl Accel {
             verdict.tell();
             return Ok(verdict.accel);
         }
-        let verdict = Verdict::by_probing(toolbox, of);
+        let verdict = Verdict::by_probing(try_kvm, of);
         verdict.tell();
         verdict.write(&file)?;
         Ok(verdict.accel)
@@ -92,17 +89,10 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn by_probing(toolbox: &Toolbox, of: String) -> Self {
-        eprintln!("guest: trying whether KVM can run it, at most {PROBE_TIMEOUT:?}");
-        let config = GuestConfig {
-            memory_bytes: 256 << 20,
-            cpus: 1,
-            accel: Some(Accel::Kvm),
-            boot_timeout: PROBE_TIMEOUT,
-            ..GuestConfig::default()
-        };
-        match LinuxGuest::boot(toolbox, config) {
-            Ok(_) => Self { accel: Accel::Kvm, reason: "a guest booted with KVM".to_owned(), of },
+    fn by_probing(try_kvm: impl FnOnce() -> Result<()>, of: String) -> Self {
+        eprintln!("guest: testing whether KVM can run it");
+        match try_kvm() {
+            Ok(()) => Self { accel: Accel::Kvm, reason: "a guest booted with KVM".to_owned(), of },
             Err(error) => {
                 let first = error.to_string().lines().next().unwrap_or_default().to_owned();
                 let reason = format!("no guest booted with /dev/kvm: {first}");

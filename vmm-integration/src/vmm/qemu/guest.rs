@@ -11,7 +11,7 @@ use guest_agent::faulting::FaultingPlan;
 use super::{Balloon, GuestConfig, LinuxGuest, available, available_with};
 use crate::fetch::SetupEvent;
 use crate::guest::{Contents, Faulted, Guest};
-use crate::linux_guest::AgentClient;
+use crate::linux_guest::{AgentClient, fault};
 use crate::measure::host;
 use crate::vmm::{GuestSpec, Vmm};
 
@@ -66,7 +66,7 @@ impl Guest for LinuxGuest {
     }
 
     fn fault(&self, plan: FaultingPlan) -> Result<Faulted> {
-        self.agent().fault_timed(plan, || self.guest_cpu_time())
+        fault(self.agent(), plan, || self.guest_cpu_time())
     }
 
     fn used_bytes(&self) -> Result<u64> {

@@ -1,90 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A running guest.
+//! A running Linux guest.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use guest_agent::{Hello, PORT_NAME};
-use tempfile::TempDir;
+use guest_agent::Hello;
 
-use super::{Accel, DiscardCount, QmpClient, Toolbox, trace, version};
+use super::config::{GuestConfig, arguments};
+use super::files::{Files, read_lossy};
+use super::{Accel, DiscardCount, QmpClient, Toolbox, trace};
 use crate::fetch::guest_dir;
 use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
 
-/// How much of a log goes into an error.
-const TAIL_LINES: usize = 30;
+/// With a KVM that works, a guest answers within two seconds.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An emulated guest that has neither answered nor printed anything for this long is stuck.
 const STALL: Duration = Duration::from_secs(30);
 
 /// How often an emulated guest that got stuck is started again.
 const RESTARTS: u32 = 2;
-
-/// The guest's balloon device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Balloon {
-    /// Ours, in another process, which must listen already.
-    VhostUser {
-        /// The backend's vhost-user socket.
-        socket: PathBuf,
-    },
-    /// QEMU's own, with free page reporting on and its discards counted.
-    Qemu,
-    /// The guest has no balloon.
-    None,
-}
-
-/// What guest to boot.
-#[derive(Clone, Debug)]
-pub struct GuestConfig {
-    /// Size of its memory, a multiple of 2 MiB. The least that a Debian kernel boots in is about
-    /// 200 MiB.
-    pub memory_bytes: u64,
-    /// How many CPUs.
-    pub cpus: u32,
-    /// Its balloon device.
-    pub balloon: Balloon,
-    /// Added to the kernel's command line, such as `init_on_free=1`.
-    pub kernel_args: Vec<String>,
-    /// Added to QEMU's command line.
-    pub qemu_args: Vec<String>,
-    /// Size of the huge pages behind the memory, in bytes; with none it is of base pages.
-    pub hugetlb_page_bytes: Option<u64>,
-    /// Virtqueues of the vhost-user device. Five: so many the specification knows.
-    pub num_vqs: u16,
-    /// Entries in each of its queues.
-    pub vq_size: u16,
-    /// What runs it; by default what works best here.
-    pub accel: Option<Accel>,
-    /// How long it may take until the agent answers.
-    pub boot_timeout: Duration,
-}
-
-impl Default for GuestConfig {
-    fn default() -> Self {
-        Self {
-            memory_bytes: 1 << 30,
-            cpus: 2,
-            balloon: Balloon::None,
-            kernel_args: Vec::new(),
-            qemu_args: Vec::new(),
-            hugetlb_page_bytes: None,
-            num_vqs: 5,
-            vq_size: 128,
-            accel: None,
-            boot_timeout: Duration::from_secs(120),
-        }
-    }
-}
 
 /// A Linux guest. Dropping it kills QEMU and waits until it is gone.
 pub struct LinuxGuest {
@@ -97,43 +40,6 @@ pub struct LinuxGuest {
     accel: Accel,
     has_balloon_module: bool,
     files: Files,
-}
-
-/// The files of one guest, in a folder that goes with it.
-struct Files {
-    folder: TempDir,
-}
-
-impl Files {
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn serial(&self) -> PathBuf {
-        self.path("serial.log")
-    }
-
-    fn stderr(&self) -> PathBuf {
-        self.path("stderr.log")
-    }
-
-    fn trace(&self) -> PathBuf {
-        self.path("trace.log")
-    }
-
-    /// Both logs' ends, for an error.
-    fn tails(&self) -> String {
-        let tail = |path: &Path| {
-            let text = read_lossy(path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
-        };
-        format!(
-            "QEMU's messages:\n{}\nend of the serial console:\n{}",
-            tail(&self.stderr()),
-            tail(&self.serial())
-        )
-    }
 }
 
 impl LinuxGuest {
@@ -150,7 +56,7 @@ impl LinuxGuest {
         );
         let accel = match config.accel {
             Some(accel) => accel,
-            None => Accel::choose(toolbox)?,
+            None => Accel::choose(toolbox, || Self::try_kvm(toolbox))?,
         };
         // Seen on an overloaded host: the kernel hung right after it had started the second CPU, and
         // had complained before that it could not calibrate its delay loop.
@@ -167,6 +73,18 @@ impl LinuxGuest {
                 Ok(guest) => return Ok(guest),
             }
         }
+    }
+
+    /// Boots a small guest with KVM.
+    fn try_kvm(toolbox: &Toolbox) -> Result<()> {
+        let config = GuestConfig {
+            memory_bytes: 256 << 20,
+            cpus: 1,
+            accel: Some(Accel::Kvm),
+            boot_timeout: PROBE_TIMEOUT,
+            ..GuestConfig::default()
+        };
+        Self::boot(toolbox, config).map(drop)
     }
 
     fn boot_once(toolbox: &Toolbox, config: &GuestConfig, accel: Accel) -> Result<Self, BootError> {
@@ -377,69 +295,6 @@ fn await_hello(
     }
 }
 
-/// QEMU's arguments, except for what the toolbox says.
-fn arguments(config: &GuestConfig, files: &Files, fds: &[OwnedFd; 2]) -> Result<Vec<OsString>> {
-    let mut args: Vec<OsString> =
-        ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
-    let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
-    add("-display", "none");
-    add("-machine", "q35,memory-backend=mem");
-    add("-smp", &config.cpus.to_string());
-    let size = format!("{}M", config.memory_bytes >> 20);
-    add("-m", &size);
-    let huge = config
-        .hugetlb_page_bytes
-        .map_or(String::new(), |bytes| format!(",hugetlb=on,hugetlbsize={}K", bytes >> 10));
-    add("-object", &format!("memory-backend-memfd,id=mem,size={size},share=on{huge}"));
-
-    // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
-    // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
-    // timer doesn't work"). Under KVM Linux sets it by itself.
-    let defaults = ["console=ttyS0", "panic=-1", "no_timer_check"];
-    let mut kernel_args = defaults.map(str::to_owned).to_vec();
-    kernel_args.extend(config.kernel_args.iter().cloned());
-    add("-append", &kernel_args.join(" "));
-    add("-chardev", &format!("file,id=serial,path={}", escaped(&files.serial())?));
-    add("-serial", "chardev:serial");
-
-    add("-chardev", &format!("socket,id=agent,fd={}", fds[0].as_raw_fd()));
-    add("-device", "virtio-serial-pci");
-    add("-device", &format!("virtserialport,chardev=agent,name={PORT_NAME}"));
-    add("-chardev", &format!("socket,id=qmp,fd={}", fds[1].as_raw_fd()));
-    // Not -mon, for which QEMU 11.1 prints that it is deprecated; what it names instead is not in
-    // 10.2.
-    add("-qmp", "chardev:qmp");
-
-    match &config.balloon {
-        Balloon::VhostUser { socket } => {
-            add("-chardev", &format!("socket,id=balloon,path={}", escaped(socket)?));
-            let GuestConfig { num_vqs, vq_size, .. } = config;
-            add(
-                "-device",
-                &format!(
-                    "{},chardev=balloon,virtio-id=5,num_vqs={num_vqs},vq_size={vq_size},\
-                     config_size=16",
-                    version::DEVICE
-                ),
-            );
-        }
-        Balloon::Qemu => {
-            add("-device", "virtio-balloon-pci,free-page-reporting=on");
-            let log = escaped(&files.trace())?;
-            add("-trace", &format!("enable={},file={log}", trace::EVENT_PATTERN));
-        }
-        Balloon::None => {}
-    }
-    args.extend(config.qemu_args.iter().map(OsString::from));
-    Ok(args)
-}
-
-/// A path as a value in a list that commas separate.
-fn escaped(path: &Path) -> Result<String> {
-    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-    Ok(text.replace(',', ",,"))
-}
-
 /// Opens QEMU's memfd of the guest's memory.
 fn open_guest_memory(pid: u32) -> Result<File> {
     let folder = format!("/proc/{pid}/fd");
@@ -452,9 +307,4 @@ fn open_guest_memory(pid: u32) -> Result<File> {
         }
     }
     bail!("QEMU (process {pid}) holds no memfd of guest memory");
-}
-
-fn read_lossy(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

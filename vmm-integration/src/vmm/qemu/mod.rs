@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A real Linux guest: an unmodified Debian kernel in QEMU, with our agent as its init.
+//! QEMU with a Linux guest: an unmodified Debian kernel with our agent as its init.
 //!
 //! [`available`] sets everything up (once a machine, without root, without installing anything)
-//! and gives a [`Toolbox`]; [`LinuxGuest::boot`] starts a guest from it:
+//! and returns a [`Toolbox`]; [`LinuxGuest::boot`] starts a guest from it:
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -21,167 +21,26 @@
 //! # }
 //! ```
 //!
-//! Two environment variables replace what would be fetched, each on its own: `QEMU`, the path of a
+//! Two environment variables each replace a part that would be fetched: `QEMU`, the path of a
 //! qemu-system-x86_64 of version 10.2 or later, and `GUEST_KERNEL`, the path of a kernel image with
 //! virtio-pci, virtio-console, 8250 console and initramfs support built in. A third, `GUEST_ACCEL`
 //! (`kvm` or `tcg`), replaces the search for a usable accelerator.
 
-use std::env;
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
-
-use anyhow::{Context, Result, bail};
-
 mod accel;
+mod config;
+mod files;
 mod guest;
 mod machine;
 mod qmp;
+mod toolbox;
 mod trace;
 mod version;
 
 pub use accel::Accel;
+pub use config::{Balloon, GuestConfig};
 pub use guest::Qemu;
-pub use machine::{Balloon, GuestConfig, LinuxGuest};
+pub use machine::LinuxGuest;
 pub use qapi;
 pub use qmp::QmpClient;
+pub use toolbox::{Toolbox, available, available_with, stable_kernel, toolbox_or_skip};
 pub use trace::DiscardCount;
-
-use crate::fetch::{SetupEvent, Sysroot, Tool, guest_dir};
-use crate::linux_guest::{Kernel, build};
-
-/// What a reader of an error can do when the guest cannot be fetched.
-const WAY_OUT: &str = "The guest's parts can also be given by environment variables: QEMU, the \
-                       path of a qemu-system-x86_64 of version 10.2 or later, and GUEST_KERNEL, \
-                       the path of a Linux kernel image";
-
-/// All that it takes to boot a guest.
-#[derive(Clone, Debug)]
-pub struct Toolbox {
-    /// QEMU for x86-64 guests, checked to know the device that a vhost-user balloon needs.
-    pub qemu: Tool,
-    /// First line of its `--version`.
-    pub qemu_version: String,
-    /// The guest's kernel.
-    pub kernel: Kernel,
-    /// The static init program.
-    pub agent: PathBuf,
-    /// strace, to count system calls of a VMM; absent when QEMU and the kernel were both given.
-    pub strace: Option<Tool>,
-}
-
-/// Sets up what is missing and returns the toolbox.
-///
-/// The work is done once per process; later calls return the same. What happens is printed to
-/// stderr; see [`available_with`].
-///
-/// # Errors
-/// When something can neither be found nor fetched; the message says what, and the way out.
-pub fn available() -> Result<Toolbox> {
-    let mut percent = None;
-    available_with(&mut |event| match event {
-        SetupEvent::Step(text) => eprintln!("guest: {text}"),
-        SetupEvent::Download { packages, total_bytes } => {
-            eprintln!("guest: downloading {packages} packages, {} MB", total_bytes / 1_000_000);
-        }
-        SetupEvent::Progress { fraction } => {
-            let tenths = format!("{:.1}", fraction);
-            if percent.replace(tenths.clone()).is_some_and(|before| before != tenths) {
-                eprintln!("guest: downloaded {:.0} %", fraction * 100.0);
-            }
-        }
-        SetupEvent::Unpack { done: 0, total } => eprintln!("guest: unpacking {total} packages"),
-        SetupEvent::Unpack { .. } => {}
-    })
-}
-
-/// As [`available`], with somebody else to show what happens.
-///
-/// # Errors
-/// As [`available`].
-pub fn available_with(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
-    static TOOLBOX: OnceLock<Result<Toolbox, String>> = OnceLock::new();
-    // Beside the cell, because its own initialiser is not allowed to fail and cannot borrow.
-    static RUNNING: Mutex<()> = Mutex::new(());
-    let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let toolbox = TOOLBOX.get_or_init(|| set_up(events).map_err(|error| format!("{error:#}")));
-    toolbox.clone().map_err(anyhow::Error::msg)
-}
-
-/// The kernel of Debian's stable release, which is older than the toolbox's, fetched if need be.
-///
-/// # Errors
-/// As [`available`].
-pub fn stable_kernel() -> Result<Kernel> {
-    let mut say = |event| {
-        if let SetupEvent::Step(text) = event {
-            eprintln!("guest: {text}");
-        }
-    };
-    let sysroot = Sysroot::ensure_stable_kernel(&guest_dir(), &mut say)?;
-    Kernel::with_modules_beside(&sysroot.kernel_image()?)
-}
-
-/// The toolbox for a test, or nothing if the guest cannot be had here.
-///
-/// Then it is said plainly that the test was not run and why, and the test may pass: not every
-/// machine has Debian's archive at hand. With the environment variable `CI` set there is no such
-/// mercy.
-///
-/// # Panics
-/// When the guest cannot be had and `CI` is set.
-pub fn toolbox_or_skip(test_name: &str) -> Option<Toolbox> {
-    match available() {
-        Ok(toolbox) => Some(toolbox),
-        Err(error) if env::var_os("CI").is_some() => {
-            panic!("{test_name} needs the Linux guest: {error:#}")
-        }
-        Err(error) => {
-            // Past the test harness, which shows only what a failing test prints.
-            let _ = writeln!(
-                io::stderr(),
-                "not run: {test_name}: no Linux guest on this machine: {error:#}"
-            );
-            None
-        }
-    }
-}
-
-fn set_up(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
-    let guest_dir = guest_dir();
-    let given_qemu = given("QEMU")?;
-    let given_kernel = given("GUEST_KERNEL")?;
-    let sysroot = if given_qemu.is_some() && given_kernel.is_some() {
-        Sysroot::existing(&guest_dir)
-    } else {
-        Some(Sysroot::ensure(&guest_dir, events).context(WAY_OUT)?)
-    };
-    let missing = || anyhow::anyhow!("the unpacked packages are gone");
-
-    let qemu = match given_qemu {
-        Some(program) => Tool { program, args: Vec::new() },
-        None => sysroot.as_ref().ok_or_else(missing)?.qemu(),
-    };
-    let qemu_version = version::check(&qemu)?;
-    let kernel = match given_kernel {
-        Some(image) => Kernel::given(&image)?,
-        None => {
-            Kernel::with_modules_beside(&sysroot.as_ref().ok_or_else(missing)?.kernel_image()?)?
-        }
-    };
-    let agent = build::agent(&guest_dir, events)?;
-    let strace = sysroot.map(|sysroot| sysroot.tool("strace"));
-    Ok(Toolbox { qemu, qemu_version, kernel, agent, strace })
-}
-
-/// The file that an environment variable names, if it is set.
-fn given(variable: &str) -> Result<Option<PathBuf>> {
-    let Some(value) = env::var_os(variable).filter(|value| !value.is_empty()) else {
-        return Ok(None);
-    };
-    let path = PathBuf::from(value);
-    if !path.is_file() {
-        bail!("the environment variable {variable} names {}, which is no file", path.display());
-    }
-    Ok(Some(path))
-}
