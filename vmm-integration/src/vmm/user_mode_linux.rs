@@ -79,7 +79,7 @@ impl Vmm for Uml {
         "user-mode-linux"
     }
 
-    /// The guest's memory lies in [`MEMORY_FOLDER`], which others could fill.
+    /// The guest's memory lies in /dev/shm, which other processes may fill.
     fn daemon_args(&self) -> &'static [&'static str] {
         &["--allow-limited-tmpfs"]
     }
