@@ -7,7 +7,8 @@
 //!
 //! | room | contents |
 //! |---|---|
-//! | [`cli`] | the command line, as one checked [`Config`] |
+//! | `cli` | the command line, as one checked [`Config`] |
+//! | [`program`] | the `vhost-device-balloon` program |
 //! | `daemon` | the process: event loop, listener, signals, watchdog |
 //! | [`state`] | the device and its options, which outlive a connection |
 //! | [`vhost_user`] | one frontend connection: admission, messages, virtqueues, device state |
@@ -17,20 +18,21 @@
 //! | [`logging`] | the log on standard error, which never blocks a thread |
 //! | `values` | sizes and intervals as operators write them |
 //! | [`control`] | the control socket (HTTP) and the metrics for Prometheus |
-//! | [`ctl`] | the operator's client |
+//! | `ctl` | the operator's client |
 
-pub mod cli;
+mod cli;
 pub mod control;
-pub mod ctl;
+mod ctl;
 mod daemon;
 pub mod device;
 pub mod discard;
 pub mod logging;
 pub mod metrics;
+pub mod program;
 pub mod state;
 mod values;
 pub mod vhost_user;
 mod wake;
 
-pub use cli::Config;
+pub use cli::{Config, ConfigError};
 pub use daemon::{DaemonError, run};

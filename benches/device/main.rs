@@ -352,7 +352,6 @@ fn idle(attached: bool) -> Result<Idle> {
         "--statistics",
         "--free-page-hints",
         "--deflate-on-oom",
-        "--must-tell-host",
         "--hugetlb",
     ])?;
     let guest = attached.then(|| attach(&daemon)).transpose()?;

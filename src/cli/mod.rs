@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The command line, as one checked [`Config`].
+//! The command line: options with their help, checked into one [`Config`].
 
 mod args;
+mod config;
+pub(crate) mod exit;
+mod help;
 
-pub(crate) use args::MAX_SOCKET_PATH;
-pub use args::{Args, CAPABILITIES, Command, Config, ConfigError, SocketSource};
+pub(crate) use args::{Args, Command};
+pub use config::{Config, ConfigError};
+pub(crate) use config::{MAX_SOCKET_PATH, SocketSource};

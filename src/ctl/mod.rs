@@ -13,39 +13,31 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use crate::cli::exit::{self, CtlExit};
 use crate::control::client::{Client, ClientError};
 use crate::control::views::StatisticsView;
 use crate::logging::{LogLevel, error_chain};
 use crate::values::{parse_interval, parse_size};
 
-/// The daemon gave no answer, or none that can be understood, or the guest gave none.
-const NO_ANSWER: u8 = 3;
-
-/// The daemon has kept what was asked for, and nothing happens until the guest's driver runs.
-const PENDING: u8 = 4;
-
-/// How often it is looked whether the guest has told its statistics.
+/// How often to look whether the guest has sent its statistics.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Options of `ctl`.
+/// Options and commands of `ctl`.
 #[derive(Clone, Debug, Args)]
 #[command(
     disable_help_subcommand = true,
-    after_help = "\
-The exit status is 0 if it was done, 1 if the daemon refused, 2 if the command line is wrong, and 3
-if no daemon answers, or no guest that was asked through it. It is 4 if a target is kept and no driver
-runs in the guest: nothing happens until one does."
+    after_help = format!("Exit status:\n{}", exit::list::<CtlExit>())
 )]
-pub struct CtlArgs {
+pub(crate) struct CtlArgs {
     /// The daemon's --control-socket.
     #[arg(long, value_name = "PATH")]
     control_socket: PathBuf,
 
-    /// Prints what the daemon answers as it is, which is JSON except for metrics.
+    /// Print the daemon's answer unchanged: JSON, except for metrics.
     #[arg(long, global = true)]
     json: bool,
 
-    /// How long to wait for an answer, in seconds, from 1 to 3600.
+    /// Seconds to wait for an answer, from 1 to 3600.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, global = true,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
     timeout: u32,
@@ -54,54 +46,54 @@ pub struct CtlArgs {
     command: Command,
 }
 
-/// What to ask the daemon for.
+/// Requests to the daemon.
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Shows what the daemon is doing.
+    /// Show the state of the daemon, the VMM and the guest driver.
     Status,
-    /// Shows how the guest uses its memory, as it told last.
+    /// Show the last memory statistics of the guest.
     Statistics {
-        /// Asks the guest first, and waits for what it tells.
+        /// Ask the guest first, and wait for its answer.
         #[arg(long)]
         refresh: bool,
     },
-    /// Sets how often the guest is asked for its statistics.
+    /// Set the interval between two polls of the guest's statistics.
     StatisticsInterval {
         /// Seconds between two polls; 0 for never.
         #[arg(value_parser = parse_interval)]
         seconds: u32,
     },
-    /// Sets how much memory the balloon takes from the guest, or leaves to it.
+    /// Set how much memory the balloon takes from the guest, or leaves to it.
     ///
-    /// QEMU's `balloon`, libvirt's `setmem` and Proxmox take the number that is left to the guest:
-    /// that is --leave here. A target that leaves less than a reserve is refused: an eighth of the
-    /// guest's memory and at least 256 MiB, or half of a guest with less than 512 MiB.
+    /// QEMU's `balloon`, libvirt's `setmem` and Proxmox take the memory that is left to the guest:
+    /// use --leave for that number. A target must leave the guest a reserve: an eighth of its memory
+    /// and at least 256 MiB, or half of a guest with less than 512 MiB.
     Target(Target),
-    /// Gives nothing back until it is resumed; the guest's reports are answered.
+    /// Stop discarding until `resume`; the guest's reports are still answered.
     Pause,
-    /// Gives memory back again.
+    /// Resume discarding.
     Resume,
-    /// Keeps memory of the guest, whatever it reports, for a device or a snapshot that reads it.
+    /// Never discard this guest memory, for a device or a snapshot that reads it.
     Pin(Memory),
-    /// Takes one pin of exactly this memory back.
+    /// Remove one pin of exactly this memory.
     Unpin(Memory),
-    /// Has the guest hint which of its pages are free.
+    /// Start or stop a round of free page hinting. Risks guest data.
     ///
-    /// The daemon's help says what that risks (--free-page-hints).
+    /// The daemon's help describes the risk (--free-page-hints).
     Hinting {
-        /// Whether a round begins or ends.
+        /// Whether to start or to stop a round.
         action: HintingAction,
     },
-    /// Shows what was done since the last reset.
+    /// Show the counters since the last reset.
     Counters,
-    /// Counts from 0 again. Metrics go on.
+    /// Reset the counters to 0; metrics continue.
     ResetCounters,
-    /// Sets how much the daemon logs.
+    /// Set the least important level that the daemon logs.
     LogLevel {
-        /// The least important messages to log.
+        /// The least important level to log.
         level: LogLevel,
     },
-    /// Prints the metrics as Prometheus reads them.
+    /// Print the metrics in the text format of Prometheus.
     Metrics,
 }
 
@@ -112,16 +104,16 @@ struct Target {
     #[arg(value_parser = parse_size)]
     size: Option<u64>,
 
-    /// Bytes that the guest goes without, a multiple of 4K, or with a suffix: K, M, G or T for
-    /// powers of 1024. 0 empties the balloon.
+    /// Memory that the guest loses: bytes, a multiple of 4K, or with a suffix K, M, G or T for powers
+    /// of 1024. 0 empties the balloon.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     take: Option<u64>,
 
-    /// Bytes that the guest keeps, in the same form; needs a connected VMM.
+    /// Memory that the guest keeps, in the same form; requires a connected VMM.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     leave: Option<u64>,
 
-    /// Leaves the guest less than the reserve. Risks the guest's processes, or all of it.
+    /// Allow less than the reserve. Risks the guest's processes, or the guest.
     #[arg(long)]
     force: bool,
 }
@@ -137,10 +129,10 @@ impl Target {
 
 #[derive(Clone, Copy, Debug, Args)]
 struct Memory {
-    /// Guest physical address, decimal or hexadecimal with 0x.
+    /// Guest physical address, decimal, or hexadecimal with 0x.
     #[arg(value_parser = parse_address)]
     address: u64,
-    /// Bytes, or with a suffix: K, M, G or T for powers of 1024.
+    /// Bytes, or with a suffix K, M, G or T for powers of 1024.
     #[arg(value_parser = parse_size)]
     size: u64,
 }
@@ -163,24 +155,24 @@ fn parse_address(text: &str) -> Result<u64, String> {
             .and_then(|text| text.parse().ok()),
     };
     number.ok_or_else(|| {
-        format!("expected a guest physical address such as 4294967296 or 0x100000000, not {text:?}")
+        format!("expected a guest physical address such as 4294967296 or 0x100000000, got {text:?}")
     })
 }
 
 impl CtlArgs {
-    /// Asks the daemon and prints what it says; returns the exit status.
-    pub fn run(&self) -> ExitCode {
+    /// Asks the daemon and prints its answer; returns the exit status.
+    pub(crate) fn run(&self) -> ExitCode {
         let client = Client::new(&self.control_socket, self.timeout());
         match self.ask(&client) {
             Ok((text, status)) => match io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => status,
-                // Who does not want to read on is no error, and cannot be told of others.
-                Err(_) => ExitCode::FAILURE,
+                Ok(()) => status.into(),
+                // A reader that has closed the pipe is no error to report.
+                Err(_) => CtlExit::Refused.into(),
             },
             Err(error) => {
-                let text = format!("vhost-device-balloon ctl: {}", error_chain(&error));
-                let _ = writeln!(io::stderr(), "{text}");
-                if error.is_refusal() { ExitCode::FAILURE } else { ExitCode::from(NO_ANSWER) }
+                let _ = writeln!(io::stderr(), "vhost-device-balloon ctl: {}", error_chain(&error));
+                let refused = error.is_refusal();
+                if refused { CtlExit::Refused } else { CtlExit::NoAnswer }.into()
             }
         }
     }
@@ -189,15 +181,15 @@ impl CtlArgs {
         Duration::from_secs(self.timeout.into())
     }
 
-    /// What to print, and the exit status.
-    fn ask(&self, client: &Client) -> Result<(String, ExitCode), ClientError> {
+    /// Returns the text to print and the exit status.
+    fn ask(&self, client: &Client) -> Result<(String, CtlExit), ClientError> {
         let answer = self.answer(client)?;
         let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
         let status = match self.command {
             Command::Target(_) if show::is_pending(&answer).map_err(unreadable)? => {
-                ExitCode::from(PENDING)
+                CtlExit::Pending
             }
-            _ => ExitCode::SUCCESS,
+            _ => CtlExit::Done,
         };
         if self.json {
             return Ok((answer, status));
@@ -210,13 +202,13 @@ impl CtlArgs {
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
             Command::Metrics => Ok(answer),
-            // What was asked for is done, and it is known what that was.
+            // The request is done, and the operator knows what it was.
             _ => Ok(String::new()),
         };
         Ok((shown.map_err(unreadable)?, status))
     }
 
-    /// What the daemon answers.
+    /// Returns the daemon's answer.
     fn answer(&self, client: &Client) -> Result<String, ClientError> {
         let get = |path| client.ask("GET", path, None);
         let post = |path| client.ask("POST", path, None);
@@ -243,7 +235,7 @@ impl CtlArgs {
         }
     }
 
-    /// Has the guest asked, and waits for what it tells.
+    /// Asks the guest for statistics, and waits until they arrive.
     fn refreshed(&self, client: &Client) -> Result<String, ClientError> {
         let asked = Instant::now();
         client.ask("POST", "/v1/statistics/refresh", None)?;

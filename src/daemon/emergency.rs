@@ -11,10 +11,9 @@ use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Exit status after [`exit`] because guest memory was taken away (`SIGBUS`).
-pub(crate) const MEMORY_LOST: i32 = 3;
-/// Exit status after [`exit`] because a session does not end.
-pub(crate) const STUCK: i32 = 4;
+use libc::c_int;
+
+use crate::cli::exit::DaemonExit;
 
 /// The most socket files at a time; the daemon has two.
 const MOST_FILES: usize = 16;
@@ -55,7 +54,7 @@ impl Drop for Registration {
 
 /// Ends the process at once with `status`, from any thread or signal handler: writes `line`, which
 /// ends with a line feed, to standard error if that takes it, and removes the registered sockets.
-pub(crate) fn exit(line: &'static str, status: i32) -> ! {
+pub(crate) fn exit(line: &'static str, status: DaemonExit) -> ! {
     let mut stderr = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd, which outlives the call.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1;
@@ -70,7 +69,7 @@ pub(crate) fn exit(line: &'static str, status: i32) -> ! {
         }
     }
     // SAFETY: ends the process; no destructor or exit handler runs.
-    unsafe { libc::_exit(status) }
+    unsafe { libc::_exit(status as c_int) }
 }
 
 fn remove(file: &SocketInode) {

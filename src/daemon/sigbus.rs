@@ -10,6 +10,7 @@ use std::io;
 
 use libc::{c_int, c_void, siginfo_t};
 
+use crate::cli::exit::DaemonExit;
 use crate::daemon::emergency;
 
 const LINE: &str = "vhost-device-balloon: SIGBUS: guest memory is gone. Its file was truncated \
@@ -17,7 +18,7 @@ const LINE: &str = "vhost-device-balloon: SIGBUS: guest memory is gone. Its file
     with status 3\n";
 
 /// Has `SIGBUS` end the process with a line on standard error, its sockets removed and
-/// [`emergency::MEMORY_LOST`] as its status.
+/// [`DaemonExit::MemoryLost`] as its status.
 ///
 /// # Errors
 /// What `sigaction` says.
@@ -36,5 +37,5 @@ pub(crate) fn install() -> io::Result<()> {
 }
 
 extern "C" fn memory_lost(_signal: c_int, _info: *mut siginfo_t, _context: *mut c_void) {
-    emergency::exit(LINE, emergency::MEMORY_LOST)
+    emergency::exit(LINE, DaemonExit::MemoryLost)
 }

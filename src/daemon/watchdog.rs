@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::gettid;
 
+use crate::cli::exit::DaemonExit;
 use crate::daemon::emergency;
 use crate::daemon::signals::{self, Meaning};
 use crate::state::State;
@@ -66,7 +67,7 @@ impl Watchdog {
         loop {
             let now = Instant::now();
             if end_until.is_some_and(|until| until <= now) {
-                emergency::exit(LATE, 0);
+                emergency::exit(LATE, DaemonExit::Done);
             }
             let session = self.look(now);
             let next = session.into_iter().chain(end_until).min();
@@ -88,7 +89,7 @@ impl Watchdog {
                 Ok(Some(Meaning::End)) => {
                     end_until.get_or_insert(Instant::now() + END_WITHIN);
                     if end.signal().is_err() {
-                        emergency::exit(LATE, 0);
+                        emergency::exit(LATE, DaemonExit::Done);
                     }
                 }
                 Ok(Some(Meaning::TerminalGone)) => {
@@ -109,7 +110,7 @@ impl Watchdog {
                 interrupt_others(worker);
                 Some(again)
             }
-            Due::Overdue => emergency::exit(STUCK, emergency::STUCK),
+            Due::Overdue => emergency::exit(STUCK, DaemonExit::Stuck),
         }
     }
 }

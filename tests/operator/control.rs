@@ -131,7 +131,7 @@ fn what_is_asked_for_is_offered_and_nothing_else() {
         (&[][..], &["page_reporting"][..]),
         (&["--no-reporting"], &[]),
         (&["--no-reporting", "--deflate-on-oom"], &["deflate_on_oom"]),
-        (&["--no-reporting", "--must-tell-host"], &["must_tell_host"]),
+        (&["--no-reporting", "--hugetlb"], &["must_tell_host"]),
         (&["--no-reporting", "--free-page-hints"], &["free_page_hint"]),
         (&["--no-reporting", "--statistics"], &["stats_vq"]),
     ] {

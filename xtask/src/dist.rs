@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
 use clap_complete::{Generator, Shell};
-use vhost_device_balloon::cli::Args;
+use vhost_device_balloon::program;
 
 use crate::cargo::{release_daemon, root, target};
 
@@ -49,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// Everything but the daemon itself: all that follows from its command line, and files.
 fn generate(dist: &Path) -> Result<()> {
-    let mut command = Args::command();
+    let mut command = program::command();
     for (shell, folder) in COMPLETIONS {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut command, NAME, &mut script);
@@ -103,7 +102,7 @@ mod tests {
         let man = read(&at("share/man/man1/vhost-device-balloon.1"));
         assert!(man.contains(".TH vhost-device-balloon 1"), "{man}");
         let plain = man.replace('\\', "");
-        for argument in Args::command().get_arguments() {
+        for argument in program::command().get_arguments() {
             let long = format!("--{}", argument.get_long().unwrap());
             assert!(plain.contains(&long), "{long} is not in the man page");
         }
@@ -158,8 +157,7 @@ mod tests {
         assert_eq!(descriptor["type"], "balloon");
         assert_eq!(descriptor["binary"], format!("/usr/bin/{NAME}"));
         assert!(descriptor["description"].is_string());
-        let capabilities: serde_json::Value =
-            serde_json::from_str(vhost_device_balloon::cli::CAPABILITIES).unwrap();
+        let capabilities: serde_json::Value = serde_json::from_str(program::CAPABILITIES).unwrap();
         assert_eq!(capabilities["type"], descriptor["type"]);
     }
 }

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The exit statuses of the program.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+/// Exit statuses of the daemon. The help lists them with these descriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[repr(u8)]
+pub(crate) enum DaemonExit {
+    /// after SIGTERM, SIGINT or SIGQUIT, or after the VMM of a connected --fd disconnected
+    Done = 0,
+    /// the daemon cannot start, or the session of a connected --fd failed
+    Failed = 1,
+    /// the command line is wrong
+    Usage = 2,
+    /// guest memory is gone (SIGBUS): its file was truncated, or its file system is full
+    MemoryLost = 3,
+    /// the threads of a session did not end after its VMM disconnected
+    Stuck = 4,
+}
+
+/// Exit statuses of `ctl`. The help lists them with these descriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[repr(u8)]
+pub(crate) enum CtlExit {
+    /// the request was done
+    Done = 0,
+    /// the daemon refused the request
+    Refused = 1,
+    /// the command line is wrong
+    Usage = 2,
+    /// no daemon answers, or no guest that was asked through it
+    NoAnswer = 3,
+    /// the target is kept and takes effect when the guest driver runs; none runs now
+    Pending = 4,
+}
+
+impl From<CtlExit> for ExitCode {
+    fn from(status: CtlExit) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+impl From<DaemonExit> for ExitCode {
+    fn from(status: DaemonExit) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+/// Returns the statuses with their descriptions, one a line.
+pub(crate) fn list<T: ValueEnum>() -> String {
+    let help = |value: &T| value.to_possible_value()?.get_help().map(ToString::to_string);
+    // Statuses count from 0 in the order of their declaration.
+    let lines = T::value_variants().iter().enumerate();
+    lines.map(|(code, value)| format!("  {code}  {}\n", help(value).unwrap_or_default())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_listed_with_their_own_numbers() {
+        for (index, status) in DaemonExit::value_variants().iter().enumerate() {
+            assert_eq!(usize::from(*status as u8), index);
+        }
+        for (index, status) in CtlExit::value_variants().iter().enumerate() {
+            assert_eq!(usize::from(*status as u8), index);
+        }
+        assert!(list::<DaemonExit>().contains("  3  guest memory is gone"));
+        assert!(list::<CtlExit>().lines().all(|line| line.len() > 10));
+    }
+}

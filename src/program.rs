@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The `vhost-device-balloon` program: the daemon, its client `ctl`, and what packages derive from
+//! the command line.
+
+use std::env;
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use crate::cli::exit::DaemonExit;
+use crate::cli::{Args, Command, Config};
+use crate::daemon::run;
+use crate::logging::{Logger, error_chain};
+
+/// The output of `--print-capabilities`: a `VHostUserBackendCapabilities` of QEMU's
+/// `vhost-user.json`.
+pub const CAPABILITIES: &str = r#"{"type": "balloon"}"#;
+
+/// Returns the command line's definition, for completions and man pages.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+/// Does what the command line of this process asks for; returns the exit status.
+pub fn main() -> ExitCode {
+    // Takes precedence over everything else on the command line.
+    if env::args_os().any(|arg| arg == "--print-capabilities") {
+        let printed = writeln!(io::stdout(), "{CAPABILITIES}");
+        let status = if printed.is_ok() { DaemonExit::Done } else { DaemonExit::Failed };
+        return status.into();
+    }
+    let mut args = Args::parse();
+    if let Some(Command::Ctl(ctl)) = args.command.take() {
+        return ctl.run();
+    }
+    let started = Config::try_from(args)
+        .map_err(Box::<dyn Error>::from)
+        .and_then(|config| Ok((Logger::start(config.log_level)?, config)));
+    let (logger, config) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            // Without standard error only the exit status is left.
+            let _ = writeln!(io::stderr(), "{}", failure(error.as_ref()));
+            return DaemonExit::Failed.into();
+        }
+    };
+    // The daemon maps guest memory: no core dump, and no other process of the same user, may show it.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        log::warn!("cannot forbid core dumps of this process: {error}");
+    }
+    match run(&config) {
+        Ok(()) => DaemonExit::Done.into(),
+        Err(error) => {
+            logger.say(&failure(&error));
+            DaemonExit::Failed.into()
+        }
+    }
+}
+
+/// Returns the line that the process prints when it fails.
+fn failure(error: &dyn Error) -> String {
+    format!("vhost-device-balloon: {}", error_chain(error))
+}
