@@ -11,8 +11,8 @@
 
 mod clock;
 mod hold;
-mod mainline;
-mod pass;
+
+mod reporter;
 mod schedule;
 pub mod tracker;
 
@@ -24,7 +24,7 @@ use core::time::Duration;
 use crate::page_alloc::PfnRange;
 
 pub use clock::{Clock, RealClock, VirtualClock};
-pub use pass::{AlreadyRegistered, PassStats, Reporter};
+pub use reporter::{AlreadyRegistered, PassStats, Reporter};
 pub use schedule::Schedule;
 pub use tracker::{Tracker, TrackerFlaw, TrackerKind};
 

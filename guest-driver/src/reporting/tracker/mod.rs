@@ -2,6 +2,7 @@
 
 //! Ways to remember what still needs reporting, behind one trait.
 
+pub(super) mod reported_flag;
 mod section_bit;
 mod section_bitmap;
 mod zone_bitmap;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::clock::{Clock, RealClock, VirtualClock};
 use super::hold::{Attempt, hold, release};
-use super::mainline::FreeLists;
 use super::schedule::Schedule;
+use super::tracker::reported_flag::FreeLists;
 use super::tracker::{self, Tracker, Visit};
 use super::{Config, Holding, OnBusy, OnTimeout, ReportError, ReportSink};
 use crate::page_alloc::{Mm, Pfn, PfnRange};

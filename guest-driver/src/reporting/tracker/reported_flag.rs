@@ -5,25 +5,25 @@
 
 use std::sync::Arc;
 
-use super::Holding;
-use super::hold::{Attempt, hold};
-use super::pass::{Batch, Reporter};
-use super::schedule::Schedule;
 use crate::page_alloc::zone::ZoneId;
 use crate::page_alloc::{FrameState, FreeHook, MigrateType, Pfn, PfnRange};
+use crate::reporting::Holding;
+use crate::reporting::hold::{Attempt, hold};
+use crate::reporting::reporter::{Batch, Reporter};
+use crate::reporting::schedule::Schedule;
 
 /// `PAGE_REPORTING_CAPACITY` times 16: a pass reports about a sixteenth of a list.
 const BUDGET_SHARE: u64 = 32 * 16;
 
 /// Told of frees for the lists' sake: it remembers nothing but that there was one.
 #[derive(Debug)]
-pub(super) struct FreeLists {
+pub(in super::super) struct FreeLists {
     order: u8,
     passes: Arc<Schedule>,
 }
 
 impl FreeLists {
-    pub(super) fn new(order: u8, passes: Arc<Schedule>) -> Self {
+    pub(in super::super) fn new(order: u8, passes: Arc<Schedule>) -> Self {
         Self { order, passes }
     }
 }
@@ -49,7 +49,7 @@ impl FreeHook for FreeLists {
 
 impl Reporter {
     /// Whether another pass has to follow by itself.
-    pub(super) fn mainline_pass(&self, batch: &mut Batch<'_>) -> bool {
+    pub(in super::super) fn mainline_pass(&self, batch: &mut Batch<'_>) -> bool {
         let mut again = false;
         for zone in 0..self.mm.zone_count() {
             if batch.stats.failed {
