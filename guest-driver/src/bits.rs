@@ -2,6 +2,8 @@
 
 //! A row of bits that many set and one takes.
 
+use alloc::boxed::Box;
+
 use crate::sync::{AtomicU64, Ordering};
 
 /// Bits in words of 64.

@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest that can be opened up.
+//! A guest that can be opened up: the driver's half of virtio-balloon, and a model of the guest's page
+//! allocator.
 //!
-//! The library knows nothing of vhost-user or of a VMM: whoever embeds it gives it guest memory
+//! The library knows nothing of vhost-user or of a VMM. The embedder gives it guest memory
 //! ([`ram::GuestRam`]) and carries notifications for it.
 //!
-//! - [`ram`]: guest physical addresses and how guest memory is reached.
+//! - [`ram`]: guest physical addresses and access to guest memory.
 //! - [`pattern`]: contents that prove where a page came from.
-//! - [`virtio`]: the driver's side of the split ring and of the balloon device.
+//! - [`virtio`]: the driver's half of the split ring and of the balloon device.
 //! - [`page_alloc`]: a model of Linux's page allocator.
-//! - `workload`: threads that use it as a guest's programs would.
-//! - [`reporting`]: what reports its free pages, in the way of 2019 and in mainline's.
+//! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
+//! - `workload`: threads that use it as a guest's programs do.
+//! - [`random`], [`time`], [`sync`]: numbers from a seed, a clock, primitives that an explorer owns.
+//!
+//! # Features
+//! `std` (default): locks and clock of the standard library, `workload`, and waiting for a pass that is
+//! due. Without it the library needs `alloc` only: locks spin, and the embedder sets the clock.
+//! `shuttle`: every primitive of [`sync`] is a scheduling point.
+
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 extern crate alloc;
 
@@ -21,6 +30,7 @@ pub mod ram;
 pub mod random;
 pub mod reporting;
 pub mod sync;
+pub mod time;
 pub mod virtio;
-#[cfg(not(feature = "shuttle"))]
+#[cfg(all(feature = "std", not(feature = "shuttle")))]
 pub mod workload;

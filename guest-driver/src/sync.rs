@@ -3,8 +3,9 @@
 //! The primitives whose order the model's correctness rests on.
 //!
 //! With the feature `shuttle` they are shuttle's, which puts a scheduling point before each use, so
-//! that an exploration owns every interleaving; otherwise they are the real ones. What is only
-//! touched under a lock uses `core`'s atomics directly and is no scheduling point.
+//! that an exploration owns every interleaving. Otherwise they are those of `std`, or without the
+//! feature `std` locks that spin. What is only touched under a lock uses `core`'s atomics directly and
+//! is no scheduling point.
 
 #[cfg(feature = "shuttle")]
 pub use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
@@ -14,10 +15,17 @@ pub use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicU
 
 pub use core::sync::atomic::Ordering;
 
+#[cfg(not(feature = "std"))]
+use spinning as plain;
+#[cfg(feature = "std")]
+use std::sync as plain;
+
+#[cfg(not(feature = "shuttle"))]
+use plain as imp;
 #[cfg(feature = "shuttle")]
 use shuttle::sync as imp;
-#[cfg(not(feature = "shuttle"))]
-use std::sync as imp;
+
+pub use plain::OnceLock;
 
 /// A lock's guard.
 pub type Guard<'a, T> = imp::MutexGuard<'a, T>;
@@ -38,7 +46,24 @@ impl<T> Lock<T> {
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(plain::PoisonError::into_inner)
+    }
+}
+
+/// The guard of a lock that is no scheduling point.
+pub(crate) type PlainGuard<'a, T> = plain::MutexGuard<'a, T>;
+
+/// A lock that is no scheduling point, for what is held for some instructions only.
+#[derive(Debug)]
+pub(crate) struct Plain<T>(plain::Mutex<T>);
+
+impl<T> Plain<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(plain::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> PlainGuard<'_, T> {
+        self.0.lock().unwrap_or_else(plain::PoisonError::into_inner)
     }
 }
 
@@ -46,6 +71,68 @@ impl<T> Lock<T> {
 pub fn yield_now() {
     #[cfg(feature = "shuttle")]
     shuttle::thread::yield_now();
-    #[cfg(not(feature = "shuttle"))]
+    #[cfg(all(feature = "std", not(feature = "shuttle")))]
     std::thread::yield_now();
+    #[cfg(not(feature = "std"))]
+    core::hint::spin_loop();
+}
+
+/// What is used of `std::sync`, by spinning.
+#[cfg(not(feature = "std"))]
+#[expect(unreachable_pub, reason = "all but OnceLock is for this file")]
+mod spinning {
+    pub use spin::MutexGuard;
+
+    /// `std::sync::Mutex`, which is never poisoned.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(spin::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub fn new(value: T) -> Self {
+            Self(spin::Mutex::new(value))
+        }
+
+        pub fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
+            Ok(self.0.lock())
+        }
+    }
+
+    /// `std::sync::PoisonError`, which never occurs.
+    pub struct PoisonError<G>(G);
+
+    impl<G> PoisonError<G> {
+        pub fn into_inner(self) -> G {
+            self.0
+        }
+    }
+
+    /// `std::sync::OnceLock`.
+    #[derive(Debug)]
+    pub struct OnceLock<T>(spin::Once<T>);
+
+    impl<T> OnceLock<T> {
+        /// Without a value.
+        #[expect(clippy::new_without_default, reason = "as in std, whose Default is not used")]
+        pub const fn new() -> Self {
+            Self(spin::Once::new())
+        }
+
+        /// The value, if it is set.
+        pub fn get(&self) -> Option<&T> {
+            self.0.get()
+        }
+
+        /// Sets the value.
+        ///
+        /// # Errors
+        /// Returns `value` if there is one already.
+        pub fn set(&self, value: T) -> Result<(), T> {
+            let mut value = Some(value);
+            self.0.call_once(|| match value.take() {
+                Some(value) => value,
+                None => unreachable!("it is taken once"),
+            });
+            value.map_or(Ok(()), Err)
+        }
+    }
 }

@@ -33,6 +33,9 @@ pub(crate) fn all() -> Result<()> {
     let deny = ["--features", "shuttle", "--", "--deny", "warnings"];
     step("lints of what is explored", run(cargo(&explored).args(deny)));
 
+    let bare = ["check", "--locked", "--package", "guest-driver", "--no-default-features"];
+    step("guest-driver without std", run(&mut cargo(&bare)));
+
     heading("documentation");
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
     step("documentation", run(cargo(&doc).env("RUSTDOCFLAGS", "--deny warnings")));

@@ -3,13 +3,16 @@
 //! Free lists by order and migratetype, splitting and merging. Everything here is under the zone's
 //! lock.
 
+pub(crate) mod free_area;
+
+use alloc::vec::Vec;
+
+use free_area::{FreeArea, List};
+
 use super::Mm;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::Zone;
-
-/// The most orders that any geometry has.
-const ORDERS: usize = 11;
 
 /// How a block comes to be put on a free list (`fpi_t`, in effect).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,31 +23,6 @@ pub(crate) enum Origin {
     Moved,
     /// The reporter puts it back (`FPI_SKIP_REPORT_NOTIFY | FPI_TO_TAIL`).
     PutBack,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct List {
-    head: Option<Pfn>,
-    tail: Option<Pfn>,
-}
-
-/// A zone's free blocks.
-#[derive(Debug)]
-pub(crate) struct FreeArea {
-    lists: [[List; MigrateType::COUNT]; ORDERS],
-    /// Free blocks of each order, of every migratetype, isolated ones included.
-    pub(crate) nr_free: [u64; ORDERS],
-}
-
-impl FreeArea {
-    pub(crate) fn new() -> Self {
-        Self { lists: Default::default(), nr_free: [0; ORDERS] }
-    }
-
-    /// First block of a list.
-    pub(crate) fn first(&self, order: u8, migratetype: MigrateType) -> Option<Pfn> {
-        self.lists[usize::from(order)][migratetype as usize].head
-    }
 }
 
 impl Mm {
@@ -95,9 +73,9 @@ impl Mm {
     pub(crate) fn list(&self, area: &FreeArea, order: u8, mt: MigrateType) -> Vec<Pfn> {
         let mut at = area.first(order, mt);
         let most = self.section_count() << (self.geometry.section_order - order);
-        std::iter::from_fn(|| {
+        core::iter::from_fn(|| {
             let pfn = at?;
-            at = self.sections.frame(pfn).and_then(super::Frame::next);
+            at = self.sections.frame(pfn).and_then(super::frame::Frame::next);
             Some(pfn)
         })
         .take(most + 1)
@@ -354,7 +332,7 @@ impl Mm {
 
     /// The block behind this one on its list. Under the zone's lock.
     pub(crate) fn next_free(&self, pfn: Pfn) -> Option<Pfn> {
-        self.sections.frame(pfn).and_then(super::Frame::next)
+        self.sections.frame(pfn).and_then(super::frame::Frame::next)
     }
 
     /// Turns a list until `first` is its first (`list_rotate_to_front`).

@@ -24,7 +24,7 @@ pub enum FrameState {
         /// Nothing of it was touched since it was last reported (`PageReported`).
         reported: bool,
     },
-    /// On a per-CPU list: free to its CPU, in flight to everybody else.
+    /// On a per-CPU list: free to its CPU, in flight to the others.
     Pcp {
         /// Its size.
         order: u8,
@@ -93,12 +93,12 @@ impl FrameState {
 /// A page frame.
 #[derive(Debug)]
 pub struct Frame {
-    /// Read without a lock by whoever looks whether a page is free.
+    /// Read without a lock, too.
     state: AtomicU32,
     /// Neighbours on the free list; touched under the zone's lock only.
     next: PlainU32,
     prev: PlainU32,
-    /// Who uses it, in the terms of its user; meaningless while it is free.
+    /// Its user, in that user's terms; meaningless while it is free.
     owner: PlainU32,
 }
 
@@ -121,7 +121,7 @@ impl Frame {
         self.state.store(state.pack(), Ordering::Relaxed);
     }
 
-    /// Who uses it, if it is allocated and its user has said so.
+    /// Its user, if it is allocated and has one set.
     pub fn owner(&self) -> Option<u32> {
         Some(self.owner.load(Ordering::Relaxed)).filter(|&owner| owner != NONE)
     }
@@ -147,7 +147,7 @@ impl Frame {
     }
 }
 
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -167,6 +167,7 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "shuttle"))]
     #[test]
     fn a_frame_is_small() {
         assert!(size_of::<Frame>() <= 24);

@@ -72,7 +72,7 @@ impl PfnRange {
     /// The largest aligned blocks of at most `most` that make it up, first to last.
     pub(crate) fn blocks(self, most: u8) -> impl Iterator<Item = (Pfn, u8)> {
         let mut at = self.start;
-        std::iter::from_fn(move || {
+        core::iter::from_fn(move || {
             let fits = (self.end.0 - at.0).checked_ilog2()?;
             let order = at.0.trailing_zeros().min(fits).min(u32::from(most));
             let head = at;

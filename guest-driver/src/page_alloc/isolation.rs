@@ -5,7 +5,8 @@
 use core::sync::atomic::Ordering;
 
 use super::Mm;
-use super::buddy::{FreeArea, Origin};
+use super::buddy::Origin;
+use super::buddy::free_area::FreeArea;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::{Zone, ZoneId, ZoneType};

@@ -13,13 +13,13 @@
 //! | [`buddy`] | `__free_one_page`, `expand`, free lists by order and migratetype |
 //! | [`pcp`] | per-CPU page lists |
 //! | [`zone`] | zones, watermarks, accounting |
-//! | [`alloc`] | `__alloc_pages`, `__free_pages` |
+//! | [`allocate`] | `__alloc_pages`, `__free_pages` |
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
 //! | [`contig`] | `alloc_contig_range` |
-//! | [`validate`] | the invariants K3 and K4 |
+//! | [`validate`] | whether counters and lists agree with the frames |
 
-pub mod alloc;
+pub mod allocate;
 pub mod buddy;
 pub mod contig;
 pub mod frame;
@@ -35,10 +35,12 @@ pub mod zone;
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
 
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
 
-pub use alloc::{AllocError, AllocRequest};
+pub use allocate::{AllocError, AllocRequest};
 pub use frame::{Frame, FrameState};
 pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
 pub use hotplug::{MovePages, OfflineError};
@@ -48,6 +50,7 @@ pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use crate::bits::Bits;
+use crate::sync::{Lock, OnceLock};
 use section::Sections;
 use zone::{Zone, Zonelists};
 
@@ -147,7 +150,7 @@ pub struct Mm {
     /// and cleared by the hook.
     known: Arc<Bits>,
     /// Serialises online and offline (`mem_hotplug_lock`).
-    pub(crate) hotplug: crate::sync::Lock<()>,
+    pub(crate) hotplug: Lock<()>,
 }
 
 impl Mm {
@@ -168,7 +171,7 @@ impl Mm {
             hook: OnceLock::new(),
             hook_order: AtomicU8::new(NOBODY),
             known: Arc::new(Bits::new(layout.sections)),
-            hotplug: crate::sync::Lock::new(()),
+            hotplug: Lock::new(()),
         };
         for (id, zone) in layout.zones.iter().enumerate() {
             for section in zone.sections.iter().flat_map(Clone::clone) {

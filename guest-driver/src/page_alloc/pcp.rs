@@ -3,122 +3,18 @@
 //! Per-CPU page lists: what makes most allocations and frees cheap, and what isolation has to
 //! reckon with, since a page on such a list is free to nobody but its CPU.
 
+pub(crate) mod lists;
+
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use std::collections::VecDeque;
+
+use lists::{Pcp, order_of, slot};
 
 use super::Mm;
 use super::buddy::Origin;
 use super::frame::{Frame, FrameState};
-use super::geometry::{Geometry, MigrateType, Pfn, PfnRange};
+use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::{Zone, ZoneId};
-
-/// The lists of one CPU for one zone (`struct per_cpu_pages`).
-#[derive(Debug)]
-pub(crate) struct Pcp {
-    /// By order and migratetype; see [`slot`]. The last of a list is the next to be allocated.
-    lists: Box<[VecDeque<Pfn>]>,
-    /// Pages on them.
-    count: u32,
-    /// At this many some are given back. Linux may move it between two bounds, which are one here,
-    /// as with `percpu_pagelist_high_fraction` set.
-    high: u32,
-    /// So many pages move at once, and more while a CPU only allocates or only frees.
-    batch: u32,
-    /// How often that is doubled for allocations (`alloc_factor`).
-    alloc_factor: u8,
-    /// Pages freed of late, allocations between them halving it (`free_count`).
-    free_count: u32,
-    /// Room for what moves: empty between uses.
-    taken: Vec<PfnRange>,
-    given: Vec<(Pfn, u8)>,
-}
-
-/// The place of a block of `order` among the lists; none if such blocks go to the buddy lists
-/// directly.
-fn slot(geometry: &Geometry, order: u8, mt: MigrateType) -> Option<usize> {
-    let row = if order <= geometry.pcp_order {
-        order
-    } else if order == geometry.pageblock_order {
-        geometry.pcp_order + 1
-    } else {
-        return None;
-    };
-    // HIGHATOMIC and CMA pages go to the movable list.
-    let column = if (mt as usize) < MigrateType::PCP_COUNT { mt } else { MigrateType::Movable };
-    Some(usize::from(row) * MigrateType::PCP_COUNT + column as usize)
-}
-
-/// The order of the blocks in a list.
-fn order_of(geometry: &Geometry, slot: usize) -> u8 {
-    match u8::try_from(slot / MigrateType::PCP_COUNT) {
-        Ok(row) if row <= geometry.pcp_order => row,
-        _ => geometry.pageblock_order,
-    }
-}
-
-impl Pcp {
-    pub(crate) fn new(geometry: &Geometry) -> Self {
-        let lists = (usize::from(geometry.pcp_order) + 2) * MigrateType::PCP_COUNT;
-        Self {
-            lists: (0..lists).map(|_| VecDeque::new()).collect(),
-            count: 0,
-            high: 0,
-            batch: 1,
-            alloc_factor: 0,
-            free_count: 0,
-            taken: Vec::new(),
-            given: Vec::new(),
-        }
-    }
-
-    /// For a zone of `managed` pages, `share` of whose low watermark is this CPU's.
-    pub(crate) fn set_size(&mut self, geometry: &Geometry, managed: u64, share: u64) {
-        let (least, most) = geometry.pcp_batch;
-        let batch = u32::try_from(managed >> 12).unwrap_or(most).clamp(least, most);
-        // One less than a power of two (`zone_batchsize`), so that runs do not resonate.
-        self.batch = ((batch + 1).next_power_of_two() - 1).clamp(least, most);
-        self.high = u32::try_from(share).unwrap_or(u32::MAX).max(4 * self.batch);
-    }
-
-    pub(crate) fn pages(&self) -> u32 {
-        self.count
-    }
-
-    /// How many blocks to take for an empty list (`nr_pcp_alloc`): each time that there was nothing
-    /// freed in between twice as many pages, as far as there is room.
-    fn nr_alloc(&mut self, geometry: &Geometry, order: u8) -> u32 {
-        let mut pages = self.batch;
-        if order == 0 {
-            pages <<= self.alloc_factor;
-            let most = self.high.saturating_sub(self.count + self.batch).max(self.batch);
-            if pages <= most && self.alloc_factor < geometry.pcp_batch_scale {
-                self.alloc_factor += 1;
-            }
-            pages = pages.min(most);
-        }
-        if pages > 1 { (pages >> order).max(2) } else { pages }
-    }
-
-    /// Books a freed block; how many pages to give back if there are enough (`nr_pcp_free`): as
-    /// many as were freed with no allocation in between, but a batch stays.
-    fn nr_free(&mut self, geometry: &Geometry, order: u8) -> Option<u32> {
-        self.alloc_factor >>= 1;
-        if self.free_count < self.batch << geometry.pcp_batch_scale {
-            self.free_count += 1 << order;
-        }
-        (self.count >= self.high)
-            .then(|| self.free_count.clamp(self.batch, self.high.max(2 * self.batch) - self.batch))
-    }
-
-    /// Every block on the lists.
-    pub(crate) fn blocks(&self, geometry: &Geometry) -> Vec<(Pfn, u8)> {
-        let of = |(slot, list): (usize, &VecDeque<Pfn>)| {
-            let order = order_of(geometry, slot);
-            list.iter().map(move |&pfn| (pfn, order)).collect::<Vec<_>>()
-        };
-        self.lists.iter().enumerate().flat_map(of).collect()
-    }
-}
 
 impl Mm {
     /// Takes a block off this CPU's lists, filling them first if need be (`rmqueue_pcplist`). None

@@ -2,12 +2,12 @@
 
 //! Sparse sections: the metadata of memory that is there, and none for holes.
 
-use std::sync::OnceLock;
+use alloc::boxed::Box;
 
 use super::frame::Frame;
 use super::geometry::{Geometry, MigrateType, Pfn, PfnRange};
 use super::zone::ZoneId;
-use crate::sync::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, OnceLock, Ordering};
 
 /// The standalone isolate bit of a pageblock (`PB_migrate_isolate`), beside its migratetype.
 const ISOLATED: u8 = 1 << 7;

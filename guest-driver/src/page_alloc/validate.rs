@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Checks the books against the frames: invariants K3 and K4 of the reference.
+//! Checks counters and lists against the frames.
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::Mm;

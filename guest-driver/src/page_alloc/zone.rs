@@ -2,11 +2,13 @@
 
 //! Zones: free lists, per-CPU lists, watermarks and the books.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::buddy::FreeArea;
+use super::buddy::free_area::FreeArea;
 use super::geometry::{Geometry, MigrateType};
-use super::pcp::Pcp;
+use super::pcp::lists::Pcp;
 use crate::sync::{Guard, Lock};
 
 /// A zone, by its place in [`super::Layout::zones`].

@@ -2,24 +2,25 @@
 
 //! Time, real or virtual.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
-/// Tells the time since some fixed moment.
+use crate::time;
+
+/// Time since some fixed moment.
 pub trait Clock: Send + Sync {
-    /// Never less than it told before.
+    /// The time; it never goes back.
     fn now(&self) -> Duration;
 }
 
-/// The machine's monotonic clock, since it was created.
+/// The machine's monotonic clock ([`time::now`]), since it was created.
 #[derive(Clone, Copy, Debug)]
-pub struct RealClock(Instant);
+pub struct RealClock(Duration);
 
 impl RealClock {
     /// It is zero now.
     pub fn new() -> Self {
-        Self(Instant::now())
+        Self(time::now())
     }
 }
 
@@ -31,11 +32,11 @@ impl Default for RealClock {
 
 impl Clock for RealClock {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        time::now().saturating_sub(self.0)
     }
 }
 
-/// A clock that stands still until it is told to go on, so that a run in hours of the guest's time
+/// A clock that stands still until it is advanced, so that a run in hours of the guest's time
 /// takes moments and comes out the same each time.
 #[derive(Debug, Default)]
 pub struct VirtualClock {

@@ -2,7 +2,7 @@
 
 //! The two ways to keep reported pages from being allocated.
 
-use super::{Config, Holding};
+use super::config::{Config, Holding};
 use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange};
 
 /// What came of an attempt to hold a granule.
@@ -10,11 +10,11 @@ use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange}
 pub(super) enum Attempt {
     /// These pages are held; at least the granule, and all of the free block that it is in.
     Held(PfnRange),
-    /// It is not free, by a look without a lock (step 1).
+    /// It is not free, by a look without a lock.
     NotFree,
-    /// Somebody else isolates it (step 2).
+    /// Another isolator holds it.
     Busy,
-    /// It was not free any more when it was isolated (step 3a).
+    /// It was no longer free when it was isolated.
     LostRace,
     /// The zone cannot spare it.
     LowMemory,
@@ -23,15 +23,14 @@ pub(super) enum Attempt {
 /// The free block of at least `order` that `granule` is in.
 ///
 /// Looked for without a lock, and once more with it where that look may mislead: while a free block
-/// is split or merged its parts look as if they were not free, and nobody will free them later and
-/// so mark them again.
+/// is split or merged its parts look as if they were in use, and no later free will mark them again.
 fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)> {
     let look = || mm.buddy_around(granule).filter(|&(_, found)| found >= order);
     if !look_again {
         return look();
     }
     look().or_else(|| match mm.state(granule) {
-        // Somebody has it, and will free it.
+        // Its user will free it.
         FrameState::Allocated { .. }
         | FrameState::Pcp { .. }
         | FrameState::Held { .. }
@@ -85,21 +84,22 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
                 if !look_again {
                     return Attempt::LostRace;
                 }
-                // Split, merged or taken meanwhile: another look tells.
+                // Split, merged or taken meanwhile: look once more.
             }
         }
     }
 }
 
-/// Ends an isolation. Kernels whose isolation forgets what a pageblock was have to be told, and
-/// whoever reports has no way to know.
+/// Ends an isolation. Kernels whose isolation forgets a pageblock's migratetype need it from the
+/// caller, and a reporter cannot know it.
 fn undo(mm: &Mm, range: PfnRange) {
     mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
 }
 
-/// Lets held pages go again.
-pub(super) fn release(mm: &Mm, holding: Holding, range: PfnRange, reported: bool) {
-    match holding {
+/// Releases held pages, `reported` or not.
+pub(super) fn release(mm: &Mm, config: &Config, range: PfnRange, reported: bool) {
+    match config.holding {
+        Holding::Isolate if reported && config.tracker.flags_blocks() => mm.undo_reported(range),
         Holding::Isolate => undo(mm, range),
         Holding::Pull => {
             let FrameState::Held { order } = mm.state(range.start) else {

@@ -1,82 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The reporter's pass.
+//! The reporter, and its pass.
 
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
-use std::sync::Arc;
 
+use super::batch::{Batch, PassStats, pages};
 use super::clock::{Clock, RealClock, VirtualClock};
+use super::config::{Config, OnBusy};
 use super::hold::{Attempt, hold, release};
 use super::schedule::Schedule;
-use super::tracker::reported_flag::FreeLists;
-use super::tracker::{self, Tracker, Visit};
-use super::{Config, Holding, OnBusy, OnTimeout, ReportError, ReportSink};
+use super::sink::ReportSink;
+use super::tracker::marks::{Marks, Visit};
+use super::tracker::{self, Tracker};
 use crate::page_alloc::{Mm, Pfn, PfnRange};
 
-/// Somebody reports free pages of this memory already (`-EBUSY` of `page_reporting_register`).
+/// Free pages of this memory are reported already (`-EBUSY` of `page_reporting_register`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("free pages of this memory are reported already")]
 pub struct AlreadyRegistered;
 
-/// What a pass did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PassStats {
-    /// Reports acknowledged.
-    pub reports: u64,
-    /// Of these, after their time was up.
-    pub late: u64,
-    /// Ranges in them.
-    pub ranges: u64,
-    /// Pages in those.
-    pub pages: u64,
-    /// Granules that the tracker offered.
-    pub offered: u64,
-    /// Of these, not free by a look without a lock (step 1).
-    pub not_free: u64,
-    /// Isolated by somebody else (step 2).
-    pub busy: u64,
-    /// Not free any more when isolated (step 3a).
-    pub lost_race: u64,
-    /// Times that the pass stopped for lack of memory.
-    pub low_memory: u64,
-    /// The most pages held at once.
-    pub most_held: u64,
-    /// A report failed, or the one before is with the host still, and the pass ended.
-    pub failed: bool,
-}
-
-impl core::ops::AddAssign for PassStats {
-    fn add_assign(&mut self, other: Self) {
-        self.reports += other.reports;
-        self.late += other.late;
-        self.ranges += other.ranges;
-        self.pages += other.pages;
-        self.offered += other.offered;
-        self.not_free += other.not_free;
-        self.busy += other.busy;
-        self.lost_race += other.lost_race;
-        self.low_memory += other.low_memory;
-        self.most_held = self.most_held.max(other.most_held);
-        self.failed |= other.failed;
-    }
-}
-
 /// Finds and reports free pages of one guest.
 pub struct Reporter {
-    pub(super) mm: Arc<Mm>,
-    pub(super) config: Config,
-    memory: Memory,
-    pub(super) schedule: Arc<Schedule>,
+    mm: Arc<Mm>,
+    config: Config,
+    tracker: Tracker,
+    schedule: Arc<Schedule>,
     /// Pages of a report that was not acknowledged in time: held, and the host's.
     late: Vec<PfnRange>,
-}
-
-/// How it is remembered what needs reporting.
-enum Memory {
-    /// In bits beside the pages.
-    Tracker(Arc<dyn Tracker>),
-    /// On the free lists themselves.
-    Lists,
 }
 
 impl Reporter {
@@ -100,53 +52,42 @@ impl Reporter {
     ) -> Result<Self, AlreadyRegistered> {
         let schedule = Arc::new(Schedule::new(clock, config.delay));
         let passes = Arc::clone(&schedule);
-        let memory =
-            match tracker::new(config.tracker, config.flaw, &mm, config.granule_order, passes) {
-                Some(tracker) => {
-                    mm.set_free_hook(Arc::clone(&tracker).hook()).map_err(|_| AlreadyRegistered)?;
-                    mark_all(&mm, tracker.as_ref(), config.granule_order);
-                    Memory::Tracker(tracker)
-                }
-                None => {
-                    let hook = FreeLists::new(config.granule_order, Arc::clone(&schedule));
-                    mm.set_free_hook(Arc::new(hook)).map_err(|_| AlreadyRegistered)?;
-                    Memory::Lists
-                }
-            };
-        Ok(Self { mm, config, memory, schedule, late: Vec::new() })
+        let tracker = tracker::new(&config, &mm, passes);
+        mm.set_free_hook(tracker.hook()).map_err(|_| AlreadyRegistered)?;
+        let reporter = Self { mm, config, tracker, schedule, late: Vec::new() };
+        reporter.mark_all();
+        Ok(reporter)
     }
 
-    /// Lets the guest go on without being reported: frees are not told any more, as if no device
-    /// were there (`page_reporting_unregister`).
+    /// Stops reporting: the hook no longer sees frees, as if there were no device
+    /// (`page_reporting_unregister`).
     pub fn suspend(&mut self) {
         self.mm.tell_hook(false);
     }
 
-    /// Goes on. What was freed meanwhile nobody knows, so all free memory needs reporting; with
-    /// [`TrackerKind::ReportedFlag`](super::TrackerKind::ReportedFlag) all that is not flagged.
+    /// Resumes reporting. Frees in between are unknown, so all free memory needs reporting; with
+    /// [`TrackerKind::ReportedFlag`](crate::reporting::TrackerKind::ReportedFlag) all that is not flagged.
     pub fn resume(&mut self) {
         self.mm.tell_hook(true);
-        if let Memory::Tracker(tracker) = &self.memory {
-            mark_all(&self.mm, tracker.as_ref(), self.config.granule_order);
-        }
+        self.mark_all();
         self.schedule.request();
     }
 
-    /// How it works.
+    /// What was chosen.
     pub fn config(&self) -> Config {
         self.config
     }
 
-    /// When the next pass is due; to be waited for on whatever thread makes it.
+    /// When the next pass is due, for the thread that makes it to wait for.
     pub fn schedule(&self) -> &Arc<Schedule> {
         &self.schedule
     }
 
-    /// Whether there may be something to report: then a pass is due within the delay.
+    /// Whether something may need reporting: then a pass is due within the delay.
     pub fn has_work(&self) -> bool {
-        let marked = match &self.memory {
-            Memory::Tracker(tracker) => tracker.has_work(),
-            Memory::Lists => self.schedule.is_requested(),
+        let marked = match &self.tracker {
+            Tracker::Marks(marks) => marks.has_work(),
+            Tracker::Flags(_) => self.schedule.is_requested(),
         };
         marked || !self.late.is_empty()
     }
@@ -158,13 +99,13 @@ impl Reporter {
 
     /// Bytes that it takes to remember what needs reporting, those in the frames not counted.
     pub fn tracker_bytes(&self) -> usize {
-        match &self.memory {
-            Memory::Tracker(tracker) => tracker.bytes(&self.mm),
-            Memory::Lists => 0,
+        match &self.tracker {
+            Tracker::Marks(marks) => marks.bytes(&self.mm),
+            Tracker::Flags(_) => 0,
         }
     }
 
-    /// Reports what needs it, as far as this pass goes, whether or not it is due.
+    /// Makes a pass, whether or not it is due.
     pub fn pass(&mut self, sink: &mut dyn ReportSink) -> PassStats {
         self.schedule.begin();
         let mut stats = PassStats::default();
@@ -172,12 +113,12 @@ impl Reporter {
         if again {
             stats.failed = true;
         } else {
-            let mut batch = Batch::new(self, sink);
-            again = match &self.memory {
-                Memory::Lists => self.mainline_pass(&mut batch),
-                Memory::Tracker(tracker) => {
-                    self.tracker_pass(tracker.as_ref(), &mut batch);
-                    tracker.has_work()
+            let mut batch = Batch::new(&self.mm, self.config, sink);
+            again = match &self.tracker {
+                Tracker::Flags(flags) => flags.pass(&mut batch),
+                Tracker::Marks(marks) => {
+                    self.marks_pass(marks.as_ref(), &mut batch);
+                    marks.has_work()
                 }
             };
             let Batch { stats: made, late, .. } = batch;
@@ -201,7 +142,7 @@ impl Reporter {
             clock.advance_to(due);
             stats += self.pass(sink);
             if self.config.delay.is_zero() {
-                // What is left now would be due now, for ever.
+                // What is left now would be due now, without end.
                 break;
             }
         }
@@ -209,7 +150,7 @@ impl Reporter {
         stats
     }
 
-    /// Lets the pages of a report go whose acknowledgement was late; false if it has not come yet.
+    /// Releases the pages of a report whose acknowledgement was late; false if it is still missing.
     fn take_back(&mut self, sink: &mut dyn ReportSink, stats: &mut PassStats) -> bool {
         if self.late.is_empty() {
             return true;
@@ -222,34 +163,26 @@ impl Reporter {
         stats.reports += 1;
         stats.ranges += late.len() as u64;
         stats.pages += pages(&late);
-        late.into_iter().for_each(|range| self.let_go(range, true));
+        late.into_iter().for_each(|range| release(&self.mm, &self.config, range, true));
         true
     }
 
-    /// Lets held pages go again, `reported` or not.
-    fn let_go(&self, range: PfnRange, reported: bool) {
-        match (&self.memory, self.config.holding) {
-            (Memory::Lists, Holding::Isolate) if reported => self.mm.undo_reported(range),
-            (_, holding) => release(&self.mm, holding, range, reported),
-        }
+    fn marks_pass(&self, marks: &dyn Marks, batch: &mut Batch<'_>) {
+        marks.take(&self.mm, &mut |granule| self.visit(granule, marks, batch));
+        batch.submit(Some(marks));
     }
 
-    fn tracker_pass(&self, tracker: &dyn Tracker, batch: &mut Batch<'_>) {
-        tracker.take(&self.mm, &mut |granule| self.visit(granule, tracker, batch));
-        batch.submit(Some(tracker));
-    }
-
-    fn visit(&self, granule: Pfn, tracker: &dyn Tracker, batch: &mut Batch<'_>) -> Visit {
+    fn visit(&self, granule: Pfn, marks: &dyn Marks, batch: &mut Batch<'_>) -> Visit {
         if batch.stats.failed {
             return Visit::Stop;
         }
         batch.stats.offered += 1;
         match hold(&self.mm, &self.config, granule, self.config.granule_order) {
             Attempt::Held(range) => {
-                tracker.unmark(range);
+                marks.unmark(range);
                 batch.push(range);
                 if batch.is_full() {
-                    batch.submit(Some(tracker));
+                    batch.submit(Some(marks));
                 }
                 Visit::Held(range)
             }
@@ -270,85 +203,24 @@ impl Reporter {
             }
             Attempt::LowMemory => {
                 batch.stats.low_memory += 1;
-                // What is held is what the zone lacks: let it go first. Stopping here would begin
-                // the next pass with the same pages, and never come to the others.
+                // What is held is what the zone lacks: release it first. If the pass stopped here, the
+                // next one would begin with the same pages and never reach the others.
                 if batch.held.is_empty() {
                     return Visit::Stop;
                 }
-                batch.submit(Some(tracker));
-                self.visit(granule, tracker, batch)
+                batch.submit(Some(marks));
+                self.visit(granule, marks, batch)
             }
         }
     }
-}
 
-/// Marks all memory that is online.
-fn mark_all(mm: &Mm, tracker: &dyn Tracker, granule_order: u8) {
-    for section in (0..mm.section_count()).filter(|&section| mm.is_online(section)) {
-        mm.geometry()
-            .section_range(section)
-            .step(granule_order)
-            .for_each(|granule| tracker.mark(granule));
-    }
-}
-
-/// Pages that are held, to be reported together.
-pub(super) struct Batch<'a> {
-    reporter: &'a Reporter,
-    sink: &'a mut dyn ReportSink,
-    pub(super) held: Vec<PfnRange>,
-    /// What was held and stays so, since the host may have it still.
-    late: Vec<PfnRange>,
-    pub(super) stats: PassStats,
-}
-
-fn pages(ranges: &[PfnRange]) -> u64 {
-    ranges.iter().map(|range| u64::from(range.pages())).sum()
-}
-
-impl<'a> Batch<'a> {
-    pub(super) fn new(reporter: &'a Reporter, sink: &'a mut dyn ReportSink) -> Self {
-        Self { reporter, sink, held: Vec::new(), late: Vec::new(), stats: PassStats::default() }
-    }
-
-    pub(super) fn capacity(&self) -> usize {
-        self.sink.capacity().min(self.reporter.config.batch)
-    }
-
-    fn is_full(&self) -> bool {
-        self.held.len() >= self.capacity()
-    }
-
-    pub(super) fn push(&mut self, range: PfnRange) {
-        self.held.push(range);
-        self.stats.most_held = self.stats.most_held.max(pages(&self.held));
-    }
-
-    /// Reports what is held and lets it go; what was not taken needs reporting still, and is marked
-    /// if there is a tracker.
-    pub(super) fn submit(&mut self, tracker: Option<&dyn Tracker>) {
-        if self.held.is_empty() {
-            return;
-        }
-        let Config { granule_order, acknowledge_timeout, on_timeout, .. } = self.reporter.config;
-        let result = self.sink.report(&self.held, acknowledge_timeout);
-        match result {
-            Ok(()) => {
-                self.stats.reports += 1;
-                self.stats.ranges += self.held.len() as u64;
-                self.stats.pages += pages(&self.held);
-            }
-            Err(_) => self.stats.failed = true,
-        }
-        if (result, on_timeout) == (Err(ReportError::Timeout), OnTimeout::Hold) {
-            self.late.append(&mut self.held);
-            return;
-        }
-        for range in self.held.drain(..) {
-            if let (Err(_), Some(tracker)) = (result, tracker) {
-                range.step(granule_order).for_each(|granule| tracker.mark(granule));
-            }
-            self.reporter.let_go(range, result.is_ok());
+    /// Marks all memory that is online, where there are marks.
+    fn mark_all(&self) {
+        let Tracker::Marks(marks) = &self.tracker else { return };
+        let online = (0..self.mm.section_count()).filter(|&section| self.mm.is_online(section));
+        for section in online {
+            let range = self.mm.geometry().section_range(section);
+            range.step(self.config.granule_order).for_each(|granule| marks.mark(granule));
         }
     }
 }

@@ -2,14 +2,16 @@
 
 //! When the next pass is due (`page_reporting_notify`, and the delayed work that it schedules).
 
+use alloc::sync::Arc;
+use core::fmt;
 use core::time::Duration;
-use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "std")]
+use std::sync::Condvar;
 
 use super::clock::Clock;
-use crate::sync::{AtomicU8, Ordering};
+use crate::sync::{AtomicU8, Ordering, Plain, PlainGuard};
 
-/// Nothing to do, and nobody is woken until something is freed.
+/// Nothing to do until something is freed.
 const IDLE: u8 = 0;
 /// A pass was asked for and has not begun.
 const REQUESTED: u8 = 1;
@@ -17,13 +19,14 @@ const REQUESTED: u8 = 1;
 const ACTIVE: u8 = 2;
 
 /// Asks for a pass one delay after the first free that needs reporting, and for another one if
-/// something is freed while a pass is under way. Nobody looks whether there is work meanwhile.
+/// something is freed while a pass is under way. No thread polls for work meanwhile.
 pub struct Schedule {
     state: AtomicU8,
     clock: Arc<dyn Clock>,
     delay: Duration,
-    /// No scheduling point of an exploration: nobody waits for it for long.
-    timer: Mutex<Timer>,
+    /// No scheduling point: it is held for some instructions only.
+    timer: Plain<Timer>,
+    #[cfg(feature = "std")]
     changed: Condvar,
 }
 
@@ -41,13 +44,14 @@ impl Schedule {
             state: AtomicU8::new(REQUESTED),
             clock,
             delay,
-            timer: Mutex::new(Timer { due, closed: false }),
+            timer: Plain::new(Timer { due, closed: false }),
+            #[cfg(feature = "std")]
             changed: Condvar::new(),
         }
     }
 
-    /// Something that needs reporting was freed, and whoever makes a pass finds it. One load if a
-    /// pass was asked for already.
+    /// Something that needs reporting was freed, and a pass will find it. One load if a pass was
+    /// requested already.
     ///
     /// The load may not be taken before the mark is set, or a pass that begins in between would
     /// neither see the mark nor be followed by another.
@@ -67,11 +71,16 @@ impl Schedule {
 
     fn arm(&self) {
         self.timer().due = Some(self.clock.now().saturating_add(self.delay));
-        self.changed.notify_all();
+        self.notify();
     }
 
-    fn timer(&self) -> MutexGuard<'_, Timer> {
-        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn timer(&self) -> PlainGuard<'_, Timer> {
+        self.timer.lock()
+    }
+
+    fn notify(&self) {
+        #[cfg(feature = "std")]
+        self.changed.notify_all();
     }
 
     pub(super) fn is_requested(&self) -> bool {
@@ -114,9 +123,8 @@ impl Schedule {
         self.due().is_some_and(|due| due <= self.clock.now())
     }
 
-    /// Waits until a pass is due, in real time, and as long as nothing is freed for that.
-    ///
-    /// False as soon as it was closed.
+    /// Waits until a pass is due, in real time; false as soon as the schedule is closed.
+    #[cfg(feature = "std")]
     pub fn wait(&self) -> bool {
         let mut timer = self.timer();
         while !timer.closed {
@@ -125,18 +133,21 @@ impl Schedule {
                 Some(Duration::ZERO) => return true,
                 Some(left) => {
                     let waited = self.changed.wait_timeout(timer, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
+                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
                 }
-                None => self.changed.wait(timer).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    let waited = self.changed.wait(timer);
+                    waited.unwrap_or_else(std::sync::PoisonError::into_inner)
+                }
             };
         }
         false
     }
 
-    /// Ends the wait of whoever is in it, and all that come.
+    /// Ends the wait of every thread, and all later ones.
     pub fn close(&self) {
         self.timer().closed = true;
-        self.changed.notify_all();
+        self.notify();
     }
 }
 

@@ -2,15 +2,18 @@
 
 //! One bit a section. "Only remember that some (large) page was not reported in that section."
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
+use super::granules::Granules;
+use super::kind::TrackerFlaw;
+use super::marks::{Marks, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
+use crate::reporting::schedule::Schedule;
 
-/// [`TrackerKind::SectionBit`](super::TrackerKind::SectionBit), the last idea of David Hildenbrand's.
+/// [`TrackerKind::SectionBit`](super::kind::TrackerKind::SectionBit), the last idea of David Hildenbrand's.
 #[derive(Debug)]
-pub struct SectionBit {
+pub(super) struct SectionBit {
     granules: Granules,
     passes: Arc<Schedule>,
     bits: Arc<Bits>,
@@ -42,8 +45,7 @@ impl FreeHook for SectionBit {
         self.granules.order
     }
 
-    /// Not called while the bit is set: whoever has set it asks for a pass, or is one and asks for
-    /// another.
+    /// Not called while the bit is set: its setter requests a pass, or is one and requests another.
     fn after_insert(&self, head: Pfn, _order: u8) {
         self.bits.set(self.granules.section(head));
         self.passes.request();
@@ -63,7 +65,7 @@ impl FreeHook for SectionBit {
     }
 }
 
-impl Tracker for SectionBit {
+impl Marks for SectionBit {
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
         self
     }
@@ -72,7 +74,7 @@ impl Tracker for SectionBit {
         for section in self.bits.ones(0..self.granules.sections) {
             if self.clear_first {
                 self.bits.take(section);
-                // Who found the bit set is done with its free.
+                // A free that found the bit set is over.
                 mm.pass_zone_lock(self.granules.first_pfn(section));
             }
             let mut left = false;

@@ -2,16 +2,19 @@
 
 //! A bitmap a section, and a bit a section that says where to look.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
+use super::granules::Granules;
+use super::kind::TrackerFlaw;
+use super::marks::{Marks, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
+use crate::reporting::schedule::Schedule;
 
-/// [`TrackerKind::SectionBitmap`](super::TrackerKind::SectionBitmap), the first idea of David
+/// [`TrackerKind::SectionBitmap`](super::kind::TrackerKind::SectionBitmap), the first idea of David
 /// Hildenbrand's.
 #[derive(Debug)]
-pub struct SectionBitmap {
+pub(super) struct SectionBitmap {
     granules: Granules,
     passes: Arc<Schedule>,
     /// One behind the other here; a kernel would keep each with its section.
@@ -59,7 +62,7 @@ impl FreeHook for SectionBitmap {
     }
 }
 
-impl Tracker for SectionBitmap {
+impl Marks for SectionBitmap {
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
         self
     }

@@ -2,15 +2,18 @@
 
 //! One bit a granule, over all of the address space that a zone spans.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
+use super::granules::Granules;
+use super::kind::TrackerFlaw;
+use super::marks::{Marks, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
+use crate::reporting::schedule::Schedule;
 
-/// [`TrackerKind::ZoneBitmap`](super::TrackerKind::ZoneBitmap), from Nitesh Lal's series of 2019.
+/// [`TrackerKind::ZoneBitmap`](super::kind::TrackerKind::ZoneBitmap), from Nitesh Lal's series of 2019.
 #[derive(Debug)]
-pub struct ZoneBitmap {
+pub(super) struct ZoneBitmap {
     granules: Granules,
     passes: Arc<Schedule>,
     bits: Bits,
@@ -63,7 +66,7 @@ impl FreeHook for ZoneBitmap {
     }
 }
 
-impl Tracker for ZoneBitmap {
+impl Marks for ZoneBitmap {
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
         self
     }

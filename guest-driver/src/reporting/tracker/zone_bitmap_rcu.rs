@@ -3,16 +3,19 @@
 //! One bit a granule, in a bitmap that is swapped for an empty one as a whole, with a count of its
 //! bits in front.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
-use super::{Granules, Schedule, Tracker, TrackerFlaw, Visit};
+use super::granules::Granules;
+use super::kind::TrackerFlaw;
+use super::marks::{Marks, Visit};
 use crate::bits::Bits;
 use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
+use crate::reporting::schedule::Schedule;
 use crate::sync::{self, AtomicUsize, Ordering};
 
-/// [`TrackerKind::ZoneBitmapRcu`](super::TrackerKind::ZoneBitmapRcu), an idea of Alexander Duyck's.
+/// [`TrackerKind::ZoneBitmapRcu`](super::kind::TrackerKind::ZoneBitmapRcu), an idea of Alexander Duyck's.
 #[derive(Debug)]
-pub struct ZoneBitmapRcu {
+pub(super) struct ZoneBitmapRcu {
     granules: Granules,
     passes: Arc<Schedule>,
     bitmaps: [Counted; 2],
@@ -84,7 +87,7 @@ impl FreeHook for ZoneBitmapRcu {
     }
 }
 
-impl Tracker for ZoneBitmapRcu {
+impl Marks for ZoneBitmapRcu {
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook> {
         self
     }
@@ -93,7 +96,7 @@ impl Tracker for ZoneBitmapRcu {
         let old = self.current.load(Ordering::SeqCst);
         self.current.store(old ^ 1, Ordering::SeqCst);
         if self.grace {
-            // `synchronize_rcu`: whoever still marks in the old one marked before the swap.
+            // `synchronize_rcu`: frees that still mark in the old one began before the swap.
             while self.readers.load(Ordering::SeqCst) > 0 {
                 sync::yield_now();
             }

@@ -2,8 +2,8 @@
 
 //! The inflate and the deflate queue (`tell_host`).
 
+use alloc::vec::Vec;
 use core::time::Duration;
-use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
 use crate::page_alloc::Pfn;

@@ -2,15 +2,15 @@
 
 //! The reporting queue (`virtballoon_free_page_report`).
 
+use alloc::vec::Vec;
 use core::time::Duration;
-use std::time::Instant;
-use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
 use crate::page_alloc::PfnRange;
 use crate::page_alloc::geometry::PAGE_BYTES;
 use crate::ram::{Gpa, GuestRam};
 use crate::reporting::{ReportError, ReportSink};
+use crate::time;
 use crate::virtio::layout::Descriptor;
 use crate::virtio::ring::Buffer;
 
@@ -121,13 +121,13 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
             self.counters.refused += 1;
             return Err(ReportError::Refused);
         }
-        let started = Instant::now();
+        let started = time::now();
         let (table, buffers) = (self.table, self.buffers.as_slice());
         let sent = self.requests.send(timeout, |ring| match table {
             Some(table) => ring.add_indirect(table, buffers),
             None => ring.add_chain(buffers),
         });
-        self.counters.waited += started.elapsed();
+        self.counters.waited += time::now().saturating_sub(started);
         match sent {
             Ok(()) => {
                 self.outstanding.clear();

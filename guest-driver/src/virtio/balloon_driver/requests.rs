@@ -3,10 +3,10 @@
 //! One chain after the other: how all of the balloon's queues are used.
 
 use core::time::Duration;
-use std::time::Instant;
 
 use super::Notify;
 use crate::ram::GuestRam;
+use crate::time;
 use crate::virtio::ring::{DriverRing, RingError};
 
 /// Why a request was not carried out, or may not have been.
@@ -88,9 +88,9 @@ impl<M: GuestRam, N: Notify> Requests<M, N> {
     /// # Errors
     /// [`RequestError::Timeout`], [`RequestError::Lost`].
     pub fn wait(&mut self, timeout: Option<Duration>) -> Result<(), RequestError> {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let deadline = timeout.and_then(|timeout| time::now().checked_add(timeout));
         while !self.is_idle()? {
-            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = deadline.map(|end| end.saturating_sub(time::now()));
             if !self.notify.wait(left) {
                 // It may have come while the time ran out.
                 return if self.is_idle()? { Ok(()) } else { Err(RequestError::Timeout) };

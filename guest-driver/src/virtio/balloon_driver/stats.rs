@@ -2,8 +2,8 @@
 
 //! The statistics queue (virtio 1.2, 5.5.6.3; `stats_handle_request`).
 
+use alloc::vec::Vec;
 use core::time::Duration;
-use std::vec::Vec;
 
 use super::{Notify, RequestError, Requests};
 use crate::ram::{Gpa, GuestRam};

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Held pages on their way to the sink.
+
+use alloc::vec::Vec;
+
+use super::config::{Config, OnTimeout};
+use super::hold::release;
+use super::sink::{ReportError, ReportSink};
+use super::tracker::marks::Marks;
+use crate::page_alloc::{Mm, PfnRange};
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassStats {
+    /// Reports acknowledged.
+    pub reports: u64,
+    /// Of these, after their time was up.
+    pub late: u64,
+    /// Ranges in them.
+    pub ranges: u64,
+    /// Pages in those.
+    pub pages: u64,
+    /// Granules that the tracker offered.
+    pub offered: u64,
+    /// Of these, not free by a look without a lock.
+    pub not_free: u64,
+    /// Held by another isolator.
+    pub busy: u64,
+    /// No longer free when isolated.
+    pub lost_race: u64,
+    /// Times that the pass stopped for lack of memory.
+    pub low_memory: u64,
+    /// The most pages held at once.
+    pub most_held: u64,
+    /// A report failed, or the host still has the one before, and the pass ended.
+    pub failed: bool,
+}
+
+impl core::ops::AddAssign for PassStats {
+    fn add_assign(&mut self, other: Self) {
+        self.reports += other.reports;
+        self.late += other.late;
+        self.ranges += other.ranges;
+        self.pages += other.pages;
+        self.offered += other.offered;
+        self.not_free += other.not_free;
+        self.busy += other.busy;
+        self.lost_race += other.lost_race;
+        self.low_memory += other.low_memory;
+        self.most_held = self.most_held.max(other.most_held);
+        self.failed |= other.failed;
+    }
+}
+
+/// Pages that are held, to be reported together.
+pub(super) struct Batch<'a> {
+    pub(super) mm: &'a Mm,
+    pub(super) config: Config,
+    sink: &'a mut dyn ReportSink,
+    pub(super) held: Vec<PfnRange>,
+    /// What was held and stays so, since the host may have it still.
+    pub(super) late: Vec<PfnRange>,
+    pub(super) stats: PassStats,
+}
+
+/// Pages in these ranges.
+pub(super) fn pages(ranges: &[PfnRange]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.pages())).sum()
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(mm: &'a Mm, config: Config, sink: &'a mut dyn ReportSink) -> Self {
+        let (held, late, stats) = (Vec::new(), Vec::new(), PassStats::default());
+        Self { mm, config, sink, held, late, stats }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.sink.capacity().min(self.config.batch)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.held.len() >= self.capacity()
+    }
+
+    pub(super) fn push(&mut self, range: PfnRange) {
+        self.held.push(range);
+        self.stats.most_held = self.stats.most_held.max(pages(&self.held));
+    }
+
+    /// Reports what is held and releases it. What was not taken needs reporting still, and is marked
+    /// if there are marks.
+    pub(super) fn submit(&mut self, marks: Option<&dyn Marks>) {
+        if self.held.is_empty() {
+            return;
+        }
+        let Config { granule_order, acknowledge_timeout, on_timeout, .. } = self.config;
+        let result = self.sink.report(&self.held, acknowledge_timeout);
+        match result {
+            Ok(()) => {
+                self.stats.reports += 1;
+                self.stats.ranges += self.held.len() as u64;
+                self.stats.pages += pages(&self.held);
+            }
+            Err(_) => self.stats.failed = true,
+        }
+        if (result, on_timeout) == (Err(ReportError::Timeout), OnTimeout::Hold) {
+            self.late.append(&mut self.held);
+            return;
+        }
+        for range in self.held.drain(..) {
+            if let (Err(_), Some(marks)) = (result, marks) {
+                range.step(granule_order).for_each(|granule| marks.mark(granule));
+            }
+            release(self.mm, &self.config, range, result.is_ok());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How a reporter works.
+
+use core::time::Duration;
+
+use super::tracker::kind::{TrackerFlaw, TrackerKind};
+
+/// How reported pages are kept from being allocated.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Holding {
+    /// Their pageblocks are isolated: start, test, undo. Other isolators see that they are busy.
+    Isolate,
+    /// They are taken off the free lists, as in mainline.
+    Pull,
+}
+
+impl Holding {
+    /// Both ways.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+    /// Their names, in the same order.
+    pub const NAMES: &[&str] = <Self as strum::VariantNames>::VARIANTS;
+
+    /// Its name on command lines and in tables, which [`str::parse`] reads.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// What to do with a granule that another isolator holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnBusy {
+    /// It stays marked. Its isolator may release it without freeing anything.
+    Requeue,
+    /// It is forgotten. Known to be wrong.
+    Drop,
+}
+
+/// What to do with the pages of a report that was not acknowledged in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnTimeout {
+    /// They stay held until the acknowledgement comes after all, and count as reported then.
+    Hold,
+    /// They are released and marked again. Known to be wrong: the host may discard them while they
+    /// are in use.
+    LetGo,
+}
+
+/// How a reporter works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How the reporter remembers what needs reporting.
+    pub tracker: TrackerKind,
+    /// A mistake that the tracker makes on purpose; none in a reporter that is meant to work.
+    pub flaw: Option<TrackerFlaw>,
+    /// How reported pages are held.
+    pub holding: Holding,
+    /// The smallest block that is reported and what the tracker counts in, an order; at least a
+    /// pageblock for [`Holding::Isolate`].
+    pub granule_order: u8,
+    /// The most granules in one report; the device may take fewer.
+    pub batch: usize,
+    /// From the first free that needs reporting to the pass (`PAGE_REPORTING_DELAY`), and from a
+    /// pass that has left something to the next.
+    pub delay: Duration,
+    /// How long a report waits for its acknowledgement; without one it never ends, as in
+    /// mainline.
+    pub acknowledge_timeout: Option<Duration>,
+    /// What to do when that time is over.
+    pub on_timeout: OnTimeout,
+    /// Whether a pass stops before what it holds takes a zone below its low watermark.
+    pub watermark_guard: bool,
+    /// What to do with granules that another isolator holds.
+    pub on_busy: OnBusy,
+    /// Whether a granule that does not look free is looked at again, with the zone's lock held,
+    /// before its mark is forgotten. Known to be wrong without: a
+    /// free block that is being split or merged looks as if its parts were in use.
+    pub look_again: bool,
+}
+
+impl Config {
+    /// A bit a section with isolation, the scheme with which the discussion of 2019 ended, at
+    /// Linux's sizes.
+    pub const DEFAULT: Self = Self {
+        tracker: TrackerKind::SectionBit,
+        flaw: None,
+        holding: Holding::Isolate,
+        granule_order: 9,
+        batch: 32,
+        delay: Duration::from_secs(2),
+        acknowledge_timeout: None,
+        on_timeout: OnTimeout::Hold,
+        watermark_guard: true,
+        on_busy: OnBusy::Requeue,
+        look_again: true,
+    };
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What trackers with marks beside the pages have in common.
+
+use alloc::sync::Arc;
+
+use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
+
+/// What became of a granule that a tracker has offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Visit {
+    /// It is not free. If it is freed again it is marked again.
+    Done,
+    /// It was held and is reported, or will be, with all of this block.
+    Held(PfnRange),
+    /// It needs reporting still.
+    Keep,
+    /// As [`Visit::Keep`], and the pass ends.
+    Stop,
+}
+
+/// Remembers what has been freed since it was last reported.
+///
+/// Marked under the zone's lock by the free path, taken without it by the reporter.
+pub(in super::super) trait Marks: FreeHook {
+    /// Itself, to be installed as the hook of frees.
+    fn hook(self: Arc<Self>) -> Arc<dyn FreeHook>;
+
+    /// Offers each granule that may need reporting, its mark cleared first, until there is none or
+    /// `visit` says [`Visit::Stop`].
+    fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit);
+
+    /// Marks a granule by hand.
+    fn mark(&self, granule: Pfn);
+
+    /// Forgets the marks of pages that are held, which cannot be freed meanwhile.
+    fn unmark(&self, held: PfnRange);
+
+    /// Whether anything is marked.
+    fn has_work(&self) -> bool;
+
+    /// Bytes of bits that it needs for the sections that are there.
+    fn bytes(&self, mm: &Mm) -> usize;
+}
