@@ -10,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use balloon_lab::bench::experiments;
-use balloon_lab::experiment::{Experiment, Plan, Request};
+use balloon_lab::experiment::AnyExperiment;
 use balloon_lab::faults::plan::{Fault, FaultKind, FaultPlan};
 use balloon_lab::machine::Machine;
-use balloon_lab::parameters::{Length, PlanError, Settings};
+use balloon_lab::parameters::{Assignments, Length, Parameter, PlanError};
+use balloon_lab::plan::{Plan, Request, choose};
 use balloon_lab::progress::{INTERRUPTED_STATUS, interrupted, say, watch_for_interrupts};
 use balloon_lab::report::verdict_name;
 use balloon_lab::store::{CaseRecord, Store, VerdictKind};
@@ -60,7 +61,7 @@ const RACE_EXAMPLES: &str = "\
 Examples:
   cargo xtask lab race                                                   every experiment, in short
   cargo xtask lab race race-linux --case daemon --cycles 100000          real Linux
-  cargo xtask lab race part4 --case 4.2-f --set runs=500                 one hypothesis
+  cargo xtask lab race hypotheses --case hung-backend                    one hypothesis
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
   cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two, each by itself
   cargo xtask lab race --faults plan.toml                                a plan; docs/user/lab.md has its form
@@ -172,7 +173,7 @@ const USAGE: u8 = 2;
 /// A case failed, or memory was lost.
 const FAILED: u8 = 1;
 
-type Experiments = &'static [&'static dyn Experiment];
+type Experiments = &'static [&'static dyn AnyExperiment];
 
 fn main() -> ExitCode {
     let done = match Lab::parse().command {
@@ -201,34 +202,23 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
-fn list(names: &[String], json: bool) -> Result<u8> {
-    let all: Vec<(&str, &dyn Experiment)> =
-        [("bench", experiments()), ("race", race::experiments())]
-            .into_iter()
-            .flat_map(|(verb, all)| all.iter().map(move |experiment| (verb, *experiment)))
-            .collect();
-    if let Some(name) = names.iter().find(|name| all.iter().all(|(_, e)| e.name() != **name)) {
-        let known: Vec<&str> = all.iter().map(|(_, experiment)| experiment.name()).collect();
-        let (name, known) = (name.clone(), known.join(", "));
-        return Err(PlanError::Experiment { name, known }.into());
-    }
-    let chosen =
-        all.iter().filter(|(_, e)| names.is_empty() || names.iter().any(|n| n == e.name()));
-    let cases = |experiment: &dyn Experiment, length| -> Result<Vec<String>> {
-        Ok(experiment.cases(&Settings::new(experiment.parameters(), length, &[])?))
-    };
+fn list(wanted: &[String], json: bool) -> Result<u8> {
+    let all: Vec<_> = [experiments(), race::experiments()].concat();
     let mut texts = Vec::new();
     let mut objects = Vec::new();
-    for (verb, experiment) in chosen {
-        let quick = cases(*experiment, Length::Quick)?;
-        let full = cases(*experiment, Length::Full)?;
-        let name = experiment.name();
-        let mut text = format!("{name} ({PROGRAM} {verb} {name})\n  {}", experiment.about());
-        for parameter in experiment.parameters() {
-            text.push_str(&format!(
-                "\n    {}: {}; {}. Quick: {}, full: {}",
-                parameter.name, parameter.what, parameter.kind, parameter.quick, parameter.full
-            ));
+    for experiment in choose(&all, wanted)? {
+        let cases = |length| -> Result<Vec<String>, PlanError> {
+            let prepared = experiment.prepare(length, &Assignments::default())?;
+            Ok(prepared.cases.iter().map(|case| case.name()).collect())
+        };
+        let (quick, full) = (cases(Length::Quick)?, cases(Length::Full)?);
+        let (name, about) = (experiment.name(), experiment.about());
+        let measures = experiments().iter().any(|known| known.name() == name);
+        let verb = if measures { "bench" } else { "race" };
+        let parameters = experiment.parameters();
+        let mut text = format!("{name} ({PROGRAM} {verb} {name})\n  {about}");
+        for Parameter { name, what, takes, quick, full } in &parameters {
+            text.push_str(&format!("\n    {name}: {what}; {takes}. Quick: {quick}, full: {full}"));
         }
         text.push_str(&format!("\n  {} cases: {}", quick.len(), quick.join(", ")));
         let added: Vec<&str> =
@@ -237,23 +227,10 @@ fn list(names: &[String], json: bool) -> Result<u8> {
             text.push_str(&format!("\n  with --full also: {}", added.join(", ")));
         }
         texts.push(text);
-        let parameters: Vec<_> = experiment
-            .parameters()
-            .iter()
-            .map(|parameter| {
-                json!({
-                    "name": parameter.name,
-                    "what": parameter.what,
-                    "takes": parameter.kind.to_string(),
-                    "quick": parameter.quick,
-                    "full": parameter.full,
-                })
-            })
-            .collect();
         objects.push(json!({
             "experiment": name,
             "subcommand": verb,
-            "about": experiment.about(),
+            "about": about,
             "parameters": parameters,
             "cases": { "quick": quick, "full": full },
         }));
@@ -262,7 +239,7 @@ fn list(names: &[String], json: bool) -> Result<u8> {
         print(&serde_json::to_string_pretty(&objects)?)?;
         return Ok(0);
     }
-    if names.is_empty() {
+    if wanted.is_empty() {
         let kinds: Vec<&str> = FaultKind::ALL.into_iter().map(FaultKind::name).collect();
         texts.push(format!(
             "faults ({PROGRAM} race --fault KIND[:FIELD=VALUE,..])\n  Kinds: {}\n  Fields: after, \
@@ -289,7 +266,8 @@ fn run_race(race: Race) -> Result<u8> {
     };
     match plan() {
         Ok(plan) => {
-            run(&[("race", &*Box::leak(Box::new([race::Planned::new(plan) as _])))], &options)
+            let planned: &dyn AnyExperiment = Box::leak(Box::new(race::Planned::new(plan)));
+            run(&[("race", Box::leak(Box::new([planned])))], &options)
         }
         Err(error) => {
             say(&format!("error: {:#}", anyhow::Error::new(error)));

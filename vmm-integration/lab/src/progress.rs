@@ -6,69 +6,84 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A run was ended by Ctrl-C or SIGTERM. What had finished is kept.
+/// The end of a run by Ctrl-C or SIGTERM. Finished cases are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
-/// What an exit by Ctrl-C is to shells: 128 and SIGINT.
+/// The exit status of a process that Ctrl-C ended: 128 and SIGINT.
 pub const INTERRUPTED_STATUS: u8 = 130;
 
-/// How often a case that takes long is heard of where no bar can be drawn.
+/// The time between two lines on a case, without a terminal.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// Watches for Ctrl-C from now on: the first asks the run to end, a second ends the process, with the
-/// host's pools of huge pages put back.
+/// Watches for Ctrl-C and SIGTERM: the first ends the run, a second the process. The process restores
+/// the host's pools of huge pages before.
 ///
 /// # Errors
-/// Where the process watches already, or may not.
+/// If the process watches already, or may not.
 pub fn watch_for_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             vmm_integration::measure::hugetlb::take_back_all();
             std::process::exit(INTERRUPTED_STATUS.into());
         }
-        say("ending after what is being done; again: ends at once");
+        say("interrupted: ending after the current step; press Ctrl-C again to end at once");
     })
     .context("cannot watch for Ctrl-C")
 }
 
-/// Whether the run is to end.
+/// Whether the run was interrupted.
 pub fn interrupted() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// For long work between two things that would be kept.
+/// Ends long work of an interrupted run.
 ///
 /// # Errors
-/// [`Interrupted`] if the run is to end.
+/// [`Interrupted`] if the run was interrupted.
 pub fn check() -> Result<(), Interrupted> {
     if interrupted() { Err(Interrupted) } else { Ok(()) }
 }
 
-/// Writes a line to stderr. A run goes on if nobody reads it any more.
+/// Waits for a time.
+///
+/// # Errors
+/// [`Interrupted`], before that time.
+pub fn wait_for(time: Instant) -> Result<(), Interrupted> {
+    loop {
+        check()?;
+        let left = time.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::park_timeout(left.min(Duration::from_millis(100)));
+    }
+}
+
+/// Writes a line to stderr. Ignores errors: a run goes on without a reader.
 pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// How far a run is.
+/// The progress of a run.
 pub struct Progress {
     bars: MultiProgress,
     cases: ProgressBar,
     case: ProgressBar,
-    /// Says how far a case is, where there are no bars, until the sender is gone.
+    /// Prints the progress of a case without a terminal, until the sender is dropped.
     lines: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Progress {
-    /// Of a run with so many cases.
+    /// The progress of a run with this number of cases.
     pub fn new(cases: usize) -> Self {
         Self::drawn(cases, ProgressDrawTarget::stderr(), EVERY, say)
     }
@@ -103,7 +118,7 @@ impl Progress {
         Self { bars, cases: all, case, lines }
     }
 
-    /// A case begins.
+    /// Begins a case.
     pub fn begin(&self, name: &str) {
         if self.lines.is_some() {
             let (nr, of) = (self.cases.position() + 1, self.cases.length().unwrap_or_default());
@@ -119,18 +134,18 @@ impl Progress {
         self.cases.tick();
     }
 
-    /// The case is this far: `done` of `of`, in any unit.
+    /// Shows that `done` of `of` is done of the case, in any unit.
     pub fn at(&self, done: u64, of: u64) {
         self.case.set_length(of.max(1));
         self.case.set_position(done);
     }
 
-    /// What it does now.
+    /// Shows the current step of the case.
     pub fn say(&self, what: &str) {
         self.case.set_message(what.to_owned());
     }
 
-    /// The case is done, or was done before.
+    /// Ends a case, or counts one that was kept.
     pub fn end(&self) {
         self.cases.inc(1);
     }
@@ -141,7 +156,7 @@ impl Progress {
     }
 }
 
-/// How far a case is, as a line.
+/// The progress of a case, as a line.
 fn line(case: &ProgressBar) -> String {
     let (done, of) = (case.position(), case.length().unwrap_or_default().max(1));
     let percent = u128::from(done) * 100 / u128::from(of);
@@ -155,7 +170,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some((end, thread)) = self.lines.take() {
             drop(end);
-            // It has nothing to say that would matter now.
+            // A panic there does not matter any more.
             let _ = thread.join();
         }
         self.case.finish_and_clear();
@@ -168,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_terminal_a_long_case_is_heard_of_now_and_then() {
+    fn long_case_is_printed_without_a_terminal() {
         let (heard, said) = channel();
         let target = ProgressDrawTarget::hidden();
         let hear = move |text: &str| heard.send(text.to_owned()).unwrap();
@@ -177,12 +192,12 @@ mod tests {
         let first = said.recv().unwrap();
         assert_eq!(
             first, "  trackers section-bit-isolate-uniform: 0 s",
-            "nobody knows how far it is"
+            "no progress is known yet"
         );
         progress.at(3, 4);
         progress.say("sweep");
         let expected = "  trackers section-bit-isolate-uniform: 75 %, 0 s: sweep";
-        // The line before may have been under way.
+        // An earlier line may come first.
         assert!(said.iter().take(3).any(|line| line == expected));
         drop(progress);
         assert!(said.iter().count() < 1000, "and it ends");

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-use super::parameters::Size;
-use super::store::{CaseRecord, Figure};
+use crate::natural::natural;
+use crate::store::{CaseRecord, Figure};
 
-/// Tables of figures, a column for each case. Cases of an experiment whose names end alike make one,
-/// or those whose names begin alike where the others have not the same figures.
+/// Tables of figures, a column for each case.
 pub fn render(records: &[CaseRecord]) -> String {
     let tables = groups(records).into_iter().map(|group| {
         let kind = if group.kind.is_empty() { String::new() } else { format!(": {}", group.kind) };
@@ -20,53 +19,29 @@ pub fn render(records: &[CaseRecord]) -> String {
     tables.collect::<Vec<_>>().join("\n\n")
 }
 
-/// Cases that can be put side by side.
+/// The cases of one table.
 pub struct Group<'a> {
     /// Their experiment.
     pub experiment: &'a str,
-    /// What their names end with, or begin with.
+    /// The table's name; empty for the experiment's only one.
     pub kind: &'a str,
-    /// The rest of each name, and its record.
+    /// The heading of each column, and its record.
     pub cases: Vec<(&'a str, &'a CaseRecord)>,
 }
 
-/// Splits the records into groups, in the order in which these begin.
+/// Splits the records into tables, in the order in which these begin.
 pub fn groups(records: &[CaseRecord]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for record in records {
-        let experiment = record.experiment.as_str();
-        if groups.iter().any(|group| group.experiment == experiment) {
-            continue;
-        }
-        let all = || records.iter().filter(|record| record.experiment == experiment);
-        let by_last = split(all(), |case| case.rsplit_once('-'));
-        if by_last.iter().all(Group::is_alike) {
-            groups.extend(by_last);
-        } else {
-            groups
-                .extend(split(all(), |case| case.split_once('-').map(|(kind, case)| (case, kind))));
-        }
-    }
-    groups
-}
-
-/// Groups by the kind that `parts` finds in a name, beside what the case is called in the group.
-fn split<'a>(
-    records: impl Iterator<Item = &'a CaseRecord>,
-    parts: impl Fn(&'a str) -> Option<(&'a str, &'a str)>,
-) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
-    for record in records {
-        // Scenarios have names of their own and a verdict.
-        let (case, kind) = Some(record.case.as_str())
-            .filter(|_| record.verdict.is_none())
-            .and_then(&parts)
-            .unwrap_or((&record.case, ""));
-        match groups.iter_mut().find(|group| group.kind == kind) {
-            Some(group) => group.cases.push((case, record)),
+        let CaseRecord { experiment, place, .. } = record;
+        let same = |group: &&mut Group<'_>| {
+            group.experiment == experiment.as_str() && group.kind == place.table
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.cases.push((&place.column, record)),
             None => {
-                let experiment = &record.experiment;
-                groups.push(Group { experiment, kind, cases: vec![(case, record)] });
+                let cases = vec![(place.column.as_str(), record)];
+                groups.push(Group { experiment, kind: &place.table, cases });
             }
         }
     }
@@ -74,15 +49,7 @@ fn split<'a>(
 }
 
 impl Group<'_> {
-    /// Whether all cases that have figures have the same.
-    fn is_alike(&self) -> bool {
-        let mut names = self.cases.iter().map(|(_, record)| record.figures.keys());
-        let first = names.find(|keys| keys.len() > 0);
-        first.is_none_or(|first| names.all(|other| other.len() == 0 || other.eq(first.clone())))
-    }
-
-    /// The figures that any of the cases has, in the order of their names, numbers in these by what
-    /// they are worth.
+    /// The figures of all cases, in natural order of their names.
     pub fn rows(&self) -> Vec<(&str, &Figure)> {
         let figures = self.cases.iter().flat_map(|(_, record)| &record.figures);
         let by_name: BTreeMap<&str, &Figure> =
@@ -91,20 +58,6 @@ impl Group<'_> {
         rows.sort_by_cached_key(|(name, _)| natural(name));
         rows
     }
-}
-
-/// What a name is sorted by: its numbers by what they are worth (4.1-2 before 4.1-11) and its sizes
-/// by bytes (256G before 1T), all else by letter.
-pub fn natural(name: &str) -> Vec<(String, u64)> {
-    let word = |word: &str| {
-        let text: String = word.chars().take_while(|c| !c.is_ascii_digit()).collect();
-        let number = &word[text.len()..];
-        match number.parse::<Size>() {
-            Ok(Size(worth)) => (text, worth),
-            Err(()) => (word.to_owned(), 0),
-        }
-    };
-    name.split(|c: char| !c.is_ascii_alphanumeric()).map(word).collect()
 }
 
 fn table(group: &Group<'_>) -> Table {
@@ -130,7 +83,7 @@ fn cell(record: &CaseRecord, name: &str) -> String {
     record.figures.get(name).map_or("-".to_owned(), |figure| number(figure.value))
 }
 
-/// A number with as many digits as say something.
+/// Formats a number with its significant digits.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 100.0 || value.fract() == 0.0 {
@@ -147,26 +100,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_as_many_digits_as_say_something() {
+    fn numbers_show_their_significant_digits() {
         for (value, text) in
             [(0.0, "0"), (12345.6, "12346"), (3.0, "3"), (2.345, "2.35"), (0.01234, "0.0123")]
         {
             assert_eq!(number(value), text);
-        }
-    }
-
-    #[test]
-    fn numbers_and_sizes_in_names_are_sorted_by_what_they_are_worth() {
-        for sorted in [
-            vec!["busy-1G", "busy-16G", "busy-256G", "busy-1T", "busy-16T", "quiet-1G"],
-            vec!["4.1-1", "4.1-2", "4.1-11", "4.2-a", "4.2-b"],
-            vec!["page_fault1-linux", "page_fault1-model", "page_fault2-model", "page_fault10"],
-            vec!["back-p50", "back-p99", "back-p100", "resident"],
-        ] {
-            let mut again = sorted.clone();
-            again.reverse();
-            again.sort_by_cached_key(|name| natural(name));
-            assert_eq!(again, sorted);
         }
     }
 }

@@ -42,21 +42,27 @@ fn what_is_wrong_is_named_with_what_was_expected_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     for (args, expected) in [
-        (vec!["bench", "trakcers"], "no experiment \"trakcers\": expected one of trackers, scale"),
-        (vec!["bench", "--set", "memory=1X"], "parameter memory is \"1X\": expected a size from"),
+        (
+            vec!["bench", "trakcers"],
+            "unknown experiment \"trakcers\": expected one of trackers, scale",
+        ),
+        (vec!["bench", "--set", "memory=1X"], "memory (got \"1X\", expected a size from"),
         (
             vec!["bench", "trackers", "--set", "tracker=f"],
             "expected one or several of zone-bitmap, zone-bitmap-rcu",
         ),
         (
             vec!["bench", "scale", "--set", "rate=1G"],
-            "no parameter \"rate\" in scale: expected one of",
+            "unknown parameter \"rate\" of scale: expected one of",
         ),
         (vec!["bench", "--set", "memory"], "--set \"memory\": expected NAME=VALUE"),
-        (vec!["bench", "scale", "--case", "z-isolate"], "no case \"z-isolate\""),
+        (vec!["bench", "scale", "--case", "z-isolate"], "unknown case \"z-isolate\" of scale"),
         (vec!["bench", "--seed", "x"], "invalid value 'x' for '--seed"),
         (vec!["bench", "--seed", "-1"], "invalid value '-1' for '--seed"),
-        (vec!["list", "trakcers"], "no experiment \"trakcers\": expected one of trackers, scale"),
+        (
+            vec!["list", "trakcers"],
+            "unknown experiment \"trakcers\": expected one of trackers, scale",
+        ),
         (vec!["bnech"], "unrecognized subcommand 'bnech'"),
     ] {
         let output = run(&args, &out);
@@ -74,14 +80,14 @@ fn every_experiment_is_listed_with_its_parameters_and_cases() {
     for name in [
         "trackers",
         "scale",
-        "    memory: of the guest; a size from 256M",
+        "    memory: memory of the guest; a size from 256M",
         "50 cases: zone-bitmap-isolate-uniform, ",
         "with --full also: zone-bitmap-pull",
         "stalled-control",
     ] {
         assert!(text.contains(name), "{name}: {text}");
     }
-    let output = run(&["list", "scale", "part4", "--json"], Path::new("."));
+    let output = run(&["list", "scale", "hypotheses", "--json"], Path::new("."));
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert_eq!(listed[0]["parameters"][2]["takes"], "sizes from 1G to 16T, such as 512M,4G");
@@ -108,7 +114,7 @@ fn a_folder_that_records_cannot_be_kept_in_is_named_before_anything_runs() {
     std::fs::write(&file, "").unwrap();
     for out in [file.as_path(), Path::new("/proc/lab")] {
         let output = run(&ONE, out);
-        let (said, named) = (stderr(&output), format!("cannot be kept in {}", out.display()));
+        let (said, named) = (stderr(&output), format!("cannot keep records in {}", out.display()));
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&named) && !said.contains("1/1"), "{said}");
     }
@@ -116,7 +122,7 @@ fn a_folder_that_records_cannot_be_kept_in_is_named_before_anything_runs() {
     let claim = Store::new(&out).claim().unwrap();
     let output = run(&ONE, &out);
     assert!(!output.status.success());
-    assert!(stderr(&output).contains("another run keeps its records in"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("another run uses it"), "{}", stderr(&output));
     drop(claim);
     assert!(run(&ONE, &out).status.success());
 }
@@ -132,7 +138,7 @@ fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
         run(&[&ONE[..], &["--case", "reported-flag-pull-uniform", "--json"]].concat(), &out);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot be kept") && said.contains("trackers"), "{said}");
+    assert!(said.contains("cannot be written") && said.contains("trackers"), "{said}");
     assert!(said.contains("when there is room, to go on: cargo xtask lab bench"), "{said}");
     let printed: Vec<CaseRecord> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed.len(), 1, "the one after it is not run");
@@ -163,7 +169,7 @@ fn a_run_that_goes_on_with_other_parameters_says_what_it_replaces() {
     let other = [&ONE[..], &["--set", "seconds=3", "--seed", "2", "--resume"]].concat();
     let output = run(&other, &out);
     assert!(output.status.success(), "{}", stderr(&output));
-    let expected = "section-bit-isolate-uniform: kept with seed 1 and not 2, seconds=2 and not 3";
+    let expected = "section-bit-isolate-uniform: running again, the kept record differs: seed 1, not 2; seconds=2, not 3";
     assert!(stderr(&output).contains(expected), "{}", stderr(&output));
     assert_eq!(Store::new(&out).get("trackers", "section-bit-isolate-uniform").unwrap().seed, 2);
 }
@@ -179,7 +185,7 @@ fn what_cannot_be_reported_is_named_and_hides_nothing() {
     std::fs::write(out.join("trackers/half.json"), "{").unwrap();
     let output = report();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("half.json is no record of this lab: EOF"), "{output:?}");
+    assert!(stderr(&output).contains("half.json is not a record of this lab: EOF"), "{output:?}");
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains("half.json") && page.contains("section-bit-isolate"), "{page}");
 }

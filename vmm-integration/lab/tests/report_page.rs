@@ -46,10 +46,12 @@ fn keep_some(folder: &Path) {
     let scale = ["bench", "scale", "--set", "sizes=1G,256G,1T,16T", "--set", "passes=1"];
     let out = ["--set", "populated=1G", "--out", "out"];
     assert_eq!(lab(&[&scale[..], &out].concat(), folder), 0);
-    let part4 = ["--case", "4.1-1", "--case", "4.1-3", "--case", "4.2-d", "--out", "out"];
-    assert_eq!(lab(&[&["race", "part4"][..], &part4].concat(), folder), 0);
+    let hypotheses = ["freeze-during-report", "queue-numbering", "merging-loses-mark"];
+    let cases = hypotheses.iter().flat_map(|case| ["--case", case]);
+    let hypotheses: Vec<&str> = cases.chain(["--out", "out"]).collect();
+    assert_eq!(lab(&[&["race", "hypotheses"][..], &hypotheses].concat(), folder), 0);
     let store = Store::new(folder.join("out"));
-    let mut lost = store.get("part4", "4.1-3").unwrap();
+    let mut lost = store.get("hypotheses", "queue-numbering").unwrap();
     lost.verdict = Some(Verdict { kind: VerdictKind::Lost, text: "4096 bytes".to_owned() });
     store.put(&lost).unwrap();
     let failure = Failure {
@@ -60,7 +62,7 @@ fn keep_some(folder: &Path) {
         error: "the guest has ended".to_owned(),
     };
     store.put_failure(&failure).unwrap();
-    fs::write(folder.join("out/part4/half.json"), "{\"experiment\": \"pa").unwrap();
+    fs::write(folder.join("out/hypotheses/half.json"), "{\"experiment\": \"pa").unwrap();
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn the_report_is_whole_and_legible_on_every_screen() {
     let light = fs::read_to_string(&report).unwrap();
     let figures = light.matches("<figure>").count();
     assert!(figures >= 15, "{figures}");
-    for section in ["summary", "trackers", "scale", "part4", "reclaim"] {
+    for section in ["summary", "trackers", "scale", "hypotheses", "reclaim"] {
         assert!(light.contains(&format!("<section id=\"{section}\"")), "{section}");
     }
     let (summary, _) = light.split_once("</section>").unwrap();

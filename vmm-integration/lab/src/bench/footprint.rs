@@ -3,6 +3,7 @@
 //! `footprint`: what the host holds over the time of a workload with phases, and how long that takes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -10,11 +11,13 @@ use guest_driver::workload::{Pace, Replay, Trace};
 
 use super::daemon::Discards;
 use super::footprint_trace::{Event, pieces, trace};
-use super::guests::{Device, Subject, toolbox};
-use crate::experiment::{Context, Experiment, Repeats};
-use crate::parameters::{Kind, Parameter, Settings};
-use crate::progress;
-use crate::store::Findings;
+use super::guests::{Device, Subject};
+use crate::experiment::{Case, Context, Experiment, Repeats};
+use crate::guest::{GuestKind, toolbox};
+use crate::parameters::parameters;
+use crate::parameters::takes::{Bytes, Real, Several, Whole};
+use crate::progress::{self, wait_for};
+use crate::store::{Findings, Place};
 use vmm_integration::guest::Guest;
 use vmm_integration::measure::host::{Sample, Sampler};
 
@@ -27,87 +30,82 @@ const POINTS: usize = 240;
 /// Time in which the guest does nothing at the end: two passes and a little.
 const IDLE: Duration = Duration::from_secs(5);
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "guest",
-        what: "a real Linux with reporting off, ours and QEMU's own; the model with reporting off \
-               and ours",
-        kind: Kind::Choices(&["model", "linux"]),
-        quick: "model,linux",
-        full: "model,linux",
-    },
-    Parameter {
-        name: "memory",
-        what: "of the guest",
-        kind: Kind::Bytes(512 << 20, 64 << 30),
-        quick: "1G",
-        full: "2G",
-    },
-    Parameter {
-        name: "span",
-        what: "seconds that the workload takes about if nothing holds it up; a fifth of it is each of \
-               two pauses",
-        kind: Kind::Real(2.0, 3600.0),
-        quick: "12",
-        full: "40",
-    },
-    Parameter {
-        name: "rounds",
-        what: "how often, each with a guest that was just started",
-        kind: Kind::Number(1, 100),
-        quick: "1",
-        full: "3",
-    },
-];
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
+            vec![GuestKind::Model, GuestKind::Linux],
+            "guests to measure: a real Linux with reporting off, with our daemon and with QEMU's own \
+             device; the model with reporting off and with our daemon";
+        memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30, "memory of the guest";
+        span: f64, Real(2.0, 3600.0), 12.0, 40.0,
+            "approximate seconds of the workload; each of its two pauses takes a fifth";
+        rounds: u64, Whole(1, 100), 1, 3, "repetitions, each in a newly booted guest";
+    }
+}
+
+/// A device with a guest.
+pub(super) struct Held {
+    device: Device,
+    guest: GuestKind,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.device, self.guest)
+    }
+}
+
+impl Case for Held {
+    fn place(&self) -> Place {
+        Place { table: self.guest.to_string(), column: self.device.to_string() }
+    }
+}
 
 impl Experiment for Footprint {
+    type Parameters = Settings;
+    type Case = Held;
+
     fn name(&self) -> &'static str {
         "footprint"
     }
 
     fn about(&self) -> &'static str {
-        "What the host holds for a guest over the time of a workload like a compilation (compilers \
-         side by side, a pause, linking, a pause), with reporting off, with our daemon, and with \
-         QEMU's own device."
+        "Measures how much memory the host holds for a guest during a workload like a compilation \
+         (compilers side by side, a pause, linking, a pause), with reporting off, with our daemon, and \
+         with QEMU's own device."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn repeats(&self, _: &str) -> Repeats {
+    fn repeats(&self, _: &Held) -> Repeats {
         Repeats::ButForTheGuest
     }
 
-    fn cases(&self, settings: &Settings) -> Vec<String> {
-        let of = |guest: &&'static str| {
-            let devices: &[Device] = match *guest {
-                "model" => &[Device::Off, Device::Ours],
-                _ => &[Device::Off, Device::Ours, Device::Qemu],
+    fn cases(&self, settings: &Settings) -> Vec<Held> {
+        let of = |&guest: &GuestKind| {
+            let devices: &[Device] = match guest {
+                GuestKind::Model => &[Device::Off, Device::Ours],
+                GuestKind::Linux => &[Device::Off, Device::Ours, Device::Qemu],
             };
-            devices.iter().map(|device| format!("{device}-{guest}")).collect::<Vec<_>>()
+            devices.iter().map(move |&device| Held { device, guest })
         };
-        settings.choices("guest").iter().flat_map(of).collect()
+        settings.guest.iter().flat_map(of).collect()
     }
 
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let (device, guest) = case.split_once('-').context("no guest")?;
-        let device = Device::named(device).context("no device")?;
-        let memory = settings.bytes("memory");
+    fn run(&self, case: &Held, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+        let Held { device, guest } = *case;
+        let Settings { memory, span, rounds, .. } = *settings;
         let mut findings = Findings::default();
-        let toolbox = if guest == "model" {
-            None
-        } else {
-            match toolbox()? {
+        let toolbox = match guest {
+            GuestKind::Model => None,
+            GuestKind::Linux => match toolbox()? {
                 Ok(toolbox) => Some(toolbox),
                 Err(why) => {
-                    findings.note(why);
+                    findings.note(format!("Not measured: {why}."));
                     return Ok(findings);
                 }
-            }
+            },
         };
-        let trace = trace(context.seed, memory, settings.real("span"));
-        let rounds = settings.number("rounds");
+        let trace = trace(context.seed, memory, span);
         let mut runs = Vec::new();
         for round in 0..rounds {
             progress::check()?;
@@ -178,7 +176,7 @@ fn run(guest: Subject, trace: &Trace, context: &Context<'_>) -> Result<Run> {
     }
     let seconds = start.elapsed().as_secs_f64();
     context.progress.say("idle");
-    wait_until(Instant::now() + IDLE)?;
+    wait_for(Instant::now() + IDLE)?;
     let cpu = guest.device_cpu_time()?.saturating_sub(before.0);
     let discards = guest.discards()?.since(before.1);
     let samples = sampler.stop()?;
@@ -190,7 +188,7 @@ fn run(guest: Subject, trace: &Trace, context: &Context<'_>) -> Result<Run> {
 fn ask(guest: &dyn Guest, events: &[Event], start: Instant, context: &Context<'_>) -> Result<()> {
     let mut in_use = BTreeMap::new();
     for event in events {
-        wait_until(start + event.at)?;
+        wait_for(start + event.at)?;
         match event.bytes {
             Some(bytes) => {
                 guest.alloc(event.name, bytes, u16::try_from(event.name % 1000)?)?;
@@ -205,18 +203,6 @@ fn ask(guest: &dyn Guest, events: &[Event], start: Instant, context: &Context<'_
         context.progress.say(&format!("{} MiB in use", in_use.values().sum::<u64>() >> 20));
     }
     Ok(())
-}
-
-/// Waits for a time, or until the run is to end.
-fn wait_until(due: Instant) -> Result<(), progress::Interrupted> {
-    loop {
-        progress::check()?;
-        let left = due.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        std::thread::park_timeout(left.min(Duration::from_millis(100)));
-    }
 }
 
 /// Figures of all runs, and curves of the one in the middle.

@@ -2,7 +2,6 @@
 
 //! A guest of either kind with a device of either kind, to be put under the same workload.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,34 +18,16 @@ use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, Toolbox
 /// CPUs on which programs run.
 pub(super) const CPUS: usize = 2;
 
-/// Who gives memory back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A device that discards reported memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
 pub(super) enum Device {
-    /// Nobody: reporting is off.
+    /// None: reporting is off.
     Off,
     /// Our daemon.
     Ours,
     /// QEMU's own balloon device.
     Qemu,
-}
-
-impl Device {
-    /// The device that a case's name ends with.
-    pub(super) fn named(case: &str) -> Option<Self> {
-        let all = [Self::Off, Self::Ours, Self::Qemu];
-        let name = case.rsplit('-').next()?;
-        all.into_iter().find(|device| device.to_string() == name)
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::Ours => "ours",
-            Self::Qemu => "qemu",
-        })
-    }
 }
 
 /// A running guest with its device.
@@ -65,18 +46,6 @@ pub(super) enum Subject {
         /// The daemon that it is attached to, reporting or not.
         daemon: CountedDaemon,
     },
-}
-
-/// What a real guest needs, or why there is none here.
-///
-/// # Errors
-/// With the environment variable `CI` set, where there is none.
-pub(super) fn toolbox() -> Result<Result<Toolbox, String>> {
-    match qemu::available() {
-        Ok(toolbox) => Ok(Ok(toolbox)),
-        Err(error) if std::env::var_os("CI").is_some() => Err(error),
-        Err(error) => Ok(Err(format!("Not measured: there is no Linux guest here: {error:#}"))),
-    }
 }
 
 impl Subject {

@@ -11,10 +11,10 @@ mod reclaim;
 mod scale;
 mod trackers;
 
-use super::experiment::Experiment;
+use crate::experiment::AnyExperiment;
 
-/// All experiments, in the order in which a run of all goes through them.
-pub fn experiments() -> &'static [&'static dyn Experiment] {
+/// All experiments, in the order in which a run of all runs them.
+pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
     &[
         &trackers::Trackers,
         &scale::Scale,

@@ -2,15 +2,18 @@
 
 //! `reclaim`: how fast freed memory comes back, and what it costs the host.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use super::guests::{Device, Subject, toolbox};
-use crate::experiment::{Context, Experiment, Repeats};
-use crate::parameters::{Kind, Parameter, Settings};
+use super::guests::{Device, Subject};
+use crate::experiment::{Case, Context, Experiment, Repeats};
+use crate::guest::{GuestKind, toolbox};
+use crate::parameters::parameters;
+use crate::parameters::takes::{Bytes, Several, Whole};
 use crate::progress;
-use crate::store::Findings;
+use crate::store::{Findings, Place};
 use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
 use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::model::{Pages, end_to_end};
@@ -29,98 +32,140 @@ const QUIET: Duration = Duration::from_secs(3);
 /// See the parameter `rounds`.
 const HUGE_ROUNDS: u32 = 16;
 
-const BACKINGS: &[&str] = &["4k", "thp", "hugetlb"];
+/// The memory behind a guest.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+pub(super) enum Backing {
+    /// Pages of 4 KiB.
+    #[strum(serialize = "4k")]
+    Base,
+    /// Transparent huge pages.
+    #[strum(serialize = "thp")]
+    Transparent,
+    /// Huge pages of 2 MiB from the host's pool.
+    #[strum(serialize = "hugetlb")]
+    Hugetlb,
+}
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "guest",
-        what: "the model, timed pass by pass; and a real Linux, where the guest's own two seconds \
-               between passes count",
-        kind: Kind::Choices(&["model", "linux"]),
-        quick: "model,linux",
-        full: "model,linux",
-    },
-    Parameter {
-        name: "backing",
-        what: "what the memory is made of. hugetlb: root raises the pool meanwhile. thp: only the \
-               model, and only where the host allows it",
-        kind: Kind::Choices(BACKINGS),
-        quick: "4k,thp,hugetlb",
-        full: "4k,thp,hugetlb",
-    },
-    Parameter {
-        name: "memory",
-        what: "of the guest, of which a real one fills and frees half",
-        kind: Kind::Bytes(512 << 20, 64 << 30),
-        quick: "1G",
-        full: "2G",
-    },
-    Parameter {
-        name: "rounds",
-        what: "how often memory is filled and given back; sixteen times as often by the model where \
-               pages are huge, for which a round takes milliseconds",
-        kind: Kind::Number(1, 1000),
-        quick: "2",
-        full: "5",
-    },
-];
+fn backings() -> Vec<Backing> {
+    vec![Backing::Base, Backing::Transparent, Backing::Hugetlb]
+}
+
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
+            vec![GuestKind::Model, GuestKind::Linux],
+            "guests to measure: the model, timed pass by pass, and a real Linux, whose two seconds between \
+             passes count";
+        backing: Vec<Backing>, Several::any(), backings(), backings(),
+            "pages behind the guest's memory. hugetlb needs root, to raise the host's pool meanwhile. thp \
+             is for the model only, on a host that allows it";
+        memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30,
+            "memory of the guest; Linux fills and frees half of it";
+        rounds: u32, Whole(1, 1000), 2, 5,
+            "times that memory is filled and freed; the model does so sixteen times as often with huge \
+             pages, where a round takes milliseconds";
+    }
+}
+
+/// A guest with its device.
+pub(super) enum Reclaimed {
+    /// The model with our daemon.
+    Model(Backing),
+    /// Linux with this device.
+    Linux(Backing, Device),
+}
+
+impl Reclaimed {
+    fn guest(&self) -> GuestKind {
+        match self {
+            Self::Model(_) => GuestKind::Model,
+            Self::Linux(..) => GuestKind::Linux,
+        }
+    }
+
+    fn column(&self) -> String {
+        match self {
+            Self::Model(backing) => format!("{backing}-{}", Device::Ours),
+            Self::Linux(backing, device) => format!("{backing}-{device}"),
+        }
+    }
+}
+
+impl fmt::Display for Reclaimed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.guest(), self.column())
+    }
+}
+
+impl Case for Reclaimed {
+    fn place(&self) -> Place {
+        Place { table: self.guest().to_string(), column: self.column() }
+    }
+}
 
 impl Experiment for Reclaim {
+    type Parameters = Settings;
+    type Case = Reclaimed;
+
     fn name(&self) -> &'static str {
         "reclaim"
     }
 
     fn about(&self) -> &'static str {
-        "How fast freed memory comes back to the host and what CPU time that takes, by backing: our \
-         daemon with the model and with Linux, and QEMU's own device with the same Linux."
+        "Measures how fast the host reclaims freed memory and how much CPU time that takes, by backing: \
+         our daemon with the model and with Linux, and QEMU's own device with the same Linux."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn repeats(&self, case: &str) -> Repeats {
-        if case.starts_with("linux") { Repeats::ButForTheGuest } else { Repeats::ButForTimes }
-    }
-
-    fn cases(&self, settings: &Settings) -> Vec<String> {
-        let mut cases = Vec::new();
-        for backing in settings.choices("backing") {
-            for guest in settings.choices("guest") {
-                match *guest {
-                    "model" => cases.push(format!("model-{backing}-ours")),
-                    // Linux has no transparent huge pages in a memfd unless all of the host has.
-                    _ if *backing == "thp" => {}
-                    _ => cases.extend(
-                        [Device::Ours, Device::Qemu]
-                            .map(|device| format!("linux-{backing}-{device}")),
-                    ),
-                }
-            }
+    fn repeats(&self, case: &Reclaimed) -> Repeats {
+        match case {
+            Reclaimed::Model(_) => Repeats::ButForTimes,
+            Reclaimed::Linux(..) => Repeats::ButForTheGuest,
         }
-        cases
     }
 
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let mut parts = case.split('-');
-        let (guest, backing) = (parts.next(), parts.next().unwrap_or_default());
-        match guest {
-            Some("model") => model(backing, settings, context),
-            _ => linux(backing, Device::named(case).context("no device")?, settings, context),
+    fn cases(&self, settings: &Settings) -> Vec<Reclaimed> {
+        let of = |backing: Backing| {
+            settings.guest.iter().flat_map(move |guest| match (guest, backing) {
+                (GuestKind::Model, _) => vec![Reclaimed::Model(backing)],
+                // Linux has transparent huge pages in a memfd only if the whole host has.
+                (GuestKind::Linux, Backing::Transparent) => Vec::new(),
+                (GuestKind::Linux, _) => {
+                    vec![
+                        Reclaimed::Linux(backing, Device::Ours),
+                        Reclaimed::Linux(backing, Device::Qemu),
+                    ]
+                }
+            })
+        };
+        settings.backing.iter().flat_map(|&backing| of(backing)).collect()
+    }
+
+    fn run(
+        &self,
+        case: &Reclaimed,
+        settings: &Settings,
+        context: &Context<'_>,
+    ) -> Result<Findings> {
+        match case {
+            Reclaimed::Model(backing) => model(*backing, settings, context),
+            Reclaimed::Linux(backing, device) => linux(*backing, *device, settings, context),
         }
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // figures for people
-fn model(backing: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+fn model(backing: Backing, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
     let pages = match backing {
-        "4k" => Pages::Base,
-        "thp" => Pages::Transparent,
-        _ => Pages::Hugetlb,
+        Backing::Base => Pages::Base,
+        Backing::Transparent => Pages::Transparent,
+        Backing::Hugetlb => Pages::Hugetlb,
     };
     let huge = if pages == Pages::Base { 1 } else { HUGE_ROUNDS };
-    let rounds = u32::try_from(settings.number("rounds"))? * huge;
-    let measured = end_to_end(&context.daemon()?, &[pages], settings.bytes("memory"), rounds)?;
+    let rounds = settings.rounds * huge;
+    let measured = end_to_end(&context.daemon()?, &[pages], settings.memory, rounds)?;
     let mut findings = Findings::default();
     for backed in measured.backings {
         let Some(figures) = backed.figures else {
@@ -161,7 +206,7 @@ fn model(backing: &str, settings: &Settings, context: &Context<'_>) -> Result<Fi
 
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn linux(
-    backing: &str,
+    backing: Backing,
     device: Device,
     settings: &Settings,
     context: &Context<'_>,
@@ -170,12 +215,12 @@ fn linux(
     let toolbox = match toolbox()? {
         Ok(toolbox) => toolbox,
         Err(why) => {
-            findings.note(why);
+            findings.note(format!("Not measured: {why}."));
             return Ok(findings);
         }
     };
-    let huge = (backing == "hugetlb").then_some(HUGE_PAGE_BYTES);
-    let memory = settings.bytes("memory");
+    let huge = (backing == Backing::Hugetlb).then_some(HUGE_PAGE_BYTES);
+    let memory = settings.memory;
     let _pool = match huge.map(|page_bytes| Pool::with_free(page_bytes, memory)).transpose() {
         Ok(pool) => pool,
         Err(why) => {
@@ -189,7 +234,7 @@ fn linux(
     // What was free at the start is reported first, and is none of the figures'.
     settle(&guest)?;
     guest.count_calls(false)?;
-    let rounds = settings.number("rounds");
+    let rounds = u64::from(settings.rounds);
     let filled = memory / 2;
     let (mut back, mut cpu, mut busy, mut falling, mut fell) = (0, Duration::ZERO, 0.0, 0.0, 0);
     let (mut seconds, mut all_passes) = (Vec::new(), 0);

@@ -6,17 +6,19 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
 use guest_driver::page_alloc::{ZoneLayout, ZoneType};
 use guest_driver::reporting::{ReportError, ReportSink, Reporter};
 use guest_driver::workload::Random;
 
 use super::trackers::scheme::Scheme;
-use crate::experiment::{Context, Experiment, Repeats};
-use crate::parameters::{Kind, Parameter, Settings, Size};
+use crate::experiment::{Case, Context, Experiment, Repeats};
+use crate::parameters::parameters;
+use crate::parameters::takes::{Bytes, Several, Sizes, Whole};
 use crate::progress;
-use crate::store::Findings;
+use crate::size::Size;
+use crate::store::{Findings, Place};
 use guest_driver::reporting::{Holding, TrackerKind};
 
 /// See the module.
@@ -25,43 +27,31 @@ pub(super) struct Scale;
 const SECTION_BYTES: u64 = 128 << 20;
 const GRANULE_ORDER: u8 = 9;
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "tracker",
-        what: "which trackers",
-        kind: Kind::Choices(TrackerKind::NAMES),
-        quick: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
-        full: "zone-bitmap,zone-bitmap-rcu,section-bitmap,section-bit,reported-flag",
-    },
-    Parameter {
-        name: "holding",
-        what: "how reported pages are held",
-        kind: Kind::Choices(Holding::NAMES),
-        quick: "isolate",
-        full: "isolate,pull",
-    },
-    Parameter {
-        name: "sizes",
-        what: "address spaces of the guests",
-        kind: Kind::Sizes(1 << 30, 16 << 40),
-        quick: "1G,16G,256G,1T,16T",
-        full: "1G,4G,16G,64G,256G,1T,4T,16T",
-    },
-    Parameter {
-        name: "populated",
-        what: "memory that is there, in sections spread evenly over the address space",
-        kind: Kind::Bytes(1 << 30, 1 << 38),
-        quick: "4G",
-        full: "32G",
-    },
-    Parameter {
-        name: "passes",
-        what: "of each kind, of which the median counts",
-        kind: Kind::Number(1, 10_000),
-        quick: "9",
-        full: "51",
-    },
-];
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        tracker: Vec<TrackerKind>, Several::any(), TrackerKind::ALL.to_vec(), TrackerKind::ALL.to_vec(),
+            "trackers to compare";
+        holding: Vec<Holding>, Several::any(), vec![Holding::Isolate], Holding::ALL.to_vec(),
+            "how the guest holds reported pages";
+        sizes: Vec<u64>, Sizes(1 << 30, 16 << 40), sizes(&[0, 4, 8, 10, 14]),
+            sizes(&[0, 2, 4, 6, 8, 10, 12, 14]), "address spaces of the guests";
+        populated: u64, Bytes(1 << 30, 1 << 38), 4 << 30, 32 << 30,
+            "memory of the guest, in sections spread evenly over the address space";
+        passes: usize, Whole(1, 10_000), 9, 51, "passes of each kind, of which the median counts";
+    }
+}
+
+/// Powers of two, in GiB.
+fn sizes(powers: &[u32]) -> Vec<u64> {
+    powers.iter().map(|power| 1 << (30 + power)).collect()
+}
+
+impl Case for Scheme {
+    fn place(&self) -> Place {
+        Place { table: self.holding.to_string(), column: self.tracker.to_string() }
+    }
+}
 
 /// Name, unit and meaning of what is measured.
 const CURVES: [(&str, &str, &str); 4] = [
@@ -72,38 +62,35 @@ const CURVES: [(&str, &str, &str); 4] = [
 ];
 
 impl Experiment for Scale {
+    type Parameters = Settings;
+    type Case = Scheme;
+
     fn name(&self) -> &'static str {
         "scale"
     }
 
     fn about(&self) -> &'static str {
-        "What a pass costs and a tracker takes from 1 GiB to 16 TiB of address space, in a guest \
-         that is quiet, one that has freed a single granule, and a busy one."
+        "Measures the time of a pass and the memory of a tracker from 1 GiB to 16 TiB of address space, \
+         in a quiet guest, in one that has freed a single granule, and in a busy one."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
-    }
-
-    fn repeats(&self, _: &str) -> Repeats {
+    fn repeats(&self, _: &Scheme) -> Repeats {
         Repeats::ButForTimes
     }
 
-    fn cases(&self, settings: &Settings) -> Vec<String> {
-        let schemes = Scheme::of(settings.choices("tracker"), settings.choices("holding"));
-        schemes.into_iter().map(Scheme::name).collect()
+    fn cases(&self, settings: &Settings) -> Vec<Scheme> {
+        Scheme::of(&settings.tracker, &settings.holding)
     }
 
     #[allow(clippy::cast_precision_loss)] // figures for people
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let scheme = Scheme::named(case).with_context(|| format!("no scheme in {case}"))?;
-        let sizes = settings.sizes("sizes");
+    fn run(&self, scheme: &Scheme, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+        let sizes = &settings.sizes;
         let mut findings = Findings::default();
         let mut curves: [Vec<(f64, f64)>; 4] = Default::default();
         for (done, &bytes) in sizes.iter().enumerate() {
             progress::check()?;
             context.progress.say(&Size(bytes).to_string());
-            let measured = measure(scheme, bytes, settings, context.seed)?;
+            let measured = measure(*scheme, bytes, settings, context.seed)?;
             for (((name, unit, what), points), value) in
                 CURVES.iter().zip(&mut curves).zip(measured)
             {
@@ -162,7 +149,7 @@ fn guest(bytes: u64, populated: u64) -> Result<Mm> {
 /// and bytes of the tracker.
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn measure(scheme: Scheme, bytes: u64, settings: &Settings, seed: u64) -> Result<[f64; 4]> {
-    let mm = Arc::new(guest(bytes, settings.bytes("populated"))?);
+    let mm = Arc::new(guest(bytes, settings.populated)?);
     let mut reporter = Reporter::new(Arc::clone(&mm), scheme.config())?;
     let settle = |reporter: &mut Reporter| {
         let mut pages = 0;
@@ -172,7 +159,7 @@ fn measure(scheme: Scheme, bytes: u64, settings: &Settings, seed: u64) -> Result
         pages
     };
     settle(&mut reporter);
-    let passes = settings.count("passes");
+    let passes = settings.passes;
     let time = |of: &mut dyn FnMut() -> u64| {
         let start = Instant::now();
         let count = of().max(1);

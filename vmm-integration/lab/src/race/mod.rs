@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Races: what free page reporting can collide with, in real Linux and in the model.
+//! Races, faults and hypotheses of free page reporting, in real Linux and in the model.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | [`linux`] | memory blocks going offline and online in a real guest that reports |
-//! | `offlining` | that as an experiment of the lab |
-//! | `experiments` | the faults as experiments, and all of them together |
-//! | `part4` | known bugs and hypotheses, each with a verdict |
-//! | `agree` | what the model and Linux have in common |
+//! | [`linux`] | memory blocks that go offline and online in a real guest that reports |
+//! | `offlining` | that race as an experiment |
+//! | `faults` | the faults of the backend as experiments |
+//! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
+//! | `agreement` | the behavior that the model and Linux share |
 
-mod agree;
-mod experiments;
+mod agreement;
+mod faults;
+mod hypotheses;
 pub mod linux;
 mod offlining;
-mod part4;
 
-pub use experiments::{Planned, experiments};
+pub use self::faults::Planned;
+use crate::experiment::AnyExperiment;
+
+/// All races, in the order in which a run of all runs them.
+pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
+    &[
+        &offlining::Offlining,
+        &faults::FaultsModel,
+        &faults::FaultsLinux,
+        &hypotheses::Hypotheses,
+        &agreement::Agreement,
+    ]
+}

@@ -6,12 +6,13 @@
 use anyhow::{Context as _, Result, ensure};
 use guest_agent::race::{HUGE_PAGES, OFFLINE, Offlines, REPORT, RaceReport};
 
-use super::experiments::toolbox;
 use super::linux::{LinuxRace, Raced};
-use crate::experiment::{Context, Experiment, Repeats};
+use crate::experiment::{Case, Context, Experiment, Repeats};
 use crate::faults::device::FaultyDevice;
 use crate::faults::plan::{Fault, FaultKind, FaultPlan};
-use crate::parameters::{Kind, Parameter, Settings};
+use crate::guest::toolbox;
+use crate::parameters::parameters;
+use crate::parameters::takes::Whole;
 use crate::progress::{Interrupted, interrupted};
 use crate::store::{Findings, Verdict, VerdictKind};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
@@ -20,71 +21,80 @@ use vmm_integration::vmm::qemu::{self, Toolbox};
 /// Of so many cycles one is made without reporting, to compare with, but at least this many.
 const CYCLES_A_CONTROL: u64 = 10;
 const LEAST_CONTROLS: u64 = 500;
-const NO_REPORTING: &str = "no-reporting";
-const LATE: &str = "late-acknowledgements";
 /// How late: longer than half of the offlines take, by far.
 const LATE_MS: u64 = 500;
-const STABLE: &str = "stable-kernel";
 
 /// See [`LinuxRace`].
 pub(super) struct Offlining;
 
+/// A device or kernel beside which the race runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "kebab-case")]
+pub(super) enum Beside {
+    /// The daemon.
+    Daemon,
+    /// A device that acknowledges late.
+    LateAcknowledgements,
+    /// The daemon, with the kernel of Debian's stable release.
+    StableKernel,
+    /// No reporting.
+    NoReporting,
+}
+
+impl Case for Beside {}
+
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        cycles: u64, Whole(1, 100_000_000), 1000, 20_000,
+            "times that a block goes offline and online; a tenth more without reporting";
+        cpus: u32, Whole(1, 64), 1, 1,
+            "CPUs of the guest; an emulated one on few cores is several times as fast as two";
+    }
+}
+
 impl Experiment for Offlining {
+    type Parameters = Settings;
+    type Case = Beside;
+
     fn name(&self) -> &'static str {
         "race-linux"
     }
 
     fn about(&self) -> &'static str {
-        "Real Linux takes memory blocks offline and online while it reports, uses memory, allocates \
-         gigantic pages, changes page_reporting_order and reloads virtio_balloon; with the daemon, with \
-         acknowledgements that come late, and with the kernel of Debian's stable release; each beside \
-         the same without reporting, which is also a case of its own"
+        "Races memory offlining with reporting: real Linux takes memory blocks offline and online while it \
+         reports, uses memory, allocates gigantic pages, changes page_reporting_order and reloads \
+         virtio_balloon. Runs with the daemon, with late acknowledgements, and with the kernel of Debian's \
+         stable release; each is compared with the same race without reporting, which is also a case of \
+         its own."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        const PARAMETERS: &[Parameter] = &[
-            Parameter {
-                name: "cycles",
-                what: "times that a block goes offline and online; a tenth more without reporting",
-                kind: Kind::Number(1, 100_000_000),
-                quick: "1000",
-                full: "20000",
-            },
-            Parameter {
-                name: "cpus",
-                what: "CPUs of the guest; emulated on few cores one is several times as fast as two",
-                kind: Kind::Number(1, 64),
-                quick: "1",
-                full: "1",
-            },
-        ];
-        PARAMETERS
-    }
-
-    fn repeats(&self, _: &str) -> Repeats {
+    fn repeats(&self, _: &Beside) -> Repeats {
         Repeats::ButForTheGuest
     }
 
-    fn cases(&self, _: &Settings) -> Vec<String> {
-        ["daemon", LATE, STABLE, NO_REPORTING].map(str::to_owned).into()
+    fn cases(&self, _: &Settings) -> Vec<Beside> {
+        vec![
+            Beside::Daemon,
+            Beside::LateAcknowledgements,
+            Beside::StableKernel,
+            Beside::NoReporting,
+        ]
     }
 
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+    fn run(&self, case: &Beside, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
         let mut findings = Findings::default();
         let mut toolbox = match toolbox()? {
             Ok(toolbox) => toolbox,
-            Err(why) => {
-                findings.verdict = Some(Verdict { kind: VerdictKind::NotTestable, text: why });
-                return Ok(findings);
-            }
+            Err(why) => return Ok(Findings::verdict(VerdictKind::NotTestable, why)),
         };
-        if case == STABLE {
+        if *case == Beside::StableKernel {
             toolbox.kernel = qemu::stable_kernel()?;
         }
-        let mut race = LinuxRace::new(context.seed, settings.number("cycles"));
-        race.cpus = u32::try_from(settings.number("cpus"))?;
-        race.reporting = case != NO_REPORTING;
-        let raced = race_beside(case, &race, &toolbox, context)?;
+        let mut race = LinuxRace::new(context.seed, settings.cycles);
+        race.cpus = settings.cpus;
+        race.reporting = *case != Beside::NoReporting;
+        let raced = race_beside(*case, &race, &toolbox, context)?;
         let report = &raced.report;
         ensure!(report.migrated_pages > 0, "no block that was cycled was in use: {report:?}");
         operations(&mut findings, &raced);
@@ -103,7 +113,7 @@ impl Experiment for Offlining {
             text += &beside_reports(&mut findings, report, offlines)?;
             let cycles = (race.cycles / CYCLES_A_CONTROL).max(LEAST_CONTROLS).min(race.cycles);
             let control = LinuxRace { reporting: false, cycles, ..race };
-            let control = race_beside(NO_REPORTING, &control, &toolbox, context)?;
+            let control = race_beside(Beside::NoReporting, &control, &toolbox, context)?;
             let without = self::offlines(&control)?;
             times(&mut findings, "without-reporting-", without);
             let cycles = control.report.cycles();
@@ -125,7 +135,7 @@ impl Experiment for Offlining {
 
 /// Runs a race in a guest of its own, beside the device of the case.
 fn race_beside(
-    case: &str,
+    case: Beside,
     race: &LinuxRace,
     toolbox: &Toolbox,
     context: &Context<'_>,
@@ -134,7 +144,7 @@ fn race_beside(
         context.progress.at(report.cycles(), race.cycles);
         !interrupted()
     };
-    let raced = if case == LATE {
+    let raced = if case == Beside::LateAcknowledgements {
         let late = Fault { times: 0, ms: Some(LATE_MS), ..Fault::new(FaultKind::DelayAck) };
         let device = FaultyDevice::start(FaultPlan::new(vec![late])?)?;
         race.run(toolbox, &device.socket(), &mut look)?
@@ -165,15 +175,15 @@ fn offlines(raced: &Raced) -> Result<&Offlines> {
 /// What came of each kind of operation.
 fn operations(findings: &mut Findings, raced: &Raced) {
     let report = &raced.report;
-    findings.figure("cycles", real(report.cycles()), "", "blocks that went offline and came back");
+    findings.count("cycles", report.cycles(), "", "blocks that went offline and came back");
     findings.figure("rate", raced.cycles_per_second(), "1/s", "cycles a second");
-    findings.figure("moved", real(report.migrated_pages), "pages", "moved out of the way");
+    findings.count("moved", report.migrated_pages, "pages", "moved out of the way");
     let checked = real(report.verified_bytes >> 20);
     findings.figure("checked", checked, "MiB", "compared, all of it right");
     for (name, operation) in report.operations.iter().filter(|(name, _)| *name != REPORT) {
         for (outcome, times) in &operation.outcomes {
             let what = format!("{name}: ended with {outcome}");
-            findings.figure(&format!("{name}-{outcome}"), real(*times), "", &what);
+            findings.count(&format!("{name}-{outcome}"), *times, "", &what);
         }
         let name = format!("{name}-longest");
         findings.figure(&name, ms(operation.longest_us), "ms", &format!("the {name}"));
@@ -220,7 +230,7 @@ fn beside_reports(
     let reports = report.operation(REPORT);
     let count = reports.ok();
     ensure!(count > 0, "the driver reported nothing");
-    findings.figure("reports", real(count), "", "reports that the driver had acknowledged");
+    findings.count("reports", count, "", "reports that the driver had acknowledged");
     let mean = ms(reports.total_us) / real(count);
     findings.figure("acknowledgement-mean", mean, "ms", "the driver waited for on the average");
     findings.figure(

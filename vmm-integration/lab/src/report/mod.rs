@@ -11,7 +11,7 @@ mod map;
 mod section;
 mod summary;
 
-use super::parameters::Size;
+use super::size::Size;
 use super::store::{Kept, VerdictKind};
 use super::table::groups;
 
@@ -163,7 +163,7 @@ mod tests {
     use super::charts::{CLOSED_FORM, MEASURED};
     use super::*;
     use crate::machine::Machine;
-    use crate::store::{CaseRecord, FORMAT, Failure, Findings, MemoryMap, Verdict};
+    use crate::store::{CaseRecord, FORMAT, Failure, Findings, MemoryMap, Place, Verdict};
 
     fn record(case: &str, value: f64) -> CaseRecord {
         let mut findings = Findings::default();
@@ -177,6 +177,7 @@ mod tests {
             format: FORMAT,
             experiment: "test".to_owned(),
             case: case.to_owned(),
+            place: Place { table: "uniform".to_owned(), column: case.replace("-uniform", "") },
             seed: 1,
             parameters: BTreeMap::from([("rounds".to_owned(), "<3>".to_owned())]),
             command: format!("cargo xtask lab bench test --case {case} --seed 1"),
@@ -201,6 +202,7 @@ mod tests {
             record.verdict = None;
         }
         records[2].experiment = "race".to_owned();
+        records[2].place.table = String::new();
         let kept = Kept { records, ..Kept::default() };
         let page = render(&kept, &|name| Some(format!("about `{name}`")));
         let page = page.replace("<span>", "").replace("</span>", "");
@@ -239,7 +241,7 @@ mod tests {
         };
         let mut lost = record("lost", 1.0);
         lost.verdict = Some(Verdict { kind: VerdictKind::Lost, text: "4096 bytes".to_owned() });
-        let unreadable = vec![anyhow::anyhow!("x.json is no record of this lab")];
+        let unreadable = vec![anyhow::anyhow!("x.json is not a record of this lab")];
         let kept = Kept { records: vec![lost], failures: vec![failure.clone()], unreadable };
         let page = render(&kept, &|_| None);
         let (first, rest) = page.split_once("<section id=\"test\"").unwrap();

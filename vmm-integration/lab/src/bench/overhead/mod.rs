@@ -10,6 +10,7 @@
 
 mod pairs;
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -19,11 +20,12 @@ use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
 
 use super::daemon::CountedDaemon;
-use super::guests::toolbox;
-use crate::experiment::{Context, Experiment, Repeats};
-use crate::parameters::{Kind, Parameter, Settings};
+use crate::experiment::{Case, Context, Experiment, Repeats};
+use crate::guest::{GuestKind, toolbox};
+use crate::parameters::parameters;
+use crate::parameters::takes::{Bytes, Real, Several, Whole};
 use crate::progress;
-use crate::store::Findings;
+use crate::store::{Findings, Place};
 use pairs::{Estimate, orders};
 
 /// See the module.
@@ -37,99 +39,112 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Reporting that was turned on makes its first pass within two seconds; more on a busy machine.
 const FIRST_PASS: Duration = Duration::from_secs(60);
 
-const PARAMETERS: &[Parameter] = &[
-    Parameter {
-        name: "guest",
-        what: "the model, and a real Linux",
-        kind: Kind::Choices(&["model", "linux"]),
-        quick: "model,linux",
-        full: "model,linux",
-    },
-    Parameter {
-        name: "program",
-        what: "page_fault1: anonymous memory in huge pages, as in the series' cover letters; \
-               page_fault2: a private mapping of a file, in single pages",
-        kind: Kind::Choices(&["page_fault1", "page_fault2"]),
-        quick: "page_fault1,page_fault2",
-        full: "page_fault1,page_fault2",
-    },
-    Parameter {
-        name: "tasks",
-        what: "programs side by side; with as many as the host has CPUs the daemon has none of its \
-               own",
-        kind: Kind::Number(1, 16),
-        quick: "1",
-        full: "1",
-    },
-    Parameter {
-        name: "memory",
-        what: "of the guest",
-        kind: Kind::Bytes(512 << 20, 64 << 30),
-        quick: "1G",
-        full: "4G",
-    },
-    Parameter {
-        name: "turn",
-        what: "seconds of a turn that count; reporting makes a pass every two",
-        kind: Kind::Real(2.0, 600.0),
-        quick: "2",
-        full: "2",
-    },
-    Parameter {
-        name: "pairs",
-        what: "of turns; six are the least for an interval of 95 %",
-        kind: Kind::Number(1, 1000),
-        quick: "6",
-        full: "17",
-    },
-];
+/// A program of will-it-scale.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+pub(super) enum Program {
+    /// Anonymous memory, in huge pages.
+    #[strum(serialize = "page_fault1")]
+    PageFault1,
+    /// A private mapping of a file, in single pages.
+    #[strum(serialize = "page_fault2")]
+    PageFault2,
+}
+
+impl Program {
+    fn mapped(self) -> Mapped {
+        match self {
+            Self::PageFault1 => Mapped::Anonymous,
+            Self::PageFault2 => Mapped::File,
+        }
+    }
+}
+
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
+            vec![GuestKind::Model, GuestKind::Linux], "guests to measure";
+        program: Vec<Program>, Several::any(), vec![Program::PageFault1, Program::PageFault2],
+            vec![Program::PageFault1, Program::PageFault2],
+            "page_fault1: anonymous memory in huge pages, as in the cover letters of free page reporting; \
+             page_fault2: a private mapping of a file, in single pages";
+        tasks: u32, Whole(1, 16), 1, 1,
+            "programs side by side; with one for each of the host's CPUs the daemon shares theirs";
+        memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 4 << 30, "memory of the guest";
+        turn: f64, Real(2.0, 600.0), 2.0, 2.0,
+            "measured seconds of a turn; the guest reports every two";
+        pairs: usize, Whole(1, 1000), 6, 17,
+            "pairs of turns; an interval of 95 % needs at least six";
+    }
+}
+
+/// A program in a guest.
+pub(super) struct Faulting {
+    program: Program,
+    guest: GuestKind,
+}
+
+impl fmt::Display for Faulting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.program, self.guest)
+    }
+}
+
+impl Case for Faulting {
+    fn place(&self) -> Place {
+        Place { table: self.guest.to_string(), column: self.program.to_string() }
+    }
+}
 
 impl Experiment for Overhead {
+    type Parameters = Settings;
+    type Case = Faulting;
+
     fn name(&self) -> &'static str {
         "overhead"
     }
 
     fn about(&self) -> &'static str {
-        "Pages that programs fault in a second with reporting off and on, after will-it-scale's \
-         page_fault1 and page_fault2: the median of the ratios of paired turns, with an interval."
+        "Measures how many pages programs fault in per second with reporting off and on, after \
+         will-it-scale's page_fault1 and page_fault2: the median of the ratios of paired turns, with an \
+         interval."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        PARAMETERS
+    fn repeats(&self, case: &Faulting) -> Repeats {
+        match case.guest {
+            GuestKind::Model => Repeats::ButForTimes,
+            GuestKind::Linux => Repeats::ButForTheGuest,
+        }
     }
 
-    fn repeats(&self, case: &str) -> Repeats {
-        if case.ends_with("linux") { Repeats::ButForTheGuest } else { Repeats::ButForTimes }
-    }
-
-    fn cases(&self, settings: &Settings) -> Vec<String> {
-        let of = |guest: &&'static str| {
-            let name = move |program: &&str| format!("{program}-{guest}");
-            settings.choices("program").iter().map(name).collect::<Vec<_>>()
+    fn cases(&self, settings: &Settings) -> Vec<Faulting> {
+        let of = |&guest: &GuestKind| {
+            settings.program.iter().map(move |&program| Faulting { program, guest })
         };
-        settings.choices("guest").iter().flat_map(of).collect()
+        settings.guest.iter().flat_map(of).collect()
     }
 
-    fn run(&self, case: &str, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let (program, guest) = case.split_once('-').context("no guest")?;
-        let mapped = if program == "page_fault1" { Mapped::Anonymous } else { Mapped::File };
-        let memory = settings.bytes("memory");
-        let tasks = settings.number("tasks");
-        let needed = MAPPING_BYTES * tasks * if mapped == Mapped::File { 2 } else { 1 };
+    fn run(&self, case: &Faulting, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+        let mapped = case.program.mapped();
+        let Settings { memory, tasks, .. } = *settings;
+        let needed = MAPPING_BYTES * u64::from(tasks) * if mapped == Mapped::File { 2 } else { 1 };
         ensure!(
             needed <= memory / 2,
-            "tasks is {tasks} and memory is {memory}: expected memory of twice the {needed} bytes \
-             that these tasks need, or more"
+            "memory is too small for {tasks} tasks (got {memory} bytes, expected at least {}): set \
+             memory higher or tasks lower",
+            needed * 2
         );
         let mut findings = Findings::default();
         context.progress.say("booting");
         let device = CountedDaemon::start(context, Vec::new())?;
-        let tasks = u32::try_from(tasks)?;
-        let guest: Box<dyn Guest> = if guest == "model" {
-            let memory = GuestMemory::flat(memory, usize::try_from(tasks)?);
-            Box::new(ModelGuest::start(&device.socket(), ModelConfig::new(memory))?)
-        } else {
-            match toolbox()? {
+        let guest: Box<dyn Guest> = match case.guest {
+            GuestKind::Model => {
+                let memory = GuestMemory::flat(memory, usize::try_from(tasks)?);
+                Box::new(ModelGuest::start(&device.socket(), ModelConfig::new(memory))?)
+            }
+            GuestKind::Linux => match toolbox()? {
                 Ok(toolbox) => {
                     let balloon = Balloon::VhostUser { socket: device.socket() };
                     let config =
@@ -137,10 +152,10 @@ impl Experiment for Overhead {
                     Box::new(LinuxGuest::boot(&toolbox, config)?)
                 }
                 Err(why) => {
-                    findings.note(why);
+                    findings.note(format!("Not measured: {why}."));
                     return Ok(findings);
                 }
-            }
+            },
         };
         findings.note(format!("{}. {}", guest.describe(), work(mapped)));
         let reported = || Ok(device.discards()?.bytes);
@@ -215,8 +230,8 @@ type OfPair = fn(&Pair) -> f64;
 
 /// Lets both sides have their turns.
 fn compare(side: &Side<'_>, settings: &Settings, context: &Context<'_>) -> Result<Vec<Pair>> {
-    let time = Duration::from_secs_f64(settings.real("turn"));
-    let number = settings.count("pairs");
+    let time = Duration::from_secs_f64(settings.turn);
+    let number = settings.pairs;
     let mut pairs = Vec::with_capacity(number);
     // The first pair warms up: a guest that has just begun gives back all its memory.
     let orders = [false].into_iter().chain(orders(context.seed, number));
@@ -318,6 +333,7 @@ fn points(pairs: &[Pair], of: &dyn Fn(&Pair) -> f64) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parameters::{Assignments, Length, Parameters as _};
     use std::fs::File;
     use std::sync::atomic::Ordering::Relaxed;
     use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -388,9 +404,8 @@ mod tests {
     }
 
     fn compared(obeys: bool) -> Result<Findings> {
-        let set = [("pairs".to_owned(), "7".to_owned())];
-        let length = crate::parameters::Length::Quick;
-        let settings = Settings::new(PARAMETERS, length, &set).unwrap();
+        let set = Assignments::parse(&["pairs=7".to_owned()])?;
+        let settings = Settings::read(Length::Quick, &set)?;
         let progress = progress::Progress::new(1);
         let context = Context::new(1, &progress, None);
         let guest = Fake { on: AtomicBool::new(false), obeys, reported: AtomicU64::new(0) };

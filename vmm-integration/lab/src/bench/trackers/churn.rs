@@ -20,16 +20,6 @@ pub(super) enum Churn {
     Bursty,
 }
 
-/// As cases are named.
-pub(super) const CHURNS: &[&str] = &["uniform", "local", "bursty"];
-
-impl Churn {
-    pub(super) fn named(name: &str) -> Option<Self> {
-        let all = [Self::Uniform, Self::Local, Self::Bursty];
-        CHURNS.iter().zip(all).find(|(known, _)| **known == name).map(|(_, churn)| churn)
-    }
-}
-
 /// One thing that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! How many duplicates there are under uniform churn, beside the closed form for tracker D.
+//! How many duplicates there are under uniform churn, beside the closed form for `section-bit`.
 //!
-//! Section 1.002 of the reference: with S sections of F free granules each, a pass for every cT
+//! With S sections of F free granules each, a pass for every cT
 //! granules that were freed finds S (1 - exp(-cT/S)) sections marked, and reports all that is free
 //! in them. A granule a pass that was freed has to be reported; the rest are duplicates.
 
@@ -14,9 +14,9 @@ use guest_driver::reporting::Reporter;
 use guest_driver::workload::Random;
 
 use super::scheme::Scheme;
+use super::settings::Settings;
 use super::virtual_time::{config, new_guest, settle};
 use crate::experiment::Context;
-use crate::parameters::Settings;
 use crate::progress;
 use crate::store::Findings;
 
@@ -40,7 +40,7 @@ pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) ->
     let mut in_use = guest.fill(100);
     let mut random = Random(context.seed);
     let all = in_use.len();
-    let mut keep = all * usize::try_from(settings.number("used"))? / 100;
+    let mut keep = all * usize::try_from(settings.used)? / 100;
     let mut free_some = |guest: &mut super::guest::Guest, in_use: &mut Vec<Pfn>, left: usize| {
         while in_use.len() > left {
             let pick = random.index(in_use.len());

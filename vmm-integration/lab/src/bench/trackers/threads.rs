@@ -21,9 +21,9 @@ use hdrhistogram::Histogram;
 
 use super::guest::GRANULE_ORDER;
 use super::scheme::Scheme;
+use super::settings::Settings;
 use super::virtual_time::config;
 use crate::experiment::Context;
-use crate::parameters::Settings;
 use crate::progress;
 use crate::store::Findings;
 
@@ -85,7 +85,7 @@ struct Met {
 /// If the run is to end, or memory is not where it was afterwards.
 #[allow(clippy::cast_precision_loss)] // rates
 pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-    let time = Duration::from_secs_f64(settings.real("thread-seconds"));
+    let time = Duration::from_secs_f64(settings.thread_seconds);
     let mut findings = Findings::default();
     let rate = |count: u64, of: u64| count as f64 / of as f64 * 1e6;
 

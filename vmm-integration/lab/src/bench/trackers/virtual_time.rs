@@ -10,8 +10,8 @@ use guest_driver::reporting::{Config, PassStats, Reporter};
 use super::churn::{Churn, Programs, SECOND};
 use super::guest::{Guest, HostSpeed};
 use super::scheme::Scheme;
+use super::settings::Settings;
 use crate::experiment::Context;
-use crate::parameters::Settings;
 use crate::progress;
 use crate::store::{Findings, MemoryMap};
 
@@ -35,15 +35,15 @@ pub(super) fn run(
     let config = config(scheme, settings);
     let mut reporter = Reporter::new(Arc::clone(&guest.mm), config)?;
     settle(&mut guest, &mut reporter)?;
-    let blocks = guest.fill(settings.number("used"));
+    let blocks = guest.fill(settings.used);
     settle(&mut guest, &mut reporter)?;
 
-    let end = seconds(settings.real("seconds"));
-    let delay = seconds(settings.real("delay"));
-    let a_second = settings.bytes("rate") / (4096 << settings.number("order")).max(1);
+    let end = seconds(settings.seconds);
+    let delay = seconds(settings.delay);
+    let a_second = settings.rate / (4096 << settings.order).max(1);
     let frames = u32::try_from(guest.mm.section_count()).context("too many sections")?
         * guest.mm.geometry().section_pages();
-    let swing = settings.count("swing");
+    let swing = settings.swing;
     guest.begin(Programs::new(churn, context.seed, frames, blocks, a_second, swing))?;
     guest.map = (churn == Churn::Bursty).then(MemoryMap::default);
 
@@ -154,17 +154,14 @@ pub(super) fn run(
 /// If there is no such memory.
 pub(super) fn new_guest(settings: &Settings) -> Result<Guest> {
     let gib = f64::from(1 << 30);
-    let host = HostSpeed {
-        round_trip_us: settings.number("round-trip"),
-        bytes_per_second: settings.real("host") * gib,
-    };
-    let order = u8::try_from(settings.number("order"))?;
-    Guest::new(settings.bytes("memory"), order, host)
+    let host =
+        HostSpeed { round_trip_us: settings.round_trip, bytes_per_second: settings.host * gib };
+    Guest::new(settings.memory, settings.order, host)
 }
 
 /// A reporter as the settings say.
 pub(super) fn config(scheme: Scheme, settings: &Settings) -> Config {
-    Config { batch: settings.count("batch"), ..scheme.config() }
+    Config { batch: settings.batch, ..scheme.config() }
 }
 
 /// Passes until there is nothing to report, how many.

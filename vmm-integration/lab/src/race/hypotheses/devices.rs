@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Bugs of devices: what becomes of them with the daemon, in the model and in Linux.
+//! Hypotheses about the device: the daemon, and faults, with the model and with Linux as the guest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use guest_driver::reporting::{Config, Reporter};
 use guest_driver::virtio::balloon::{QueueNumbering, feature};
 
-use super::Seen;
+use super::seen::Seen;
 use crate::faults;
 use crate::faults::device::FaultyDevice;
 use crate::faults::outcome::{Judgement, Met};
@@ -28,7 +28,7 @@ const USED: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A fault against the model and against Linux.
+/// Injects a fault, with the model and with Linux as the guest.
 pub(super) fn fault(kind: FaultKind, daemon: &Path, toolbox: Option<&Toolbox>) -> Result<Seen> {
     let fault = Fault { after: 2, ..Fault::new(kind) };
     let mut worst = VerdictKind::Survived;
@@ -49,7 +49,7 @@ pub(super) fn fault(kind: FaultKind, daemon: &Path, toolbox: Option<&Toolbox>) -
     Ok((worst, seen.join("; ")))
 }
 
-/// A guest that uses 128 MiB, frees them and reports all that is free; bytes that stay with the host.
+/// Uses 128 MiB in a guest, frees and reports them; returns the bytes that the host still holds.
 fn use_and_report(daemon: &DaemonProcess, attach: AttachOptions) -> Result<u64> {
     let config = ModelConfig { attach, ..ModelConfig::new(GuestMemory::flat(MEMORY, 1)) };
     let mut vm = ModelVm::start(&daemon.socket(), config)?;
@@ -67,7 +67,7 @@ fn use_and_report(daemon: &DaemonProcess, attach: AttachOptions) -> Result<u64> 
     vm.resident_bytes()
 }
 
-/// 4.1-3: both numberings, with each set of features that moves the reporting queue.
+/// Reports with both numberings of queues, with each set of features that moves the reporting queue.
 pub(super) fn numberings(daemon: &Path) -> Result<Seen> {
     let more = || DaemonOptions {
         args: ["--statistics", "--free-page-hints"].map(Into::into).into(),
@@ -91,7 +91,7 @@ pub(super) fn numberings(daemon: &Path) -> Result<Seen> {
     Ok((kind, format!("128 MiB used and reported in the model: {}", seen.join(", "))))
 }
 
-/// 4.1-17: reports are answered and nothing is given back.
+/// Reports to a paused daemon, which acknowledges and discards nothing.
 pub(super) fn inhibited(daemon: &Path) -> Result<Seen> {
     let options = DaemonOptions { args: vec!["--paused".into()], ..DaemonOptions::default() };
     let process = DaemonProcess::spawn(daemon, &options)?;
@@ -112,7 +112,7 @@ pub(super) fn inhibited(daemon: &Path) -> Result<Seen> {
     Ok((VerdictKind::AsDocumented, text))
 }
 
-/// 4.1-4: a guest that clears what it frees reports only where the device promises to keep that.
+/// Boots a guest that clears freed pages, which reports only to a device with F_PAGE_POISON.
 pub(super) fn poison(toolbox: &Toolbox, daemon: &Path) -> Result<Seen> {
     let boot = |socket: &Path| {
         let config = GuestConfig {
@@ -140,7 +140,7 @@ pub(super) fn poison(toolbox: &Toolbox, daemon: &Path) -> Result<Seen> {
     let mut resident = touched;
     let given_back = wait_until(PATIENCE, LOOK_EVERY, || {
         resident = guest.resident_bytes().map_err(|error| format!("{error:#}"))?;
-        if resident < touched / 2 { Ok(()) } else { Err("nothing is given back".to_owned()) }
+        if resident < touched / 2 { Ok(()) } else { Err("the host still holds it".to_owned()) }
     });
     guest.agent().alloc(USED, 256 * MIB, 1)?;
     let intact = guest.agent().verify(USED)?.mismatches == 0;

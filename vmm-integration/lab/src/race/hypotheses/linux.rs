@@ -1,158 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Hypotheses in real Linux, beside a device that remembers each report.
+//! Hypotheses in real Linux.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use guest_agent::Failure;
-use guest_agent::race::{MemoryBlock, RacePlan};
+use guest_agent::race::RacePlan;
 
-use super::Seen;
-use crate::faults::device::{Chain, FaultyDevice};
+use super::seen::Seen;
+use super::watched::{FREED, KEPT, LOOK_EVERY, MIB, PATIENCE, QUIET, Watched, bytes, is_busy, mib};
+use crate::faults::device::Chain;
 use crate::faults::plan::{Fault, FaultKind, FaultPlan};
 use crate::race::linux::{complaint, set_block};
 use crate::store::{Findings, VerdictKind};
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+use vmm_integration::vmm::qemu::Toolbox;
 
-const MIB: u64 = 1 << 20;
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Linux makes a pass two seconds after it was asked to: who reports nothing for so long is done.
-const QUIET: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(120);
 const ORDER: &str = "/sys/module/page_reporting/parameters/page_reporting_order";
 const MIN_FREE: &str = "/proc/sys/vm/min_free_kbytes";
 const WATERMARK_SCALE: &str = "/proc/sys/vm/watermark_scale_factor";
-/// Of [`MIN_FREE`]: nearly all of memory can be used.
+/// A value of [`MIN_FREE`] with which the guest can use nearly all memory.
 const LITTLE_KIB: u64 = 8 << 10;
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const TRACE_BUFFER: &str = "/sys/kernel/tracing/buffer_size_kb";
-/// Allocations by name.
-const KEPT: u32 = 1;
-const FREED: u32 = 2;
-const TRIGGER: u32 = 3;
+/// The first of many allocations.
 const PIECES: u32 = 1000;
 
-/// A guest whose device remembers what is reported.
-struct Watched {
-    guest: LinuxGuest,
-    device: FaultyDevice,
-}
-
-impl Watched {
-    /// Boots it; the driver is not loaded yet.
-    fn boot(toolbox: &Toolbox, plan: FaultPlan, kernel_args: &[&str]) -> Result<Self> {
-        let device = FaultyDevice::start(plan)?;
-        let config = GuestConfig {
-            memory_bytes: 1024 * MIB,
-            cpus: 1,
-            balloon: Balloon::VhostUser { socket: device.socket() },
-            kernel_args: kernel_args.iter().map(|&arg| arg.to_owned()).collect(),
-            ..GuestConfig::default()
-        };
-        Ok(Self { guest: LinuxGuest::boot(toolbox, config)?, device })
-    }
-
-    /// The same, and everything free is reported.
-    fn reported(toolbox: &Toolbox, kernel_args: &[&str]) -> Result<Self> {
-        let watched = Self::boot(toolbox, FaultPlan::default(), kernel_args)?;
-        watched.guest.load_balloon_driver("")?;
-        watched.rest()?;
-        Ok(watched)
-    }
-
-    /// What is reported until nothing has been for a while.
-    fn rest(&self) -> Result<Vec<Chain>> {
-        let mut chains = self.device.take_chains();
-        let mut last = Instant::now();
-        wait_until(PATIENCE, LOOK_EVERY, || {
-            let more = self.device.take_chains();
-            if !more.is_empty() {
-                last = Instant::now();
-            }
-            chains.extend(more);
-            if last.elapsed() > QUIET { Ok(()) } else { Err("it still reports".to_owned()) }
-        })?;
-        Ok(chains)
-    }
-
-    /// Bytes of that.
-    fn rest_bytes(&self) -> Result<u64> {
-        Ok(bytes(&self.rest()?))
-    }
-
-    /// Frees memory that nobody had reported, more than stays on per-CPU lists.
-    fn trigger(&self) -> Result<u64> {
-        self.guest.agent().alloc(TRIGGER, 48 * MIB, 1)?;
-        let before = self.rest_bytes()?;
-        self.guest.agent().free(TRIGGER)?;
-        Ok(before + self.rest_bytes()?)
-    }
-
-    fn free_bytes(&self) -> Result<u64> {
-        Ok(self.guest.agent().meminfo()?.bytes("MemFree"))
-    }
-
-    /// Uses memory until only so much is free.
-    fn fill(&self, free: u64) -> Result<()> {
-        let bytes = self.free_bytes()?.checked_sub(free).context("too little is free")?;
-        self.guest.agent().alloc(KEPT, bytes / MIB * MIB, 1)
-    }
-
-    fn set(&self, path: &str, value: u64) -> Result<u64> {
-        let before = self.guest.agent().read_file(path)?;
-        // The trace's buffer says behind it how large it becomes when it is used.
-        let before = before.split_whitespace().next().unwrap_or_default().parse();
-        let before = before.with_context(|| format!("{path} is no number"))?;
-        self.guest.agent().write_file(path, &value.to_string())?;
-        Ok(before)
-    }
-
-    fn blocks(&self) -> Result<(u64, Vec<MemoryBlock>)> {
-        let blocks = self.guest.agent().memory_blocks()?;
-        Ok((blocks.block_bytes, blocks.blocks))
-    }
-
-    /// The memory blocks that refuse to go offline; the others come back.
-    fn refused(&self) -> Result<Vec<u32>> {
-        let mut refused = Vec::new();
-        for block in self.blocks()?.1 {
-            let one_zone = block.zones.first().is_some_and(|zone| zone != "none");
-            if !one_zone || block.state != "online" {
-                continue;
-            }
-            match set_block(&self.guest, block.id, "offline") {
-                Ok(()) => set_block(&self.guest, block.id, "online")?,
-                Err(error) if is_busy(&error) => refused.push(block.id),
-                // One with a hole is not even looked at.
-                Err(_) => {}
-            }
-        }
-        ensure!(!refused.is_empty(), "every block goes offline");
-        Ok(refused)
-    }
-
-    fn seen(&self, shown: bool, text: String) -> Seen {
-        let kind = if shown { VerdictKind::Shown } else { VerdictKind::NotShown };
-        (kind, format!("Linux {}: {text}", self.guest.hello().kernel_release))
-    }
-}
-
-fn is_busy(error: &anyhow::Error) -> bool {
-    let failure = error.downcast_ref::<Failure>();
-    failure.and_then(|failure| failure.errno.as_deref()) == Some("EBUSY")
-}
-
-fn bytes(chains: &[Chain]) -> u64 {
-    chains.iter().map(|chain| chain.bytes).sum()
-}
-
-fn mib(bytes: u64) -> u64 {
-    bytes / MIB
-}
-
-/// 4.2-a: what is free lies so little above the min watermark that a report cannot hold all of it.
+/// Leaves so little memory above the min watermark that a report cannot hold all of it.
 pub(super) fn pass_stops(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::reported(toolbox, &[])?;
     let agent = watched.guest.agent();
@@ -184,7 +58,7 @@ pub(super) fn pass_stops(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     Ok(watched.seen(shown, text))
 }
 
-/// 4.2-b: the zone is below its watermark when the pass comes.
+/// Raises the watermark above the zone's free memory before the pass.
 pub(super) fn zone_is_low(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::reported(toolbox, &[])?;
     let agent = watched.guest.agent();
@@ -216,7 +90,7 @@ pub(super) fn zone_is_low(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     Ok(watched.seen(shown, text))
 }
 
-/// 4.2-c, the converse: blocks that refuse to go offline are isolated in part, and let go again.
+/// Offlines blocks that refuse, which isolates them in part for a moment.
 pub(super) fn isolation_reports_again(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     const TIMES: u32 = 5;
     let watched = Watched::reported(toolbox, &[])?;
@@ -250,7 +124,7 @@ pub(super) fn isolation_reports_again(toolbox: &Toolbox, _: &mut Findings) -> Re
     Ok(watched.seen(again >= 4 * MIB && again / u64::from(TIMES) > 2 * quiet, text))
 }
 
-/// 4.2-d: every other piece of 2 MiB is freed and reported, then the rest.
+/// Frees and reports every other piece of 2 MiB, then the rest.
 pub(super) fn merging_reports_again(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     const COUNT: u32 = 96;
     let watched = Watched::reported(toolbox, &[])?;
@@ -283,12 +157,11 @@ pub(super) fn merging_reports_again(toolbox: &Toolbox, _: &mut Findings) -> Resu
     Ok(watched.seen(again >= 16 * MIB && quiet < 8 * MIB, text))
 }
 
-/// 4.2-f: no acknowledgement comes; can the block go offline whose pages the report holds, and can the
-/// driver be unloaded?
+/// Leaves a report without acknowledgement, offlines a block that it holds, and unloads the driver.
 pub(super) fn hung_backend(toolbox: &Toolbox, findings: &mut Findings) -> Result<Seen> {
-    /// Longer than any operation takes in a guest that is well.
+    /// Longer than any operation takes in a healthy guest.
     const HANGS: Duration = Duration::from_secs(15);
-    /// So many chains come before the fault, unless they are skipped.
+    /// The number of chains before the fault, unless they are skipped.
     const FAR: u64 = 1 << 32;
     let drop = Fault { after: FAR, times: 0, ..Fault::new(FaultKind::DropAck) };
     let watched = Watched::boot(toolbox, FaultPlan::new(vec![drop])?, &["movablecore=640M"])?;
@@ -350,7 +223,7 @@ pub(super) fn hung_backend(toolbox: &Toolbox, findings: &mut Findings) -> Result
     Ok(watched.seen(both.is_ok(), text))
 }
 
-/// 4.2-g: the order is changed while reports are with the device.
+/// Changes the order while reports are in flight.
 pub(super) fn order_changes_in_a_pass(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     const LATE_MS: u64 = 200;
     let late = Fault { times: 0, ms: Some(LATE_MS), ..Fault::new(FaultKind::DelayAck) };
@@ -390,7 +263,7 @@ pub(super) fn order_changes_in_a_pass(toolbox: &Toolbox, _: &mut Findings) -> Re
     Ok(watched.seen(damaged > 0 || complaint.is_some(), text))
 }
 
-/// 4.2-h: memory of the kernel's own is freed, and its pageblocks are reported.
+/// Frees and reports unmovable memory of the kernel.
 pub(super) fn reporting_makes_movable(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::boot(toolbox, FaultPlan::default(), &[])?;
     // The buffer of the kernel's trace is unmovable, and as large as one likes.
@@ -421,7 +294,7 @@ fn unmovable_blocks(text: &str) -> Option<u64> {
     Some(counts.lines().filter_map(of).sum())
 }
 
-/// 4.2-i: one huge page is freed.
+/// Frees one huge page.
 pub(super) fn huge_page_waits(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::reported(toolbox, &["transparent_hugepage=always"])?;
     let agent = watched.guest.agent();
@@ -450,7 +323,7 @@ pub(super) fn huge_page_waits(toolbox: &Toolbox, _: &mut Findings) -> Result<See
     Ok(watched.seen(waiting < 2 * MIB && drained >= 2 * MIB, text))
 }
 
-/// 4.1-7 and 4.1-8: the order is as large, and as small, as can be.
+/// Sets the order to its largest and smallest value.
 pub(super) fn extreme_orders(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched =
         Watched::boot(toolbox, FaultPlan::default(), &["page_reporting.page_reporting_order=0"])?;
@@ -477,7 +350,7 @@ pub(super) fn extreme_orders(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen
     Ok(watched.seen(shown, text))
 }
 
-/// 4.1-18: huge pages in their pool are free, and not in the allocator.
+/// Fills the pool of huge pages, which are free but not in the allocator, and empties it.
 pub(super) fn pool_is_not_reported(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     const PAGES: u64 = 64;
     let watched = Watched::boot(toolbox, FaultPlan::default(), &[])?;
@@ -498,7 +371,7 @@ pub(super) fn pool_is_not_reported(toolbox: &Toolbox, _: &mut Findings) -> Resul
     Ok(watched.seen(quiet < in_pool / 4 && emptied > in_pool / 2, text))
 }
 
-/// 4.1-21: a block comes online that nobody has used.
+/// Brings an unused block online.
 pub(super) fn online_is_reported(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::reported(toolbox, &["movablecore=512M"])?;
     let movable = watched.guest.agent().memory_blocks()?.movable();
@@ -516,7 +389,7 @@ pub(super) fn online_is_reported(toolbox: &Toolbox, _: &mut Findings) -> Result<
     Ok(by_design(seen))
 }
 
-/// 4.1-22: how long freed memory stays with the host in any case.
+/// Measures the time from a free to the first report.
 pub(super) fn delay_before_a_report(toolbox: &Toolbox, _: &mut Findings) -> Result<Seen> {
     let watched = Watched::reported(toolbox, &[])?;
     let agent = watched.guest.agent();
@@ -531,7 +404,7 @@ pub(super) fn delay_before_a_report(toolbox: &Toolbox, _: &mut Findings) -> Resu
     Ok(by_design(watched.seen(after > Duration::from_millis(1500), text)))
 }
 
-/// What is shown is meant to be so.
+/// An observation that shows intended behavior.
 fn by_design((kind, text): Seen) -> Seen {
     let kind = if kind == VerdictKind::Shown { VerdictKind::AsDocumented } else { kind };
     (kind, text)

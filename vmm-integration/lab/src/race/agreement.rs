@@ -10,12 +10,13 @@ use guest_agent::race::MemoryBlock;
 use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, OfflineError, Pfn, ZoneId, ZoneType};
 use guest_driver::reporting::{Config, Holding, Reporter, TrackerKind};
 
-use super::experiments::toolbox;
-use crate::experiment::{Context, Experiment, Repeats};
+use crate::experiment::{Case, Context, Experiment, Repeats};
 use crate::faults::device::{Chain, FaultyDevice};
 use crate::faults::plan::FaultPlan;
-use crate::parameters::{Kind, Parameter, Settings};
-use crate::store::{Findings, Verdict, VerdictKind};
+use crate::guest::{GuestKind, toolbox};
+use crate::parameters::parameters;
+use crate::parameters::takes::Bytes;
+use crate::store::{Findings, VerdictKind};
 use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelVm};
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
@@ -29,47 +30,45 @@ const QUIET: Duration = Duration::from_secs(8);
 /// See the module.
 pub(super) struct Agreement;
 
+parameters! {
+    /// The parameters.
+    pub(super) struct Settings {
+        freed: u64, Bytes(64 << 20, 16 << 30), 640 << 20, 640 << 20, "memory that is used and freed";
+    }
+}
+
+impl Case for GuestKind {}
+
 impl Experiment for Agreement {
+    type Parameters = Settings;
+    type Case = GuestKind;
+
     fn name(&self) -> &'static str {
         "agreement"
     }
 
     fn about(&self) -> &'static str {
-        "What the model (tracker E, pulling) and real Linux have in common: passes until what was \
-         freed is reported, bytes in a pass, sizes of chunks, outcomes of offlining"
+        "Compares the model (tracker reported-flag, pulling) with real Linux: passes until freed memory \
+         is reported, bytes in a pass, sizes of chunks, outcomes of offlining."
     }
 
-    fn parameters(&self) -> &'static [Parameter] {
-        const PARAMETERS: &[Parameter] = &[Parameter {
-            name: "freed",
-            what: "memory that is used and freed",
-            kind: Kind::Bytes(64 << 20, 16 << 30),
-            quick: "640M",
-            full: "640M",
-        }];
-        PARAMETERS
-    }
-
-    fn repeats(&self, _: &str) -> Repeats {
+    fn repeats(&self, _: &GuestKind) -> Repeats {
         Repeats::ButForTheGuest
     }
 
-    fn cases(&self, _: &Settings) -> Vec<String> {
-        ["model", "linux"].map(str::to_owned).into()
+    fn cases(&self, _: &Settings) -> Vec<GuestKind> {
+        vec![GuestKind::Model, GuestKind::Linux]
     }
 
-    fn run(&self, case: &str, settings: &Settings, _: &Context<'_>) -> Result<Findings> {
-        let freed = settings.bytes("freed");
+    fn run(&self, case: &GuestKind, settings: &Settings, _: &Context<'_>) -> Result<Findings> {
+        let freed = settings.freed;
         let memory = freed + 384 * MIB;
-        if case == "model" {
-            return model(memory, freed);
-        }
-        match toolbox()? {
-            Ok(toolbox) => linux(&toolbox, memory, freed),
-            Err(text) => {
-                let verdict = Some(Verdict { kind: VerdictKind::NotTestable, text });
-                Ok(Findings { verdict, ..Findings::default() })
-            }
+        match case {
+            GuestKind::Model => model(memory, freed),
+            GuestKind::Linux => match toolbox()? {
+                Ok(toolbox) => linux(&toolbox, memory, freed),
+                Err(why) => Ok(Findings::verdict(VerdictKind::NotTestable, why)),
+            },
         }
     }
 }
@@ -85,7 +84,7 @@ fn figures(passes: &[Vec<Chain>]) -> Findings {
     let bytes: Vec<u64> =
         passes.iter().map(|pass| pass.iter().map(|chain| chain.bytes).sum()).collect();
     let chains: Vec<&Chain> = passes.iter().flatten().collect();
-    findings.figure("passes", real(passes.len() as u64), "", "until nothing more was reported");
+    findings.count("passes", passes.len() as u64, "", "until nothing more was reported");
     let all: u64 = bytes.iter().sum();
     let mut sum = 0;
     let most_of_it = bytes.iter().position(|bytes| {
@@ -93,18 +92,18 @@ fn figures(passes: &[Vec<Chain>]) -> Findings {
         sum >= all / 20 * 19
     });
     let most_of_it = most_of_it.map_or(0, |pass| pass as u64 + 1);
-    findings.figure("passes-for-95-percent", real(most_of_it), "", "until nearly all was reported");
+    findings.count("passes-for-95-percent", most_of_it, "", "until nearly all was reported");
     let largest = bytes.iter().copied().max().unwrap_or(0);
-    findings.figure("largest-pass", real(largest / MIB), "MiB", "reported in the largest pass");
-    findings.figure("reported", real(all / MIB), "MiB", "reported in all passes");
+    findings.count("largest-pass", largest / MIB, "MiB", "reported in the largest pass");
+    findings.count("reported", all / MIB, "MiB", "reported in all passes");
     let most = chains.iter().map(|chain| chain.sizes.len() as u64).max().unwrap_or(0);
-    findings.figure("chunks-a-chain", real(most), "", "the most chunks in a report");
+    findings.count("chunks-a-chain", most, "", "the most chunks in a report");
     for order in [9_u8, 10] {
         let size = 4096_u64 << order;
         let of = |chain: &&Chain| chain.sizes.iter().filter(|bytes| **bytes == size).count() as u64;
         let count: u64 = chains.iter().map(of).sum();
         let what = format!("chunks of {} MiB", size / MIB);
-        findings.figure(&format!("chunks-order-{order}"), real(count), "", &what);
+        findings.count(&format!("chunks-order-{order}"), count, "", &what);
     }
     let points = (1_u32..).zip(&bytes).map(|(pass, bytes)| (f64::from(pass), real(bytes / MIB)));
     findings.series("passes", ("pass", "MiB"), "reported in each pass", points.collect());

@@ -14,18 +14,17 @@ use guest_driver::reporting::{
     Config, Holding, PassStats, ReportError, ReportSink, Reporter, TrackerKind, VirtualClock,
 };
 
-use super::Seen;
-use crate::store::VerdictKind;
+use super::seen::{Seen, assertion, seen};
 
 const CPU: usize = 0;
 const PAGEBLOCK: u8 = Geometry::LINUX.pageblock_order;
 const LARGEST: u8 = Geometry::LINUX.max_order;
-/// A guest comes to rest in fewer passes.
+/// More passes than a quiet guest needs.
 const PASSES: usize = 200;
 
 type Step = Box<dyn FnOnce(&Mm, &[PfnRange])>;
 
-/// Acknowledges everything, remembers it, and lets something happen while it has the first report.
+/// Acknowledges and remembers every report, and runs a step during the first one.
 #[derive(Default)]
 struct Host {
     mm: Option<Arc<Mm>>,
@@ -51,7 +50,7 @@ impl ReportSink for Host {
     }
 }
 
-/// A guest that reports as mainline does: tracker E, pulling.
+/// A guest that reports as mainline does: tracker `reported-flag`, pulling.
 struct Guest {
     mm: Arc<Mm>,
     reporter: Reporter,
@@ -81,7 +80,7 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Passes until nobody asks for another; returns the pages that were reported.
+    /// Runs passes until none is requested, and returns the number of reported pages.
     fn rest(&mut self) -> Result<u64> {
         self.host.reported.clear();
         for _ in 0..PASSES {
@@ -91,7 +90,7 @@ impl Guest {
             }
             self.reporter.pass(&mut self.host);
         }
-        anyhow::bail!("the guest does not come to rest in {PASSES} passes")
+        bail!("the guest still reports after {PASSES} passes")
     }
 
     /// Two pageblocks in use that would be one free block.
@@ -122,11 +121,7 @@ impl Guest {
     }
 }
 
-fn seen(shown: bool, text: String) -> Seen {
-    (if shown { VerdictKind::Shown } else { VerdictKind::NotShown }, text)
-}
-
-/// 4.2-c.
+/// Frees a block while it is isolated.
 pub(super) fn freed_while_isolated() -> Result<Seen> {
     let mut guest = Guest::reported(KernelSemantics::V6_19)?;
     let (one, other) = guest.buddies()?;
@@ -147,7 +142,7 @@ pub(super) fn freed_while_isolated() -> Result<Seen> {
     Ok(seen(lost && while_isolated + after == 0 && at_last > 0, text))
 }
 
-/// 4.2-c, the converse.
+/// Isolates half of a reported block.
 pub(super) fn isolation_reports_again() -> Result<Seen> {
     let mut guest = Guest::reported(KernelSemantics::V6_19)?;
     let (_, half) = guest.largest()?;
@@ -162,7 +157,7 @@ pub(super) fn isolation_reports_again() -> Result<Seen> {
     Ok(seen(again > 0 && quiet == 0, text))
 }
 
-/// 4.2-d.
+/// Merges two reported blocks.
 pub(super) fn merging_loses_the_mark() -> Result<Seen> {
     let mut guest = Guest::reported(KernelSemantics::V6_19)?;
     let (one, other) = guest.buddies()?;
@@ -191,7 +186,7 @@ pub(super) fn merging_loses_the_mark() -> Result<Seen> {
     Ok(seen(lost && quiet == 0 && again, text))
 }
 
-/// 4.2-e.
+/// Isolates half of a pulled block, which is then put back whole.
 pub(super) fn put_back_whole_on_an_isolated_half() -> Result<Seen> {
     let mut guest = Guest::new(&Layout::flat(Geometry::LINUX, 1, 2), PAGEBLOCK)?;
     let isolated = Arc::new(Mutex::new(None));
@@ -203,7 +198,7 @@ pub(super) fn put_back_whole_on_an_isolated_half() -> Result<Seen> {
         *result.lock().unwrap_or_else(PoisonError::into_inner) = Some((half, busy));
     }));
     // As far as the report that holds it, and its putting back.
-    let passed = super::assertion(|| guest.reporter.pass(&mut guest.host));
+    let passed = assertion(|| guest.reporter.pass(&mut guest.host));
     let isolated = *isolated.lock().unwrap_or_else(PoisonError::into_inner);
     let Some((half, Ok(()))) = isolated else {
         bail!("no half of what was held was isolated: {isolated:?}")
@@ -212,7 +207,7 @@ pub(super) fn put_back_whole_on_an_isolated_half() -> Result<Seen> {
         std::iter::from_fn(|| guest.mm.alloc(CPU, AllocRequest::movable(PAGEBLOCK)).ok())
             .any(|page| half.contains(page))
     };
-    let wrong = match passed.and_then(|_| super::assertion(allocated)) {
+    let wrong = match passed.and_then(|_| assertion(allocated)) {
         Ok(true) => Some("pages of the isolated half can be allocated".to_owned()),
         Ok(false) => guest.mm.validate().err().map(|error| error.to_string()),
         Err(failed) => Some(failed),
@@ -220,12 +215,12 @@ pub(super) fn put_back_whole_on_an_isolated_half() -> Result<Seen> {
     let shown = wrong.is_some();
     let text = format!(
         "one half of 4 MiB isolated while they were with the host, and put back: {}",
-        wrong.unwrap_or_else(|| "nobody gets the isolated half".to_owned())
+        wrong.unwrap_or_else(|| "no allocation gets the isolated half".to_owned())
     );
     Ok(seen(shown, text))
 }
 
-/// 4.2-i.
+/// Frees one huge page.
 pub(super) fn huge_page_waits() -> Result<Seen> {
     let mut guest = Guest::reported(KernelSemantics::V6_19)?;
     let mm = Arc::clone(&guest.mm);
@@ -249,7 +244,7 @@ pub(super) fn huge_page_waits() -> Result<Seen> {
     Ok(seen(!waiting && drained, text))
 }
 
-/// 4.2-j.
+/// Compares the budget of a pass beside isolated blocks with that of one alone.
 pub(super) fn isolated_blocks_enlarge_the_budget() -> Result<Seen> {
     // 512 blocks are one call more.
     const SECTIONS: usize = 24;
@@ -282,7 +277,7 @@ pub(super) fn isolated_blocks_enlarge_the_budget() -> Result<Seen> {
     Ok(seen(beside.reports > alone.reports, text))
 }
 
-/// 4.1-5: with blocks of 4 MiB for those of 512 MiB that arm64 has with pages of 64 KiB.
+/// Reports with large pageblocks: of 4 MiB, in place of the 512 MiB of arm64 with pages of 64 KiB.
 pub(super) fn large_pageblocks() -> Result<Seen> {
     let geometry = Geometry { pageblock_order: LARGEST, ..Geometry::LINUX };
     let reported = |granule: u8| -> Result<(u64, u64)> {
@@ -310,7 +305,7 @@ pub(super) fn large_pageblocks() -> Result<Seen> {
     Ok(seen(whole < free / 10 && parts > free / 2, text))
 }
 
-/// 4.1-13.
+/// Isolates half of a block larger than a pageblock, by old and new rules.
 pub(super) fn isolated_half_of_a_large_block() -> Result<Seen> {
     let stays = |semantics: KernelSemantics| -> Result<u64> {
         let guest = Guest::reported(semantics)?;
@@ -330,18 +325,19 @@ pub(super) fn isolated_half_of_a_large_block() -> Result<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::VerdictKind;
 
     #[test]
-    fn what_the_model_shows_step_by_step() {
+    fn model_shows_every_hypothesis_step_by_step() {
         for (name, run) in [
-            ("4.2-c", freed_while_isolated as fn() -> Result<Seen>),
-            ("4.2-c-converse", isolation_reports_again),
-            ("4.2-d", merging_loses_the_mark),
-            ("4.2-e", put_back_whole_on_an_isolated_half),
-            ("4.2-i", huge_page_waits),
-            ("4.2-j", isolated_blocks_enlarge_the_budget),
-            ("4.1-5", large_pageblocks),
-            ("4.1-13", isolated_half_of_a_large_block),
+            ("free-into-isolated-block", freed_while_isolated as fn() -> Result<Seen>),
+            ("isolation-reports-again", isolation_reports_again),
+            ("merging-loses-mark", merging_loses_the_mark),
+            ("put-back-on-isolated-half", put_back_whole_on_an_isolated_half),
+            ("huge-page-waits", huge_page_waits),
+            ("isolated-blocks-enlarge-budget", isolated_blocks_enlarge_the_budget),
+            ("large-pageblocks", large_pageblocks),
+            ("isolated-half-of-large-block", isolated_half_of_a_large_block),
         ] {
             let (kind, text) = run().unwrap();
             assert_eq!(kind, VerdictKind::Shown, "{name}: {text}");

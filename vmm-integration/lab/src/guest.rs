@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The kinds of guest of an experiment, and what a real one needs.
+
+use anyhow::Result;
+use vmm_integration::vmm::qemu::{self, Toolbox};
+
+/// A kind of guest.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum GuestKind {
+    /// The model of Linux's page allocator.
+    Model,
+    /// Linux in QEMU.
+    Linux,
+}
+
+/// QEMU and a kernel, or the reason why this machine has none.
+///
+/// # Errors
+/// If there is none although the environment variable `CI` is set.
+pub fn toolbox() -> Result<Result<Toolbox, String>> {
+    match qemu::available() {
+        Ok(toolbox) => Ok(Ok(toolbox)),
+        Err(error) if std::env::var_os("CI").is_some() => Err(error),
+        Err(error) => Ok(Err(format!("no Linux guest on this machine: {error:#}"))),
+    }
+}
