@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `balloon-lab`: measures ways to report free pages, and looks for what goes wrong.
+//! `balloon-lab`: measures free page reporting, and races it with offlining and faults.
 //!
 //! `cargo xtask lab` builds it with the daemon and runs it.
 
@@ -22,7 +22,11 @@ use balloon_lab::{PROGRAM, race, report, table};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
-/// Measures ways to report free pages, over any guest, and keeps what it finds.
+/// Measures free page reporting over any guest, and keeps a record of every case.
+///
+/// An experiment has cases and parameters. `list` shows them, `bench` and `race` run them, `report` turns
+/// the records into one page. Guests are the model of Linux's page allocator and, where QEMU and a kernel
+/// are available, real Linux.
 #[derive(Parser)]
 #[command(name = "balloon-lab", bin_name = PROGRAM, after_help = LAB_EXAMPLES)]
 struct Lab {
@@ -32,121 +36,122 @@ struct Lab {
 
 const LAB_EXAMPLES: &str = "\
 Examples:
-  cargo xtask lab list                                    what there is
-  cargo xtask lab bench trackers --case section-bit-isolate-uniform  one case, some seconds
-  cargo xtask lab report                                  target/lab/report.html
-  cargo xtask bench                                       all of it, in short, and the report
+  cargo xtask setup                       fetches QEMU and a kernel for Linux guests, once
+  cargo xtask lab list                    experiments, cases, parameters and faults
+  cargo xtask lab bench trackers --case section-bit-isolate-uniform    one case, some seconds
+  cargo xtask lab report                  writes target/lab/report.html
+  cargo xtask bench                       runs everything in short, and writes the report
 
-Exit status: 0; 1 if a case failed or memory was lost; 2 if the command line is wrong; 130 if it was
-interrupted.";
+Exit status: 0; 1 if a case failed or memory was lost; 2 for a wrong command line; 130 after an
+interrupt.";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
   cargo xtask lab list                   all experiments
-  cargo xtask lab list scale overhead    these
-  cargo xtask lab list --json            for programs";
+  cargo xtask lab list scale overhead    two experiments
+  cargo xtask lab list --json            JSON, for programs";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
-  cargo xtask lab bench                                           every experiment, in short
-  cargo xtask lab bench trackers scale                            these
+  cargo xtask lab bench                                           all experiments, in short
+  cargo xtask lab bench trackers scale                            two experiments
   cargo xtask lab bench trackers --case section-bit-isolate-uniform   one case
   cargo xtask lab bench trackers --set order=10 --set delay=0.5   other parameters
-  cargo xtask lab bench --full --out results --resume             goes on where it was interrupted
+  cargo xtask lab bench --full --out results --resume             resumes an interrupted run
   cargo xtask lab bench scale --json > scale.json                 records for programs
 
-`cargo xtask lab list` has the names of experiments, cases and parameters.";
+`cargo xtask lab list` shows the names of experiments, cases and parameters.";
 
 const RACE_EXAMPLES: &str = "\
 Examples:
-  cargo xtask lab race                                                   every experiment, in short
-  cargo xtask lab race race-linux --case daemon --cycles 100000          real Linux
+  cargo xtask lab race                                                   all experiments, in short
+  cargo xtask lab race race-linux --case daemon --cycles 100000          offlining in real Linux
   cargo xtask lab race hypotheses --case hung-backend                    one hypothesis
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
-  cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two, each by itself
-  cargo xtask lab race --faults plan.toml                                a plan; docs/user/lab.md has its form
+  cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two faults, each a case
+  cargo xtask lab race --faults plan.toml                                a plan: see docs/user/lab.md
 
-`cargo xtask lab list` has the names of experiments, cases, parameters and faults.";
+`cargo xtask lab list` shows the names of experiments, cases, parameters and faults.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
-  cargo xtask lab report                                     target/lab/report.html
+  cargo xtask lab report                                     writes target/lab/report.html
   cargo xtask lab report --from results --out /tmp/page.html
 
-The page is one file that needs nothing else. Records that cannot be read are named, on the page as well,
-and the status is 1 then.";
+The page is one file without references to others. An unreadable record is named on stderr and on the
+page, and the exit status is 1.";
 
 const ALL_EXAMPLES: &str = "\
-`cargo xtask bench` is this with --out target/lab.";
+`cargo xtask bench` runs this subcommand.";
 
 #[derive(Subcommand)]
 enum Command {
-    /// Lists the experiments with their cases and parameters, and the kinds of fault.
+    /// List experiments with their cases and parameters, and the kinds of fault.
     #[command(after_help = LIST_EXAMPLES)]
     List {
-        /// Which experiments; all of them by default.
+        /// Experiments to list [default: all].
         #[arg(value_name = "NAME")]
         experiments: Vec<String>,
-        /// Prints JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Runs experiments and keeps what they find.
+    /// Run the experiments that measure, and keep their records.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Run),
-    /// Races memory offlining and faults of the backend against reporting.
+    /// Race memory offlining and faults of the backend with reporting, and try hypotheses.
     #[command(after_help = RACE_EXAMPLES)]
     Race(Race),
-    /// Runs all of `bench` and of `race`, and makes the report.
+    /// Run all of `bench` and `race`, and write the report.
     #[command(after_help = ALL_EXAMPLES)]
     All(Kept),
-    /// Makes one page of what was kept: tables, curves, maps, and how to get them again.
+    /// Write a page from the records: tables, curves, maps, and the commands that repeat them.
     #[command(after_help = REPORT_EXAMPLES)]
     Report {
-        /// Where records are kept.
+        /// Folder of the records.
         #[arg(long, value_name = "DIR", default_value = "target/lab")]
         from: PathBuf,
-        /// The page; by default report.html in that folder.
+        /// File of the page [default: report.html in the folder of the records].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
 }
 
-/// How a run is made and kept, whatever is run.
+/// The options of every run.
 #[derive(Args, Clone)]
 struct Kept {
-    /// A short run: seconds a case. This is the default.
+    /// Run seconds a case. This is the default.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// A long run, for figures to quote.
+    /// Run minutes a case, for figures to quote.
     #[arg(long)]
     full: bool,
-    /// What random numbers begin with.
+    /// Seed of the random numbers.
     #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
     seed: u64,
-    /// Where records are kept. One run at a time has this folder.
+    /// Folder of the records. One run at a time can use it.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     out: PathBuf,
-    /// Goes on: what is kept there of a run with the same seed and parameters is not run again.
+    /// Skip cases whose record has the same command, seed and parameters.
     #[arg(long)]
     resume: bool,
-    /// The daemon; by default the one beside this program.
+    /// Daemon to measure [default: the one beside this program].
     #[arg(long, value_name = "PATH")]
     daemon: Option<PathBuf>,
-    /// Prints records as JSON, one array, instead of tables.
+    /// Print records as one JSON array instead of tables.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 struct Run {
-    /// Which experiments; all of them by default.
+    /// Experiments to run [default: all].
     #[arg(value_name = "NAME")]
     experiments: Vec<String>,
-    /// Runs only this case of them. May be given several times.
+    /// Run only this case. Repeatable.
     #[arg(long = "case", value_name = "CASE")]
     cases: Vec<String>,
-    /// Sets a parameter of whichever of the experiments has it. May be given several times.
+    /// Set a parameter of all chosen experiments that have it. Repeatable.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -157,20 +162,20 @@ struct Run {
 struct Race {
     #[command(flatten)]
     run: Run,
-    /// How often a memory block goes offline and online: `--set cycles=N`.
+    /// Cycles of a memory block, offline and online: short for `--set cycles=N`.
     #[arg(long, value_name = "N")]
     cycles: Option<u64>,
-    /// A fault plan in TOML, run instead of the races.
+    /// Run the faults of this plan, in TOML, instead of the experiments.
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
-    /// A fault, such as `delay-ack:after=3,ms=500`. May be given several times.
+    /// Run this fault instead of the experiments: `delay-ack:after=3,ms=500`. Repeatable.
     #[arg(long, value_name = "KIND[:FIELD=VALUE,..]")]
     fault: Vec<String>,
 }
 
-/// A command line that cannot be followed.
+/// The exit status of a wrong command line.
 const USAGE: u8 = 2;
-/// A case failed, or memory was lost.
+/// The exit status if a case failed or memory was lost.
 const FAILED: u8 = 1;
 
 type Experiments = &'static [&'static dyn AnyExperiment];
@@ -193,7 +198,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes to stdout. Who reads it may have read enough.
+/// Writes to stdout. A reader that has closed it is not an error.
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
@@ -280,13 +285,13 @@ fn all(kept: Kept) -> Result<u8> {
     let out = kept.out.clone();
     let options = Run { experiments: Vec::new(), cases: Vec::new(), set: Vec::new(), kept };
     let ran = run(&[("bench", experiments()), ("race", race::experiments())], &options)?;
-    // Of what there is, whatever failed or was interrupted.
+    // The report has what there is, even after a failure or an interrupt.
     let reported =
         if Store::new(&out).kept()?.records.is_empty() { 0 } else { write_report(&out, None)? };
     Ok(ran.max(reported))
 }
 
-/// Runs what was asked for of each subcommand's experiments.
+/// Runs the requested experiments of each subcommand.
 fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
     let Run { experiments, cases, set, kept } = options;
     let plan = |&(verb, known): &(&'static str, Experiments)| {
@@ -305,25 +310,25 @@ fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
     watch_for_interrupts()?;
     let again = again();
     let cases = if planned == 1 { "case" } else { "cases" };
-    say(&format!("{planned} {cases} into {}; again: {again}", kept.out.display()));
+    say(&format!("{planned} {cases}, records in {}; to repeat: {again}", kept.out.display()));
     let store = Store::new(&kept.out);
     let mut code = 0;
     let mut records = Vec::new();
     for plan in plans {
         let ran = plan.run(&store, kept.resume, kept.daemon.as_deref())?;
         if ran.skipped > 0 {
-            say(&format!("kept from before: {} of {planned} cases", ran.skipped));
+            say(&format!("skipped, already recorded: {} of {planned} cases", ran.skipped));
         }
         if ran.of_other_commits > 0 {
             let Machine { commit, .. } = Machine::here();
             say(&format!(
-                "{} of them by a program that was built of another commit than this one, {commit}; \
-                 without --resume they are run again",
+                "{} of these records come from another commit than {commit}; run without --resume to \
+                 replace them",
                 ran.of_other_commits
             ));
         }
         for (command, error) in &ran.failed {
-            say(&format!("failed: {error:#}\n  again: {command}"));
+            say(&format!("failed: {error:#}\n  to repeat: {command}"));
         }
         let lost = |record: &CaseRecord| {
             record.verdict.as_ref().is_some_and(|verdict| verdict.kind == VerdictKind::Lost)
@@ -335,8 +340,8 @@ fn run(of: &[(&'static str, Experiments)], options: &Run) -> Result<u8> {
         let go_on = if kept.resume { again.clone() } else { format!("{again} --resume") };
         if let Some(error) = ran.unkept {
             say(&format!(
-                "error: what was found last cannot be kept, and stands on standard output only: \
-                 {error:#}\n  when there is room, to go on: {go_on}"
+                "error: cannot keep the last record, which is on standard output only: {error:#}\n  \
+                 to go on after the remedy: {go_on}"
             ));
             break;
         }
@@ -367,7 +372,7 @@ fn tables(records: &[CaseRecord]) -> String {
     text
 }
 
-/// Makes the page and says where it is; what could not be read is on it as well.
+/// Writes the page and prints its path. Unreadable files are errors, on the page as well.
 fn write_report(from: &Path, out: Option<PathBuf>) -> Result<u8> {
     let kept = Store::new(from).kept()?;
     for why in &kept.unreadable {
@@ -375,8 +380,7 @@ fn write_report(from: &Path, out: Option<PathBuf>) -> Result<u8> {
     }
     ensure!(
         !(kept.records.is_empty() && kept.failures.is_empty()),
-        "there is no record in {}: expected EXPERIMENT/CASE.json, as `{PROGRAM} bench --out DIR` \
-         keeps them",
+        "no record in {} (expected EXPERIMENT/CASE.json): run `{PROGRAM} bench --out DIR` first",
         from.display()
     );
     let about = |name: &str| {

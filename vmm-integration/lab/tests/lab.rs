@@ -138,8 +138,8 @@ fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
         run(&[&ONE[..], &["--case", "reported-flag-pull-uniform", "--json"]].concat(), &out);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot be written") && said.contains("trackers"), "{said}");
-    assert!(said.contains("when there is room, to go on: cargo xtask lab bench"), "{said}");
+    assert!(said.contains("cannot keep the last record") && said.contains("trackers"), "{said}");
+    assert!(said.contains("to go on after the remedy: cargo xtask lab bench"), "{said}");
     let printed: Vec<CaseRecord> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed.len(), 1, "the one after it is not run");
     assert!(!printed[0].figures.is_empty());
@@ -180,7 +180,7 @@ fn what_cannot_be_reported_is_named_and_hides_nothing() {
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
     let report = || run(&["report", "--from", out.to_str().unwrap()], &out);
-    assert!(stderr(&report()).contains("there is no record in"), "{}", stderr(&report()));
+    assert!(stderr(&report()).contains("no record in"), "{}", stderr(&report()));
     assert!(run(&ONE, &out).status.success());
     std::fs::write(out.join("trackers/half.json"), "{").unwrap();
     let output = report();
@@ -239,13 +239,21 @@ fn a_run_that_was_interrupted_keeps_what_it_has_and_goes_on() {
         args.iter().copied().chain(["--resume", "--case", "zone-bitmap-isolate-uniform"]).collect();
     let output = run(&again, &out);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("kept from before: 1 of 1 cases"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("skipped, already recorded: 1 of 1 cases"),
+        "{}",
+        stderr(&output)
+    );
     std::fs::remove_file(out.join("trackers/reported-flag-pull-uniform.json")).unwrap();
     let uniform: Vec<&str> = before.keys().flat_map(|case| ["--case", case]).collect();
     let again: Vec<&str> = args.iter().copied().chain(["--resume"]).chain(uniform).collect();
     let output = run(&again, &out);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stderr(&output).contains("kept from before: 9 of 10 cases"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("skipped, already recorded: 9 of 10 cases"),
+        "{}",
+        stderr(&output)
+    );
     let after = by_case(store.kept().unwrap().records);
     assert_eq!(after.len(), 10);
     for (case, record) in &before {
