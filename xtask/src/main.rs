@@ -61,6 +61,10 @@ enum Command {
         /// unless this machine has one.
         #[arg(long)]
         browser: bool,
+        /// Pins the newest packages in vmm-integration/guest-packages.toml instead. The next set-up
+        /// fetches them.
+        #[arg(long, conflicts_with = "browser")]
+        update_packages: bool,
     },
 }
 
@@ -106,8 +110,9 @@ fn main() -> ExitCode {
         Command::Dist => dist::run(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
         Command::Lab { args } => lab::lab(&args).map(drop),
-        Command::Setup { browser: true } => Browser::ensure().map(drop),
-        Command::Setup { browser: false } => setup::guest().map(drop),
+        Command::Setup { update_packages: true, .. } => setup::update_packages(),
+        Command::Setup { browser: true, .. } => Browser::ensure().map(drop),
+        Command::Setup { .. } => setup::guest().map(drop),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use vmm_integration::fetch::SetupEvent;
+use vmm_integration::fetch::{SetupEvent, packages};
 use vmm_integration::vmm::qemu::{self, Toolbox};
 use vmm_integration::vmm::user_mode_linux::UserModeLinuxParts;
 
@@ -30,6 +30,7 @@ pub(crate) fn guest() -> Result<Toolbox> {
             bar.set_message(text.clone());
             said = text;
         }
+        SetupEvent::Warning(text) => bar.suspend(|| eprintln!("warning: {text}")),
         SetupEvent::Download { packages, total_bytes } => {
             let text = format!("fetching {packages} packages, {} MB", total_bytes / 1_000_000);
             bar.suspend(|| eprintln!("{text}"));
@@ -56,6 +57,21 @@ pub(crate) fn guest() -> Result<Toolbox> {
         Err(error) => eprintln!("no user-mode Linux: {error:#}"),
     }
     Ok(toolbox)
+}
+
+/// Pins the newest packages of the guests and the browser, and prints what has changed.
+///
+/// # Errors
+/// If apt cannot reach the archive, or the list cannot be written.
+pub(crate) fn update_packages() -> Result<()> {
+    let changes = packages::update(&mut |event| {
+        if let SetupEvent::Step(text) = event {
+            eprintln!("{text}");
+        }
+    })?;
+    changes.iter().for_each(|change| println!("{change}"));
+    eprintln!("{} packages have changed", changes.len());
+    Ok(())
 }
 
 /// A fraction as thousandths, for a bar.

@@ -14,8 +14,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
+use deb822_fast::{Deb822, Paragraph};
 
 use super::SetupEvent;
+use super::packages::{Package, Pins};
 
 /// The Debian archive as this machine is configured to reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,31 +95,22 @@ fn source_files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The trust fields of the stanza with this address in a `.sources` file, continuation lines
-/// (a key may be given in full) included.
+/// The trust fields of the stanza with this address in a `.sources` file. A key may be given in full,
+/// on continuation lines.
 fn trust_in_deb822(text: &str, uri: &str) -> Vec<String> {
-    let mut stanza: Vec<String> = Vec::new();
-    let mut stanzas = Vec::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')).chain([""]) {
-        match stanza.last_mut() {
-            _ if line.trim().is_empty() => stanzas.push(std::mem::take(&mut stanza)),
-            Some(field) if line.starts_with([' ', '\t']) => {
-                field.push('\n');
-                field.push_str(line);
-            }
-            _ => stanza.push(line.to_owned()),
-        }
-    }
-    let named = |field: &str, name: &str| {
-        field.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
+    // apt ignores a file that it cannot read, and says so itself.
+    let Ok(sources) = text.parse::<Deb822>() else { return Vec::new() };
+    let has_uri = |stanza: &&Paragraph| {
+        let uris = stanza.get("URIs").unwrap_or_default();
+        uris.split_whitespace().any(|word| same_uri(word, uri))
     };
-    let has_uri = |stanza: &Vec<String>| {
-        stanza.iter().any(|field| {
-            named(field, "URIs") && field.split_whitespace().any(|word| same_uri(word, uri))
-        })
+    let field = |stanza: &Paragraph, name| {
+        let value = stanza.get(name)?.replace('\n', "\n ");
+        Some(format!("{name}: {value}"))
     };
-    let stanza = stanzas.into_iter().find(has_uri).unwrap_or_default();
-    stanza.into_iter().filter(|f| named(f, "Signed-By") || named(f, "Trusted")).collect()
+    let stanza = sources.iter().find(has_uri);
+    let fields = ["Signed-By", "Trusted"].into_iter();
+    stanza.map_or(Vec::new(), |stanza| fields.filter_map(|name| field(stanza, name)).collect())
 }
 
 /// The same of a `.list` file: `deb [signed-by=… trusted=…] URI SUITE COMPONENT…`.
@@ -164,31 +157,45 @@ impl PrivateApt {
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// Downloads `packages` with all that they depend on and returns the files.
+    /// Returns the newest version of `packages` and of all that they depend on.
+    pub(crate) fn newest(&self, packages: &[&str]) -> Result<Vec<Package>> {
+        output(self.apt_get().args(["-q", "update"]))?;
+        self.plan(&owned(packages))
+    }
+
+    /// Downloads `packages` with all that they depend on, at the versions of `pins`, and returns the
+    /// files. apt checks the files against the signed index, and the index is checked against `pins`.
     ///
     /// Complete files of an earlier run are not fetched again.
     pub(crate) fn download(
         &self,
         packages: &[&str],
+        pins: &Pins,
         events: &mut dyn FnMut(SetupEvent),
     ) -> Result<Vec<PathBuf>> {
         events(SetupEvent::Step("reading the package index".to_owned()));
         output(self.apt_get().args(["-q", "update"]))?;
 
-        let install = |apt: &mut Command| {
-            apt.args(["-q", "-y", "install"]).args(packages);
-        };
-        let mut plan = self.apt_get();
-        plan.arg("--print-uris");
-        install(&mut plan);
-        let plan = output(&mut plan)?;
-        let sizes: Vec<u64> = plan.lines().filter_map(size_of_uri_line).collect();
-        let total_bytes = sizes.iter().sum();
-        events(SetupEvent::Download { packages: sizes.len(), total_bytes });
+        let mut wanted = pins.arguments();
+        let mut plan = self.plan(&wanted);
+        // No version is found that the index does not list.
+        if wanted.is_empty() || plan.is_err() {
+            wanted = owned(packages);
+            plan = self.plan(&wanted);
+            let differences = pins.differences(plan.as_deref().unwrap_or_default());
+            events(SetupEvent::Warning(format!(
+                "the mirror no longer has the pinned packages, using the newest: {}. `cargo xtask \
+                 setup --update-packages` pins them",
+                differences.join(", ")
+            )));
+        }
+        let plan = plan?;
+        pins.check(&plan)?;
+        let total_bytes = plan.iter().map(|package| package.bytes).sum();
+        events(SetupEvent::Download { packages: plan.len(), total_bytes });
 
-        let mut fetch = self.apt_get();
+        let mut fetch = self.install(&wanted);
         fetch.args(["--download-only", "-o", "APT::Status-Fd=1"]);
-        install(&mut fetch);
         run_with_lines(&mut fetch, &mut |line| {
             if let Some(fraction) = fraction_of_status_line(line) {
                 events(SetupEvent::Progress { fraction });
@@ -208,6 +215,20 @@ impl PrivateApt {
         ensure!(!files.is_empty(), "apt reported success but left no package in {archives:?}");
         files.sort();
         Ok(files)
+    }
+
+    /// Returns what apt would fetch for `packages`, each `NAME` or `NAME=VERSION`.
+    fn plan(&self, packages: &[String]) -> Result<Vec<Package>> {
+        // Without the option it prints the oldest checksum that the index has.
+        let options = ["--print-uris", "-o", "Acquire::ForceHash=SHA256"];
+        let uris = output(self.install(packages).args(options))?;
+        uris.lines().filter(|line| line.starts_with('\'')).map(package_of_uri_line).collect()
+    }
+
+    fn install(&self, packages: &[String]) -> Command {
+        let mut apt = self.apt_get();
+        apt.args(["-q", "-y", "install"]).args(packages);
+        apt
     }
 
     fn apt_get(&self) -> Command {
@@ -269,10 +290,24 @@ Acquire::https::Timeout "30";
     )
 }
 
-/// The size in a line of `--print-uris`: `'URI' FILE SIZE HASH`.
-fn size_of_uri_line(line: &str) -> Option<u64> {
-    let rest = line.strip_prefix('\'')?;
-    rest.split_once("' ")?.1.split_whitespace().nth(1)?.parse().ok()
+/// The package in a line of `--print-uris`: `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:SUM`,
+/// where `%3a` in the version stands for a colon.
+fn package_of_uri_line(line: &str) -> Result<Package> {
+    let parse = || {
+        let mut words = line.split_once("' ")?.1.split_whitespace();
+        let mut file = words.next()?.split('_');
+        Some(Package {
+            name: file.next()?.to_owned(),
+            version: file.next()?.replace("%3a", ":"),
+            bytes: words.next()?.parse().ok()?,
+            sha256: words.next()?.strip_prefix("SHA256:")?.to_owned(),
+        })
+    };
+    parse().with_context(|| format!("apt's plan has an unexpected line (got {line:?})"))
+}
+
+fn owned(packages: &[&str]) -> Vec<String> {
+    packages.iter().map(|&package| package.to_owned()).collect()
 }
 
 /// How far a download is, 0 to 1, from apt's `dlstatus:ITEM:PERCENT:TEXT`.
@@ -351,7 +386,7 @@ mod tests {
                     Suites: a b\nSigned-By:\n -----BEGIN\n .\n key\nTrusted: no\n";
         assert_eq!(
             trust_in_deb822(text, "http://m.example/debian/"),
-            ["Signed-By:\n -----BEGIN\n .\n key", "Trusted: no"]
+            ["Signed-By: \n -----BEGIN\n .\n key", "Trusted: no"]
         );
         assert!(trust_in_deb822(text, "http://other.example/").is_empty());
     }
@@ -369,8 +404,14 @@ mod tests {
     #[test]
     fn lines_of_apt_are_read() {
         let line = "'http://m.example/p/libx_1%2b2_amd64.deb' libx_1+2_amd64.deb 160548 SHA256:ab";
-        assert_eq!(size_of_uri_line(line), Some(160_548));
-        assert_eq!(size_of_uri_line("Reading package lists..."), None);
+        let package = package_of_uri_line(line).unwrap();
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("libx", "1+2"));
+        assert_eq!((package.bytes, package.sha256.as_str()), (160_548, "ab"));
+        let line = "'http://m.example/p/y.deb' y_1%3a2-3_amd64.deb 1 SHA256:ab";
+        assert_eq!(package_of_uri_line(line).unwrap().version, "1:2-3");
+        assert!(
+            package_of_uri_line("'http://m.example/p/y.deb' y_1_amd64.deb 1 MD5Sum:ab").is_err()
+        );
         assert_eq!(fraction_of_status_line("dlstatus:7:25.0000:Retrieving file 7"), Some(0.25));
         assert_eq!(fraction_of_status_line("Get:1 http://m.example"), None);
     }

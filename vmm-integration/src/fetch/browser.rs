@@ -18,12 +18,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::fetch::SetupEvent;
 use crate::fetch::apt::{Archive, PrivateApt, output};
+use crate::fetch::packages::{BROWSER, Pins};
 use crate::measure::host::wait_until;
 
-/// What the folder was made from; who changes it has everybody's folder made anew.
-const RECIPE: &str = "1: trixie; chromium-headless-shell patchelf fonts-dejavu-core";
-const SUITES: [&str; 1] = ["trixie"];
-const PACKAGES: [&str; 3] = ["chromium-headless-shell", "patchelf", "fonts-dejavu-core"];
 const STAMP: &str = ".recipe";
 const NAMES: [&str; 5] =
     ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "chrome"];
@@ -82,7 +79,11 @@ impl Browser {
         }
         let apt = folder.join("apt");
         let archive = Archive::of_this_machine()?;
-        let files = PrivateApt::new(&apt, &archive, &SUITES)?.download(&PACKAGES, &mut tell)?;
+        let files = PrivateApt::new(&apt, &archive, BROWSER.suites)?.download(
+            BROWSER.packages,
+            &Pins::of(&BROWSER)?,
+            &mut tell,
+        )?;
         let (partial, root) = (folder.join("root.partial"), folder.join("root"));
         for old in [&partial, &root] {
             if old.exists() {
@@ -104,7 +105,7 @@ impl Browser {
             .arg(partial.join("usr/bin/patchelf"));
         patch.arg("--set-interpreter").arg(root.join(LOADER)).arg(partial.join(PROGRAM));
         output(&mut patch).context("naming the loader in the browser")?;
-        fs::write(partial.join(STAMP), RECIPE).context("marking the browser's folder")?;
+        fs::write(partial.join(STAMP), BROWSER.stamp).context("marking the browser's folder")?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
         // The packages have done their duty; if they stay, they only take room.
         let _ = fs::remove_dir_all(&apt);
@@ -139,7 +140,7 @@ impl Browser {
         let stamp = fs::read_to_string(root.join(STAMP)).ok()?;
         let libraries = root.join(LIBRARIES);
         let paths = env::join_paths([libraries.clone(), libraries.join("pulseaudio")]).ok()?;
-        (stamp == RECIPE).then(|| Self {
+        (stamp == BROWSER.stamp).then(|| Self {
             program: root.join(PROGRAM),
             environment: vec![
                 ("LD_LIBRARY_PATH", paths),
@@ -226,7 +227,7 @@ fn folder() -> PathBuf {
 
 fn tell(event: SetupEvent) {
     match event {
-        SetupEvent::Step(text) => eprintln!("browser: {text}"),
+        SetupEvent::Step(text) | SetupEvent::Warning(text) => eprintln!("browser: {text}"),
         SetupEvent::Download { packages, total_bytes } => {
             eprintln!("browser: downloading {packages} packages, {} MB", total_bytes / 1_000_000);
         }

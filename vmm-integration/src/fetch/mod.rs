@@ -8,6 +8,7 @@ use std::process::Command;
 
 pub(crate) mod apt;
 pub mod browser;
+pub mod packages;
 mod sysroot;
 
 pub use sysroot::Sysroot;
@@ -17,6 +18,8 @@ pub use sysroot::Sysroot;
 pub enum SetupEvent {
     /// Something begins; a text for a human.
     Step(String),
+    /// Something is not as it was asked for, and the set-up goes on; a text for a human.
+    Warning(String),
     /// A download begins.
     Download {
         /// How many packages.

@@ -14,42 +14,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::apt::{Archive, PrivateApt, output};
+use super::packages::{GUEST, Pins, Recipe, STABLE_KERNEL, USER_MODE_LINUX};
 use super::{SetupEvent, Tool};
-
-/// A folder of unpacked packages.
-struct Recipe {
-    /// Its name.
-    folder: &'static str,
-    /// Says what is in it. Whoever changes what is fetched or how it is unpacked changes the number,
-    /// and everybody's folder is made anew.
-    stamp: &'static str,
-    suites: &'static [&'static str],
-    packages: &'static [&'static str],
-}
-
-/// QEMU has the device only in the backports of Debian 13; so the last, preferred suite.
-const GUEST: Recipe = Recipe {
-    folder: "root",
-    stamp: "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace",
-    suites: &["trixie", "trixie-backports"],
-    packages: &["qemu-system-x86", "linux-image-cloud-amd64", "strace"],
-};
-
-/// Debian 13's own kernel, which is the older one.
-const STABLE_KERNEL: Recipe = Recipe {
-    folder: "stable-kernel",
-    stamp: "1: trixie; linux-image-cloud-amd64",
-    suites: &["trixie"],
-    packages: &["linux-image-cloud-amd64"],
-};
-
-/// User-mode Linux of Debian 12: it needs glibc 2.34 of the host, which Debian 13 has, too.
-const USER_MODE_LINUX: Recipe = Recipe {
-    folder: "user-mode-linux",
-    stamp: "1: bookworm; user-mode-linux",
-    suites: &["bookworm"],
-    packages: &["user-mode-linux"],
-};
 
 /// Name of the file that marks the folder as complete.
 const STAMP: &str = ".recipe";
@@ -95,15 +61,16 @@ impl Sysroot {
     }
 
     fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
-        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
+        let pins = Pins::of(recipe)?;
+        if let Some(sysroot) = Self::complete(recipe, guest_dir, &pins) {
             return Ok(sysroot);
         }
         ensure!(cfg!(target_arch = "x86_64"), "the packages are for x86-64 hosts only");
         fs::create_dir_all(guest_dir)
             .with_context(|| format!("creating {}", guest_dir.display()))?;
         let _lock = lock(&guest_dir.join("setup.lock"), events)?;
-        // Somebody else may have done it meanwhile.
-        if let Some(sysroot) = Self::complete(recipe, guest_dir) {
+        // Another process may have done it meanwhile.
+        if let Some(sysroot) = Self::complete(recipe, guest_dir, &pins) {
             return Ok(sysroot);
         }
         events(SetupEvent::Step(format!(
@@ -113,10 +80,10 @@ impl Sysroot {
         )));
         let apt_dir = guest_dir.join("apt");
         let apt = PrivateApt::new(&apt_dir, &Archive::of_this_machine()?, recipe.suites)?;
-        let files = apt.download(recipe.packages, events)?;
+        let files = apt.download(recipe.packages, &pins, events)?;
 
-        let partial = guest_dir.join(format!("{}.partial", recipe.folder));
-        let root = guest_dir.join(recipe.folder);
+        let partial = guest_dir.join(format!("{}.partial", recipe.name));
+        let root = guest_dir.join(recipe.name);
         for old in [&partial, &root] {
             if old.exists() {
                 fs::remove_dir_all(old).with_context(|| format!("removing {}", old.display()))?;
@@ -129,7 +96,8 @@ impl Sysroot {
                 .with_context(|| format!("unpacking {}", file.display()))?;
         }
         let stamp = partial.join(STAMP);
-        fs::write(&stamp, recipe.stamp).with_context(|| format!("writing {}", stamp.display()))?;
+        fs::write(&stamp, stamp_of(recipe, &pins))
+            .with_context(|| format!("writing {}", stamp.display()))?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
         // The packages have done their duty; if they stay, they only take room.
         let _ = fs::remove_dir_all(&apt_dir);
@@ -139,13 +107,14 @@ impl Sysroot {
 
     /// The folder, if it is there and complete.
     pub fn existing(guest_dir: &Path) -> Option<Self> {
-        Self::complete(&GUEST, guest_dir)
+        Self::complete(&GUEST, guest_dir, &Pins::of(&GUEST).ok()?)
     }
 
-    fn complete(recipe: &Recipe, guest_dir: &Path) -> Option<Self> {
-        let root = guest_dir.join(recipe.folder);
+    fn complete(recipe: &Recipe, guest_dir: &Path, pins: &Pins) -> Option<Self> {
+        let root = guest_dir.join(recipe.name);
         let stamp = fs::read_to_string(root.join(STAMP)).ok()?;
-        (stamp == recipe.stamp).then_some(Self { root })
+        // One without pins was unpacked before packages were pinned.
+        (stamp == stamp_of(recipe, pins) || stamp == recipe.stamp).then_some(Self { root })
     }
 
     /// A program of the folder, `usr/bin/NAME`, run with the folder's own loader and libraries.
@@ -190,6 +159,11 @@ impl Sysroot {
             )
         })
     }
+}
+
+/// What marks a folder that was made of `recipe` while these versions were pinned.
+fn stamp_of(recipe: &Recipe, pins: &Pins) -> String {
+    format!("{}\n{}", recipe.stamp, pins.text())
 }
 
 /// Waits for the lock; it is released when the file is closed, thus also by a crash.

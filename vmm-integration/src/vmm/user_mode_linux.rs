@@ -280,7 +280,7 @@ fn parts_and_room(memory_bytes: u64) -> Result<UserModeLinuxParts> {
     // Without room the kernel would die of SIGBUS.
     ensure!(free >= memory_bytes, "{MEMORY_FOLDER} has {free} bytes free, not {memory_bytes}");
     UserModeLinuxParts::ensure(&mut |event| {
-        if let SetupEvent::Step(text) = event {
+        if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
             eprintln!("guest: {text}");
         }
     })

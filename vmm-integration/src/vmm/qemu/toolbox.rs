@@ -43,7 +43,7 @@ pub struct Toolbox {
 pub fn available() -> Result<Toolbox> {
     let mut percent = None;
     available_with(&mut |event| match event {
-        SetupEvent::Step(text) => eprintln!("guest: {text}"),
+        SetupEvent::Step(text) | SetupEvent::Warning(text) => eprintln!("guest: {text}"),
         SetupEvent::Download { packages, total_bytes } => {
             eprintln!("guest: downloading {packages} packages, {} MB", total_bytes / 1_000_000);
         }
@@ -77,7 +77,7 @@ pub fn available_with(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
 /// As [`available`].
 pub fn stable_kernel() -> Result<Kernel> {
     let mut say = |event| {
-        if let SetupEvent::Step(text) = event {
+        if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
             eprintln!("guest: {text}");
         }
     };
