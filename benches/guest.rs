@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! `cargo xtask bench guest`: what the guest's allocator costs in the model, with and without
-//! somebody who reports its free pages.
+//! a reporter of its free pages.
 //!
 //! Off and on take turns in one run and in the same memory, beside an uncontended lock and unlock:
 //! whatever drifts in the machine meets both alike. What memory lies where matters by itself, so

@@ -16,7 +16,7 @@ impl Bits {
         Self((0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Sets a bit. What was done before is visible to whoever takes it.
+    /// Sets a bit. What was done before is visible to the reader that takes it.
     pub(crate) fn set(&self, bit: usize) {
         let mask = 1 << (bit % 64);
         let word = &self.0[bit / 64];
@@ -27,8 +27,8 @@ impl Bits {
 
     /// Whether a bit is set.
     ///
-    /// For a free path under a lock that whoever takes the bit holds once between taking it and
-    /// looking for what was freed: a bit that is found set is taken by somebody who sees the free.
+    /// For a free path under a lock that the reader takes once between clearing the bit and looking for
+    /// freed blocks: the reader that clears a bit found set here sees the free.
     pub(crate) fn is_set_under_lock(&self, bit: usize) -> bool {
         self.0[bit / 64].load(Ordering::Relaxed) & (1 << (bit % 64)) != 0
     }

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_may_end_at_the_top_of_the_address_space_but_not_beyond() {
+    fn range_may_end_at_the_top_of_the_address_space() {
         assert_eq!(range(u64::MAX, 1).end(), None);
         assert!(GpaRange::new(Gpa(u64::MAX), 2).is_none());
         assert_eq!(range(u64::MAX - 9, 10).intersection(range(u64::MAX, 1)).unwrap().len(), 1);

@@ -8,14 +8,14 @@ use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::Zone;
 
-/// What is wanted.
+/// A request for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AllocRequest {
     /// `1 << order` pages.
     pub order: u8,
     /// Unmovable, movable or reclaimable.
     pub migratetype: MigrateType,
-    /// The node that is looked on first.
+    /// The preferred node.
     pub node: u8,
 }
 
@@ -26,10 +26,10 @@ impl AllocRequest {
     }
 }
 
-/// Why nothing was allocated.
+/// Why no block was allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllocError {
-    /// No zone has it: what Linux would call the OOM killer for.
+    /// No zone has such a block. Linux invokes the OOM killer here.
     #[error("no zone has a free block of that order above its min watermark")]
     OutOfMemory,
 }
@@ -76,7 +76,7 @@ impl Mm {
             .or_else(|| self.rmqueue(zone, &mut zone.lock(), order, migratetype))
     }
 
-    /// Says who uses an allocated block, for [`super::MovePages`] to find.
+    /// Sets the user of an allocated block, for [`super::MovePages`] to find.
     pub fn set_owner(&self, pfn: Pfn, owner: u32) {
         if let Some(frame) = self.sections.frame(pfn) {
             frame.set_owner(Some(owner));

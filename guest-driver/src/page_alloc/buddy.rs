@@ -14,12 +14,12 @@ use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::Zone;
 
-/// How a block comes to be put on a free list (`fpi_t`, in effect).
+/// Why a block is put on a free list (`fpi_t`, in effect).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Somebody had it and freed it.
+    /// It was in use and is freed.
     Freed,
-    /// Isolation split or moved it (`FPI_NONE` in Linux, which tells page reporting as well).
+    /// Isolation split or moved it (`FPI_NONE` in Linux, which notifies page reporting as well).
     Moved,
     /// The reporter puts it back (`FPI_SKIP_REPORT_NOTIFY | FPI_TO_TAIL`).
     PutBack,
@@ -82,8 +82,8 @@ impl Mm {
         .collect()
     }
 
-    /// Takes a free block off its list (`__del_page_from_free_list`); what it is now is for the
-    /// caller to say.
+    /// Takes a free block off its list (`__del_page_from_free_list`); the caller sets its
+    /// new state.
     pub(crate) fn take(
         &self,
         zone: &Zone,
@@ -131,16 +131,17 @@ impl Mm {
             pfn = head;
             order += 1;
         }
-        let told = self.hook_for(pfn, order);
-        if let (Origin::Freed, Some(told)) = (origin, told.filter(|told| told.listens_before)) {
-            told.hook.before_insert(pfn, order);
+        let hook = self.hook_for(pfn, order);
+        if let (Origin::Freed, Some(installed)) = (origin, hook.filter(|hook| hook.listens_before))
+        {
+            installed.hook.before_insert(pfn, order);
         }
         self.set_state(pfn, FrameState::Buddy { order, reported: false });
         let to_tail = origin == Origin::PutBack || self.merge_is_likely(pfn, order);
         self.link(area, pfn, order, mt, to_tail);
-        match (origin, told) {
-            (Origin::Freed, Some(told)) => told.hook.after_insert(pfn, order),
-            (Origin::Moved, Some(told)) => told.hook.moved(pfn, order),
+        match (origin, hook) {
+            (Origin::Freed, Some(installed)) => installed.hook.after_insert(pfn, order),
+            (Origin::Moved, Some(installed)) => installed.hook.moved(pfn, order),
             _ => {}
         }
     }
@@ -180,8 +181,8 @@ impl Mm {
     }
 
     /// Takes a block of `order` for an allocation of type `mt` (`__rmqueue`). It is a tail until the
-    /// caller says what it is: left as free, a buddy that is freed would merge with it as soon as
-    /// the lock is let go.
+    /// caller sets its state: left as free, a buddy that is freed would merge with it as soon as
+    /// the lock is released.
     pub(crate) fn rmqueue(
         &self,
         zone: &Zone,

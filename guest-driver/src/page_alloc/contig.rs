@@ -17,7 +17,7 @@ impl Mm {
     /// of those in use moved by `movers`.
     ///
     /// # Errors
-    /// [`Busy`] if somebody isolates part of it, or it did not get free in a few tries; everything
+    /// [`Busy`] if another isolator holds part of it, or it stayed in use for a few tries; everything
     /// is as before then.
     pub fn alloc_contig_range(
         &self,

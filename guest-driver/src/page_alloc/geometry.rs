@@ -159,7 +159,7 @@ impl Geometry {
 }
 
 /// What a pageblock's pages are for (`enum migratetype`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::VariantArray)]
 #[repr(u8)]
 pub enum MigrateType {
     /// Cannot be moved.
@@ -177,19 +177,12 @@ pub enum MigrateType {
 }
 
 impl MigrateType {
+    /// All of them, in the order of their values.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = Self::ALL.len();
     /// Those that per-CPU lists know (`MIGRATE_PCPTYPES`).
     pub const PCP_COUNT: usize = 3;
-    /// All of them.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::Unmovable,
-        Self::Movable,
-        Self::Reclaimable,
-        Self::HighAtomic,
-        Self::Cma,
-        Self::Isolate,
-    ];
 
     pub(crate) fn from_bits(bits: u8) -> Self {
         Self::ALL[usize::from(bits)]

@@ -13,7 +13,7 @@ use super::zone::ZoneId;
 use crate::sync;
 
 /// Moves the contents of pages in use out of the way. Whoever allocates movable pages implements
-/// it, since only the user of a page knows who points to it.
+/// it, since only the user of a page knows what points to it.
 pub trait MovePages: Sync {
     /// Moves the block of `order` at `from` elsewhere: allocates another, copies, makes the user
     /// use that one, and frees `from`. False if that was not possible now.
@@ -26,7 +26,7 @@ pub enum OfflineError {
     /// `-EINVAL`: not a memory block that is online and of one zone.
     #[error("not an online memory block of one zone")]
     Invalid,
-    /// `-EBUSY`: somebody isolates part of it, or something in it cannot be moved.
+    /// `-EBUSY`: another isolator holds part of it, or something in it cannot be moved.
     #[error("device or resource busy")]
     Busy,
     /// `-EINTR`: the caller gave up. Without that it is tried until it succeeds.
@@ -66,7 +66,7 @@ impl Mm {
         let Some(section) = self.sections.get(index) else { return };
         let zone = self.zone(section.zone);
         let range = self.geometry.section_range(index);
-        // From the first step to the last under the lock: who has looked at the section before it
+        // From the first step to the last under the lock: a CPU that has looked at the section before it
         // went offline must find its frames absent, or free, and not isolate what is neither.
         let mut area = zone.lock();
         for pfn in range.step(0) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Page isolation: pageblocks whose free pages nobody may have (`mm/page_isolation.c`).
+//! Page isolation: pageblocks whose free pages are withheld from allocation (`mm/page_isolation.c`).
 
 use core::sync::atomic::Ordering;
 
@@ -65,7 +65,7 @@ impl Mm {
     }
 
     /// Ends the isolation of `range`, all of it free and reported, and flags the free blocks that lie
-    /// whole within it as reported: before anybody can take and free one of them.
+    /// whole within it as reported: before a CPU can take and free one of them.
     pub(crate) fn undo_reported(&self, range: PfnRange) {
         let Some(id) = self.zone_of(range.start) else { return };
         let zone = self.zone(id);
@@ -105,7 +105,7 @@ impl Mm {
         Ok(())
     }
 
-    /// Whether the pageblock of this frame is isolated; true at some moment of late.
+    /// Whether the pageblock of this frame is isolated; it was true a moment ago.
     pub fn is_isolated(&self, pfn: Pfn) -> bool {
         self.sections.migratetype(pfn) == MigrateType::Isolate
     }

@@ -3,8 +3,8 @@
 //! An executable model of Linux's page allocator: the parts that free page reporting, memory
 //! offlining and contiguous allocation meet in.
 //!
-//! The semantics are those of Linux 6.19 unless [`KernelSemantics`] says otherwise. Contents of
-//! pages are no concern of this module: it keeps the books.
+//! The semantics are those of Linux 6.19 unless [`KernelSemantics`] says otherwise. This module knows no
+//! contents of pages, only what each of them is.
 //!
 //! | file | Linux |
 //! |---|---|
@@ -54,15 +54,15 @@ use crate::sync::{Lock, OnceLock};
 use section::Sections;
 use zone::{Zone, Zonelists};
 
-/// Told about blocks that a CPU, an isolator's failure or onlining has freed, of the order that
-/// [`FreeHook::order`] says and larger, buddies merged.
+/// Sees every free: blocks that a CPU, a failed isolation or onlining has freed, with buddies merged,
+/// of at least [`FreeHook::order`].
 ///
-/// Called with the zone's lock held: it may take no lock of the model.
+/// It runs with the zone's lock held, and must take no lock of the model.
 pub trait FreeHook: Send + Sync {
     /// The smallest order of interest.
     fn order(&self) -> u8;
 
-    /// Whether [`FreeHook::before_insert`] is to be called.
+    /// Whether [`FreeHook::before_insert`] is called.
     fn listens_before(&self) -> bool {
         false
     }
@@ -90,8 +90,8 @@ pub(crate) struct InstalledHook {
     pub(crate) hook: Arc<dyn FreeHook>,
 }
 
-/// The order of interest while nobody is to be told.
-const NOBODY: u8 = u8::MAX;
+/// The order of interest while there is no hook, or it is off.
+const NO_HOOK: u8 = u8::MAX;
 
 /// How the memory of a new [`Mm`] is laid out.
 #[derive(Clone, Debug)]
@@ -137,6 +137,23 @@ impl Layout {
 }
 
 /// The memory management of one guest.
+///
+/// ```
+/// use guest_driver::page_alloc::{AllocRequest, FrameState, Geometry, Layout, Mm, ZoneId};
+///
+/// // One zone of two sections of 128 MiB, and one CPU.
+/// let mm = Mm::new(&Layout::flat(Geometry::LINUX, 1, 2));
+/// let before = mm.zone(ZoneId(0)).free_pages();
+///
+/// let huge = mm.alloc(0, AllocRequest::movable(9))?;
+/// assert_eq!(mm.state(huge), FrameState::Allocated { order: 9, movable: true });
+/// mm.free(0, huge);
+///
+/// mm.drain_all(ZoneId(0));
+/// assert_eq!(mm.zone(ZoneId(0)).free_pages(), before);
+/// mm.validate().expect("counters agree with the frames");
+/// # Ok::<(), guest_driver::page_alloc::AllocError>(())
+/// ```
 pub struct Mm {
     pub(crate) geometry: Geometry,
     pub(crate) semantics: KernelSemantics,
@@ -144,17 +161,17 @@ pub struct Mm {
     pub(crate) zones: Vec<Zone>,
     zonelists: Zonelists,
     hook: OnceLock<InstalledHook>,
-    /// The order from which on the hook is told of frees; all that most frees look at.
+    /// The smallest order that the hook sees; most frees read no more than this.
     hook_order: AtomicU8,
-    /// Sections in which the hook needs to be told of no more blocks, as of now: a bit each, set
-    /// and cleared by the hook.
+    /// Sections in which the hook needs to see no more blocks, as of now: a bit each, set and
+    /// cleared by the hook.
     known: Arc<Bits>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: Lock<()>,
 }
 
 impl Mm {
-    /// Memory as `layout` says, all of it free.
+    /// Memory of this layout, all of it free.
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry;
         let zones: Vec<Zone> = layout
@@ -169,7 +186,7 @@ impl Mm {
             zonelists: Zonelists::new(&zones),
             zones,
             hook: OnceLock::new(),
-            hook_order: AtomicU8::new(NOBODY),
+            hook_order: AtomicU8::new(NO_HOOK),
             known: Arc::new(Bits::new(layout.sections)),
             hotplug: Lock::new(()),
         };
@@ -183,14 +200,14 @@ impl Mm {
         mm
     }
 
-    /// Installs the hook; everything that is freed from now on is told to it.
+    /// Installs the hook, which sees every free from now on.
     ///
     /// # Errors
-    /// Gives the hook back if there is one already: as in Linux, one device may register.
+    /// Returns the hook if there is one already: as in Linux, one device may register.
     pub fn set_free_hook(&self, hook: Arc<dyn FreeHook>) -> Result<(), Arc<dyn FreeHook>> {
         let installed = InstalledHook { listens_before: hook.listens_before(), hook };
         self.hook.set(installed).map_err(|refused| refused.hook)?;
-        self.tell_hook(true);
+        self.enable_hook(true);
         Ok(())
     }
 
@@ -198,29 +215,29 @@ impl Mm {
         self.hook.get().map(|installed| installed.hook.as_ref())
     }
 
-    /// Who is to be told that the block at `pfn` is freed. Under the zone's lock.
+    /// The hook, if it must see that the block at `pfn` is freed. Under the zone's lock.
     pub(crate) fn hook_for(&self, pfn: Pfn, order: u8) -> Option<&InstalledHook> {
-        let is_told = order >= self.hook_order.load(Ordering::Acquire)
+        let sees = order >= self.hook_order.load(Ordering::Acquire)
             && !self.known.is_set_under_lock(self.sections.index_of(pfn));
-        if is_told { self.hook.get() } else { None }
+        if sees { self.hook.get() } else { None }
     }
 
-    /// The bits of the sections of which the hook need not be told, for it to set and to clear.
-    /// Who clears one calls [`Mm::pass_zone_lock`] before it looks for what was freed.
+    /// The bits of the sections in which the hook need not see frees, for it to set and to clear.
+    /// After clearing one, it calls [`Mm::pass_zone_lock`] before it looks for freed blocks.
     pub(crate) fn known_sections(&self) -> Arc<Bits> {
         Arc::clone(&self.known)
     }
 
-    /// Has the hook told of frees, or not any more (`page_reporting_enabled`). When this returns
-    /// nobody is in it who was told before.
-    pub(crate) fn tell_hook(&self, tell: bool) {
-        let order = self.hook().filter(|_| tell).map_or(NOBODY, FreeHook::order);
+    /// Turns the hook on or off (`page_reporting_enabled`). When this returns, no earlier call of it is
+    /// in progress.
+    pub(crate) fn enable_hook(&self, enable: bool) {
+        let order = self.hook().filter(|_| enable).map_or(NO_HOOK, FreeHook::order);
         self.hook_order.store(order, Ordering::Release);
         // It is called with a zone's lock held.
         self.zones.iter().for_each(|zone| drop(zone.lock()));
     }
 
-    /// Takes the lock of this frame's zone and lets it go: whoever had it is done with what it did.
+    /// Takes and releases the lock of this frame's zone, so that its last holder is done.
     pub(crate) fn pass_zone_lock(&self, pfn: Pfn) {
         if let Some(id) = self.zone_of(pfn) {
             drop(self.zone(id).lock());
@@ -237,7 +254,7 @@ impl Mm {
         self.zones.len()
     }
 
-    /// A zone's books.
+    /// A zone.
     pub fn zone(&self, zone: ZoneId) -> &Zone {
         &self.zones[zone.0]
     }
@@ -262,7 +279,7 @@ impl Mm {
         self.sections.underlying_migratetype(pfn)
     }
 
-    /// What a frame is, read without a lock: true at some moment of late.
+    /// The state of a frame, read without a lock: it was true a moment ago.
     pub fn state(&self, pfn: Pfn) -> FrameState {
         self.sections.frame(pfn).map_or(FrameState::Absent, Frame::state)
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Per-CPU page lists: what makes most allocations and frees cheap, and what isolation has to
-//! reckon with, since a page on such a list is free to nobody but its CPU.
+//! Per-CPU page lists. They make most allocations and frees cheap, and isolation must reckon with
+//! them: a page on such a list is free to its CPU only.
 
 pub(crate) mod lists;
 
@@ -58,8 +58,8 @@ impl Mm {
     /// Frees a block to this CPU's lists (`free_unref_page`); false if it does not belong there.
     ///
     /// Its migratetype was read before the lists are locked. In between the pageblock may be
-    /// isolated and drained: the block then lands on a list behind the drain. That is Linux's race,
-    /// and is here to be explored.
+    /// isolated and drained: the block then lands on a list behind the drain. This is Linux's race,
+    /// kept for the explorer.
     pub(crate) fn pcp_free(
         &self,
         zone: &Zone,
@@ -114,7 +114,7 @@ impl Mm {
                 self.merge(run, order, &mut pcp.given);
             }
         }
-        // Whoever else wants the zone need not wait for all of them.
+        // Others that need the zone's lock do not wait for all of them.
         for blocks in pcp.given.chunks(pcp.batch as usize) {
             let mut area = zone.lock();
             for &(pfn, order) in blocks {

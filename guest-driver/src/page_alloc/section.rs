@@ -79,7 +79,7 @@ impl Sections {
         self.of(pfn).map(|section| self.frame_in(section, pfn))
     }
 
-    /// The same for who has the section at hand.
+    /// The same, with the section at hand.
     pub(crate) fn frame_in<'a>(&self, section: &'a Section, pfn: Pfn) -> &'a Frame {
         &section.frames[self.within(pfn) as usize]
     }
@@ -99,12 +99,12 @@ impl Sections {
     }
 
     /// The migratetype of a frame's pageblock; [`MigrateType::Isolate`] while it is isolated
-    /// (`get_pageblock_migratetype`). Read without a lock it is true at some moment of late.
+    /// (`get_pageblock_migratetype`). Read without a lock, it was true a moment ago.
     pub(crate) fn migratetype(&self, pfn: Pfn) -> MigrateType {
         self.of(pfn).map_or(MigrateType::Isolate, |section| self.migratetype_in(section, pfn))
     }
 
-    /// The same for who has the section at hand.
+    /// The same, with the section at hand.
     pub(crate) fn migratetype_in(&self, section: &Section, pfn: Pfn) -> MigrateType {
         match self.pageblock_in(section, pfn).load(Ordering::Relaxed) {
             bits if bits & ISOLATED == 0 => MigrateType::from_bits(bits),

@@ -17,13 +17,13 @@ pub struct KernelSemantics {
     pub disable_pcp_for_offline: bool,
     /// Offlining drains the per-CPU lists each time that it finds pages not isolated. Since 5.9;
     /// without it and without the one above, a page that reached a per-CPU list after the drain
-    /// stays there, and offlining waits for ever.
+    /// stays there, and offlining never ends.
     pub drain_on_offline_retry: bool,
     /// Isolation is a bit of its own and the migratetype beneath it stays. Since 6.17.
     pub standalone_isolate_bit: bool,
     /// A block that the reporter pulled out is put back pageblock by pageblock. In no kernel:
     /// there a block of two pageblocks goes to the list of the first, though the second may have
-    /// been isolated meanwhile (candidate e of section 4.2 of the reference).
+    /// been isolated meanwhile (`pull-isolated-half` of the explorer).
     pub putback_by_pageblock: bool,
 }
 

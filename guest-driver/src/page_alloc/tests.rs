@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 const G: Geometry = Geometry::LINUX;
 
-/// Frees nothing and moves nothing: there is nobody who could.
+/// Frees nothing and moves nothing.
 struct Nobody;
 
 impl MovePages for Nobody {
@@ -14,7 +14,7 @@ impl MovePages for Nobody {
     }
 }
 
-/// Moves a page by allocating another and freeing the old one; nobody has a pointer to it.
+/// Moves a page by allocating another and freeing the old one; no pointer to it exists.
 struct Anywhere;
 
 impl MovePages for Anywhere {
@@ -83,7 +83,7 @@ fn a_range_is_made_of_its_largest_aligned_blocks() {
 /// As `alloc_factor` and `free_count` do: 63, 126, 252 ... pages while only allocating, as many as
 /// were freed while only freeing, up to the lists' `high`.
 #[test]
-fn a_cpu_that_only_allocates_or_only_frees_moves_more_at_once() {
+fn one_sided_cpu_moves_larger_batches() {
     let mm = Mm::new(&Layout::flat(G, 1, 64));
     let zone = mm.zone(ZoneId(0));
     let mut taken = Vec::new();
@@ -112,7 +112,7 @@ fn a_cpu_that_only_allocates_or_only_frees_moves_more_at_once() {
 
 /// Whatever order the pages of a pageblock are freed in, and with a page among them in use.
 #[test]
-fn what_merges_on_a_cpus_lists_is_what_would_have_merged_in_the_zone() {
+fn pcp_merge_equals_zone_merge() {
     for (step, used) in [(1, None), (511, None), (37, None), (1, Some(77)), (511, Some(300))] {
         let mm = Mm::new(&Layout::flat(G, 1, 1));
         let big = mm.alloc(0, AllocRequest::movable(10)).unwrap();
@@ -147,7 +147,7 @@ fn what_merges_on_a_cpus_lists_is_what_would_have_merged_in_the_zone() {
 }
 
 #[test]
-fn an_allocation_looks_at_its_own_node_first_and_movable_ones_at_the_movable_zone() {
+fn allocation_prefers_own_node_and_movable_zone() {
     let zone = |node, kind, section: usize| ZoneLayout {
         node,
         kind,
@@ -195,7 +195,7 @@ fn a_double_free_is_noticed() {
 }
 
 #[test]
-fn isolating_half_of_a_large_buddy_splits_it_and_undoing_merges_it() {
+fn isolated_half_of_a_buddy_splits_and_merges_again() {
     let mm = Mm::new(&Layout::flat(G, 1, 1));
     let zone = mm.zone(ZoneId(0));
     for odd in [0, 1] {
@@ -214,7 +214,7 @@ fn isolating_half_of_a_large_buddy_splits_it_and_undoing_merges_it() {
 }
 
 #[test]
-fn a_page_in_use_fails_the_test_and_a_free_into_an_isolated_block_stays_isolated() {
+fn isolation_test_fails_for_used_pages() {
     let mm = Mm::new(&Layout::flat(G, 1, 1));
     let pfn = mm.alloc(0, AllocRequest::movable(4)).unwrap();
     let of = PfnRange::block(pfn.align_down(9), 9);
@@ -240,7 +240,7 @@ fn nothing_isolated_is_handed_out() {
 }
 
 #[test]
-fn a_block_with_pages_in_use_goes_offline_and_comes_back() {
+fn used_memory_block_goes_offline_and_online() {
     let mm = Mm::new(&Layout::flat(G, 2, 4));
     for _ in 0..100 {
         mm.alloc(0, AllocRequest::movable(0)).unwrap();
@@ -265,7 +265,7 @@ fn offlining_answers_as_linux_does() {
     mm.start_isolate_page_range(block(0), IsolateMode::Report).unwrap();
     assert_eq!(mm.offline_block(0, &Nobody, &never), Err(OfflineError::Busy));
     mm.undo_isolate_page_range(block(0), None);
-    // In use, and nobody moves it: until a signal comes.
+    // In use, and not moved: until a signal comes.
     let pfn = mm.alloc(0, AllocRequest::movable(4)).unwrap();
     let of = (pfn.0 >> G.section_order) as usize;
     let calls = core::cell::Cell::new(0);
@@ -321,7 +321,7 @@ fn kernel_4_16_lets_two_isolate_the_same_block() {
 /// In 5.4 each isolated pageblock drains all per-CPU lists once; isolating the second half of an
 /// order-10 buddy moves nothing, isolating the first moves all of it.
 #[test]
-fn kernel_5_4_drains_once_a_pageblock_and_moves_whole_buddies() {
+fn kernel_5_4_drains_per_pageblock_and_moves_buddies() {
     let mm = old(KernelSemantics::V5_4, 1);
     let zone = mm.zone(ZoneId(0));
     mm.start_isolate_page_range(block(1), IsolateMode::Other).unwrap();

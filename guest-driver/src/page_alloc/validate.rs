@@ -70,7 +70,7 @@ impl Mm {
         let (mut free, mut cma, mut all_free) = (0, 0, 0);
         for order in 0..=self.geometry.max_order {
             let mut blocks = 0;
-            for migratetype in MigrateType::ALL {
+            for &migratetype in MigrateType::ALL {
                 for pfn in self.list(&area, order, migratetype) {
                     let state = self.state(pfn);
                     if state.buddy_order() != Some(order)

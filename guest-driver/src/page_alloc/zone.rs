@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Zones: free lists, per-CPU lists, watermarks and the books.
+//! Zones: free lists, per-CPU lists, watermarks and counters.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -162,7 +162,7 @@ impl Zone {
     }
 
     /// Whether an allocation of `order` would leave more than `mark` pages free
-    /// (`zone_watermark_ok`); pages of the CMA reserve count for those who may use them.
+    /// (`zone_watermark_ok`); pages of the CMA reserve count for an allocation that may use them.
     pub fn watermark_ok(&self, order: u8, mark: u64, may_use_cma: bool) -> bool {
         let unusable = if may_use_cma { 0 } else { self.free_cma_pages() };
         let free = self.free_pages().saturating_sub(unusable);
@@ -182,7 +182,7 @@ impl Zonelists {
         let list = |node: usize, movable: bool| {
             let mut list: Vec<ZoneId> = (0..zones.len()).map(ZoneId).collect();
             list.retain(|zone| movable || zones[zone.0].kind == ZoneType::Normal);
-            // Its own node first; movable pages leave the other zones to who needs them.
+            // Its own node first; movable pages leave the other zones to those that need them.
             list.sort_by_key(|zone| {
                 let zone = &zones[zone.0];
                 (usize::from(zone.node) != node, zone.kind == ZoneType::Normal)

@@ -62,13 +62,13 @@ impl Reporter {
     /// Stops reporting: the hook no longer sees frees, as if there were no device
     /// (`page_reporting_unregister`).
     pub fn suspend(&mut self) {
-        self.mm.tell_hook(false);
+        self.mm.enable_hook(false);
     }
 
     /// Resumes reporting. Frees in between are unknown, so all free memory needs reporting; with
     /// [`TrackerKind::ReportedFlag`](crate::reporting::TrackerKind::ReportedFlag) all that is not flagged.
     pub fn resume(&mut self) {
-        self.mm.tell_hook(true);
+        self.mm.enable_hook(true);
         self.mark_all();
         self.schedule.request();
     }

@@ -78,7 +78,7 @@ fn mainline_needs_sixteen_passes_for_32_gib() {
 }
 
 #[test]
-fn every_tracker_reports_all_free_memory_once_and_then_nothing() {
+fn every_tracker_reports_free_memory_once() {
     for config in every_config() {
         let (mm, mut reporter) = guest(8, config);
         let mut host = Host::default();
@@ -94,7 +94,7 @@ fn every_tracker_reports_all_free_memory_once_and_then_nothing() {
 
 /// A batch of 32 granules is more than the zone can spare at once.
 #[test]
-fn a_zone_with_little_free_memory_is_reported_piece_by_piece() {
+fn low_zone_is_reported_piece_by_piece() {
     for config in every_config().filter(|c| c.tracker != TrackerKind::ReportedFlag) {
         let (mm, mut reporter) = guest(1, config);
         for _ in 0..44 {
@@ -109,7 +109,7 @@ fn a_zone_with_little_free_memory_is_reported_piece_by_piece() {
 }
 
 #[test]
-fn what_is_freed_is_reported_and_what_is_in_use_is_not() {
+fn freed_pages_are_reported_and_used_ones_are_not() {
     for config in every_config() {
         let (mm, mut reporter) = guest(8, config);
         let mut host = Host::default();
@@ -129,7 +129,7 @@ fn what_is_freed_is_reported_and_what_is_in_use_is_not() {
 }
 
 #[test]
-fn a_suspended_reporter_is_told_nothing_and_finds_it_when_it_is_resumed() {
+fn suspended_reporter_finds_frees_after_resume() {
     for config in every_config() {
         let (mm, mut reporter) = guest(8, config);
         let mut host = Host::default();
@@ -176,7 +176,7 @@ fn pages_of_a_report_cannot_be_had_meanwhile() {
 }
 
 #[test]
-fn what_another_isolates_stays_marked_until_it_is_let_go() {
+fn block_of_another_isolator_stays_marked() {
     let block = PfnRange::block(Pfn(0), 9);
     for config in every_config().filter(|c| c.tracker != TrackerKind::ReportedFlag) {
         let (mm, mut reporter) = guest(2, config);

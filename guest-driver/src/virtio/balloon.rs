@@ -7,7 +7,7 @@ pub const DEVICE_ID: u32 = 5;
 
 /// The device's feature bits, as masks (virtio 1.2, 5.5.3).
 pub mod feature {
-    /// The host has to be told before pages of the balloon are used.
+    /// The driver must deflate pages before it uses them.
     pub const MUST_TELL_HOST: u64 = 1 << 0;
     /// A virtqueue for memory statistics.
     pub const STATS_VQ: u64 = 1 << 1;
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specification_keeps_the_index_of_what_is_left_out() {
+    fn specification_keeps_indices_of_absent_queues() {
         let index = |queue| QueueNumbering::Specification.index(queue, feature::REPORTING);
         assert_eq!(index(BalloonQueue::Reporting), Some(4));
         assert_eq!(index(BalloonQueue::Deflate), Some(1));

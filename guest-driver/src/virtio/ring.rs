@@ -5,7 +5,7 @@
 //! The normal way is [`DriverRing::add_chain`], [`DriverRing::publish`],
 //! [`DriverRing::kick_needed`] and [`DriverRing::pop_used`]. Beside it everything can be written
 //! raw (`raw`), so that a test can be a hostile driver: [`DriverRing::claim`] keeps the bookkeeping for
-//! descriptors whose contents [`DriverRing::write_descriptor`] makes up.
+//! descriptors whose contents [`DriverRing::write_descriptor`] invents.
 
 use super::layout::{Descriptor, RingLayout};
 use crate::ram::{Gpa, GuestRam, RamError};
@@ -98,6 +98,49 @@ pub struct Used {
 /// The driver's half of a split ring in guest memory `M`.
 ///
 /// Chains become visible to the device with [`DriverRing::publish`], not before.
+///
+/// ```
+/// use core::cell::RefCell;
+/// use core::sync::atomic::Ordering;
+/// use guest_driver::ram::{Gpa, GuestRam, RamError};
+/// use guest_driver::virtio::layout::RingLayout;
+/// use guest_driver::virtio::ring::{Buffer, DriverRing};
+///
+/// /// Guest memory for one thread; an access beyond its end panics.
+/// struct Ram(RefCell<Vec<u8>>);
+///
+/// impl GuestRam for Ram {
+///     fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), RamError> {
+///         let start = at.0 as usize;
+///         into.copy_from_slice(&self.0.borrow()[start..start + into.len()]);
+///         Ok(())
+///     }
+///     fn write(&self, at: Gpa, from: &[u8]) -> Result<(), RamError> {
+///         let start = at.0 as usize;
+///         self.0.borrow_mut()[start..start + from.len()].copy_from_slice(from);
+///         Ok(())
+///     }
+///     fn load_u16(&self, at: Gpa, _: Ordering) -> Result<u16, RamError> {
+///         let mut bytes = [0; 2];
+///         self.read(at, &mut bytes)?;
+///         Ok(u16::from_le_bytes(bytes))
+///     }
+///     fn store_u16(&self, at: Gpa, value: u16, _: Ordering) -> Result<(), RamError> {
+///         self.write(at, &value.to_le_bytes())
+///     }
+/// }
+///
+/// let ram = Ram(RefCell::new(vec![0; 1 << 16]));
+/// let layout = RingLayout::contiguous(Gpa(0x1000), 8).expect("it fits");
+/// let mut ring = DriverRing::new(&ram, layout, false)?;
+///
+/// // A free page of the guest, for the device to discard.
+/// ring.add_chain(&[Buffer::writable(Gpa(0x4000), 4096)])?;
+/// ring.publish()?;
+/// assert!(ring.kick_needed()?);
+/// assert_eq!(ring.pop_used()?, None, "no device has taken it");
+/// # Ok::<(), guest_driver::virtio::ring::RingError>(())
+/// ```
 #[derive(Debug)]
 pub struct DriverRing<M> {
     ram: M,
@@ -140,8 +183,7 @@ impl<M: GuestRam> DriverRing<M> {
         ] {
             ram.store_u16(at, 0, Ordering::Relaxed)?;
         }
-        // Whoever hands the ring to the device does so with a message, but not every message is a
-        // barrier.
+        // The ring reaches the device with a message, but not every message is a barrier.
         fence(Ordering::SeqCst);
         Ok(Self {
             ram,

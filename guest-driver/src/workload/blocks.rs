@@ -24,7 +24,7 @@ pub struct Done {
 
 /// Memory in use that does not hold what was written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{pfn:?} holds {found:#x} where {expected:#x} was written; of late: {history:?}")]
+#[error("{pfn:?} holds {found:#x} where {expected:#x} was written; recent events: {history:?}")]
 pub struct LostBytes {
     /// The page.
     pub pfn: Pfn,
@@ -32,7 +32,7 @@ pub struct LostBytes {
     pub expected: u64,
     /// The word that is there.
     pub found: u64,
-    /// What became of the page of late, oldest first.
+    /// Recent events of the page, oldest first.
     pub history: Vec<Event>,
 }
 

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_phases_keeps_below_its_peak_and_frees_everything() {
+    fn compile_has_phases_and_frees_everything() {
         for seed in 0..20 {
             let trace = compile_like(Build { seed, ..BUILD });
             let peak = trace.peak_pages();

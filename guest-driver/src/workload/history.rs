@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What happened of late, for when something has gone wrong.
+//! Recent events, for the report of a failure.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -5,7 +5,7 @@
 //!
 //! Contents are the proof. Whatever else goes on in the guest, reporting, offlining, contiguous
 //! allocation, a page in use holds what was written into it; one word that differs fails the run,
-//! with what became of the page of late.
+//! with the recent events of that page.
 
 mod blocks;
 mod compile;
@@ -62,8 +62,8 @@ pub struct Workload<'a, R> {
 }
 
 impl<'a, R: GuestRam + Sync> Workload<'a, R> {
-    /// A workload that has not begun. `mm` has one CPU more than the workload, for whoever moves
-    /// its pages.
+    /// A workload that has not begun. `mm` has one CPU more than the workload, for a mover of its
+    /// pages.
     pub fn new(mm: &'a Mm, ram: &'a R, config: Config) -> Self {
         let blocks = config.pages_a_cpu >> config.order.min(mm.geometry().max_order);
         // With smaller blocks among them there are more.

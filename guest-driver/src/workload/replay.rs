@@ -48,12 +48,12 @@ pub struct Replay<'a, R> {
 struct Progress {
     /// Events of each CPU that are over.
     done: Vec<usize>,
-    /// A byte is lost: nobody goes on.
+    /// A byte is lost: every CPU stops.
     stopped: bool,
 }
 
 impl<'a, R: GuestRam + Sync> Replay<'a, R> {
-    /// A replay that has not begun. `mm` has one CPU more than the trace, for whoever moves its
+    /// A replay that has not begun. `mm` has one CPU more than the trace, for a mover of its
     /// pages.
     pub fn new(mm: &'a Mm, ram: &'a R, trace: &Trace) -> Self {
         let cpus = trace.cpus();
@@ -106,7 +106,7 @@ impl<'a, R: GuestRam + Sync> Replay<'a, R> {
     }
 
     /// Replays it once in the order of the trace and in virtual time, the same each time. Ahead of
-    /// each event `until` is told when it is, to let happen what is due until then.
+    /// each event `until` gets its time, to run what is due until then.
     ///
     /// # Errors
     /// [`LostBytes`], the first that was found.

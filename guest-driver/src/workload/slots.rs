@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the CPUs hold, where whoever moves their pages can find it.
+//! The blocks that CPUs hold, where a mover of their pages finds them.
 
 use core::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,13 +33,13 @@ pub(super) struct Bad {
     pub(super) found: u64,
 }
 
-/// The blocks that a workload holds. A slot's lock is what keeps its user and whoever moves its
+/// The blocks that a workload holds. A slot's lock keeps its user and a mover of its
 /// pages from each other, as the page lock does in Linux.
 pub struct Slots<'a, R> {
     ram: &'a R,
     slots: Box<[Mutex<Slot>]>,
     each: usize,
-    /// The CPU on whose lists those who move pages allocate and free.
+    /// The CPU on whose lists a mover of pages allocates and frees.
     moving_cpu: usize,
 }
 
@@ -120,7 +120,7 @@ impl<R: GuestRam + Sync> MovePages for Slots<'_, R> {
             return false;
         };
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have been freed, and be somebody else's by now.
+        // It may have been freed, and have another user by now.
         let Some(filled) = slot.filled.filter(|f| f.pfn == from && f.order == order) else {
             return false;
         };

@@ -55,7 +55,7 @@ fn config(behaviour: Behaviour) -> Config {
 }
 
 #[test]
-fn every_behaviour_runs_beside_an_offliner_and_loses_nothing() {
+fn every_behaviour_beside_an_offliner_loses_nothing() {
     use Behaviour::*;
     for behaviour in [Churn, Memhog, PageFault, Fragment] {
         let (mm, ram) = small();
@@ -150,7 +150,7 @@ fn a_replay_with_threads_loses_no_byte() {
 }
 
 #[test]
-fn what_another_cpu_frees_is_waited_for_and_nothing_comes_too_soon() {
+fn replay_waits_for_frees_of_other_cpus() {
     let trace: Trace = "0 0 alloc 1 3\n20000 1 free 1\n20000 1 alloc 1 0 unmovable\n\
                         30000 0 free 1\n30000 1 alloc 2 9"
         .parse()
@@ -167,7 +167,7 @@ fn what_another_cpu_frees_is_waited_for_and_nothing_comes_too_soon() {
 }
 
 #[test]
-fn a_replay_in_virtual_time_is_the_same_each_time_and_what_is_dropped_comes_back() {
+fn replay_in_virtual_time_repeats_exactly() {
     let trace = compile_like(BUILD);
     let run = || {
         let (mm, ram) = normal(4096);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Traces: who allocated and freed what, and when, as a text file.
+//! Traces: allocations and frees with their times, as a text file.
 //!
 //! One event a line, in the order of time; what follows a `#` is a comment:
 //!

@@ -4,7 +4,7 @@
 //! first of a random order goes on running, and the order changes at a few steps.
 //!
 //! Shuttle's scheduler learns from its schedules how many steps there are. So that a number names a
-//! schedule, it begins afresh for every block of numbers; to repeat a schedule, those before it in its
+//! schedule, it starts over with every block of numbers; to repeat a schedule, those before it in its
 //! block run first.
 
 use core::ops::Range;

@@ -15,14 +15,14 @@ pub(crate) struct Pcp {
     pub(super) lists: Box<[VecDeque<Pfn>]>,
     /// Pages on them.
     pub(super) count: u32,
-    /// At this many some are given back. Linux may move it between two bounds, which are one here,
+    /// At this many, some return to the zone. Linux may move it between two bounds, which are one here,
     /// as with `percpu_pagelist_high_fraction` set.
     high: u32,
     /// So many pages move at once, and more while a CPU only allocates or only frees.
     pub(super) batch: u32,
     /// How often that is doubled for allocations (`alloc_factor`).
     alloc_factor: u8,
-    /// Pages freed of late, allocations between them halving it (`free_count`).
+    /// Pages freed recently, halved by each allocation between them (`free_count`).
     pub(super) free_count: u32,
     /// Room for what moves: empty between uses.
     pub(super) taken: Vec<PfnRange>,
@@ -95,7 +95,7 @@ impl Pcp {
         if pages > 1 { (pages >> order).max(2) } else { pages }
     }
 
-    /// Books a freed block; how many pages to give back if there are enough (`nr_pcp_free`): as
+    /// Counts a freed block; how many pages to return if there are enough (`nr_pcp_free`): as
     /// many as were freed with no allocation in between, but a batch stays.
     pub(super) fn nr_free(&mut self, geometry: &Geometry, order: u8) -> Option<u32> {
         self.alloc_factor >>= 1;

@@ -60,7 +60,7 @@ fn mainline_is_through_with_32_gib_after_32_seconds() {
 }
 
 #[test]
-fn what_is_freed_during_a_pass_is_for_another_one_delay_later() {
+fn free_during_a_pass_is_reported_one_delay_later() {
     /// Takes its time, and something is freed meanwhile.
     struct Slow<'a>(&'a Mm, &'a VirtualClock, Option<Pfn>);
     impl ReportSink for Slow<'_> {
@@ -96,7 +96,7 @@ fn what_is_freed_during_a_pass_is_for_another_one_delay_later() {
 }
 
 #[test]
-fn a_thread_waits_until_something_is_freed_and_then_until_it_is_due() {
+fn waiting_thread_wakes_when_a_pass_is_due() {
     let delay = Duration::from_millis(30);
     let config = Config { delay, ..Config::DEFAULT };
     let (mm, mut reporter) = guest(2, config);
@@ -122,7 +122,7 @@ fn a_thread_waits_until_something_is_freed_and_then_until_it_is_due() {
     assert!(!schedule.wait(), "it is closed");
 }
 
-/// Loses patience with the first report, which is acknowledged when it is told so.
+/// Acknowledges the first report late, when the test says so.
 #[derive(Default)]
 struct Late {
     host: Host,
@@ -156,7 +156,7 @@ impl ReportSink for Late {
 }
 
 #[test]
-fn a_late_acknowledgement_lets_the_pages_go_as_reported() {
+fn late_acknowledgement_releases_pages_as_reported() {
     let timeout = Some(Duration::from_secs(1));
     for config in every_config() {
         let config = Config { acknowledge_timeout: timeout, ..config };

@@ -64,7 +64,7 @@ impl ReportedFlag {
                 }
             }
             'lists: for order in batch.config.granule_order..=batch.mm.geometry().max_order {
-                for mt in MigrateType::ALL {
+                for &mt in MigrateType::ALL {
                     if mt == MigrateType::Isolate {
                         continue;
                     }

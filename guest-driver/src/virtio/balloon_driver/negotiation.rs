@@ -8,7 +8,7 @@ use super::super::feature::ACCESS_PLATFORM;
 /// What the guest needs its free pages to hold when it allocates them again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FreePages {
-    /// Nothing: whoever allocates a page and needs it clear clears it.
+    /// Nothing: a user that needs a clear page clears it.
     #[default]
     Anything,
     /// Zeroes: pages are cleared when they are freed (`init_on_free`).
@@ -68,7 +68,7 @@ mod tests {
     const ALL: u64 = feature::REPORTING | feature::PAGE_POISON | feature::STATS_VQ;
 
     #[test]
-    fn a_guest_that_does_not_care_reports_and_says_nothing_of_poison() {
+    fn indifferent_guest_reports_without_page_poison() {
         let negotiated = Negotiated::new(ALL | ACCESS_PLATFORM, u64::MAX, FreePages::Anything);
         assert_eq!(negotiated.features, feature::REPORTING | feature::STATS_VQ);
         assert_eq!(negotiated.poison_val, None);

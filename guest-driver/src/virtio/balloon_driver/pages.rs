@@ -14,9 +14,9 @@ use crate::virtio::ring::Buffer;
 pub const PFNS_PER_CHAIN: usize = 256;
 const PFN_BYTES: usize = size_of::<u32>();
 
-/// The device was not told of all pages.
+/// The device did not acknowledge all pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the device acknowledged {told} pages and not those behind them")]
+#[error("giving pages to the device failed: it acknowledged the first {told} only")]
 pub struct TellError {
     /// Pages ahead of the chain that failed, all acknowledged.
     pub told: usize,

@@ -120,7 +120,7 @@ fn what_does_not_fit_is_refused_and_never_seen() {
 }
 
 #[test]
-fn after_a_timeout_nothing_is_reported_until_the_chain_is_back() {
+fn timed_out_chain_holds_back_further_reports() {
     let ram = VecRam::new(1 << 16);
     let (requests, wire) = requests(&ram, 64);
     let mut queue = ReportingQueue::new(requests, Some(BUFFER)).unwrap();
@@ -153,7 +153,7 @@ fn after_a_timeout_nothing_is_reported_until_the_chain_is_back() {
 }
 
 #[test]
-fn a_late_acknowledgement_makes_way_for_the_next_report() {
+fn late_acknowledgement_allows_the_next_report() {
     let ram = VecRam::new(1 << 16);
     let (requests, wire) = requests(&ram, 64);
     let mut queue = ReportingQueue::new(requests, None).unwrap();

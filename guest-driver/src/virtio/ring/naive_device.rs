@@ -141,7 +141,7 @@ impl<'a, M: GuestRam> NaiveDevice<'a, M> {
         }
     }
 
-    /// Returns a chain; says whether the driver is to be notified.
+    /// Returns a chain; whether the driver must be notified.
     pub(in crate::virtio) fn give_back(&mut self, id: u32, len: u32) -> bool {
         let at = self.layout.used_entry(self.next_used);
         self.ram.write(at, &id.to_le_bytes()).unwrap();
@@ -151,7 +151,7 @@ impl<'a, M: GuestRam> NaiveDevice<'a, M> {
         self.ram.store_u16(self.layout.used_idx(), self.next_used, Ordering::Release).unwrap();
         core::sync::atomic::fence(Ordering::SeqCst);
         if self.event_idx {
-            // "used_event" is the index whose use is to be notified: one chain at a time, so it
+            // "used_event" is the index whose use must be notified: one chain at a time, so it
             // is this one or not.
             before == self.ram.load_u16(self.layout.used_event(), Ordering::Relaxed).unwrap()
         } else {

@@ -162,7 +162,7 @@ fn kicks_follow_the_event_index_across_the_wrap() {
 }
 
 #[test]
-fn used_notifications_can_be_put_off_and_asked_for_again() {
+fn used_notifications_are_suppressed_and_requested() {
     for event_idx in [false, true] {
         let ram = VecRam::new(RAM_BYTES);
         let mut ring = DriverRing::new(&ram, layout(8), event_idx).unwrap();

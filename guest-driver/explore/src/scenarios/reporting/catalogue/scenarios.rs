@@ -74,7 +74,7 @@ pub(super) const PRESSURE: Scenario = Scenario {
     ..CHURN
 };
 
-/// One CPU frees one block while the reporter is at it: small enough to take every schedule.
+/// One CPU frees one block while the reporter runs: small enough to take every schedule.
 pub(super) const SMALLEST: Scenario = Scenario {
     name: "smallest",
     geometry: NO_STRADDLING,
