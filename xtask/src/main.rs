@@ -24,11 +24,11 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Shows a guest giving its free memory back through the daemon.
+    /// Shows live how the host reclaims a guest's free memory through the daemon.
     ///
-    /// Sets up what is missing, boots a Linux guest or starts the model of one, lets it fill and
-    /// free memory several times, draws the guest's use beside the host's, and ends with a table and
-    /// a picture in target/demo.
+    /// Fetches missing packages, boots a Linux guest or starts the model of one, fills and frees
+    /// memory several times, and draws the guest's use beside the host's. Prints a table and writes
+    /// a page into target/demo.
     Demo(demo::Options),
     /// Runs every check and every test, those with a real guest included.
     Test,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+pub use charts::number;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
@@ -81,30 +82,4 @@ fn title(name: &str, unit: &str) -> String {
 
 fn cell(record: &CaseRecord, name: &str) -> String {
     record.figures.get(name).map_or("-".to_owned(), |figure| number(figure.value))
-}
-
-/// Formats a number with its significant digits.
-pub fn number(value: f64) -> String {
-    let size = value.abs();
-    if size >= 100.0 || value.fract() == 0.0 {
-        format!("{value:.0}")
-    } else if size >= 1.0 {
-        format!("{value:.2}")
-    } else {
-        format!("{value:.4}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_show_their_significant_digits() {
-        for (value, text) in
-            [(0.0, "0"), (12345.6, "12346"), (3.0, "3"), (2.345, "2.35"), (0.01234, "0.0123")]
-        {
-            assert_eq!(number(value), text);
-        }
-    }
 }

@@ -11,8 +11,9 @@ use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::measure::host::Sampler;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
-use super::Options;
-use super::measure::{self, Device, Run, SAMPLE_EVERY, WIND_UP};
+use super::measure::{self, Plan, SAMPLE_EVERY, WIND_UP};
+use super::options::Options;
+use super::run::{Device, Run};
 
 /// Boots the guest and runs the demo once with `device`.
 ///
@@ -27,11 +28,12 @@ pub(super) fn run(
     let memory_bytes = options.memory << 20;
     let daemon = match device {
         Device::Daemon => Some(DaemonProcess::spawn(binary, &DaemonOptions::default())?),
-        Device::Qemu => None,
+        Device::Qemu | Device::None => None,
     };
     let balloon = match &daemon {
         Some(daemon) => Balloon::VhostUser { socket: daemon.socket().to_owned() },
-        None => Balloon::Qemu,
+        None if device == Device::Qemu => Balloon::Qemu,
+        None => Balloon::None,
     };
     eprintln!("{device}: booting a guest of {} MiB", options.memory);
     let booting = Instant::now();
@@ -51,7 +53,8 @@ pub(super) fn run(
     let sampler = Sampler::start(SAMPLE_EVERY, guest.memory().try_clone()?, move || {
         asked.agent().meminfo().ok().map(|meminfo| meminfo.used_bytes())
     });
-    let outcome = measure::watch(&*guest, sampler, memory_bytes, options.rounds)?;
+    let outcome =
+        measure::watch(&*guest, sampler, Plan { device, memory_bytes, rounds: options.rounds })?;
     let own_device = guest.own_device_discards();
     Arc::into_inner(guest).context("the guest is still in use")?.quit()?;
     let (reports, ranges, discard_calls) = match daemon {
@@ -61,7 +64,7 @@ pub(super) fn run(
             (Some(summary.chains), summary.ranges, summary.discard_calls)
         }
         None => {
-            let count = own_device.context("what QEMU's device traced")?;
+            let count = own_device.context("reading the trace of QEMU's device")?;
             (None, count.ranges, count.calls)
         }
     };

@@ -1,30 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One run of the demo: lets a guest fill and free memory, and measures both sides.
+//! Runs the rounds of the demo: a guest fills and frees memory, and both sides are measured.
 
-use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use serde::Serialize;
 use vmm_integration::guest::Guest;
 use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
 
+use super::run::{Device, Round};
 use super::screen::Screen;
-use super::table::ratio;
 
-/// How often both sides are looked at.
+/// The interval of samples of guest and host.
 pub(super) const SAMPLE_EVERY: Duration = Duration::from_millis(100);
-/// How often the host's side is asked while something is waited for.
+/// The interval at which a wait reads the host's resident memory.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long freed memory may take to come back. Linux needs three passes of two seconds at most.
+/// The longest time that the host may take to reclaim freed memory. Linux needs at most three
+/// passes, two seconds apart.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Nothing has changed for this long: the guest has no more to report. A pass comes every 2 s.
+/// The time that a guest without a device gets instead.
+const NO_DEVICE: Duration = Duration::from_secs(4);
+/// A time without change after which the guest has no more to report. A pass comes every 2 s.
 const QUIET: Duration = Duration::from_secs(3);
-/// How long the daemon may take to sum up and to end.
+/// The longest time for the daemon's summary and its exit.
 pub(super) const WIND_UP: Duration = Duration::from_secs(5);
 /// The share of the guest's memory that each round fills, and the share that stays in use
 /// throughout, as divisors.
@@ -34,87 +35,22 @@ const KEEP: u64 = 16;
 const KEPT: u32 = 0;
 const FILLED: u32 = 1;
 
-/// Set by Ctrl-C, which ends QEMU and the daemon too: they are in the terminal's foreground.
+/// Set by Ctrl-C, which also stops QEMU and the daemon: they are in the terminal's foreground.
 pub(super) static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// Whose device gives the memory back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Device {
-    /// Ours, over vhost-user.
-    Daemon,
-    /// QEMU's own virtio-balloon.
-    Qemu,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Daemon => "vhost-device-balloon",
-            Self::Qemu => "QEMU's own device",
-        })
-    }
-}
-
-/// What one run has shown.
-#[derive(Serialize)]
-pub(super) struct Run {
+/// What a guest does, with which device.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
     pub(super) device: Device,
-    /// What the guest is, in one sentence.
-    pub(super) guest: String,
     pub(super) memory_bytes: u64,
-    pub(super) rounds: Vec<Round>,
-    /// Descriptor chains of the reporting queue; QEMU does not count them.
-    pub(super) reports: Option<u64>,
-    pub(super) ranges: u64,
-    pub(super) discard_calls: u64,
-    pub(super) verified_bytes: u64,
-    pub(super) lost_bytes: u64,
-    pub(super) curve: Vec<Sample>,
+    pub(super) rounds: u32,
 }
 
-/// One filling and freeing.
-#[derive(Serialize)]
-pub(super) struct Round {
-    pub(super) freed_bytes: u64,
-    /// By how much the guest's resident memory fell after the free.
-    pub(super) returned_bytes: u64,
-    /// From the free until 90 % were back; none if they never were.
-    pub(super) seconds_to_90: Option<f64>,
-    /// Reporting passes of the guest until then.
-    pub(super) passes: usize,
-}
-
-impl Run {
-    pub(super) fn freed_bytes(&self) -> u64 {
-        self.rounds.iter().map(|round| round.freed_bytes).sum()
-    }
-
-    pub(super) fn returned_bytes(&self) -> u64 {
-        self.rounds.iter().map(|round| round.returned_bytes).sum()
-    }
-
-    pub(super) fn returned_percent(&self) -> f64 {
-        100.0 * ratio(self.returned_bytes(), self.freed_bytes())
-    }
-
-    /// What went wrong, if anything did.
-    pub(super) fn fault(&self) -> Option<&'static str> {
-        if self.lost_bytes > 0 {
-            Some("memory in use was lost")
-        } else if self.rounds.iter().any(|round| round.seconds_to_90.is_none()) {
-            Some("less than 90 % of what the guest freed came back")
-        } else {
-            None
-        }
-    }
-}
-
-/// What the rounds have shown.
+/// The results of the rounds.
 pub(super) struct Outcome {
     pub(super) rounds: Vec<Round>,
     pub(super) verified_bytes: u64,
@@ -126,13 +62,8 @@ pub(super) struct Outcome {
 ///
 /// # Errors
 /// If the guest fails, or Ctrl-C was pressed.
-pub(super) fn watch(
-    guest: &dyn Guest,
-    sampler: Sampler,
-    memory_bytes: u64,
-    rounds: u32,
-) -> Result<Outcome> {
-    let outcome = draw(guest, &sampler, memory_bytes, rounds);
+pub(super) fn watch(guest: &dyn Guest, sampler: Sampler, plan: Plan) -> Result<Outcome> {
+    let outcome = draw(guest, &sampler, plan);
     let curve = sampler.stop()?;
     if interrupted() {
         bail!("interrupted");
@@ -141,7 +72,7 @@ pub(super) fn watch(
 }
 
 /// Runs the rounds on a thread of their own and draws the curve on this one until they are done.
-fn draw(guest: &dyn Guest, sampler: &Sampler, memory_bytes: u64, rounds: u32) -> Result<Outcome> {
+fn draw(guest: &dyn Guest, sampler: &Sampler, plan: Plan) -> Result<Outcome> {
     let doing = Mutex::new(String::new());
     let say = |text: String| {
         if let Ok(mut doing) = doing.lock() {
@@ -151,13 +82,13 @@ fn draw(guest: &dyn Guest, sampler: &Sampler, memory_bytes: u64, rounds: u32) ->
     let (done, finished) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = done.send(work(guest, sampler, memory_bytes, rounds, &say));
+            let _ = done.send(work(guest, sampler, plan, &say));
         });
         let mut screen = Screen::new();
         loop {
             let outcome = finished.recv_timeout(SAMPLE_EVERY);
             let text = doing.lock().map(|text| text.clone()).unwrap_or_default();
-            screen.show(&text, memory_bytes, &sampler.samples())?;
+            screen.show(&text, plan.memory_bytes, &sampler.samples())?;
             match outcome {
                 Ok(outcome) => {
                     screen.end();
@@ -170,16 +101,14 @@ fn draw(guest: &dyn Guest, sampler: &Sampler, memory_bytes: u64, rounds: u32) ->
     })
 }
 
-/// Fills, verifies and frees; what is kept from before the first round must outlive them all.
-fn work(
-    guest: &dyn Guest,
-    sampler: &Sampler,
-    memory_bytes: u64,
-    rounds: u32,
-    say: &dyn Fn(String),
-) -> Result<Outcome> {
-    say("starting to report".to_owned());
-    guest.set_reporting(true)?;
+/// Fills, verifies and frees; memory allocated before the first round must survive all rounds.
+fn work(guest: &dyn Guest, sampler: &Sampler, plan: Plan, say: &dyn Fn(String)) -> Result<Outcome> {
+    say("starting free page reporting".to_owned());
+    let Plan { device, memory_bytes, rounds } = plan;
+    let patience = if device == Device::None { NO_DEVICE } else { PATIENCE };
+    if device != Device::None {
+        guest.set_reporting(true)?;
+    }
     let (mut verified_bytes, mut lost_bytes) = (0, 0);
     let mut done = Vec::new();
     let keep = memory_bytes / KEEP;
@@ -196,26 +125,31 @@ fn work(
         guest.alloc(FILLED, fill, u16::try_from(round)?)?;
         say(format!("round {round} of {rounds}: the guest verifies what it wrote"));
         verify(FILLED)?;
-        say(format!("round {round} of {rounds}: the guest has freed it"));
-        done.push(free(guest, sampler, fill)?);
+        say(format!("round {round} of {rounds}: the guest freed it"));
+        done.push(free(guest, sampler, fill, patience)?);
         verify(KEPT)?;
     }
     Ok(Outcome { rounds: done, verified_bytes, lost_bytes, curve: Vec::new() })
 }
 
-/// Lets the guest free what it filled, and waits until the host has it back and nothing more comes.
-fn free(guest: &dyn Guest, sampler: &Sampler, freed_bytes: u64) -> Result<Round> {
+/// Frees the filled memory, and waits until the host reclaimed it and resident memory is steady.
+fn free(
+    guest: &dyn Guest,
+    sampler: &Sampler,
+    freed_bytes: u64,
+    patience: Duration,
+) -> Result<Round> {
     let before = guest.resident_bytes()?;
     let curve_before = sampler.samples();
     let freed = Instant::now();
     guest.free(FILLED)?;
     let wanted = before.saturating_sub(freed_bytes / 10 * 9);
-    let back = wait_until(PATIENCE, LOOK_EVERY, || {
+    let back = wait_until(patience, LOOK_EVERY, || {
         let now = resident(guest)?;
         if now <= wanted || interrupted() {
             Ok(())
         } else {
-            Err(format!("{now} bytes, {wanted} wanted"))
+            Err(format!("resident memory is {now} bytes (expected at most {wanted})"))
         }
     });
     let seconds_to_90 = back.is_ok().then(|| freed.elapsed().as_secs_f64());
@@ -224,18 +158,18 @@ fn free(guest: &dyn Guest, sampler: &Sampler, freed_bytes: u64) -> Result<Round>
     let mut since_lowest = Instant::now();
     wait_until(PATIENCE, LOOK_EVERY, || {
         let now = resident(guest)?;
-        // A few pages come and go in a guest that does nothing.
+        // An idle guest allocates and frees a few pages.
         if now + (1 << 20) < lowest {
             (lowest, since_lowest) = (now, Instant::now());
         }
         let quiet = since_lowest.elapsed() >= QUIET;
         if quiet || interrupted() { Ok(()) } else { Err("still falling".to_owned()) }
     })?;
-    // What the guest had freed before counts elsewhere.
+    // Memory freed earlier counts in its own round.
     let returned_bytes = before.saturating_sub(lowest).min(freed_bytes);
 
     let freed_at = curve_before.last().map_or(0.0, |sample| sample.seconds);
-    // The sample that shows the fall is taken after it.
+    // The sample that shows the decrease is later than the decrease.
     let lag = 2.0 * SAMPLE_EVERY.as_secs_f64();
     let back_at = freed_at + lag + seconds_to_90.unwrap_or(f64::INFINITY);
     let curve = sampler.samples();

@@ -1,72 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask demo`: a guest gives its free memory back, and one can watch it.
+//! `cargo xtask demo`: shows live how the host reclaims the free memory of a guest.
 
 mod linux;
 mod measure;
 mod model;
+mod options;
 mod page;
-mod plot;
+mod run;
 mod screen;
 mod table;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
 
 use crate::cargo;
 use crate::setup;
-use measure::{Device, Run};
-
-/// Whose memory it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum GuestKind {
-    /// A real Linux in QEMU.
-    Linux,
-    /// The model of Linux's page allocator, in this process. Needs no QEMU.
-    Model,
-}
-
-impl GuestKind {
-    /// As a sentence begins with it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Linux => "A Linux guest",
-            Self::Model => "A model of a Linux guest",
-        }
-    }
-}
-
-/// Options of `cargo xtask demo`.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Whose memory it is.
-    #[arg(long, value_enum, default_value_t = GuestKind::Linux)]
-    guest: GuestKind,
-    /// Does the same with QEMU's own balloon device afterwards, and puts both side by side.
-    #[arg(long)]
-    compare: bool,
-    /// Memory of the guest in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(256..=65536))]
-    memory: u64,
-    /// How often the guest fills and frees memory.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
-    /// Prints the results as JSON on standard output; everything else goes to standard error.
-    #[arg(long)]
-    json: bool,
-}
+use options::GuestKind;
+pub(crate) use options::Options;
+use run::{Device, Run};
 
 /// Runs the demo; see [`Options`].
 ///
 /// # Errors
-/// If it cannot be run, and if the guest's memory did not come back or was not whole.
+/// If a run fails, the host does not reclaim the freed memory, or memory in use was lost.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.compare && options.guest == GuestKind::Model {
-        bail!("--compare is for a guest in QEMU: the model has no other device to compare with");
+    if options.guest == GuestKind::Model && (options.compare || options.svg.is_some()) {
+        bail!("--compare and --svg need a guest in QEMU (got --guest model)");
     }
     let toolbox = match options.guest {
         GuestKind::Linux => Some(setup::guest()?),
@@ -74,30 +37,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     eprintln!("building the daemon");
     let daemon = cargo::release_daemon()?;
-    // Instead of being killed: then nothing is left behind.
+    // The handler keeps Ctrl-C from killing this process, so that destructors clean up.
     ctrlc::set_handler(|| measure::INTERRUPTED.store(true, Ordering::Relaxed))
         .context("cannot watch for Ctrl-C")?;
-    let devices: &[Device] =
-        if options.compare { &[Device::Daemon, Device::Qemu] } else { &[Device::Daemon] };
+    let devices = [
+        (Device::Daemon, true),
+        (Device::Qemu, options.compare),
+        (Device::None, options.svg.is_some()),
+    ];
     let runs = devices
-        .iter()
-        .map(|device| match &toolbox {
-            Some(toolbox) => linux::run(toolbox, &daemon, *device, options),
+        .into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(device, _)| match &toolbox {
+            Some(toolbox) => linux::run(toolbox, &daemon, device, options),
             None => model::run(&daemon, options),
         })
         .collect::<Result<Vec<Run>>>()?;
 
-    let table = table::render(&runs);
     let page = write_page(options, &runs)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&runs)?);
     } else {
-        println!("{table}");
-        if let [ours, qemu] = runs.as_slice() {
-            println!("{}", table::comparison(ours, qemu));
+        println!("{}", table::render(&runs));
+        if let Some(text) = table::comparison(&runs) {
+            println!("{text}");
         }
     }
-    eprintln!("picture: {}", page.display());
+    eprintln!("page: {}", page.display());
     for run in &runs {
         if let Some(fault) = run.fault() {
             bail!("{}: {fault}", run.device);
@@ -109,11 +75,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn write_page(options: &Options, runs: &[Run]) -> Result<PathBuf> {
     let folder = cargo::root().join("target/demo");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let raw = folder.join("result.json");
-    fs::write(&raw, serde_json::to_string_pretty(runs)?)
-        .with_context(|| format!("cannot write {}", raw.display()))?;
     let page = folder.join("index.html");
-    fs::write(&page, page::render(options, runs)?)
-        .with_context(|| format!("cannot write {}", page.display()))?;
+    write(&folder.join("result.json"), serde_json::to_string_pretty(runs)?)?;
+    write(&page, page::render(options, runs))?;
+    if let (Some(file), Some(picture)) = (&options.svg, page::picture(runs)) {
+        write(file, picture)?;
+    }
     Ok(page)
+}
+
+fn write(path: &Path, text: String) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

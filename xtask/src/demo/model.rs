@@ -11,8 +11,9 @@ use vmm_integration::guest::Guest;
 use vmm_integration::measure::host::Sampler;
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 
-use super::Options;
-use super::measure::{self, Device, Run, SAMPLE_EVERY, WIND_UP};
+use super::measure::{self, Plan, SAMPLE_EVERY, WIND_UP};
+use super::options::Options;
+use super::run::{Device, Run};
 
 const CPUS: usize = 2;
 
@@ -31,7 +32,8 @@ pub(super) fn run(binary: &Path, options: &Options) -> Result<Run> {
 
     let asked = Arc::clone(&guest);
     let sampler = Sampler::start(SAMPLE_EVERY, guest.memory()?, move || asked.used_bytes().ok());
-    let outcome = measure::watch(&*guest, sampler, memory_bytes, options.rounds)?;
+    let plan = Plan { device: Device::Daemon, memory_bytes, rounds: options.rounds };
+    let outcome = measure::watch(&*guest, sampler, plan)?;
     // Hangs up, which is when the daemon sums up.
     Box::new(Arc::into_inner(guest).context("the guest is still in use")?).shut_down()?;
     let summary = daemon.session_summary(WIND_UP)?;

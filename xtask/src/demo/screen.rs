@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Draws the two curves in the terminal while they grow; lines of text where there is no terminal.
+//! Draws the two curves live in a terminal; prints lines of text where there is no terminal.
 
 use std::io::{self, IsTerminal, Stderr};
 
@@ -13,13 +13,13 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph};
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
 use vmm_integration::measure::host::Sample;
 
-use super::plot::mib;
+use super::run::mib;
 
 const HEIGHT: u16 = 20;
-/// Without a terminal a line is printed this often, in seconds.
+/// Seconds between two lines where there is no terminal.
 const LINE_EVERY: f64 = 1.0;
 
-/// Where the curves are shown.
+/// The place where the curves are shown.
 pub(super) enum Screen {
     /// A terminal that can be drawn on.
     Chart(Box<Terminal<CrosstermBackend<Stderr>>>),
@@ -30,7 +30,7 @@ pub(super) enum Screen {
 impl Screen {
     /// Draws on standard error, so that standard output holds nothing but results.
     pub(super) fn new() -> Self {
-        // All three: the terminal is asked where its cursor is, over standard output and input.
+        // All three: reading the cursor's position needs standard output and input.
         let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         if terminal && io::stderr().is_terminal() {
             let options = TerminalOptions { viewport: Viewport::Inline(HEIGHT) };
@@ -43,7 +43,7 @@ impl Screen {
         Self::Lines(0.0)
     }
 
-    /// Shows the curve so far and what is being done.
+    /// Shows the curve so far and the current step.
     ///
     /// # Errors
     /// If the terminal cannot be written to.
@@ -62,7 +62,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Leaves the last picture and puts the cursor beneath it.
+    /// Keeps the last picture and moves the cursor below it.
     pub(super) fn end(self) {
         if let Self::Chart(_) = self {
             eprintln!();
@@ -104,7 +104,7 @@ fn draw(frame: &mut Frame, doing: &str, memory_bytes: u64, curve: &[Sample]) {
         format!("{top:.0}"),
     ]));
     frame.render_widget(chart, chart_area);
-    // Kept in sight: whoever interrupts the demo finds it beneath the picture.
+    // Visible, so that after Ctrl-C the prompt is below the picture.
     frame.set_cursor_position((line_area.x, line_area.y));
     let numbers = curve.last().map(legend).unwrap_or_default();
     frame.render_widget(Paragraph::new(format!("{numbers}  {doing}")), line_area);

@@ -5,17 +5,17 @@
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, Table};
 
-use super::measure::Run;
+use super::run::{Device, Round, Run, ratio};
 
-/// One row of the table: what it says, and how each run fills it.
+/// One row of the table.
 pub(super) struct Row {
-    /// What the row says.
+    /// Its label.
     pub(super) name: &'static str,
-    /// Its text for one run.
+    /// Its value for one run.
     pub(super) value: fn(&Run) -> String,
 }
 
-/// Every row, in order; the page shows the same.
+/// All rows, in order, of the table and of the page.
 pub(super) const ROWS: &[Row] = &[
     Row { name: "guest memory", value: |run| mib(run.memory_bytes) },
     Row { name: "freed by the guest", value: |run| mib(run.freed_bytes()) },
@@ -24,16 +24,16 @@ pub(super) const ROWS: &[Row] = &[
         value: |run| format!("{} ({:.1} %)", mib(run.returned_bytes()), run.returned_percent()),
     },
     Row {
-        name: "seconds until 90 % were back",
+        name: "seconds until 90 % were reclaimed",
         value: |run| {
-            let seconds = |round: &super::measure::Round| {
+            let seconds = |round: &Round| {
                 round.seconds_to_90.map_or("never".to_owned(), |s| format!("{s:.1}"))
             };
             run.rounds.iter().map(seconds).collect::<Vec<_>>().join(", ")
         },
     },
     Row {
-        name: "passes until then",
+        name: "reporting passes until then",
         value: |run| {
             run.rounds.iter().map(|round| round.passes.to_string()).collect::<Vec<_>>().join(", ")
         },
@@ -43,7 +43,7 @@ pub(super) const ROWS: &[Row] = &[
         value: |run| run.reports.map_or("not counted".to_owned(), |n| n.to_string()),
     },
     Row { name: "ranges reported", value: |run| run.ranges.to_string() },
-    Row { name: "discarding calls", value: |run| run.discard_calls.to_string() },
+    Row { name: "discard calls", value: |run| run.discard_calls.to_string() },
     Row { name: "contents verified", value: |run| mib(run.verified_bytes) },
     Row { name: "contents lost", value: |run| format!("{} bytes", run.lost_bytes) },
 ];
@@ -53,7 +53,7 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// The table, a column a run.
+/// The table, with a column for each run.
 pub(super) fn render(runs: &[Run]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
@@ -67,22 +67,18 @@ pub(super) fn render(runs: &[Run]) -> Table {
     table
 }
 
-/// The calls of both in one sentence.
-pub(super) fn comparison(ours: &Run, qemu: &Run) -> String {
+/// Compares the discard calls of both in one sentence.
+pub(super) fn comparison(runs: &[Run]) -> Option<String> {
+    let of = |device| runs.iter().find(|run| run.device == device);
+    let (ours, qemu) = (of(Device::Daemon)?, of(Device::Qemu)?);
     let each = |run: &Run| ratio(run.discard_calls, run.ranges);
-    format!(
-        "Discarding calls: {} here, {} in QEMU's device, {:.3} times as many \
-         ({:.3} and {:.3} a reported range).",
+    Some(format!(
+        "Discard calls: {} by the daemon, {} by QEMU's device, ratio {:.3} \
+         ({:.3} and {:.3} per reported range).",
         ours.discard_calls,
         qemu.discard_calls,
         ratio(ours.discard_calls, qemu.discard_calls),
         each(ours),
         each(qemu),
-    )
-}
-
-/// One number over another, zero if there is nothing to divide by.
-#[allow(clippy::cast_precision_loss)] // for people to read
-pub(super) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+    ))
 }

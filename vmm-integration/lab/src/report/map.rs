@@ -1,31 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The map of guest memory over time, as SVG: time to the right, addresses upwards.
+//! The map of guest memory over time as SVG: time to the right, addresses upwards.
 
 use std::fmt::Write;
 
-use super::{chart, escape, size};
+use charts::{label, round_ticks};
+use maud::{Markup, html};
+
+use super::text::size;
 use crate::store::{CellState, MemoryMap};
 
 const WIDTH: usize = 360;
-/// For half of the last label.
+/// Room for half of the last label.
 const RIGHT: usize = 8;
 const HEIGHT: usize = 260;
 const LEFT: usize = 20;
 const TOP: usize = 18;
 const BOTTOM: usize = 40;
 
-/// How much of a map is of a state, in percent of all cells.
-#[allow(clippy::cast_precision_loss)] // percent for people
+/// The share of a state, in percent of all cells.
+#[allow(clippy::cast_precision_loss)] // for display
 fn percent(map: &MemoryMap, state: CellState) -> f64 {
     let all: usize = map.rows.iter().map(|row| row.chars().count()).sum();
     let of = map.rows.iter().flat_map(|row| row.chars()).filter(|c| *c == state.letter());
     of.count() as f64 / all.max(1) as f64 * 100.0
 }
 
-/// The map; `id` is unique on the page. Its states differ by pattern as well as by colour.
+/// The map; `id` is unique on the page. States differ by pattern as well as by color.
 #[allow(clippy::cast_precision_loss)] // coordinates and seconds
-pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
+pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> Markup {
     let columns = map.rows.len().max(1);
     let cells = map.rows.first().map_or(1, |row| row.chars().count()).max(1);
     let (width, height) = ((WIDTH - LEFT - RIGHT) as f64, (HEIGHT - TOP - BOTTOM) as f64);
@@ -34,15 +37,7 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
     let (start, end) = (seconds(map.times_us.first()), seconds(map.times_us.last()));
     let share = |state| format!("{} {:.1} %", CellState::name(state), percent(map, state));
     let shares: Vec<String> = CellState::ALL.into_iter().map(share).collect();
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
-         <title id=\"{id}-t\">{}</title><desc id=\"{id}-d\">{columns} columns of {cells} cells of \
-         {} each. Of all of them: {}.</desc>\n",
-        escape(title),
-        size(map.cell_bytes),
-        shares.join(", ")
-    );
-    for state in CellState::ALL {
+    let path = |state: CellState| {
         let mut path = String::new();
         for (column, row) in map.rows.iter().enumerate() {
             let x = LEFT as f64 + column as f64 * dx;
@@ -52,47 +47,43 @@ pub(super) fn svg(id: &str, title: &str, map: &MemoryMap) -> String {
                 let _ = write!(path, "M{x:.1} {y:.1}h{dx:.2}v{:.1}h-{dx:.2}z", len as f64 * dy);
             }
         }
-        if !path.is_empty() {
-            let letter = state.letter();
-            let _ = writeln!(svg, "<path class=\"m{letter}\" d=\"{path}\"/>");
-            if overlay(state).is_some() {
-                let _ = writeln!(svg, "<path fill=\"url(#p{letter})\" d=\"{path}\"/>");
+        path
+    };
+    let bytes = u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(map.cell_bytes);
+    let axis = HEIGHT - BOTTOM;
+    html! {
+        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-labelledby={ (id) "-t " (id) "-d" } {
+            title id={ (id) "-t" } { (title) }
+            desc id={ (id) "-d" } {
+                (columns) " columns of " (cells) " cells of " (size(map.cell_bytes)) " each. Of all of them: "
+                (shares.join(", ")) "."
             }
+            @for (state, d) in CellState::ALL.map(|state| (state, path(state))) {
+                @if !d.is_empty() {
+                    path class={ "m" (state.letter()) } d=(d) {}
+                    @if overlay(state).is_some() { path fill={ "url(#p" (state.letter()) ")" } d=(d) {} }
+                }
+            }
+            text x=(LEFT) y=(TOP - 5) { (size(bytes)) }
+            text transform={ "translate(14 " (TOP as f64 + height / 2.0) ") rotate(-90)" } text-anchor="middle" {
+                "address"
+            }
+            @for tick in round_ticks(start, end) {
+                @let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
+                @let x = format!("{:.1}", LEFT as f64 + share * width);
+                path.grid d={ "M" (x) " " (axis) "v4" } {}
+                text x=(x) y=(axis + 17) text-anchor=(match share {
+                    ..0.05 => "start",
+                    ..0.95 => "middle",
+                    _ => "end",
+                }) { (label(tick)) }
+            }
+            text x=(LEFT as f64 + width / 2.0) y=(HEIGHT - 6) text-anchor="middle" { "s" }
         }
     }
-    let bytes = u64::try_from(cells).unwrap_or(u64::MAX).saturating_mul(map.cell_bytes);
-    let _ = writeln!(svg, "<text x=\"{LEFT}\" y=\"{}\">{}</text>", TOP - 5, size(bytes));
-    let _ = writeln!(
-        svg,
-        "<text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\">address</text>",
-        TOP as f64 + height / 2.0
-    );
-    for tick in chart::round_ticks(start, end) {
-        let share = if end > start { (tick - start) / (end - start) } else { 0.0 };
-        let anchor = match share {
-            ..0.05 => "start",
-            ..0.95 => "middle",
-            _ => "end",
-        };
-        let (x, y) = (LEFT as f64 + share * width, HEIGHT - BOTTOM);
-        let _ = writeln!(
-            svg,
-            "<path class=\"grid\" d=\"M{x:.1} {y}v4\"/>\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{}</text>",
-            y + 17,
-            chart::label(tick)
-        );
-    }
-    let _ = writeln!(
-        svg,
-        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">s</text></svg>",
-        LEFT as f64 + width / 2.0,
-        HEIGHT - 6
-    );
-    svg
 }
 
-/// Where a letter stands in a row: first and length of each run.
+/// The runs of a letter in a row: first position and length of each.
 fn runs(row: &str, letter: char) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for (at, _) in row.chars().enumerate().filter(|(_, c)| *c == letter) {
@@ -104,7 +95,7 @@ fn runs(row: &str, letter: char) -> Vec<(usize, usize)> {
     runs
 }
 
-/// What is drawn over a state's colour.
+/// The pattern over a state's color.
 fn overlay(state: CellState) -> Option<&'static str> {
     match state {
         CellState::InUse => Some("M0 0h4v1h-4z"),
@@ -115,41 +106,41 @@ fn overlay(state: CellState) -> Option<&'static str> {
     }
 }
 
-/// The patterns that the maps of a page use; once a page.
-pub(super) fn patterns() -> String {
-    let pattern = |state: CellState| {
-        let letter = state.letter();
-        let d = overlay(state)?;
-        Some(format!(
-            "<pattern id=\"p{letter}\" width=\"4\" height=\"4\" patternUnits=\"userSpaceOnUse\">\
-             <path class=\"ink\" d=\"{d}\"/></pattern>"
-        ))
-    };
-    let all: String = CellState::ALL.into_iter().filter_map(pattern).collect();
-    format!("<svg class=\"defs\" aria-hidden=\"true\"><defs>{all}</defs></svg>")
+/// The patterns that all maps of a page share.
+pub(super) fn patterns() -> Markup {
+    html! {
+        svg.defs aria-hidden="true" {
+            defs {
+                @for (state, d) in CellState::ALL.into_iter().filter_map(|state| Some((state, overlay(state)?))) {
+                    pattern id={ "p" (state.letter()) } width="4" height="4" patternUnits="userSpaceOnUse" {
+                        path.ink d=(d) {}
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// What the colours and patterns mean, and how much of the map each is.
-pub(super) fn legend(map: &MemoryMap) -> String {
-    let entry = |state: CellState| {
-        let letter = state.letter();
-        let over = match overlay(state) {
-            Some(_) => format!("<rect width=\"34\" height=\"12\" fill=\"url(#p{letter})\"/>"),
-            None => String::new(),
-        };
-        format!(
-            "<li><svg class=\"key\" viewBox=\"0 0 34 12\" aria-hidden=\"true\">\
-             <rect class=\"m{letter}\" width=\"34\" height=\"12\"/>{over}</svg> {} {:.1} %</li>",
-            state.name(),
-            percent(map, state)
-        )
-    };
-    let all: String = CellState::ALL.into_iter().map(entry).collect();
-    format!(
-        "<ul class=\"legend\">{all}</ul>\n<p class=\"of\">Of all cells, {} each, at all times. A \
-         cell is in use if any of its pages is.</p>",
-        size(map.cell_bytes)
-    )
+/// The legend of a map, with the share of each state.
+pub(super) fn legend(map: &MemoryMap) -> Markup {
+    html! {
+        ul.legend {
+            @for state in CellState::ALL {
+                li {
+                    svg.key viewBox="0 0 34 12" aria-hidden="true" {
+                        rect class={ "m" (state.letter()) } width="34" height="12" {}
+                        @if overlay(state).is_some() {
+                            rect width="34" height="12" fill={ "url(#p" (state.letter()) ")" } {}
+                        }
+                    }
+                    " " (state.name()) (format!(" {:.1} %", percent(map, state)))
+                }
+            }
+        }
+        p.of {
+            "Of all cells, " (size(map.cell_bytes)) " each, at all times. A cell is in use if any of its pages is."
+        }
+    }
 }
 
 #[cfg(test)]
@@ -163,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_map_names_its_shares() {
+    fn map_names_its_shares() {
         let map = MemoryMap {
             cell_bytes: 2 << 20,
             times_us: vec![0, 3_000_000],
             rows: vec!["uuff".into(), "ugir".into()],
         };
-        let svg = svg("m1", "memory", &map);
+        let svg = svg("m1", "memory", &map).into_string();
         assert!(svg.contains("2 columns of 4 cells of 2 MiB each"), "{svg}");
         assert!(svg.contains("in use 37.5 %, free 25.0 %, isolated 12.5 %"), "{svg}");
         assert!(
