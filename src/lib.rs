@@ -26,6 +26,7 @@ mod ctl;
 mod daemon;
 pub mod device;
 pub mod discard;
+mod lock;
 pub mod logging;
 pub mod metrics;
 pub mod program;

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use log::warn;
 use vmm_sys_util::eventfd::EventFd;
@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::discard::Survey;
 use crate::discard::{Backing, Inhibit, MemoryOptions, RegionTable};
+use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::Counters;
 use crate::vhost_user::{Rings, Transfers, WindUp};
@@ -104,7 +105,7 @@ impl State {
 
     /// The frontend that is connected, if there is one.
     pub fn frontend(&self) -> Option<Arc<dyn Frontend>> {
-        self.frontend.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.frontend).clone()
     }
 
     /// A frontend has connected, or has gone. Nothing is known of its memory yet, or any more.
@@ -120,8 +121,8 @@ impl State {
             }
         }
         self.survey.set_regions(Weak::new());
-        *self.backings.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *self.frontend.lock().unwrap_or_else(PoisonError::into_inner) = frontend;
+        *lock(&self.backings) = None;
+        *lock(&self.frontend) = frontend;
         if let Some(wake) = self.sessions.get()
             && let Err(error) = wake.signal()
         {
@@ -251,14 +252,14 @@ impl State {
 
     /// What backs the guest's memory now, by address; `None` if there is none.
     pub fn backings(&self) -> Option<Vec<Backing>> {
-        self.backings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.backings).clone()
     }
 
     /// The frontend has sent this table of its memory.
     pub fn set_regions(&self, regions: &Arc<RegionTable>) {
         self.survey.set_regions(Arc::downgrade(regions));
         let backings = Some(regions.backings());
-        *self.backings.lock().unwrap_or_else(PoisonError::into_inner) = backings;
+        *lock(&self.backings) = backings;
     }
 }
 

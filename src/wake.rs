@@ -4,7 +4,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::lock::lock;
 
 use log::warn;
 use rustix::event::{EventfdFlags, eventfd};
@@ -51,11 +53,11 @@ pub(crate) struct Wakes(Mutex<Vec<Arc<Wake>>>);
 impl Wakes {
     /// Signals `wake`, too, from now on.
     pub(crate) fn add(&self, wake: Arc<Wake>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(wake);
+        lock(&self.0).push(wake);
     }
 
     pub(crate) fn signal(&self) {
-        for wake in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for wake in lock(&self.0).iter() {
             if let Err(error) = wake.signal() {
                 warn!("cannot signal an event: {error}");
             }

@@ -3,7 +3,7 @@
 //! The state of the device, and what a chain on each of its queues means.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use log::{error, info, warn};
@@ -24,6 +24,7 @@ use super::statistics::{self, Sample};
 use super::target::TargetRefused;
 use super::{pages, reporting};
 use crate::discard::{GuestMemory, GuestRange};
+use crate::lock::lock;
 use crate::metrics::{Counters, SkipReason};
 
 /// One virtio-balloon device.
@@ -68,11 +69,6 @@ const AMBIGUOUS_QUEUE: usize = 3;
 fn first_hint_id() -> u32 {
     let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u32::try_from(since_1970.as_secs() % u64::from(u32::MAX)).unwrap_or_default()
-}
-
-/// A panic while one of the locks is held leaves nothing half done that matters.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Balloon {

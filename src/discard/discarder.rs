@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLockReadGuard};
 
 use log::warn;
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
@@ -16,6 +16,7 @@ use super::ranges::{GuestRange, Leading, Piece, leading, merge, split};
 use super::regions::{Region, RegionError, RegionTable};
 use super::writers_first::WritersFirst;
 use super::{GuestMemory, Inhibit, MemoryOptions};
+use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::{Counters, SkipReason};
 
@@ -280,7 +281,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     }
 
     fn collected(&self) -> MutexGuard<'_, Collected> {
-        let mut collected = self.map.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut collected = lock(&self.map.collected);
         collected.follow(self.reclaimer.in_use.as_ref().map_or(0, |in_use| in_use.version()));
         collected
     }
@@ -344,7 +345,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
         left: GuestRange,
         pinned: &[GuestRange],
     ) -> (Option<SkipReason>, u64) {
-        let mut kept = self.map.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.map.kept);
         kept.refresh(&self.map.table, pinned, self.reclaimer.in_use.as_deref());
         let (file, page_size) = (region.file_index(), region.page_size());
         let free = match leading(left, page_size, kept.pinned(file)) {

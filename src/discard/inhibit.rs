@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::ranges::{GuestRange, merge};
+use crate::lock::lock;
 use crate::metrics::SkipReason;
 use crate::wake::Wakes;
 
@@ -207,7 +208,7 @@ impl Inhibit {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::discard::RegionTable;
+use crate::lock::lock;
 use crate::wake::Wakes;
 
 /// How long a look may take before its answer is "unknown".
@@ -110,7 +111,7 @@ impl Drop for Survey {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     fn run(&self, look_at: impl Fn(&RegionTable) -> Option<u64>) {

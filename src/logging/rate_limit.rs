@@ -3,9 +3,11 @@
 //! Keeps what a guest can cause from filling the log: a rate for what happens, and a latch for what
 //! lasts. Each kind of message has one of its own, or a frequent one would hide a rare one.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 use log::warn;
 
@@ -41,7 +43,7 @@ impl LogLimit {
 
     /// Whether a message passes at `now`, and how many were swallowed in the window that ended.
     fn admit(&self, now: Instant) -> (bool, u64) {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.window);
         let mut swallowed = 0;
         if window.since.is_none_or(|since| now.duration_since(since) >= PERIOD) {
             swallowed = window.swallowed;
@@ -86,7 +88,7 @@ impl Latch {
         if self.said.load(Ordering::Relaxed) == holds {
             return;
         }
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = lock(&self.window);
         let now = now();
         if window.since.is_none_or(|since| now.duration_since(since) >= PERIOD) {
             *window = Window { since: Some(now), ..Window::default() };

@@ -3,8 +3,10 @@
 //! Keeps lines that a guest, a frontend or a control client can repeat from filling the log.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 use log::Level;
 
@@ -61,7 +63,7 @@ impl Sites {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Site, Window>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -13,13 +13,14 @@ mod reason;
 
 use std::fmt;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::discard::Discarded;
+use crate::lock::lock;
 use chain_time::Histogram;
 use counter::Counter;
 use reason::{ERRORS, REASONS, error_place};
@@ -154,12 +155,12 @@ impl Counters {
     /// Has [`Counters::since_reset`] count from here on.
     pub fn reset(&self) {
         let now = self.snapshot();
-        *self.reset.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *lock(&self.reset) = now;
     }
 
     /// Everything since the last [`Counters::reset`], or since the start.
     pub fn since_reset(&self) -> Snapshot {
-        let reset = *self.reset.lock().unwrap_or_else(PoisonError::into_inner);
+        let reset = *lock(&self.reset);
         self.snapshot().since(&reset)
     }
 }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use log::{debug, info, warn};
@@ -28,6 +28,7 @@ use crate::device::{Outcome, QueueRole};
 use crate::discard::{
     Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, leave_out_of_dumps,
 };
+use crate::lock::lock;
 use crate::logging::report;
 use crate::state::State;
 use crate::vhost_user::device_state::{self, StateError, Transfer};
@@ -214,10 +215,6 @@ impl BalloonBackend {
         }
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The framework keeps what it is told to itself.

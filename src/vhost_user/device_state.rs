@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::device::{RestoreError, SavedBalloon};
+use crate::lock::lock;
 use crate::vhost_user::descriptor::Kind;
 use crate::wake::Wake;
 
@@ -196,7 +197,7 @@ impl Transfer {
         let wake = || Wake::new().map_err(StateError::Transfer);
         let signals = Arc::new(Signals { cancel: wake()?, done: wake()? });
         let mut pipe = Pipe::new(file, Arc::clone(&stop), Arc::clone(&signals))?;
-        let mut last = transfers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&transfers.0);
         if let Some(before) = &*last {
             before.cancel.signal().map_err(StateError::Transfer)?;
             wait(&[&before.done], STUCK_AFTER)?;

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use log::warn;
 use rustix::net::{SendFlags, send};
@@ -12,6 +12,7 @@ use vhost::vhost_user::message::{BackendReq, FrontendReq};
 
 use super::message::Message;
 use crate::discard::{Cause, Inhibit};
+use crate::lock::lock;
 use crate::state::Frontend;
 use crate::wake::Wake;
 
@@ -77,7 +78,7 @@ impl Link {
     }
 
     fn lock_channel(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.channel)
     }
 }
 

@@ -28,7 +28,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use log::warn;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
@@ -36,6 +36,7 @@ use virtio_queue::{Error as QueueError, Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use crate::discard::GuestMemory;
+use crate::lock::lock;
 use call::Call;
 
 pub(crate) use ring_log::RingLog;
@@ -160,7 +161,7 @@ impl Vring {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.progress)
     }
 
     /// Goes on behind what the used ring says was returned. The queue does not run, or is locked.

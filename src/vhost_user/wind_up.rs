@@ -3,12 +3,13 @@
 //! The deadlines of a session whose frontend has hung up. The session keeps this up to date, and the
 //! daemon's watchdog acts on it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use log::warn;
 use rustix::process::Pid;
 
+use crate::lock::lock;
 use crate::wake::Wake;
 
 /// How long the threads of a session may take to end after its frontend has hung up. Each waits for
@@ -90,7 +91,7 @@ impl WindUp {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Deadlines>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.session)
     }
 
     /// Returns what is due at `now`. A nudge that is returned counts as done.

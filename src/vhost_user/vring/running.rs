@@ -3,13 +3,14 @@
 //! Which queues run, and where their rings lie.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use log::warn;
 use virtio_queue::{Queue, QueueT};
 
 use crate::device::features::NUM_QUEUES;
 use crate::discard::{GuestRange, InUse};
+use crate::lock::lock;
 use crate::wake::Wake;
 
 /// The three parts of one split virtqueue in guest memory.
@@ -29,7 +30,7 @@ pub struct Rings {
 
 impl Rings {
     fn running_queues(&self) -> MutexGuard<'_, [Option<Places>; NUM_QUEUES]> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 
     /// Whether any queue runs.
@@ -55,7 +56,7 @@ impl Rings {
 
     /// Signals `wake` from now on whenever a queue starts to run.
     pub(crate) fn on_start(&self, wake: Arc<Wake>) {
-        self.on_start.lock().unwrap_or_else(PoisonError::into_inner).push(wake);
+        lock(&self.on_start).push(wake);
     }
 
     /// Takes note that no queue runs: the frontend has gone.
@@ -81,7 +82,7 @@ impl Rings {
         self.version.fetch_add(1, Ordering::AcqRel);
         drop(running);
         if starts {
-            for wake in self.on_start.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for wake in lock(&self.on_start).iter() {
                 if let Err(error) = wake.signal() {
                     warn!("cannot signal that a queue runs: {error}");
                 }
