@@ -23,7 +23,7 @@ use vhost_device_balloon::device::{Balloon, DeviceOptions};
 use vhost_device_balloon::discard::{
     Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
 };
-use vhost_device_balloon::metrics::Counters;
+use vhost_device_balloon::metrics::{Counters, Named};
 use vhost_device_balloon::vhost_user::Vring;
 use vhost_user_backend::VringT;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, MmapRegion};
@@ -168,10 +168,10 @@ fn a_report_costs_no_allocation() {
 
     // It did all that: the count is of something.
     let counted = counters.snapshot();
-    assert_eq!(counted.reporting.chains, u64::from(WARM_UP + CHAINS));
+    assert_eq!(counted.queue(Named::Reporting).chains, u64::from(WARM_UP + CHAINS));
     assert_eq!(counted.chain_time.count(), u64::from(WARM_UP + CHAINS));
     let skipped = counted.all_skipped_bytes();
-    assert_eq!(counted.reporting.bytes, counted.bytes_discarded + skipped);
+    assert_eq!(counted.queue(Named::Reporting).bytes, counted.bytes_discarded + skipped);
     assert!(counted.skipped().filter(|(_, skips)| skips.bytes > 0).count() == 2, "{counted}");
     assert!(allocations(|| drop(Box::new(0))) == 1, "allocations are counted");
 }

@@ -11,9 +11,11 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use strum::VariantArray;
 
 use super::views::{MemoryView, PausedView, StatisticsView};
 use crate::device::DriverState;
+use crate::discard::Cause;
 use crate::metrics::Snapshot;
 use crate::state::State;
 
@@ -79,47 +81,41 @@ impl Picture {
     /// What came on the queues, and what became of it.
     fn work(&self, page: &mut Page<'_>) -> fmt::Result {
         let counts = &self.counts;
-        let queues = [
-            ("reporting", counts.reporting),
-            ("inflate", counts.inflate),
-            ("deflate", counts.deflate),
-            ("hinting", counts.hinting),
-        ];
         let by_queue = |value: fn(&crate::metrics::QueueCounts) -> u64| {
-            queues.iter().map(move |(name, queue)| ([("queue", *name)], value(queue)))
+            counts.queues().map(move |(name, queue)| ([("queue", name)], value(&queue)))
         };
         page.counters("chains", "Chains served", None, by_queue(|queue| queue.chains))?;
         page.counters(
             "ranges",
-            "Ranges of memory that they named",
+            "Ranges of memory named by chains",
             None,
             by_queue(|queue| queue.ranges),
         )?;
         page.counters(
             "named",
-            "Bytes in those ranges",
+            "Memory named by chains, as the guest says",
             Some(Unit::Bytes),
             by_queue(|queue| queue.bytes),
         )?;
-        let discarded = "Given back to the host";
+        let discarded = "Memory returned to the host";
         page.counter("discarded", discarded, Some(Unit::Bytes), counts.bytes_discarded)?;
         let calls = "Discarding system calls";
         page.counter("discard_calls", calls, None, counts.discard_calls)?;
         let skipped = || counts.skipped().map(|(name, skips)| ([("reason", name)], skips));
-        let left = "Left alone";
+        let left = "Memory not discarded, by reason";
         page.counters(
             "skipped",
             left,
             Some(Unit::Bytes),
             skipped().map(|(label, skips)| (label, skips.bytes)),
         )?;
-        let times = "Times that memory was left alone";
+        let times = "Times that memory was not discarded, by reason";
         page.counters("skips", times, None, skipped().map(|(label, skips)| (label, skips.times)))?;
         let errors = counts.errors().map(|(name, times)| ([("errno", name)], times));
-        page.counters("errors", "Discarding system calls that failed", None, errors)?;
+        page.counters("errors", "Discarding system calls that failed, by errno", None, errors)?;
 
         let seconds = Some(&Unit::Seconds);
-        let help = "How long chains took from being taken to being returned";
+        let help = "Time from taking a chain to returning it";
         let time = &counts.chain_time;
         let bound =
             |bound: Option<std::time::Duration>| bound.map_or(f64::INFINITY, |at| at.as_secs_f64());
@@ -132,30 +128,36 @@ impl Picture {
     /// What the operator has set, and where it led.
     fn memory(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge("connected", "Whether a frontend is connected", None, self.connected.into())?;
-        let waiting = "Other frontends that wait for its socket";
+        let waiting = "Frontends that wait for the one that is served to disconnect";
         page.gauge("waiting_connections", waiting, None, self.waiting as u64)?;
-        let states = DriverState::ALL
-            .map(|state| ([("state", state.name())], u64::from(state == self.driver)));
-        page.gauges("driver", "How far the guest's driver has come", states.into_iter())?;
-        let target = "Wanted in the balloon";
+        let states = DriverState::VARIANTS
+            .iter()
+            .map(|state| ([("state", state.name())], u64::from(*state == self.driver)));
+        page.gauges("driver", "State of the guest's driver; 1 for the present one", states)?;
+        let target = "Target of the balloon";
         page.gauge("target", target, Some(Unit::Bytes), self.target_bytes)?;
         if let Some(bytes) = self.actual_bytes {
-            page.gauge("actual", "In the balloon, as the guest says", Some(Unit::Bytes), bytes)?;
+            page.gauge(
+                "actual",
+                "Memory in the balloon, as the guest says",
+                Some(Unit::Bytes),
+                bytes,
+            )?;
         }
-        let collecting = "Bytes in the balloon that the host did not get, since the huge pages that \
-                          they lie in are not all in it";
+        let collecting = "Memory in the balloon that the host still holds: parts of its huge pages are \
+                          not in the balloon";
         page.gauge("collecting", collecting, Some(Unit::Bytes), self.collecting_bytes)?;
-        let causes = PausedView::CAUSES.iter().map(|(_, name)| {
-            let holds = self.paused.paused_by.iter().any(|by| by == name);
-            ([("cause", *name)], u64::from(holds))
+        let causes = Cause::VARIANTS.iter().map(|cause| {
+            let holds = self.paused.paused_by.iter().any(|by| by == cause.name());
+            ([("cause", cause.name())], u64::from(holds))
         });
-        page.gauges("paused", "Whether nothing is given back, and why", causes)?;
-        page.gauge("pins", "Pinned ranges", None, self.pins as u64)?;
+        page.gauges("paused", "Whether discarding is paused, by cause", causes)?;
+        page.gauge("pins", "Ranges that the operator has pinned", None, self.pins as u64)?;
         if let Some(memory) = &self.memory {
-            let help = "Memory of the guest";
+            let help = "Memory that the frontend has announced";
             page.gauge("guest_memory", help, Some(Unit::Bytes), memory.bytes)?;
             if let Some(bytes) = memory.resident_bytes {
-                let help = "Resident in the files that back the guest's memory";
+                let help = "Resident memory of the files that back the guest's memory";
                 page.gauge("resident", help, Some(Unit::Bytes), bytes)?;
             }
         }
@@ -165,7 +167,7 @@ impl Picture {
     /// What the guest says of itself.
     fn guest(&self, page: &mut Page<'_>) -> fmt::Result {
         let Some(sample) = &self.statistics.sample else { return Ok(()) };
-        let help = "Since the guest has told its statistics";
+        let help = "Age of the guest's last statistics";
         let mut age = page.0.encode_descriptor(
             "guest_statistics_age",
             help,
@@ -177,7 +179,11 @@ impl Picture {
             .values
             .iter()
             .filter_map(|(name, value)| Some(([("name", name.as_str())], value.as_u64()?)));
-        page.gauges("guest_statistics", "What the guest tells of how it uses its memory", told)
+        page.gauges(
+            "guest_statistics",
+            "Guest statistics (virtio 1.3, 5.5.6.4); not verified",
+            told,
+        )
     }
 }
 

@@ -25,7 +25,6 @@ pub mod client;
 mod connection;
 pub mod exposition;
 pub mod http;
-mod names;
 mod negotiate;
 mod plain_text;
 pub mod reply;

@@ -3,10 +3,10 @@
 //! What a control client is shown: the shape of the JSON, for the daemon and for its client.
 
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
-use super::names;
 use crate::device::HintingState;
-use crate::device::features::NUM_QUEUES;
+use crate::device::features::{Feature, NUM_QUEUES};
 use crate::discard::{Backing, Cause};
 use crate::logging::LogLevel;
 use crate::state::State;
@@ -66,7 +66,7 @@ impl StatusView {
         let (driver, running) = (state.driver(), state.rings.running());
         let queue = |index: usize| {
             balloon.session_features()?;
-            let role = balloon.negotiated_role(index).map_or("none", names::role).to_owned();
+            let role = balloon.negotiated_role(index).map_or("none", Into::into).to_owned();
             Some(QueueView { index, role, runs: running[index] })
         };
         let pins = state.inhibit.pins();
@@ -81,8 +81,8 @@ impl StatusView {
             waiting_connections: state.waiting_connections(),
             driver: driver.name().to_owned(),
             driver_hint: driver.hint(balloon.options().reporting).map(str::to_owned),
-            offered_features: names::features(balloon.offered()),
-            acked_features: balloon.session_features().map(names::features),
+            offered_features: Feature::names(balloon.offered()),
+            acked_features: balloon.session_features().map(Feature::names),
             queues: (0..NUM_QUEUES).filter_map(queue).collect(),
             target_bytes: balloon.target_bytes(),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
@@ -118,17 +118,10 @@ pub struct PausedView {
 }
 
 impl PausedView {
-    /// Every cause with its name.
-    pub(super) const CAUSES: [(Cause, &str); 3] = [
-        (Cause::Operator, "operator"),
-        (Cause::Migration, "migration"),
-        (Cause::Postcopy, "postcopy"),
-    ];
-
     /// The causes now.
     pub fn of(state: &State) -> Self {
-        let holds = Self::CAUSES.into_iter().filter(|(cause, _)| state.inhibit.holds(*cause));
-        Self { paused_by: holds.map(|(_, name)| name.to_owned()).collect() }
+        let holds = Cause::VARIANTS.iter().filter(|cause| state.inhibit.holds(**cause));
+        Self { paused_by: holds.map(|cause| cause.name().to_owned()).collect() }
     }
 }
 

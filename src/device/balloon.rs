@@ -11,11 +11,7 @@ use log::{error, info, warn};
 use super::chain::{ChainHead, Outcome};
 use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
 use super::driver::{DriverState, Seen};
-use super::features::{
-    self, DEVICE_FEATURES, Features, NUM_QUEUES, QueueRole, VIRTIO_BALLOON_F_DEFLATE_ON_OOM,
-    VIRTIO_BALLOON_F_FREE_PAGE_HINT, VIRTIO_BALLOON_F_MUST_TELL_HOST, VIRTIO_BALLOON_F_PAGE_POISON,
-    VIRTIO_BALLOON_F_REPORTING,
-};
+use super::features::{self, DEVICE_FEATURES, Feature, Features, NUM_QUEUES, QueueRole};
 use super::hinting::{Hinting, HintingError, HintingStatus};
 use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
@@ -25,7 +21,7 @@ use super::target::TargetRefused;
 use super::{pages, reporting};
 use crate::discard::{GuestMemory, GuestRange};
 use crate::lock::lock;
-use crate::metrics::{Counters, SkipReason};
+use crate::metrics::{Counters, Named, SkipReason};
 
 /// One virtio-balloon device.
 ///
@@ -129,7 +125,7 @@ impl Balloon {
         // A guest may set its driver up as often as it likes.
         self.log.acked.run(|| {
             info!("features {:#x} acked", features.0);
-            if self.options.reporting && !features.has(VIRTIO_BALLOON_F_REPORTING) {
+            if self.options.reporting && !features.has(Feature::PageReporting) {
                 warn!(
                     "free page reporting (bit 5) is not among the acked features: the guest does \
                      not know it or has it off, or the VMM masks the device's feature bits, as \
@@ -187,7 +183,7 @@ impl Balloon {
     /// Then [`Balloon::serve`] hands on the pages that are deflated, too; none where they cannot be
     /// read.
     pub fn must_tell_host(&self) -> bool {
-        self.acked().has(VIRTIO_BALLOON_F_MUST_TELL_HOST)
+        self.acked().has(Feature::MustTellHost)
     }
 
     fn acked(&self) -> Features {
@@ -304,7 +300,7 @@ impl Balloon {
         // Of this guest, and not of one before.
         lock(&self.seen).acked?;
         let total = self.statistics()?.values.total_bytes?;
-        if self.acked().has(VIRTIO_BALLOON_F_DEFLATE_ON_OOM) {
+        if self.acked().has(Feature::DeflateOnOom) {
             return Some(total);
         }
         Some(total.saturating_add(self.actual_bytes()?))
@@ -382,7 +378,7 @@ impl Balloon {
         if !self.options.free_page_hints {
             return Err(HintingError::NotOffered);
         }
-        if !self.acked().has(VIRTIO_BALLOON_F_FREE_PAGE_HINT) {
+        if !self.acked().has(Feature::FreePageHint) {
             return Err(HintingError::NotAcked);
         }
         Ok(())
@@ -537,7 +533,7 @@ impl Balloon {
             DeviceLog::broken(&self.log.broken_hints, "a chain of hints", error);
         }
         let (count, bytes) = (ranges.len() as u64, ranges.iter().map(GuestRange::len).sum());
-        self.counters.hinted(count, bytes);
+        self.counters.named(Named::Hinting, count, bytes);
         if count > 0 {
             discard(&mut ranges);
         }
@@ -552,10 +548,10 @@ impl Balloon {
     /// Why reported pages must keep their contents; `None` if they may go.
     fn forbids_discard(&self) -> Option<SkipReason> {
         let acked = self.acked();
-        if !acked.has(VIRTIO_BALLOON_F_REPORTING) {
+        if !acked.has(Feature::PageReporting) {
             return Some(SkipReason::NotNegotiated);
         }
-        if !acked.has(VIRTIO_BALLOON_F_PAGE_POISON) {
+        if !acked.has(Feature::PagePoison) {
             return None;
         }
         // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).

@@ -6,11 +6,14 @@
 //! A VMM acks features when the guest's driver has said DRIVER_OK, so that a driver that fails
 //! before leaves no trace at all.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::QueueRole;
-use super::features::{Features, NUM_QUEUES, VIRTIO_BALLOON_F_REPORTING, role};
+use super::features::{Feature, Features, NUM_QUEUES, role};
 
 /// Whether there is a driver, and what it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum DriverState {
     /// No VMM is connected.
     NoFrontend,
@@ -29,26 +32,9 @@ pub enum DriverState {
 }
 
 impl DriverState {
-    /// Every state, in the order in which a driver passes them.
-    pub const ALL: [Self; 6] = [
-        Self::NoFrontend,
-        Self::NoDriver,
-        Self::Stopped,
-        Self::NotReporting,
-        Self::NoReportYet,
-        Self::Reporting,
-    ];
-
-    /// Its name in JSON and in metrics.
+    /// The name in JSON and in metrics: the variant's in snake case.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::NoFrontend => "no_frontend",
-            Self::NoDriver => "no_driver",
-            Self::Stopped => "stopped",
-            Self::NotReporting => "not_reporting",
-            Self::NoReportYet => "no_report_yet",
-            Self::Reporting => "reporting",
-        }
+        self.into()
     }
 
     /// What the usual causes are of a state in which nothing is reported; `None` where there is
@@ -108,7 +94,7 @@ impl Seen {
         }
         let carries_reports =
             |index: usize| running[index] && role(acked, index) == Some(QueueRole::Reporting);
-        if !acked.has(VIRTIO_BALLOON_F_REPORTING) || !(0..NUM_QUEUES).any(carries_reports) {
+        if !acked.has(Feature::PageReporting) || !(0..NUM_QUEUES).any(carries_reports) {
             return DriverState::NotReporting;
         }
         if self.reported { DriverState::Reporting } else { DriverState::NoReportYet }
@@ -119,7 +105,7 @@ impl Seen {
 mod tests {
     use super::*;
 
-    const REPORTING: Features = Features(1 << VIRTIO_BALLOON_F_REPORTING);
+    const REPORTING: Features = Features(Feature::PageReporting.mask());
     const NONE: [bool; NUM_QUEUES] = [false; NUM_QUEUES];
     const TWO: [bool; NUM_QUEUES] = [true, true, false, false, false];
     const THREE: [bool; NUM_QUEUES] = [true, true, true, false, false];
@@ -153,9 +139,10 @@ mod tests {
     #[test]
     fn every_state_has_a_name_of_its_own() {
         let names: std::collections::BTreeSet<_> =
-            DriverState::ALL.iter().map(|state| state.name()).collect();
-        assert_eq!(names.len(), DriverState::ALL.len());
-        let running: Vec<_> = DriverState::ALL.into_iter().filter(|state| state.runs()).collect();
+            DriverState::VARIANTS.iter().map(|state| state.name()).collect();
+        assert_eq!(names.len(), DriverState::VARIANTS.len());
+        let running: Vec<_> =
+            DriverState::VARIANTS.iter().copied().filter(|state| state.runs()).collect();
         assert_eq!(running.len(), 3);
     }
 }

@@ -2,7 +2,7 @@
 
 //! Feature bits, and the meaning of each queue that follows from those the driver acked.
 
-use vhost::vhost_user::message::VhostUserVirtioFeatures;
+use strum::{FromRepr, IntoStaticStr, VariantArray};
 use virtio_bindings::bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
@@ -10,19 +10,89 @@ use virtio_bindings::bindings::virtio_ring::{
 
 use super::DeviceOptions;
 
-/// `VIRTIO_BALLOON_F_MUST_TELL_HOST`: the guest says so before it uses a page of the balloon.
-pub const VIRTIO_BALLOON_F_MUST_TELL_HOST: u32 = 0;
-/// `VIRTIO_BALLOON_F_STATS_VQ`: the guest tells how it uses its memory.
-pub const VIRTIO_BALLOON_F_STATS_VQ: u32 = 1;
-/// `VIRTIO_BALLOON_F_DEFLATE_ON_OOM`: the guest may take pages out of the balloon when it has no
-/// others.
-pub const VIRTIO_BALLOON_F_DEFLATE_ON_OOM: u32 = 2;
-/// `VIRTIO_BALLOON_F_FREE_PAGE_HINT`: the guest names its free pages when it is asked to.
-pub const VIRTIO_BALLOON_F_FREE_PAGE_HINT: u32 = 3;
-/// `VIRTIO_BALLOON_F_PAGE_POISON`: the guest tells what it fills its free pages with.
-pub const VIRTIO_BALLOON_F_PAGE_POISON: u32 = 4;
-/// `VIRTIO_BALLOON_F_PAGE_REPORTING`: the guest reports its free pages.
-pub const VIRTIO_BALLOON_F_REPORTING: u32 = 5;
+/// A feature bit that the device offers or a driver may ack: those of the balloon (virtio 1.3,
+/// 5.5.3), of virtio (section 6) and of vhost-user. The name in the status is the variant's in snake
+/// case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRepr, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+#[repr(u32)]
+pub enum Feature {
+    /// The driver tells the device before it uses a page of the balloon again.
+    MustTellHost = 0,
+    /// The driver sends statistics of the guest's memory.
+    StatsVq = 1,
+    /// The driver may deflate the balloon before the guest runs out of memory.
+    DeflateOnOom = 2,
+    /// The driver names its free pages on request.
+    FreePageHint = 3,
+    /// The driver says what it fills its free pages with.
+    PagePoison = 4,
+    /// The driver reports its free pages.
+    PageReporting = 5,
+    /// `VHOST_F_LOG_ALL`: the frontend logs dirty pages.
+    LogAll = 26,
+    /// `VIRTIO_F_INDIRECT_DESC`
+    IndirectDesc = VIRTIO_RING_F_INDIRECT_DESC,
+    /// `VIRTIO_F_EVENT_IDX`
+    EventIdx = VIRTIO_RING_F_EVENT_IDX,
+    /// `VHOST_USER_F_PROTOCOL_FEATURES`
+    ProtocolFeatures = 30,
+    /// `VIRTIO_F_VERSION_1`
+    #[strum(serialize = "version_1")]
+    Version1 = VIRTIO_F_VERSION_1,
+    /// `VIRTIO_F_ACCESS_PLATFORM`
+    AccessPlatform = 33,
+    /// `VIRTIO_F_RING_PACKED`
+    RingPacked = 34,
+    /// `VIRTIO_F_IN_ORDER`
+    InOrder = VIRTIO_F_IN_ORDER,
+    /// `VIRTIO_F_ORDER_PLATFORM`
+    OrderPlatform = 36,
+    /// `VIRTIO_F_NOTIFICATION_DATA`
+    NotificationData = 38,
+}
+
+impl Feature {
+    /// The feature as a set of one bit.
+    pub const fn mask(self) -> u64 {
+        1 << self as u32
+    }
+
+    /// The names of the bits that are set; `bit_N` for a bit that is no variant.
+    pub fn names(bits: u64) -> Vec<String> {
+        let name = |bit| match Self::from_repr(bit) {
+            Some(feature) => <&str>::from(feature).to_owned(),
+            None => format!("bit_{bit}"),
+        };
+        (0..u64::BITS).filter(|bit| bits >> bit & 1 == 1).map(name).collect()
+    }
+
+    /// Whether a device with these options offers the feature.
+    ///
+    /// `PAGE_POISON` is what makes reporting work in a guest that clears its pages when it frees
+    /// them: Linux disables reporting when such a guest cannot say so. `IN_ORDER` costs nothing,
+    /// since chains are served one after the other, and lets a frontend that lost its backend
+    /// resume at the used index.
+    fn is_offered(self, options: &DeviceOptions) -> bool {
+        match self {
+            Self::MustTellHost => options.must_tell_host,
+            Self::StatsVq => options.statistics,
+            Self::DeflateOnOom => options.deflate_on_oom,
+            Self::FreePageHint => options.free_page_hints,
+            Self::PagePoison | Self::PageReporting => options.reporting,
+            Self::IndirectDesc
+            | Self::EventIdx
+            | Self::ProtocolFeatures
+            | Self::Version1
+            | Self::InOrder => true,
+            Self::LogAll
+            | Self::AccessPlatform
+            | Self::RingPacked
+            | Self::OrderPlatform
+            | Self::NotificationData => false,
+        }
+    }
+}
 
 /// The bits that belong to the kind of device, not to the transport (virtio 1.3, 2.2).
 pub const DEVICE_FEATURES: u64 = (1 << 24) - 1;
@@ -35,31 +105,10 @@ pub const NUM_QUEUES: usize = 5;
 /// up to it, and a device that takes less fails to come up there.
 pub const MAX_QUEUE_SIZE: usize = 32768;
 
-/// What the device offers.
-///
-/// `PAGE_POISON` is what makes reporting work in a guest that clears its pages when it frees them:
-/// Linux gives reporting up when such a guest cannot say so. `IN_ORDER` costs nothing, since chains
-/// are served one after the other, and lets a frontend that lost its backend go on from the used
-/// index.
+/// The feature bits that a device with these options offers.
 pub fn offered(options: &DeviceOptions) -> u64 {
-    let mut features = (1 << VIRTIO_F_VERSION_1)
-        | (1 << VIRTIO_F_IN_ORDER)
-        | (1 << VIRTIO_RING_F_EVENT_IDX)
-        | (1 << VIRTIO_RING_F_INDIRECT_DESC)
-        | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-    for (offer, feature) in [
-        (options.must_tell_host, VIRTIO_BALLOON_F_MUST_TELL_HOST),
-        (options.statistics, VIRTIO_BALLOON_F_STATS_VQ),
-        (options.deflate_on_oom, VIRTIO_BALLOON_F_DEFLATE_ON_OOM),
-        (options.free_page_hints, VIRTIO_BALLOON_F_FREE_PAGE_HINT),
-        (options.reporting, VIRTIO_BALLOON_F_PAGE_POISON),
-        (options.reporting, VIRTIO_BALLOON_F_REPORTING),
-    ] {
-        if offer {
-            features |= 1 << feature;
-        }
-    }
-    features
+    let offered = Feature::VARIANTS.iter().filter(|feature| feature.is_offered(options));
+    offered.fold(0, |bits, feature| bits | feature.mask())
 }
 
 /// The features that a driver has acked.
@@ -67,14 +116,15 @@ pub fn offered(options: &DeviceOptions) -> u64 {
 pub struct Features(pub u64);
 
 impl Features {
-    /// Whether bit `feature` was acked.
-    pub fn has(self, feature: u32) -> bool {
-        self.0 >> feature & 1 == 1
+    /// Whether `feature` was acked.
+    pub fn has(self, feature: Feature) -> bool {
+        self.0 & feature.mask() != 0
     }
 }
 
-/// What a queue carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a queue carries. The name in the status is the variant's in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum QueueRole {
     /// Pages that the driver gives to the balloon.
     Inflate,
@@ -93,10 +143,10 @@ pub enum QueueRole {
 /// The first queue that is there only with its feature.
 const FIRST_OPTIONAL: usize = 2;
 /// The queues that come with a feature, in the specification's order (virtio 1.3, 5.5.2).
-const OPTIONAL: [(u32, QueueRole); NUM_QUEUES - FIRST_OPTIONAL] = [
-    (VIRTIO_BALLOON_F_STATS_VQ, QueueRole::Statistics),
-    (VIRTIO_BALLOON_F_FREE_PAGE_HINT, QueueRole::Hinting),
-    (VIRTIO_BALLOON_F_REPORTING, QueueRole::Reporting),
+const OPTIONAL: [(Feature, QueueRole); NUM_QUEUES - FIRST_OPTIONAL] = [
+    (Feature::StatsVq, QueueRole::Statistics),
+    (Feature::FreePageHint, QueueRole::Hinting),
+    (Feature::PageReporting, QueueRole::Reporting),
 ];
 
 /// The role of the queue with this index under the `acked` features; `None` past the last queue.
@@ -116,7 +166,7 @@ pub fn role(acked: Features, index: usize) -> Option<QueueRole> {
         FIRST_OPTIONAL..NUM_QUEUES => index - FIRST_OPTIONAL,
         _ => return None,
     };
-    let negotiated = |(feature, role): &(u32, QueueRole)| acked.has(*feature).then_some(*role);
+    let negotiated = |(feature, role): &(Feature, QueueRole)| acked.has(*feature).then_some(*role);
     let linux = OPTIONAL.iter().filter_map(negotiated).nth(optional);
     let specification = OPTIONAL.get(optional).and_then(negotiated);
     Some(match (linux, specification) {
@@ -128,7 +178,7 @@ pub fn role(acked: Features, index: usize) -> Option<QueueRole> {
 
 /// Whether a negotiated feature brings the queue with this index, in either numbering.
 pub fn is_negotiated(acked: Features, index: usize) -> bool {
-    let has = |(feature, _): &&(u32, QueueRole)| acked.has(*feature);
+    let has = |(feature, _): &&(Feature, QueueRole)| acked.has(*feature);
     match index {
         0 | 1 => true,
         FIRST_OPTIONAL..NUM_QUEUES => {
@@ -190,10 +240,10 @@ mod tests {
 
     /// Bits S, H and R as acked features.
     fn acked(bits: u64) -> u64 {
-        let place = |bit: u64, feature: u32| (bits >> bit & 1) << feature;
-        place(0, VIRTIO_BALLOON_F_STATS_VQ)
-            | place(1, VIRTIO_BALLOON_F_FREE_PAGE_HINT)
-            | place(2, VIRTIO_BALLOON_F_REPORTING)
+        let place = |bit: u64, feature: Feature| (bits >> bit & 1) << feature as u32;
+        place(0, Feature::StatsVq)
+            | place(1, Feature::FreePageHint)
+            | place(2, Feature::PageReporting)
     }
 
     /// Against the driver's side, which is written apart from this: 8 combinations, 5 queues, both
@@ -223,6 +273,15 @@ mod tests {
         }
         // Two queues always, three in half of the combinations each.
         assert_eq!(compared, 2 * (2 * 8 + 3 * 4));
+    }
+
+    #[test]
+    fn every_bit_has_the_name_of_its_feature() {
+        let bits = Feature::PageReporting.mask() | Feature::Version1.mask() | 1 << 40;
+        assert_eq!(Feature::names(bits), ["page_reporting", "version_1", "bit_40"]);
+        let known = Feature::VARIANTS.iter().fold(0, |bits, feature| bits | feature.mask());
+        assert!(Feature::names(known).iter().all(|name| !name.starts_with("bit_")));
+        assert_eq!(Feature::names(known).len(), Feature::VARIANTS.len());
     }
 
     #[test]

@@ -265,7 +265,7 @@ fn read_command(memory: &GuestMemory, at: GuestAddress, len: u64) -> Result<u32,
     let mut bytes = [0; size_of::<u32>()];
     match peek(memory, at, &mut bytes) {
         Ok(read) if read == bytes.len() => Ok(u32::from_le_bytes(bytes)),
-        Ok(_) => Err(SkipReason::OutOfMemory),
+        Ok(_) => Err(SkipReason::OutsideMemory),
         Err(_) => Err(SkipReason::Unreadable),
     }
 }
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(ranges, [GuestRange::new(PAGE, 0x1000).unwrap()]);
         let snapshot = counters.snapshot();
         assert_eq!(snapshot.skipped_bytes(SkipReason::Malformed), 3);
-        assert_eq!(snapshot.skipped_bytes(SkipReason::OutOfMemory), 4);
+        assert_eq!(snapshot.skipped_bytes(SkipReason::OutsideMemory), 4);
         assert_eq!(snapshot.skipped_bytes(SkipReason::Wraps), 2);
         assert_eq!(snapshot.all_skipped_bytes(), 9);
         // Broken off, its commands do not count either.

@@ -19,7 +19,7 @@ use super::chain::ChainHead;
 use super::config_space::BALLOON_PAGE_SIZE;
 use super::log::DeviceLog;
 use crate::discard::{GuestMemory, GuestRange, peek};
-use crate::metrics::{Counters, SkipReason};
+use crate::metrics::{Counters, Named, SkipReason};
 
 /// The most page frame numbers that are read of one chain: 16 MiB of pages.
 ///
@@ -87,7 +87,7 @@ pub(super) fn inflate(
         }
     });
     let bytes = ranges.iter().map(GuestRange::len).sum();
-    counters.inflated(ranges.len() as u64, bytes);
+    counters.named(Named::Inflate, ranges.len() as u64, bytes);
     if !whole {
         counters.skip(SkipReason::BrokenChain, bytes);
         ranges.clear();
@@ -108,7 +108,7 @@ fn read(
     let mut left = pfns;
     while left > 0 {
         let done = ((pfns - left) * PFN_SIZE) as u64;
-        let at = list.checked_add(done).ok_or((SkipReason::OutOfMemory, left))?;
+        let at = list.checked_add(done).ok_or((SkipReason::OutsideMemory, left))?;
         let wanted = left.min(COPY_SIZE / PFN_SIZE);
         // Copied before it is looked at: the guest may change it meanwhile.
         let copied = peek(memory, at, &mut copy[..wanted * PFN_SIZE])
@@ -120,7 +120,7 @@ fn read(
         }
         left -= taken;
         if taken < wanted {
-            return Err((SkipReason::OutOfMemory, left));
+            return Err((SkipReason::OutsideMemory, left));
         }
     }
     Ok(())
@@ -150,7 +150,7 @@ pub(super) fn deflate(head: ChainHead, memory: &GuestMemory, counters: &Counters
         lists += 1;
         pages += pfns as u64;
     });
-    counters.deflated(lists, pages * BALLOON_PAGE_SIZE);
+    counters.named(Named::Deflate, lists, pages * BALLOON_PAGE_SIZE);
 }
 
 /// Replaces `ranges` by the pages that the chain takes out of the balloon; says whether these are
@@ -268,7 +268,7 @@ mod tests {
         for list in [MEMORY, MEMORY - 3, u64::MAX - 3, u64::MAX] {
             let (pages, counters) = inflated(&[(list, 16, NEXT, 1), (LIST, 4, 0, 0)], &[9]);
             assert_eq!(pages, [0x9000]);
-            assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 16);
+            assert_eq!(skipped(&counters, SkipReason::OutsideMemory), 16);
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
             let list = MEMORY - u64::from(read);
             let (pages, counters) = inflated(&[(list, read + 4, 0, 0)], &[]);
             assert_eq!(pages.len(), read as usize / PFN_SIZE);
-            assert_eq!(skipped(&counters, SkipReason::OutOfMemory), 4);
+            assert_eq!(skipped(&counters, SkipReason::OutsideMemory), 4);
         }
     }
 
@@ -299,8 +299,8 @@ mod tests {
         write(&memory, TABLE, &[(1 << 40, 9, NEXT, 1), (LIST, 4, WRITE, 0)]);
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
         deflate(head, &memory, &counters, &DeviceLog::default());
-        assert_eq!(counters.snapshot().deflate.bytes, 2 * BALLOON_PAGE_SIZE);
-        assert_eq!(counters.snapshot().inflate.bytes, 0);
+        assert_eq!(counters.snapshot().queue(Named::Deflate).bytes, 2 * BALLOON_PAGE_SIZE);
+        assert_eq!(counters.snapshot().queue(Named::Inflate).bytes, 0);
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 use super::chain::{ChainError, ChainHead};
 use super::log::DeviceLog;
 use crate::discard::{GuestMemory, GuestRange, RangeError};
-use crate::metrics::{Counters, SkipReason};
+use crate::metrics::{Counters, Named, SkipReason};
 
 /// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.
 ///
@@ -40,7 +40,7 @@ pub(super) fn collect(
         counters.skip(skip, len);
         log.skipped_report(skip, gpa, len);
     });
-    counters.reported(ranges.len() as u64, bytes);
+    counters.named(Named::Reporting, ranges.len() as u64, bytes);
     if let Err(error) = end {
         counters.skip(SkipReason::BrokenChain, bytes);
         DeviceLog::broken(&log.broken_report, "a report", error);

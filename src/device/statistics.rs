@@ -147,7 +147,7 @@ impl Copied {
         let taken = len.min(room.len());
         let read = peek(memory, from, &mut room[..taken]).map_err(|_| SkipReason::Unreadable)?;
         if read < taken {
-            return Err(SkipReason::OutOfMemory);
+            return Err(SkipReason::OutsideMemory);
         }
         self.len += taken;
         Ok(len - taken)
@@ -325,7 +325,7 @@ mod tests {
         for at in [1 << 40, 0xffff, u64::MAX] {
             let (sample, counters) = told(&[(at, 20, NEXT, 1), (BUFFER, 10, 0, 0)], &entry(4, 7));
             assert_eq!(sample.unwrap().values.free_bytes, Some(7));
-            assert_eq!(counters.snapshot().skipped_bytes(SkipReason::OutOfMemory), 20);
+            assert_eq!(counters.snapshot().skipped_bytes(SkipReason::OutsideMemory), 20);
         }
     }
 

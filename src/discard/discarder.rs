@@ -18,7 +18,7 @@ use super::writers_first::WritersFirst;
 use super::{GuestMemory, Inhibit, MemoryOptions};
 use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
-use crate::metrics::{Counters, SkipReason};
+use crate::metrics::{Counters, Discarded, SkipReason};
 
 /// The most bytes that one call gives back, unless a single page is larger.
 ///
@@ -59,15 +59,6 @@ impl PunchHole for Fallocate {
             }
         }
     }
-}
-
-/// What became of the ranges of one chain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Discarded {
-    /// Bytes given back to the host.
-    pub bytes: u64,
-    /// Discarding calls made.
-    pub calls: u64,
 }
 
 /// Discards ranges of the memory of one guest.
@@ -218,7 +209,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
                         self.discard_in(&regions[region], range, &keep_going, &mut done);
                     }
                     Piece::Outside(range) => {
-                        counters.skip(SkipReason::OutOfMemory, range.len());
+                        counters.skip(SkipReason::OutsideMemory, range.len());
                         outside.run(|| {
                             let (start, end) = (range.start(), range.end());
                             warn!("the guest reported {start:#x}..{end:#x}, which is not memory");

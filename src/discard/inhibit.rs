@@ -13,20 +13,47 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+
 use super::ranges::{GuestRange, merge};
 use crate::lock::lock;
 use crate::metrics::SkipReason;
 use crate::wake::Wakes;
 
-/// Why discarding stands still. Each cause comes and goes by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why discarding is paused. Each cause holds and is lifted on its own; of several, the first in
+/// this order is the reason that is counted. The name in metrics and the status is the variant's in
+/// snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Cause {
-    /// The operator has paused it.
-    Operator,
-    /// The frontend logs dirty pages (`VHOST_F_LOG_ALL`): a live migration is under way.
+    /// The frontend logs dirty pages (`VHOST_F_LOG_ALL`): a live migration is in progress.
     Migration,
-    /// A postcopy migration is under way: pages that are missing here are still to come.
+    /// A postcopy migration is in progress: a missing page is one that has not arrived yet.
     Postcopy,
+    /// The operator has paused discarding.
+    Operator,
+}
+
+impl Cause {
+    /// The name in metrics and the status.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// The reason that is counted while this cause holds.
+    fn reason(self) -> SkipReason {
+        match self {
+            Self::Migration => SkipReason::Migrating,
+            Self::Postcopy => SkipReason::Postcopy,
+            Self::Operator => SkipReason::Paused,
+        }
+    }
+
+    /// The bit of this cause in [`Inhibit::causes`].
+    const fn bit(self) -> u8 {
+        const { assert!(Self::COUNT <= u8::BITS as usize, "a bit for each cause") };
+        1 << self as u8
+    }
 }
 
 /// The most different ranges that can be pinned.
@@ -105,29 +132,24 @@ impl Inhibit {
     /// with the ticket.
     pub fn forbid(&self, cause: Cause) -> Ticket {
         let inner = self.lock();
-        self.causes.fetch_or(1 << cause as u8, Ordering::SeqCst);
+        self.causes.fetch_or(cause.bit(), Ordering::SeqCst);
         Ticket(inner.begun)
     }
 
     /// `cause` does not hold any more.
     pub fn lift(&self, cause: Cause) {
-        self.causes.fetch_and(!(1 << cause as u8), Ordering::SeqCst);
+        self.causes.fetch_and(!cause.bit(), Ordering::SeqCst);
     }
 
     /// Whether `cause` holds.
     pub fn holds(&self, cause: Cause) -> bool {
-        self.causes.load(Ordering::SeqCst) & (1 << cause as u8) != 0
+        self.causes.load(Ordering::SeqCst) & cause.bit() != 0
     }
 
     /// Why nothing may be discarded now; `None` if something may.
     pub fn reason(&self) -> Option<SkipReason> {
-        if self.holds(Cause::Migration) {
-            return Some(SkipReason::Migrating);
-        }
-        if self.holds(Cause::Postcopy) {
-            return Some(SkipReason::Postcopy);
-        }
-        self.holds(Cause::Operator).then_some(SkipReason::Paused)
+        let held = Cause::VARIANTS.iter().find(|cause| self.holds(**cause));
+        held.map(|cause| cause.reason())
     }
 
     /// Keeps every page that `range` touches, whatever the guest reports, until the range is

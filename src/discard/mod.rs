@@ -22,7 +22,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub use backing::Backing;
 pub use dirty_log::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
-pub use discarder::{Discarded, Fallocate, PunchHole, Reclaimer, Snapshot};
+pub use discarder::{Fallocate, PunchHole, Reclaimer, Snapshot};
 pub use dump::leave_out_of_dumps;
 pub use inhibit::{Cause, Inhibit, MOST_PINS, Pin, PinError, Ticket};
 pub use kept::InUse;

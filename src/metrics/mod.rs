@@ -2,7 +2,7 @@
 
 //! What the daemon did, counted.
 //!
-//! Counters only grow, so that whoever scrapes them can trust differences; an operator's reset
+//! Counters only grow, so that the differences between two scrapes hold; an operator's reset
 //! moves the point that [`Counters::since_reset`] counts from. What a guest names may be 2⁴⁷ bytes a
 //! chain, so that a counter saturates rather than begin again. They live in a fixed number of
 //! atomics: counting neither allocates nor waits.
@@ -11,6 +11,7 @@ mod chain_time;
 mod counter;
 mod reason;
 
+use std::array;
 use std::fmt;
 use std::io;
 use std::sync::Mutex;
@@ -18,12 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-use crate::discard::Discarded;
 use crate::lock::lock;
 use chain_time::Histogram;
 use counter::Counter;
-use reason::{ERRORS, REASONS, error_place};
+use reason::{ERRORS, error_place};
 
 pub use chain_time::ChainTime;
 pub use reason::SkipReason;
@@ -32,6 +33,30 @@ pub use reason::SkipReason;
 struct Skipped {
     times: Counter,
     bytes: Counter,
+}
+
+/// A kind of queue whose chains name memory. Its name in metrics, summaries and the status is the
+/// variant's in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Named {
+    /// Free page reports.
+    Reporting,
+    /// Pages that go into the balloon.
+    Inflate,
+    /// Pages that leave the balloon.
+    Deflate,
+    /// Free page hints.
+    Hinting,
+}
+
+/// The discarding calls of one chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Bytes returned to the host.
+    pub bytes: u64,
+    /// Discarding calls.
+    pub calls: u64,
 }
 
 /// What came on the queues of one kind.
@@ -62,13 +87,10 @@ impl Queue {
 /// Counters of one daemon. Relaxed atomics: each is right by itself, together they are a picture.
 #[derive(Debug, Default)]
 pub struct Counters {
-    reporting: Queue,
-    inflate: Queue,
-    deflate: Queue,
-    hinting: Queue,
+    queues: [Queue; Named::COUNT],
     bytes_discarded: Counter,
     discard_calls: Counter,
-    skipped: [Skipped; REASONS.len()],
+    skipped: [Skipped; SkipReason::COUNT],
     errors: [Counter; ERRORS.len()],
     chain_time: Histogram,
     /// Goes up and down, unlike the others.
@@ -78,24 +100,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Counts a chain of `ranges` reported ranges, `bytes` bytes in all.
-    pub fn reported(&self, ranges: u64, bytes: u64) {
-        self.reporting.count(ranges, bytes);
-    }
-
-    /// Counts a chain of the inflate queue: `ranges` runs of pages, `bytes` bytes in all.
-    pub fn inflated(&self, ranges: u64, bytes: u64) {
-        self.inflate.count(ranges, bytes);
-    }
-
-    /// Counts a chain of the deflate queue, like [`Counters::inflated`].
-    pub fn deflated(&self, ranges: u64, bytes: u64) {
-        self.deflate.count(ranges, bytes);
-    }
-
-    /// Counts a chain of the hinting queue: `ranges` hinted ranges, `bytes` bytes in all.
-    pub fn hinted(&self, ranges: u64, bytes: u64) {
-        self.hinting.count(ranges, bytes);
+    /// Counts a chain on a queue of this kind, which names `ranges` ranges, `bytes` bytes in all.
+    pub fn named(&self, queue: Named, ranges: u64, bytes: u64) {
+        self.queues[queue as usize].count(ranges, bytes);
     }
 
     /// Counts that a chain, whatever its queue, was served within `time`.
@@ -103,13 +110,13 @@ impl Counters {
         self.chain_time.record(time);
     }
 
-    /// Counts what was given back.
+    /// Counts the discarding calls of a chain.
     pub fn discarded(&self, done: Discarded) {
         self.bytes_discarded.add(done.bytes);
         self.discard_calls.add(done.calls);
     }
 
-    /// Counts `bytes` bytes that were left alone for `reason`.
+    /// Counts `bytes` bytes that were skipped for `reason`.
     pub fn skip(&self, reason: SkipReason, bytes: u64) {
         let skipped = &self.skipped[reason as usize];
         skipped.times.add(1);
@@ -137,17 +144,14 @@ impl Counters {
     pub fn snapshot(&self) -> Snapshot {
         let read = Counter::get;
         Snapshot {
-            reporting: self.reporting.snapshot(),
-            inflate: self.inflate.snapshot(),
-            deflate: self.deflate.snapshot(),
-            hinting: self.hinting.snapshot(),
+            queues: array::from_fn(|i| self.queues[i].snapshot()),
             bytes_discarded: read(&self.bytes_discarded),
             discard_calls: read(&self.discard_calls),
-            skipped: std::array::from_fn(|i| Skips {
+            skipped: array::from_fn(|i| Skips {
                 times: read(&self.skipped[i].times),
                 bytes: read(&self.skipped[i].bytes),
             }),
-            errors: std::array::from_fn(|i| read(&self.errors[i])),
+            errors: array::from_fn(|i| read(&self.errors[i])),
             chain_time: self.chain_time.snapshot(),
         }
     }
@@ -186,7 +190,7 @@ impl QueueCounts {
     }
 }
 
-/// What was left alone for one reason.
+/// What was skipped for one reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Skips {
     /// How often.
@@ -201,20 +205,14 @@ pub struct Skips {
 /// happened left out where it is not among the first five.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    /// Free page reports.
-    pub reporting: QueueCounts,
-    /// Pages that went into the balloon.
-    pub inflate: QueueCounts,
-    /// Pages that came out of it.
-    pub deflate: QueueCounts,
-    /// Free page hints.
-    pub hinting: QueueCounts,
-    /// Bytes given back to the host.
+    #[serde(flatten, serialize_with = "by_queue")]
+    queues: [QueueCounts; Named::COUNT],
+    /// Bytes returned to the host.
     pub bytes_discarded: u64,
     /// Discarding system calls, those that failed included.
     pub discard_calls: u64,
     #[serde(serialize_with = "by_reason")]
-    skipped: [Skips; REASONS.len()],
+    skipped: [Skips; SkipReason::COUNT],
     #[serde(serialize_with = "by_name")]
     errors: [u64; ERRORS.len()],
     /// How long chains took, of every queue.
@@ -222,7 +220,17 @@ pub struct Snapshot {
 }
 
 fn by_reason<S: Serializer>(skipped: &[Skips], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(REASONS.iter().zip(skipped))
+    serializer.collect_map(names::<SkipReason>().zip(skipped))
+}
+
+fn by_queue<S: Serializer>(queues: &[QueueCounts], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(names::<Named>().zip(queues))
+}
+
+/// The names of a list, in its order.
+fn names<T: VariantArray + Copy + Into<&'static str>>() -> impl Iterator<Item = &'static str> + Clone
+{
+    T::VARIANTS.iter().map(|variant| (*variant).into())
 }
 
 fn by_name<S: Serializer>(errors: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
@@ -234,32 +242,39 @@ impl Snapshot {
     /// What happened after `before`, an earlier snapshot of the same counters.
     pub fn since(&self, before: &Self) -> Self {
         Self {
-            reporting: self.reporting.since(&before.reporting),
-            inflate: self.inflate.since(&before.inflate),
-            deflate: self.deflate.since(&before.deflate),
-            hinting: self.hinting.since(&before.hinting),
+            queues: array::from_fn(|i| self.queues[i].since(&before.queues[i])),
             bytes_discarded: self.bytes_discarded.saturating_sub(before.bytes_discarded),
             discard_calls: self.discard_calls.saturating_sub(before.discard_calls),
-            skipped: std::array::from_fn(|i| Skips {
+            skipped: array::from_fn(|i| Skips {
                 times: self.skipped[i].times.saturating_sub(before.skipped[i].times),
                 bytes: self.skipped[i].bytes.saturating_sub(before.skipped[i].bytes),
             }),
-            errors: std::array::from_fn(|i| self.errors[i].saturating_sub(before.errors[i])),
+            errors: array::from_fn(|i| self.errors[i].saturating_sub(before.errors[i])),
             chain_time: self.chain_time.since(&before.chain_time),
         }
     }
 
-    /// Every reason to leave memory alone, by its name, and what was left for it.
-    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
-        REASONS.into_iter().zip(self.skipped.iter().copied())
+    /// What came on the queues of this kind.
+    pub fn queue(&self, queue: Named) -> QueueCounts {
+        self.queues[queue as usize]
     }
 
-    /// Bytes left alone for `reason`.
+    /// Every kind of queue, by its name, and what came on it.
+    pub fn queues(&self) -> impl Iterator<Item = (&'static str, QueueCounts)> + Clone + '_ {
+        names::<Named>().zip(self.queues.iter().copied())
+    }
+
+    /// Every reason not to discard, by its name, and what was skipped for it.
+    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
+        names::<SkipReason>().zip(self.skipped.iter().copied())
+    }
+
+    /// Bytes skipped for `reason`.
     pub fn skipped_bytes(&self, reason: SkipReason) -> u64 {
         self.skipped[reason as usize].bytes
     }
 
-    /// Bytes left alone, whatever the reason.
+    /// Bytes skipped, whatever the reason.
     pub fn all_skipped_bytes(&self) -> u64 {
         self.skipped.iter().fold(0, |sum, skips| sum.saturating_add(skips.bytes))
     }
@@ -273,17 +288,18 @@ impl Snapshot {
 
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reporting = self.queue(Named::Reporting);
         write!(
             f,
             "chains={} ranges={} bytes_reported={} bytes_discarded={} discard_calls={}",
-            self.reporting.chains,
-            self.reporting.ranges,
-            self.reporting.bytes,
+            reporting.chains,
+            reporting.ranges,
+            reporting.bytes,
             self.bytes_discarded,
             self.discard_calls,
         )?;
         for (name, queue) in
-            [("inflate", self.inflate), ("deflate", self.deflate), ("hinting", self.hinting)]
+            self.queues().filter(|(name, _)| *name != <&str>::from(Named::Reporting))
         {
             if queue.chains > 0 {
                 write!(f, " {name}_chains={} {name}_bytes={}", queue.chains, queue.bytes)?;
@@ -305,8 +321,8 @@ mod tests {
 
     fn busy() -> Counters {
         let counters = Counters::default();
-        counters.reported(32, 1 << 26);
-        counters.inflated(2, 8192);
+        counters.named(Named::Reporting, 32, 1 << 26);
+        counters.named(Named::Inflate, 2, 8192);
         counters.discarded(Discarded { bytes: 1 << 26, calls: 1 });
         counters.skip(SkipReason::Wraps, 9);
         counters.failed(&io::Error::from_raw_os_error(libc::EPERM), 4096);
@@ -319,18 +335,15 @@ mod tests {
     fn counters_of_named_bytes_saturate() {
         let counters = Counters::default();
         for _ in 0..3 {
-            for count in
-                [Counters::reported, Counters::inflated, Counters::deflated, Counters::hinted]
-            {
-                count(&counters, u64::MAX / 2, u64::MAX / 2);
+            for queue in Named::VARIANTS {
+                counters.named(*queue, u64::MAX / 2, u64::MAX / 2);
             }
             counters.discarded(Discarded { bytes: u64::MAX / 2, calls: u64::MAX / 2 });
-            counters.skip(SkipReason::OutOfMemory, u64::MAX / 2);
+            counters.skip(SkipReason::OutsideMemory, u64::MAX / 2);
             counters.skip(SkipReason::Wraps, u64::MAX / 2);
         }
         let now = counters.snapshot();
-        let queues = [now.reporting, now.inflate, now.deflate, now.hinting];
-        assert!(queues.iter().all(|queue| (queue.ranges, queue.bytes) == (u64::MAX, u64::MAX)));
+        assert!(now.queues().all(|(_, all)| (all.ranges, all.bytes) == (u64::MAX, u64::MAX)));
         assert_eq!((now.bytes_discarded, now.discard_calls), (u64::MAX, u64::MAX));
         assert_eq!(now.skipped_bytes(SkipReason::Wraps), u64::MAX);
         assert_eq!(now.all_skipped_bytes(), u64::MAX);
@@ -362,9 +375,9 @@ mod tests {
         counters.reset();
         assert_eq!(counters.since_reset(), Snapshot::default());
         counters.served(Duration::ZERO);
-        counters.hinted(1, 4096);
+        counters.named(Named::Hinting, 1, 4096);
         let since = counters.since_reset();
-        assert_eq!((since.hinting.bytes, since.chain_time.count()), (4096, 1));
-        assert_eq!(counters.snapshot().reporting.ranges, 32);
+        assert_eq!((since.queue(Named::Hinting).bytes, since.chain_time.count()), (4096, 1));
+        assert_eq!(counters.snapshot().queue(Named::Reporting).ranges, 32);
     }
 }

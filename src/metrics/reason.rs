@@ -1,87 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Why memory was left alone, and which errors the kernel gave.
+//! Reasons not to discard, and the kernel's errors.
 
-/// Declares each reason with its name in summaries and metrics, so that none is without.
-macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $reason:ident = $name:literal,)+) => {
-        /// Why reported memory was not discarded.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum SkipReason {
-            $($(#[doc = $doc])+ $reason,)+
-        }
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-        /// The name of each [`SkipReason`], at the place that it has as a number.
-        pub(super) const REASONS: [&str; [$($name),+].len()] = [$($name),+];
-    };
-}
-
-reasons! {
+/// Why reported memory was not discarded. Its name in metrics, summaries and the status is the
+/// variant's in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum SkipReason {
     /// A range of no bytes.
-    Empty = "empty",
+    Empty,
     /// A range that passes the end of the address space.
-    Wraps = "wraps",
+    Wraps,
     /// A descriptor that the device may not write: no report (virtio 1.3, 5.5.6.7).
-    NotWritable = "not_writable",
+    NotWritable,
     /// Guest physical addresses that are not guest memory.
-    OutOfMemory = "out_of_memory",
+    OutsideMemory,
     /// The parts of a range that do not fill a page of what backs it.
-    Unaligned = "unaligned",
+    Unaligned,
     /// Bytes that the same chain had named already.
-    Overlap = "overlap",
+    Overlap,
     /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
-    Poisoned = "poisoned",
+    Poisoned,
     /// A descriptor chain that breaks off or breaks the rules: none of it is trusted.
-    BrokenChain = "broken_chain",
+    BrokenChain,
     /// The guest has not negotiated free page reporting.
-    NotNegotiated = "not_negotiated",
+    NotNegotiated,
     /// The kernel refused.
-    Failed = "failed",
+    Failed,
     /// The session was ending.
-    Stopping = "stopping",
+    Stopping,
     /// The operator has paused discarding.
-    Paused = "paused",
+    Paused,
     /// The guest is being migrated: what is discarded now could be missed at the destination.
-    Migrating = "migrating",
+    Migrating,
     /// A postcopy migration is under way.
-    Postcopy = "postcopy",
+    Postcopy,
     /// The operator has pinned the memory.
-    Pinned = "pinned",
+    Pinned,
     /// Memory of hugetlbfs, which is not given back unless an option says so.
-    Hugetlb = "hugetlb",
+    Hugetlb,
     /// What backs the memory may not be written, and so not punched.
-    ReadOnly = "read_only",
+    ReadOnly,
     /// A queue of which the acked features do not say whether it reports or hints.
-    AmbiguousQueue = "ambiguous_queue",
+    AmbiguousQueue,
     /// A descriptor that the device may only write, where it was to read.
-    NotReadable = "not_readable",
+    NotReadable,
     /// A buffer, or what is left of one, that is not what its queue carries.
-    Malformed = "malformed",
+    Malformed,
     /// More page frame numbers or statistics than are read of one chain.
-    TooMany = "too_many",
+    TooMany,
     /// Hinted pages that nobody has asked for, or not any more.
-    NotHinting = "not_hinting",
+    NotHinting,
     /// The guest poisons its free pages and has not told this daemon with what: its driver has
     /// outlived another one.
-    PoisonNotTold = "poison_not_told",
+    PoisonNotTold,
     /// A control message of the frontend came first: none waits for more than one discarding call.
-    Yielded = "yielded",
+    Yielded,
     /// Bytes of a list or table that could not be read from the memory file.
-    Unreadable = "unreadable",
+    Unreadable,
     /// Pages that hold a ring: the device uses them.
-    Ring = "ring",
+    Ring,
     /// Memory of a tmpfs with a size limit, which is not given back unless an option says so.
-    LimitedTmpfs = "limited_tmpfs",
+    LimitedTmpfs,
     /// What backs the memory cannot give pages back at all.
-    CannotPunch = "cannot_punch",
+    CannotPunch,
     /// Pages of the balloon whose larger page of the host is not all in it yet.
-    Collecting = "collecting",
+    Collecting,
 }
 
 impl SkipReason {
     /// Its name in summaries, metrics and the status.
     pub fn name(self) -> &'static str {
-        REASONS[self as usize]
+        self.into()
     }
 }
 
@@ -120,12 +112,15 @@ pub(super) fn error_place(error: &std::io::Error) -> usize {
 mod tests {
     use super::*;
 
+    /// A reason that is documented nowhere, or a row for none.
     #[test]
-    fn reason_has_the_place_of_its_name() {
-        assert_eq!(REASONS[SkipReason::Empty as usize], "empty");
-        assert_eq!(REASONS[SkipReason::PoisonNotTold as usize], "poison_not_told");
-        let names: std::collections::BTreeSet<_> = REASONS.into_iter().collect();
-        assert_eq!(names.len(), REASONS.len(), "each name is there once");
+    fn every_reason_is_documented() {
+        let page = include_str!("../../docs/user/control.md");
+        let table = page.split_once("| Reason |").expect("the table of reasons").1;
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `"));
+        let documented: Vec<_> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+        let names: Vec<_> = SkipReason::VARIANTS.iter().map(|reason| reason.name()).collect();
+        assert_eq!(documented, names);
     }
 
     #[test]

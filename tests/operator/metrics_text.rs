@@ -131,8 +131,8 @@ fn a_parser_of_others_understands_all_metrics() {
         ("balloon_ranges", Some("reporting"), 2),
         ("balloon_named_bytes", Some("reporting"), MIB + 4096),
         ("balloon_discarded_bytes", None, MIB),
-        ("balloon_skipped_bytes", Some("out_of_memory"), 4096),
-        ("balloon_skips", Some("out_of_memory"), 1),
+        ("balloon_skipped_bytes", Some("outside_memory"), 4096),
+        ("balloon_skips", Some("outside_memory"), 1),
         ("balloon_errors", Some("EPERM"), 0),
     ] {
         assert_eq!(value(&page, family, label), expected, "{family} {label:?}");

@@ -212,7 +212,7 @@ fn memory_comes_and_goes_while_chains_are_in_flight() {
     neighbours.iter().for_each(|range| ram.verify_pattern(*range, 1).unwrap());
     let summary = summary(&daemon, guest);
     assert!(summary.chains >= u64::from(TURNS) * 6);
-    assert!(summary.skipped_bytes["out_of_memory"] >= u64::from(TURNS) * 2 * MIB);
+    assert!(summary.skipped_bytes["outside_memory"] >= u64::from(TURNS) * 2 * MIB);
 }
 
 /// Stops the reporting thread at the end of a scope.

@@ -283,7 +283,7 @@ fn what_is_skipped_is_counted_by_its_reason() {
         [
             ("empty", 0),
             ("not_writable", 512),
-            ("out_of_memory", 4096),
+            ("outside_memory", 4096),
             ("overlap", 64),
             ("unaligned", 4096),
             ("wraps", 4096),

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
-use super::super::features::VIRTIO_BALLOON_F_STATS_VQ;
 use super::super::hinting::HintingState;
 use super::*;
 use vm_memory::{Bytes, GuestAddress};
 
-const STATISTICS: u64 = 1 << VIRTIO_BALLOON_F_STATS_VQ;
-const HINTS: u64 = 1 << VIRTIO_BALLOON_F_FREE_PAGE_HINT;
-const REPORTING: u64 = 1 << VIRTIO_BALLOON_F_REPORTING;
-const POISON: u64 = 1 << VIRTIO_BALLOON_F_PAGE_POISON;
+const STATISTICS: u64 = Feature::StatsVq.mask();
+const HINTS: u64 = Feature::FreePageHint.mask();
+const REPORTING: u64 = Feature::PageReporting.mask();
+const POISON: u64 = Feature::PagePoison.mask();
 
 /// Where a chain's first buffer lies.
 const BUFFER: u64 = 0x8000;
