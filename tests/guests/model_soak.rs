@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use guest_driver::page_alloc::{Geometry, IsolateMode, Layout, Mm, PfnRange, ZoneId};
+use guest_driver::random::Random;
 use guest_driver::reporting::{Config, Reporter};
-use guest_driver::workload::{Behaviour, Config as Work, Random, Slots, Workload};
+use guest_driver::workload::{Behaviour, Config as Work, Slots, Workload};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::guest_memory::Ram;
 use vmm_integration::measure::host::wait_until;

@@ -39,17 +39,31 @@ pub struct PassStats {
 
 impl core::ops::AddAssign for PassStats {
     fn add_assign(&mut self, other: Self) {
-        self.reports += other.reports;
-        self.late += other.late;
-        self.ranges += other.ranges;
-        self.pages += other.pages;
-        self.offered += other.offered;
-        self.not_free += other.not_free;
-        self.busy += other.busy;
-        self.lost_race += other.lost_race;
-        self.low_memory += other.low_memory;
-        self.most_held = self.most_held.max(other.most_held);
-        self.failed |= other.failed;
+        // Without `..`, so that a new figure cannot be forgotten.
+        let Self {
+            reports,
+            late,
+            ranges,
+            pages,
+            offered,
+            not_free,
+            busy,
+            lost_race,
+            low_memory,
+            most_held,
+            failed,
+        } = other;
+        self.reports += reports;
+        self.late += late;
+        self.ranges += ranges;
+        self.pages += pages;
+        self.offered += offered;
+        self.not_free += not_free;
+        self.busy += busy;
+        self.lost_race += lost_race;
+        self.low_memory += low_memory;
+        self.most_held = self.most_held.max(most_held);
+        self.failed |= failed;
     }
 }
 

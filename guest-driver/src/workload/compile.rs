@@ -6,8 +6,8 @@
 
 use core::time::Duration;
 
-use super::Random;
 use super::trace::{Action, Trace, TraceEvent};
+use crate::random::Random;
 
 /// How much of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::page_alloc::{AllocRequest, Mm};
 use crate::ram::GuestRam;
-pub use crate::random::Random;
+use crate::random::Random;
 use blocks::Blocks;
 pub use blocks::{Done, LostBytes};
 pub use compile::{Build, compile_like};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use guest_driver::page_alloc::{AllocRequest, Geometry, Layout, Mm, Pfn, PfnRange, ZoneId};
 use guest_driver::page_alloc::{ZoneLayout, ZoneType};
+use guest_driver::random::Random;
 use guest_driver::reporting::{ReportError, ReportSink, Reporter};
-use guest_driver::workload::Random;
 
 use super::trackers::scheme::Scheme;
 use crate::experiment::{Case, Context, Experiment, Repeats};

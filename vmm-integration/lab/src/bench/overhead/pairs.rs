@@ -2,7 +2,7 @@
 
 //! Two things compared by turns in pairs: what the middle of their ratios is, and how sure that is.
 
-use guest_driver::workload::Random;
+use guest_driver::random::Random;
 
 /// How sure an interval is to be at the least, where there are pairs enough.
 const CONFIDENCE: f64 = 0.95;

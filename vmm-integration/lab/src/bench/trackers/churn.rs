@@ -3,7 +3,7 @@
 //! What a guest's programs do over virtual time: when they free and allocate, and what.
 
 use guest_driver::page_alloc::Pfn;
-use guest_driver::workload::Random;
+use guest_driver::random::Random;
 
 /// Microseconds of a second.
 pub(super) const SECOND: u64 = 1_000_000;

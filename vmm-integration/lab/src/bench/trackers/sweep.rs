@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use guest_driver::page_alloc::Pfn;
+use guest_driver::random::Random;
 use guest_driver::reporting::Reporter;
-use guest_driver::workload::Random;
 
 use super::scheme::Scheme;
 use super::settings::Settings;

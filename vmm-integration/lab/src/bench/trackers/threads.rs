@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use guest_driver::page_alloc::{
     AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, ZoneId,
 };
+use guest_driver::random::Random;
 use guest_driver::reporting::{PassStats, ReportError, ReportSink, Reporter};
-use guest_driver::workload::Random;
 use hdrhistogram::Histogram;
 
 use super::guest::GRANULE_ORDER;
