@@ -1,6 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The VMM's side: guests put in front of the daemon, and what is measured on the host.
+//! The VMM's side: guests attached to the daemon, and measurements on the host.
+//!
+//! | room | idea |
+//! |---|---|
+//! | [`guest`] | one trait for every guest: allocate, free, verify, turn reporting on and off |
+//! | [`vmm`] | one trait for every VMM: QEMU, user-mode Linux, a small VMM for the model |
+//! | [`linux_guest`] | a Linux kernel, its initramfs, and the client of the agent inside |
+//! | [`frontend`] | a vhost-user frontend with the driver's rings, without a guest |
+//! | [`guest_memory`] | guest RAM in memory files: layout, test pattern, hand-over |
+//! | [`hostile`] | descriptor chains that no sane driver writes |
+//! | [`daemon`] | the daemon as a process: start, log, summary, signals |
+//! | [`control`] | a client of the daemon's control socket |
+//! | [`measure`] | resident memory, CPU time, cgroups, hugetlb pools |
+//! | [`fetch`] | pinned Debian packages, unpacked without root: QEMU, kernels, a browser |
+//!
+//! `guest`, `frontend` and `daemon` do not know the VMMs; a VMM knows all three.
 
 pub mod control;
 pub mod daemon;

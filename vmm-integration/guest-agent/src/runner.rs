@@ -16,6 +16,7 @@ use guest_agent::race::{
     HUGE_PAGES, HugePages, LOAD, OFFLINE, ONLINE, REPORTING_ORDER, RacePlan, RaceReport, UNLOAD,
     USE,
 };
+use guest_driver::random::Random;
 
 use crate::memory::Mapping;
 use crate::reports::Reports;
@@ -89,14 +90,14 @@ impl Race {
         for cycler in 0..cyclers {
             let blocks = plan.blocks.iter().skip(cycler).step_by(cyclers);
             let blocks = blocks.map(|&id| Block::open(id)).collect::<Result<Vec<_>>>()?;
-            let random = Random::new(plan.seed, cycler);
+            let random = choices(plan.seed, cycler);
             bodies.push((
                 format!("cycler-{cycler}"),
                 Box::new(move |shared| cycle(shared, &blocks, random)),
             ));
         }
         for user in 0..plan.users {
-            let random = Random::new(plan.seed, 1000 + usize::try_from(user)?);
+            let random = choices(plan.seed, 1000 + usize::try_from(user)?);
             bodies.push((
                 format!("user-{user}"),
                 Box::new(move |shared| use_memory(shared, user, random)),
@@ -206,7 +207,7 @@ fn cycle(shared: &Shared, blocks: &[Block], mut random: Random) {
             shared.stop();
             break;
         }
-        let block = &blocks[random.below(blocks.len())];
+        let block = &blocks[random.index(blocks.len())];
         let on = || format!("memory{}", block.id);
         let offline = shared.stats.time(OFFLINE, on, || block.set("offline"));
         if offline.is_err() {
@@ -229,7 +230,7 @@ fn use_memory(shared: &Shared, user: u32, mut random: Random) {
     };
     while shared.rest() {
         generation = generation.wrapping_add(1);
-        let pages = 1 + random.next_u64() % most_pages;
+        let pages = 1 + random.below(most_pages);
         let on = || format!("{pages} pages");
         let mapping = shared.stats.time(USE, on, || {
             let mut mapping = Mapping::new(pages * PAGE_BYTES)?;
@@ -239,10 +240,10 @@ fn use_memory(shared: &Shared, user: u32, mut random: Random) {
         let Ok(mapping) = mapping else { continue };
         held.push_back((mapping, generation));
         // Some of what is in use stays where it is while blocks come and go.
-        let looked_at = random.below(held.len());
+        let looked_at = random.index(held.len());
         check(&held[looked_at].0, held[looked_at].1);
         if held.len() >= usize::try_from(MAPPINGS).unwrap_or(1) {
-            let gone = random.below(held.len());
+            let gone = random.index(held.len());
             if let Some((mapping, generation)) = held.remove(gone) {
                 check(&mapping, generation);
             }
@@ -321,26 +322,8 @@ fn count(shared: &Shared, mut reports: Reports) {
     }
 }
 
-/// splitmix64: choices that follow from a seed.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, thread: usize) -> Self {
-        let thread = u64::try_from(thread).unwrap_or(u64::MAX);
-        Self(seed ^ thread.wrapping_mul(0xa076_1d64_78bd_642f))
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Less than `bound`, which is not 0.
-    fn below(&mut self, bound: usize) -> usize {
-        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
-        usize::try_from(self.next_u64() % bound).unwrap_or(0)
-    }
+/// The choices of one thread, which follow from the plan's seed.
+fn choices(seed: u64, thread: usize) -> Random {
+    let thread = u64::try_from(thread).unwrap_or(u64::MAX);
+    Random(seed ^ thread.wrapping_mul(0xa076_1d64_78bd_642f))
 }

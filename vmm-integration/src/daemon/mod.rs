@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The daemon as a process of its own.
+//! The daemon as a process: started, watched through its log, ended by signals.
 
 use anyhow::{Context, Result, bail};
 use rustix::{
@@ -67,8 +67,23 @@ pub struct Ended {
 
 /// A running daemon with a directory of its own for its socket and its log.
 ///
-/// Dropping it kills it. So does the end of the thread that started it (`PR_SET_PDEATHSIG`), so
-/// that no daemon outlives a test that was aborted: start it from a thread that stays.
+/// Dropping it kills the daemon. So does the end of the thread that started it
+/// (`PR_SET_PDEATHSIG`), so that no daemon outlives an aborted test: start it from a thread that
+/// stays.
+///
+/// ```no_run
+/// # fn main() -> anyhow::Result<()> {
+/// use std::time::Duration;
+/// use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+///
+/// let binary = "target/release/vhost-device-balloon".as_ref();
+/// let mut daemon = DaemonProcess::spawn(binary, &DaemonOptions::default())?;
+/// println!("attach a VMM to {}", daemon.socket().display());
+/// let ended = daemon.terminate(Duration::from_secs(5))?;
+/// assert!(ended.status.success(), "{}", daemon.log());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DaemonProcess {
     child: Child,

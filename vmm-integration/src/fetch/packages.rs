@@ -2,7 +2,7 @@
 
 //! The Debian packages that guests and the browser are made of, pinned by version and checksum.
 //!
-//! `guest-packages.toml` lists every package of a [`Recipe`], dependencies included. When the mirror
+//! `guest-packages.toml` lists every package of a recipe, dependencies included. When the mirror
 //! no longer has a pinned version, the newest of all packages are used instead, and a
 //! [`SetupEvent::Warning`] says so. [`update`] pins the newest.
 

@@ -1,7 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A vhost-user frontend with the driver's rings: a guest's balloon driver and its VMM in one,
-//! without a guest.
+//! A vhost-user frontend with the driver's rings: the balloon driver and its VMM in one, without a
+//! guest.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `mod` | [`Attachment`]: connects, negotiates, starts the queues, reconnects |
+//! | `options` | [`AttachOptions`]: features, numbering of the queues, memory, timeouts |
+//! | `queue` | one virtqueue: its ring, kick and call descriptors |
+//! | `line` | [`Line`]: the way to notify a queue from any thread |
+//! | `control_message` | [`ControlMessage`]: single requests, also wrong ones |
+//! | `config_channel` | configuration changes over the backend channel |
+//! | `migration` | [`DirtyLog`] and stopping for a migration |
+//! | `watchdog` | shuts the connection down when an answer is late |
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_driver::{
@@ -44,9 +55,9 @@ pub use line::Line;
 pub use migration::DirtyLog;
 pub use options::{AttachOptions, MemoryHandover};
 
-/// More queues than any balloon has, until the backend says how many it has.
-/// Where `poison_val` lies in the configuration space.
+/// Offset of `poison_val` in the configuration space, in bytes.
 const POISON_VAL: u32 = 12;
+/// More queues than any balloon has, until the backend says how many it has.
 const MAX_QUEUES: u64 = 64;
 /// Rings start at multiples of this, in bytes.
 const RING_ALIGN: u64 = 4096;
@@ -56,9 +67,23 @@ const CONFIG_BYTES: u32 = 16;
 
 /// A connection to a vhost-user backend with its queues started.
 ///
-/// Every request waits for its answer, at most [`AttachOptions::timeout`]: where that passes the
-/// connection is shut down. Dropping it hangs up without a word, as a VMM that crashes does;
-/// [`Attachment::stop`] comes first in one that goes in order.
+/// Every request waits for its answer for at most [`AttachOptions::timeout`], then the connection is
+/// shut down. Dropping it closes the connection as a crashed VMM does; an orderly VMM calls
+/// [`Attachment::stop`] first.
+///
+/// ```no_run
+/// # fn main() -> anyhow::Result<()> {
+/// use vmm_integration::frontend::{AttachOptions, Attachment};
+/// use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+///
+/// let ram = Ram::new(&RamLayout::flat(256 << 20, Backing::Memfd))?;
+/// let socket = "/run/vhost-device-balloon.sock".as_ref();
+/// let mut attachment = Attachment::connect(socket, &ram, AttachOptions::default())?;
+/// println!("features {:#x}", attachment.features());
+/// attachment.stop()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Attachment {
     ram: Ram,
     options: AttachOptions,

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Chains that no sane driver writes, and what may become of the guest's memory when one does.
+//! Descriptor chains that no sane driver writes, and the guest memory that a device may discard for
+//! each.
 //!
-//! Each case writes its chains through the raw side of [`DriverRing`] and says which bytes it
-//! reported: those that have to be gone afterwards, and those that a device may discard or leave,
-//! because the chain breaks behind them or the specification forbids how they are given. Every
-//! other byte has to be there still. Ranges count after merging and after rounding inward to whole
-//! pages of what backs them.
+//! Each case writes its chains through the raw side of [`DriverRing`] and names two sets of bytes.
+//! The device must discard the first. It may discard or keep the second, because the chain is
+//! malformed behind them or the specification forbids their form. Every other byte must stay.
+//! Ranges count after merging, and after rounding inward to whole pages of their backing.
 //!
-//! Left out on purpose: ranges that cover the ring itself. What they do to it is the guest's own
-//! affair, and leaves nothing that could be checked.
+//! | file | idea |
+//! |---|---|
+//! | `chains` | loops, lengths and flags of chains |
+//! | `tables` | indirect tables |
+//! | `addresses` | ranges outside, across and at the edges of regions |
+//! | `arena` | guest memory filled with the pattern, and the check afterwards |
+//!
+//! Ranges that cover the ring itself are left out: they damage only the guest's own ring, and leave
+//! nothing to check.
 
 use crate::{
     frontend::Attachment,
