@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`server`] | listeners, connections and deadlines, in the main thread's event loop |
 //! | `connection` | one connection: bytes in, bytes out, never blocking |
+//! | `stream` | listeners and streams, Unix or TCP |
 //! | `room` | which connection makes room for a newcomer |
 //! | [`http`] | requests and answers as bytes |
 //! | [`reply`] | an answer that is there, or waits for an event |
@@ -30,5 +31,6 @@ mod plain_text;
 pub mod reply;
 mod room;
 pub mod server;
+mod stream;
 pub mod target;
 pub mod views;

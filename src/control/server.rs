@@ -4,20 +4,19 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 use log::warn;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::api::{self, Access};
-use super::connection::{Connection, Step, Stream};
+use super::connection::{Connection, Step};
 use super::room::{self, Activity, Room};
+use super::stream::Listener;
 use crate::logging::rate_limit::LogLimit;
 use crate::state::State;
 use crate::wake::Wake;
@@ -31,54 +30,6 @@ const FEW_REQUESTS: u32 = 16;
 
 /// How long nobody is let in after the kernel could not, for lack of descriptors.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// What is listened on.
-#[derive(Debug)]
-enum Listener {
-    Unix(UnixListener),
-    Tcp(TcpListener),
-}
-
-impl Listener {
-    fn has_newcomer(&self) -> bool {
-        let mut polled = [PollFd::new(self, PollFlags::IN)];
-        let looked = poll(&mut polled, Some(&Timespec::default()));
-        looked.is_ok_and(|ready| ready > 0)
-    }
-
-    fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(Stream::Unix(stream))
-            }
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(Stream::Tcp(stream))
-            }
-        }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Unix(listener) => listener.as_fd(),
-            Self::Tcp(listener) => listener.as_fd(),
-        }
-    }
-}
-
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Self::Unix(listener) => listener.as_raw_fd(),
-            Self::Tcp(listener) => listener.as_raw_fd(),
-        }
-    }
-}
 
 /// Serves the clients of one listening socket.
 pub(crate) struct Server {

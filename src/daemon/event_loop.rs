@@ -7,14 +7,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmm_sys_util::epoll::EventSet;
@@ -22,11 +21,12 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::cli::{Config, SocketSource};
-use crate::control::server::Server;
 use crate::daemon::announcer::Announcer;
+use crate::daemon::error::{DaemonError, Failure, resources};
+use crate::daemon::operators::{self, Subscribers};
 use crate::daemon::sigbus;
 use crate::daemon::signals;
-use crate::daemon::socket::{self, Access, Frontends, Listening, SocketError, SocketFile};
+use crate::daemon::socket::{self, Access, Frontends};
 use crate::daemon::waiting::Waiting;
 use crate::daemon::watchdog;
 use crate::discard::Cause;
@@ -39,63 +39,36 @@ use crate::wake::Wake;
 /// How long a frontend waits that could not be served for lack of descriptors or threads.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Why the daemon cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The socket.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// A descriptor that the event loop needs.
-    #[error("cannot {what}")]
-    Resources {
-        /// What was tried.
-        what: &'static str,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// The one frontend there is cannot be served.
-    #[error("cannot serve the frontend")]
-    Frontend(#[source] SessionError),
-    /// The one frontend there was did not just hang up; the log says more.
-    #[error("the session with the frontend of --fd failed")]
-    Session,
-    /// `--metrics-address`.
-    #[error("cannot listen on --metrics-address {address}")]
-    Metrics {
-        /// The address asked for.
-        address: SocketAddr,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// The event loop itself.
-    #[error("the event loop failed: {0:?}")]
-    EventLoop(event_manager::Error),
-}
-
-impl From<event_manager::Error> for DaemonError {
-    fn from(error: event_manager::Error) -> Self {
-        Self::EventLoop(error)
-    }
-}
-
-fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> DaemonError {
-    move |source| DaemonError::Resources { what, source: source.into() }
-}
-
-/// Listens on the configured socket and serves frontends, one after the other, until SIGTERM, SIGINT
-/// or SIGQUIT. The file of a socket that it made is gone when this returns. The frontend of a
-/// connected socket is served until it hangs up.
+/// Serves VMMs on the configured socket, one after another, until SIGTERM, SIGINT or SIGQUIT; on a
+/// connected socket, until its VMM disconnects.
 ///
-/// Must be called before any thread is started that takes signals: it blocks those that it receives
-/// for this thread and those that it starts.
-/// Must be called before anything is opened if the socket is a descriptor.
+/// The file of a socket that it made is gone when this returns. Call it before anything is opened if
+/// the socket is a descriptor, and before any thread starts that takes signals: it blocks the signals
+/// that it receives, in this thread and in those that it starts. It replaces the process's handler of
+/// SIGBUS.
 ///
 /// # Errors
-/// [`DaemonError`] if the daemon cannot start or its event loop fails. What a frontend does is
-/// never an error here.
+/// [`DaemonError`] if the daemon cannot start, its event loop fails, or the session of a connected
+/// socket fails. Nothing that a VMM does to a listening daemon is an error here.
+///
+/// # Examples
+/// A VMM that connects and disconnects:
+/// ```standalone_crate
+/// use std::os::fd::IntoRawFd;
+/// use std::os::unix::net::UnixStream;
+///
+/// let (vmm, socket) = UnixStream::pair()?;
+/// let fd = socket.into_raw_fd().to_string();
+/// let config = vhost_device_balloon::Config::from_args(["vhost-device-balloon", "--fd", &fd])?;
+/// drop(vmm);
+/// vhost_device_balloon::run(&config)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn run(config: &Config) -> Result<(), DaemonError> {
+    Ok(serve(config)?)
+}
+
+fn serve(config: &Config) -> Result<(), Failure> {
     // A descriptor first, while every number is whose the caller says it is; a file after the
     // signals, or one that came in between would leave it behind.
     let adopted = match &config.socket {
@@ -109,7 +82,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     };
     let signals = signals::set_up().map_err(resources("receive signals"))?;
     sigbus::install().map_err(resources("handle SIGBUS"))?;
-    let operators = listen_for_operators(config)?;
+    let operators = operators::listen(config)?;
     let state = Arc::new(State::new(config.device, config.memory));
     if config.paused {
         // Nothing is under way yet.
@@ -186,7 +159,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
         match manager.run() {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
-            Err(error) => return Err(DaemonError::EventLoop(error)),
+            Err(error) => return Err(Failure::EventLoop(error)),
         }
     }
 }
@@ -204,51 +177,6 @@ fn raise_descriptor_limit() {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             warn!("cannot raise the limit of open descriptors to {most}: {error}");
         }
-    }
-}
-
-type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
-
-/// Listens for control clients and for Prometheus, as far as the configuration wants them.
-fn listen_for_operators(config: &Config) -> Result<Operators, DaemonError> {
-    let control = match &config.control_socket {
-        // A client can shrink the guest.
-        Some(path) => Some(socket::listen(path, Access::OWNER)?),
-        None => None,
-    };
-    let listen = |address| {
-        TcpListener::bind(address).map_err(|source| DaemonError::Metrics { address, source })
-    };
-    Ok(Operators { control, metrics: config.metrics_address.map(listen).transpose()? })
-}
-
-/// Where control clients and Prometheus come from.
-struct Operators {
-    control: Option<Listening>,
-    metrics: Option<TcpListener>,
-}
-
-impl Operators {
-    /// Serves them from now on, for as long as what this returns is kept.
-    fn serve(
-        self,
-        state: &Arc<State>,
-        manager: &mut Subscribers,
-    ) -> Result<Option<SocketFile>, DaemonError> {
-        let cannot = "serve control clients";
-        let mut file = None;
-        if let Some(Listening { listener, file: made, .. }) = self.control {
-            let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
-            manager.add_subscriber(Rc::new(RefCell::new(server)));
-            file = Some(made);
-        }
-        if let Some(listener) = self.metrics {
-            let address = listener.local_addr().map_err(resources(cannot))?;
-            let server = Server::metrics(listener, Arc::clone(state)).map_err(resources(cannot))?;
-            manager.add_subscriber(Rc::new(RefCell::new(server)));
-            info!("metrics on http://{address}/metrics");
-        }
-        Ok(file)
     }
 }
 
@@ -287,12 +215,12 @@ struct Daemon {
     /// Was told to end, and waits for the session to be down.
     ending: bool,
     /// How the event loop is to be left.
-    ended: Option<Result<(), DaemonError>>,
+    ended: Option<Result<(), Failure>>,
 }
 
 impl Daemon {
     /// Serves the next frontend if none is served and one waits.
-    fn serve(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+    fn serve(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let waits = match &self.frontends {
             Source::Listener(waiting) => waiting.has_next(),
             Source::Connected(stream) => stream.is_some(),
@@ -312,7 +240,7 @@ impl Daemon {
             match started {
                 Ok(session) => self.session = Some(session),
                 Err(error) if matches!(self.frontends, Source::Connected(None)) => {
-                    return Err(DaemonError::Frontend(error));
+                    return Err(Failure::Frontend(error));
                 }
                 Err(error) => self.try_later(&error),
             }
@@ -331,7 +259,7 @@ impl Daemon {
     }
 
     /// An event of the listener, or of a connection that waits.
-    fn connection(&mut self, event: Events, ops: &mut EventOps) -> Result<(), DaemonError> {
+    fn connection(&mut self, event: Events, ops: &mut EventOps) -> Result<(), Failure> {
         let Source::Listener(waiting) = &mut self.frontends else { return Ok(()) };
         if event.data() != CONNECTION {
             waiting.look(event, ops);
@@ -346,26 +274,26 @@ impl Daemon {
     }
 
     /// Looks for frontends, and serves one that there is.
-    fn next_frontend(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+    fn next_frontend(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         if let Source::Listener(waiting) = &mut self.frontends {
             waiting.listen(ops)?;
         }
         self.serve(ops)
     }
 
-    fn try_again(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+    fn try_again(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         if let Err(error) = self.retry.wait() {
             warn!("cannot read a timer: {error}");
         }
         self.next_frontend(ops)
     }
 
-    fn session_over(&mut self, ops: &mut EventOps) -> Result<(), DaemonError> {
+    fn session_over(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let _ = self.session_ended.read();
         // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
         let failed = self.session.take().is_some_and(|session| session.has_failed());
         if failed && !self.ending && matches!(self.frontends, Source::Connected(None)) {
-            self.ended = Some(Err(DaemonError::Session));
+            self.ended = Some(Err(Failure::Session));
             return Ok(());
         }
         if self.ending || matches!(self.frontends, Source::Connected(None)) {
@@ -413,7 +341,6 @@ impl Daemon {
         if self.ending {
             return;
         }
-        info!("told to end");
         self.ending = true;
         match &self.session {
             Some(session) => session.hang_up(),
@@ -433,7 +360,7 @@ impl MutEventSubscriber for Daemon {
         ]
         .into_iter()
         .try_for_each(|events| ops.add(events))
-        .map_err(DaemonError::EventLoop)
+        .map_err(Failure::EventLoop)
         .and_then(|()| self.next_frontend(ops));
         if let Err(error) = added {
             self.ended = Some(Err(error));

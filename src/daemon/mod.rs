@@ -4,11 +4,14 @@
 
 mod announcer;
 mod emergency;
+mod error;
 mod event_loop;
+mod operators;
 mod sigbus;
 mod signals;
 mod socket;
 mod waiting;
 mod watchdog;
 
-pub use event_loop::{DaemonError, run};
+pub use error::DaemonError;
+pub use event_loop::run;

@@ -14,8 +14,8 @@ use crate::cli::exit::DaemonExit;
 use crate::daemon::emergency;
 
 const LINE: &str = "vhost-device-balloon: SIGBUS: guest memory is gone. Its file was truncated \
-    after it was mapped, or its file system or the pool of huge pages is full. The daemon ends \
-    with status 3\n";
+    after it was mapped, or its file system or the pool of huge pages is full; exiting with status \
+    3\n";
 
 /// Has `SIGBUS` end the process with a line on standard error, its sockets removed and
 /// [`DaemonExit::MemoryLost`] as its status.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What each signal does: none ends the daemon unless it is meant to.
+//! The effect of each signal.
 //!
-//! A signal that no code handles ends a process in silence, and its sockets stay behind.
+//! A signal that no code handles ends a process silently, and its sockets stay behind.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -13,21 +13,21 @@ use vmm_sys_util::signal::create_sigset;
 /// Interrupts a system call of the thread it is sent to, and does nothing else.
 pub(crate) const NUDGE: c_int = libc::SIGURG;
 
-/// What a signal asks for.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// To end in order.
-    End,
-    /// Nothing: the terminal that the daemon was started from has gone.
+    /// Shut down; the signal's name.
+    End(&'static str),
+    /// Nothing: the terminal that the daemon was started from is gone.
     TerminalGone,
-    /// To log what was counted.
+    /// Log the counters.
     Report,
 }
 
 const HANDLED: [(c_int, Meaning); 5] = [
-    (libc::SIGTERM, Meaning::End),
-    (libc::SIGINT, Meaning::End),
-    (libc::SIGQUIT, Meaning::End),
+    (libc::SIGTERM, Meaning::End("SIGTERM")),
+    (libc::SIGINT, Meaning::End("SIGINT")),
+    (libc::SIGQUIT, Meaning::End("SIGQUIT")),
     (libc::SIGHUP, Meaning::TerminalGone),
     (libc::SIGUSR1, Meaning::Report),
 ];

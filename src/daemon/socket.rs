@@ -18,7 +18,7 @@ pub(crate) use publish::{Access, Listening, SocketFile, listen};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketError {
+pub(crate) enum SocketError {
     /// Another process answers there.
     #[error("another process already listens on {}", .0.display())]
     InUse(PathBuf),

@@ -36,9 +36,9 @@ const END_WITHIN: Duration = Duration::from_millis(700);
 /// How long to rest after a failed wait.
 const REST: Duration = Duration::from_millis(100);
 
-const LATE: &str = "vhost-device-balloon: takes too long to shut down, ending without waiting\n";
-const STUCK: &str = "vhost-device-balloon: the threads of a session do not end after its frontend \
-    has hung up, so no other can be served. The daemon ends with status 4\n";
+const LATE: &str = "vhost-device-balloon: shutdown takes too long, exiting without waiting\n";
+const STUCK: &str = "vhost-device-balloon: the threads of a session did not end after its VMM \
+    disconnected, so no other VMM can be served; exiting with status 4\n";
 
 /// Starts the thread, which signals `end` for each signal that asks to end.
 ///
@@ -86,14 +86,17 @@ impl Watchdog {
             changed.clear();
             match signals::receive(signals) {
                 Ok(None) => {}
-                Ok(Some(Meaning::End)) => {
+                Ok(Some(Meaning::End(signal))) => {
+                    if end_until.is_none() {
+                        info!("received {signal}, shutting down");
+                    }
                     end_until.get_or_insert(Instant::now() + END_WITHIN);
                     if end.signal().is_err() {
                         emergency::exit(LATE, DaemonExit::Done);
                     }
                 }
                 Ok(Some(Meaning::TerminalGone)) => {
-                    info!("SIGHUP: the daemon goes on; SIGTERM ends it");
+                    info!("ignored SIGHUP; SIGTERM ends the daemon");
                 }
                 Ok(Some(Meaning::Report)) => info!("SIGUSR1: {}", state.counters.snapshot()),
                 Err(error) => warn!("cannot read a signal: {error}"),

@@ -91,7 +91,7 @@ fn refuses_what_it_cannot_listen_on_and_leaves_it_alone() {
     assert!(UnixStream::connect(path("live")).is_ok());
 
     let (_, text) = refused(&["--socket-path", &path(&"x".repeat(120))]);
-    assert!(text.contains("at most 107 bytes"), "{text}");
+    assert!(text.contains("expected at most 107"), "{text}");
 
     for args in [&[][..], &["--socket-path"], &["--no-such-option"], &["--log-level", "loud"]] {
         let (output, text) = refused(args);

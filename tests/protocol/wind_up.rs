@@ -189,5 +189,5 @@ fn session_that_is_stuck_ends_it_with_a_status_of_its_own() {
     let status = daemon.wait(SOON).unwrap().expect("it ends");
     assert_eq!(status.code(), Some(4), "{}", daemon.log());
     assert!(!daemon.socket().exists() && !daemon.control_socket().exists());
-    assert!(daemon.log().contains("do not end"), "{}", daemon.log());
+    assert!(daemon.log().contains("did not end"), "{}", daemon.log());
 }

@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The device on its way to another daemon: what `VHOST_USER_SET_DEVICE_STATE_FD` and
-//! `VHOST_USER_CHECK_DEVICE_STATE` carry (vhost-user protocol, "Migrating back-end state").
-//!
-//! The state is a line of JSON, so that whoever has to find out why a migration failed can read it:
-//!
-//! ```json
-//! {"format":"vhost-device-balloon","version":1,"balloon":{…}}
-//! ```
-//!
-//! Nothing of a queue is in it: the frontend moves the vring bases itself.
+//! A transfer of the state in a thread of its own, one at a time.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -21,129 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use serde_json::error::Category;
 
-use crate::device::{RestoreError, SavedBalloon};
+use super::error::{END_WITHIN, STUCK_AFTER, StateError};
+use super::pipe::Pipe;
 use crate::lock::lock;
-use crate::vhost_user::descriptor::Kind;
 use crate::wake::Wake;
-
-/// The version of the state that this daemon writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
-
-const FORMAT: &str = "vhost-device-balloon";
-
-/// The longest state that is read, in bytes. Ours is some hundred bytes long; a frontend must not
-/// fill this process.
-const MOST_BYTES: usize = 64 << 10;
-
-/// How long a frontend that asks whether its state has arrived may take to end it. It should have
-/// closed its end before.
-const END_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long a transfer that was broken off may take to see it. Nothing but its pipe can keep it.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a state could not be saved or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// The frontend's descriptor is of another kind.
-    #[error("the device state comes by {0}, expected a pipe or a Unix stream socket")]
-    NotAPipe(String),
-    /// The one before cannot be ended.
-    #[error("the transfer before has not ended {STUCK_AFTER:?} after it was broken off")]
-    Stuck,
-    /// Nothing was transferred.
-    #[error("there is no transfer of the device state to check")]
-    NoTransfer,
-    /// The kernel.
-    #[error("the transfer of the device state failed")]
-    Transfer(#[source] io::Error),
-    /// The session ended first, or another transfer began.
-    #[error("the transfer of the device state was broken off")]
-    BrokenOff,
-    /// The frontend did not close its end.
-    #[error("the device state has not come to its end {END_WITHIN:?} after it should have")]
-    Endless,
-    /// More than any state has.
-    #[error("the device state is longer than {MOST_BYTES} bytes")]
-    TooLong,
-    /// It is not of this program, or damaged.
-    #[error("the device state is not that of a vhost-device-balloon")]
-    Unreadable(#[source] Broken),
-    /// JSON of another program.
-    #[error("the device state is of another format, expected {FORMAT:?}")]
-    Format,
-    /// Another version of this program wrote it.
-    #[error("the device state has version {0}, this daemon knows version {VERSION}")]
-    Version(u32),
-    /// This device is another one.
-    #[error("the device state does not fit this device")]
-    Device(#[from] RestoreError),
-}
-
-/// Where a state cannot be read, and not what is there: that is the text of whoever sent it.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("it {what} at line {line}, column {column}")]
-pub struct Broken {
-    what: &'static str,
-    line: usize,
-    column: usize,
-}
-
-impl From<serde_json::Error> for Broken {
-    fn from(error: serde_json::Error) -> Self {
-        let what = match error.classify() {
-            Category::Io | Category::Eof => "breaks off",
-            Category::Syntax => "is no JSON",
-            Category::Data => "holds a value that does not belong there",
-        };
-        Self { what, line: error.line(), column: error.column() }
-    }
-}
-
-fn unreadable(error: serde_json::Error) -> StateError {
-    StateError::Unreadable(error.into())
-}
-
-/// What every version has in common.
-#[derive(Serialize, Deserialize)]
-struct Envelope {
-    format: String,
-    version: u32,
-    balloon: Value,
-}
-
-/// The state as it travels.
-///
-/// # Errors
-/// [`StateError::Unreadable`] if it cannot be put in words.
-pub fn encode(balloon: &SavedBalloon) -> Result<Vec<u8>, StateError> {
-    let balloon = serde_json::to_value(balloon).map_err(unreadable)?;
-    let envelope = Envelope { format: FORMAT.to_owned(), version: VERSION, balloon };
-    let mut bytes = serde_json::to_vec(&envelope).map_err(unreadable)?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-/// Reads what [`encode`] wrote.
-///
-/// # Errors
-/// [`StateError`]
-pub fn decode(bytes: &[u8]) -> Result<SavedBalloon, StateError> {
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(unreadable)?;
-    if envelope.format != FORMAT {
-        return Err(StateError::Format);
-    }
-    if envelope.version != VERSION {
-        return Err(StateError::Version(envelope.version));
-    }
-    serde_json::from_value(envelope.balloon).map_err(unreadable)
-}
 
 /// The transfer that a daemon began last. There is one at a time, over all sessions.
 #[derive(Default)]
@@ -151,9 +23,9 @@ pub(crate) struct Transfers(Mutex<Option<Arc<Signals>>>);
 
 /// Between a transfer and its thread.
 struct Signals {
-    /// It is to end.
-    cancel: Wake,
-    /// It has ended, and closed the frontend's descriptor.
+    /// Asks the thread to end.
+    cancel: Arc<Wake>,
+    /// Says that the thread has ended, and closed the frontend's descriptor.
     done: Wake,
 }
 
@@ -195,8 +67,8 @@ impl Transfer {
         work: impl FnOnce(&mut Pipe) -> Result<Option<Vec<u8>>, StateError> + Send + 'static,
     ) -> Result<Self, StateError> {
         let wake = || Wake::new().map_err(StateError::Transfer);
-        let signals = Arc::new(Signals { cancel: wake()?, done: wake()? });
-        let mut pipe = Pipe::new(file, Arc::clone(&stop), Arc::clone(&signals))?;
+        let signals = Arc::new(Signals { cancel: Arc::new(wake()?), done: wake()? });
+        let mut pipe = Pipe::new(file, [Arc::clone(&stop), Arc::clone(&signals.cancel)])?;
         let mut last = lock(&transfers.0);
         if let Some(before) = &*last {
             before.cancel.signal().map_err(StateError::Transfer)?;
@@ -264,137 +136,15 @@ fn is_signalled(wake: &Wake) -> Result<bool, StateError> {
     ready.map(|ready| ready > 0).map_err(|error| StateError::Transfer(error.into()))
 }
 
-/// The frontend's descriptor, which blocks no call: the flags of its file are the frontend's, too,
-/// and may change at any time.
-struct Pipe {
-    file: File,
-    /// What goes through a pipe goes through this one of our own, since `splice` takes a flag for
-    /// one call. `None` for a socket.
-    own: Option<(OwnedFd, OwnedFd)>,
-    /// What is in the one of our own.
-    waiting: usize,
-    stop: Arc<Wake>,
-    signals: Arc<Signals>,
-}
-
-impl Pipe {
-    fn new(file: File, stop: Arc<Wake>, signals: Arc<Signals>) -> Result<Self, StateError> {
-        let own = match Kind::of(file.as_fd()) {
-            Kind::Pipe => {
-                let own = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
-                Some(own.map_err(|error| StateError::Transfer(error.into()))?)
-            }
-            Kind::UnixStream => None,
-            other => return Err(StateError::NotAPipe(other.to_string())),
-        };
-        Ok(Self { file, own, waiting: 0, stop, signals })
-    }
-
-    fn wait(&self, what: PollFlags) -> Result<(), StateError> {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.file.as_fd(), what),
-            PollFd::from_borrowed_fd(self.stop.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.signals.cancel.as_fd(), PollFlags::IN),
-        ];
-        while let Err(error) = poll(&mut fds, None) {
-            if error != Errno::INTR {
-                return Err(StateError::Transfer(error.into()));
-            }
-        }
-        let ended = fds[1..].iter().any(|fd| !fd.revents().is_empty());
-        if ended { Err(StateError::BrokenOff) } else { Ok(()) }
-    }
-
-    fn read(&mut self) -> Result<Vec<u8>, StateError> {
-        let mut state = Vec::new();
-        let mut part = [0; 4096];
-        loop {
-            self.wait(PollFlags::IN)?;
-            match self.read_some(&mut part) {
-                Ok(0) => return Ok(state),
-                Ok(bytes) if state.len() + bytes > MOST_BYTES => return Err(StateError::TooLong),
-                Ok(bytes) => state.extend_from_slice(&part[..bytes]),
-                Err(error) => again(error)?,
-            }
-        }
-    }
-
-    fn read_some(&self, part: &mut [u8]) -> Result<usize, Errno> {
-        let Some((reader, writer)) = &self.own else {
-            return recv(&self.file, &mut *part, RecvFlags::DONTWAIT).map(|(bytes, _)| bytes);
-        };
-        match splice(&self.file, None, writer, None, part.len(), SpliceFlags::NONBLOCK)? {
-            0 => Ok(0),
-            bytes => rustix::io::read(reader, &mut part[..bytes]),
-        }
-    }
-
-    fn write(&mut self, mut state: &[u8]) -> Result<(), StateError> {
-        while !state.is_empty() || self.waiting > 0 {
-            self.wait(PollFlags::OUT)?;
-            match self.write_some(state) {
-                Ok(taken) => state = &state[taken..],
-                Err(error) => again(error)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// How much of `state` is not to be given once more.
-    fn write_some(&mut self, state: &[u8]) -> Result<usize, Errno> {
-        let Some((reader, writer)) = &self.own else {
-            return send(&self.file, state, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        };
-        if self.waiting == 0 {
-            self.waiting = rustix::io::write(writer, state)?;
-            return Ok(self.waiting);
-        }
-        let gone = splice(reader, None, &self.file, None, self.waiting, SpliceFlags::NONBLOCK)?;
-        self.waiting = self.waiting.saturating_sub(gone);
-        Ok(0)
-    }
-}
-
-fn again(error: Errno) -> Result<(), StateError> {
-    match error {
-        Errno::AGAIN | Errno::INTR => Ok(()),
-        _ => Err(StateError::Transfer(error.into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::{Balloon, DeviceOptions};
     use rustix::fs::OFlags;
     use rustix::pipe::pipe;
     use std::io::Write;
 
-    fn saved() -> SavedBalloon {
-        Balloon::new(DeviceOptions::default(), Arc::default()).save()
-    }
-
     fn stop() -> Arc<Wake> {
         Arc::new(Wake::new().unwrap())
-    }
-
-    #[test]
-    fn what_was_written_can_be_read() {
-        let bytes = encode(&saved()).unwrap();
-        assert_eq!(encode(&decode(&bytes).unwrap()).unwrap(), bytes);
-    }
-
-    #[test]
-    fn what_this_daemon_does_not_know_is_refused_by_name() {
-        let text = String::from_utf8(encode(&saved()).unwrap()).unwrap();
-        let told = |text: &str| decode(text.as_bytes()).unwrap_err().to_string();
-        let newer = told(&text.replace("\"version\":1", "\"version\":7"));
-        assert!(newer.contains("version 7") && newer.contains("version 1"), "{newer}");
-        let other = told(&text.replace(FORMAT, "virtiofsd"));
-        assert!(!other.contains("virtiofsd") && other.contains(FORMAT), "{other}");
-        for damaged in ["", "{", "[]", "\u{0}", &text[..text.len() / 2], &"[".repeat(60_000)] {
-            assert!(matches!(decode(damaged.as_bytes()), Err(StateError::Unreadable(_))));
-        }
     }
 
     #[test]
@@ -469,25 +219,6 @@ mod tests {
             ends.signal().unwrap();
             assert!(matches!(transfer.finish(), Err(StateError::BrokenOff)));
             wait(&[&transfers.0.lock().unwrap().as_ref().unwrap().done], END_WITHIN).unwrap();
-        }
-    }
-
-    /// What is quoted of a state fills the log, or worse.
-    #[test]
-    fn what_a_state_holds_is_not_repeated() {
-        let text = String::from_utf8(encode(&saved()).unwrap()).unwrap();
-        let secret = "secret".repeat(10_000);
-        for (from, to) in [
-            ("\"format\":", format!("\"{secret}\":1,\"format\":")),
-            ("\"version\":1", format!("\"version\":\"{secret}\"")),
-            (FORMAT, secret.clone()),
-            ("\"balloon\":{", format!("\"balloon\":{{\"{secret}\":1,")),
-            ("\"balloon\":{", format!("\"balloon\":\"{secret}\",\"x\":{{")),
-        ] {
-            let Err(error) = decode(text.replacen(from, &to, 1).as_bytes()) else { continue };
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            let said = format!("{error}: {}", source.unwrap_or_default());
-            assert!(said.len() < 200 && !said.contains("secret"), "{said}");
         }
     }
 

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Why the daemon cannot run.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::socket::SocketError;
+use crate::vhost_user::SessionError;
+
+/// Why the daemon cannot start, or ended early.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DaemonError(#[from] Failure);
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A descriptor that the event loop needs.
+    #[error("cannot {what}")]
+    Resources {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The one frontend there is cannot be served.
+    #[error("cannot serve the frontend")]
+    Frontend(#[source] SessionError),
+    /// The one frontend there was did not just hang up; the log says more.
+    #[error("the session with the frontend of --fd failed")]
+    Session,
+    /// `--metrics-address`.
+    #[error("cannot listen on --metrics-address {address}")]
+    Metrics {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The event loop itself.
+    #[error("the event loop failed: {0:?}")]
+    EventLoop(event_manager::Error),
+}
+
+impl From<event_manager::Error> for Failure {
+    fn from(error: event_manager::Error) -> Self {
+        Self::EventLoop(error)
+    }
+}
+
+/// Names what the kernel had no resources for.
+pub(super) fn resources<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Failure {
+    move |source| Failure::Resources { what, source: source.into() }
+}
