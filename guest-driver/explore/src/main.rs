@@ -66,7 +66,7 @@ struct Arguments {
     least: u64,
 
     /// File that the results are written to, as a page in Markdown
-    #[arg(long, value_name = "FILE", conflicts_with = "configuration")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["configuration", "strategy"])]
     table: Option<PathBuf>,
 
     /// List the configurations and exit
@@ -159,5 +159,16 @@ fn one(case: Case, arguments: &Arguments) -> bool {
     };
     let row = Row::search(case, arguments.strategy(), numbers);
     println!("{}", row.line());
+    if arguments.seed.is_none() && row.found.violation.is_some() {
+        let strategy = match arguments.strategy {
+            Choice::Mixed => String::new(),
+            Choice::Random => " --strategy random".to_owned(),
+            Choice::Pct => " --strategy pct".to_owned(),
+            Choice::BoundedPreemptions => {
+                format!(" --strategy bounded-preemptions --preemptions {}", arguments.preemptions)
+            }
+        };
+        println!("again: {}{strategy}", row.replay());
+    }
     row.as_expected()
 }

@@ -70,11 +70,11 @@ impl Row {
         }
     }
 
-    /// The command that repeats what was found.
-    fn replay(&self) -> String {
+    /// The command that repeats what was found with the default strategy; empty for nothing.
+    pub fn replay(&self) -> String {
         let Case { model, name, .. } = &self.case;
         self.found.violation.as_ref().map_or_else(String::new, |(seed, _)| {
-            format!("`cargo explore --model {model} --configuration {name} --seed {seed}`")
+            format!("cargo explore --model {model} --configuration {name} --seed {seed}")
         })
     }
 
@@ -156,7 +156,7 @@ fn model(page: &mut String, results: &Results) {
             let Case { name, about, scenario, .. } = &row.case;
             let (found, after, again) = (row.verdict(), row.found.schedules, row.replay());
             let _ =
-                writeln!(page, "| {name} | {about} | {scenario} | {found} | {after} | {again} |");
+                writeln!(page, "| {name} | {about} | {scenario} | {found} | {after} | `{again}` |");
         }
     };
     page.push_str("\n### Known to be wrong\n\n");
