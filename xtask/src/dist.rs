@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `cargo xtask dist`: what a package holds, laid out as it goes to `/usr`.
+//! `cargo xtask dist`: lays out the contents of a package as they go to `/usr`.
 
 use std::fs;
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::cargo::{release_daemon, root, target};
 
 const NAME: &str = "vhost-device-balloon";
 
-/// Where each shell looks for what completes the program's command line.
+/// The folder in which each shell finds completion scripts.
 const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Bash, "share/bash-completion/completions"),
     (Shell::Zsh, "share/zsh/site-functions"),
     (Shell::Fish, "share/fish/vendor_completions.d"),
 ];
 
-/// Files of this repository, and where they go.
+/// Files of this repository, with their folders in the package.
 const FILES: [(&str, &str); 5] = [
-    // Management software looks for backends there (vhost-user.json of QEMU).
+    // Management software finds backends there (vhost-user.json of QEMU).
     ("packaging/50-vhost-device-balloon.json", "share/qemu/vhost-user"),
     ("README.md", "share/doc/vhost-device-balloon"),
     ("CHANGELOG.md", "share/doc/vhost-device-balloon"),
@@ -30,7 +30,7 @@ const FILES: [(&str, &str); 5] = [
     ("LICENSE-BSD-3-Clause", "share/doc/vhost-device-balloon"),
 ];
 
-/// Writes everything into `target/dist`, the daemon as it is released included.
+/// Builds the release of the daemon and writes the package into `target/dist`.
 ///
 /// # Errors
 /// If the daemon does not build or something cannot be written.
@@ -42,11 +42,11 @@ pub(crate) fn run() -> Result<()> {
     }
     put(&daemon, &dist.join("bin"))?;
     generate(&dist)?;
-    println!("{}: copy what is in it to /usr", dist.display());
+    println!("package: {} (copy its contents to /usr)", dist.display());
     Ok(())
 }
 
-/// Everything but the daemon itself: all that follows from its command line, and files.
+/// Writes everything but the daemon: man pages and completions from its command line, and files.
 fn generate(dist: &Path) -> Result<()> {
     let mut command = program::command();
     for (shell, folder) in COMPLETIONS {
@@ -65,8 +65,8 @@ fn generate(dist: &Path) -> Result<()> {
     Ok(())
 }
 
-/// clap_complete 4.6 writes the hyphens of the program's name in two ways into a script for bash,
-/// so that subcommands are never recognized (clap issue 6421).
+/// Repairs a script for bash: clap_complete 4.6 writes the hyphens of the program's name in two ways,
+/// so that the script never recognizes subcommands (clap issue 6421).
 fn repaired(script: String) -> String {
     script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_holds_what_follows_from_the_command_line() {
+    fn package_holds_man_pages_and_completions() {
         let dir = tempfile::tempdir().unwrap();
         generate(dir.path()).unwrap();
         let at = |path: &str| dir.path().join(path);
@@ -119,7 +119,7 @@ mod tests {
         read(&at("share/doc/vhost-device-balloon/LICENSE-APACHE"));
     }
 
-    /// What a user gets who presses the key.
+    /// Runs the completion function as bash does for the tab key.
     #[test]
     fn bash_completes_options_and_commands() {
         let dir = tempfile::tempdir().unwrap();
@@ -147,9 +147,9 @@ mod tests {
         assert_eq!(completed(&["--socket-path", "s", "--log-level", "de"]), ["debug"]);
     }
 
-    /// What QEMU's vhost-user.json asks of a `VHostUserBackend`.
+    /// Checks the descriptor against `VHostUserBackend` of QEMU's vhost-user.json.
     #[test]
-    fn the_descriptor_names_the_program_where_it_is_put() {
+    fn descriptor_names_the_installed_program() {
         let dir = tempfile::tempdir().unwrap();
         generate(dir.path()).unwrap();
         let path = dir.path().join("share/qemu/vhost-user/50-vhost-device-balloon.json");
