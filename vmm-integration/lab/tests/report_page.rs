@@ -10,7 +10,7 @@ use std::process::Command;
 
 use balloon_lab::machine::Machine;
 use balloon_lab::store::{Failure, Store, Verdict, VerdictKind};
-use vmm_integration::fetch::browser::{Browser, Loaded};
+use vmm_integration::fetch::browser::{Browser, Loaded, Screen};
 
 /// See there.
 const CHECK: &str = include_str!("report_page.js");
@@ -81,44 +81,38 @@ fn the_report_is_whole_and_legible_on_every_screen() {
         assert!(light.contains(&format!("<section id=\"{section}\"")), "{section}");
     }
     let (summary, _) = light.split_once("</section>").unwrap();
-    for text in ["1 failed, 1 LOST", "the guest has ended", "4096 bytes", "half.json is no record"]
+    for text in
+        ["1 failed, 1 LOST", "the guest has ended", "4096 bytes", "half.json is not a record"]
     {
         assert!(summary.contains(text), "{text}: {summary}");
     }
     let at = |name: &str| light.find(&format!("<b>busy-{name}</b>")).unwrap();
     assert!(at("1G") < at("256G") && at("256G") < at("1T") && at("1T") < at("16T"));
 
-    // What a reader who likes it dark gets.
-    const DARK: &str = "(prefers-color-scheme: dark)";
-    assert!(light.contains(DARK));
-    let dark = light.replace(DARK, "(min-width: 1px)");
     let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/lab/screenshots");
     fs::create_dir_all(&pictures).unwrap();
-    for (what, page, size) in [
-        ("phone", &light, (360, 740)),
-        ("phone-dark", &dark, (390, 844)),
-        ("tablet", &light, (768, 1024)),
-        ("wide", &light, (1600, 1000)),
-    ] {
-        let file = folder.path().join(format!("{what}.html"));
-        fs::write(&file, checked(page)).unwrap();
-        let loaded = browser.load(&file, size).unwrap();
-        assert_eq!(loaded.console, [""; 0], "{what}");
+    let page = folder.path().join("checked.html");
+    fs::write(&page, checked(&light)).unwrap();
+    let screens = [
+        ("phone", Screen { size: (360, 740), dark: false }),
+        ("phone-dark", Screen { size: (390, 844), dark: true }),
+        ("tablet", Screen { size: (768, 1024), dark: false }),
+        ("wide", Screen { size: (1600, 1000), dark: false }),
+    ];
+    let all = browser.load(&page, &screens.map(|(_, screen)| screen)).unwrap();
+    for ((name, Screen { size, .. }), loaded) in screens.into_iter().zip(all) {
+        fs::write(pictures.join(format!("{name}.png")), &loaded.picture).unwrap();
+        assert_eq!(loaded.console, [""; 0], "{name}");
         let (numbers, problems) = found(&loaded);
-        assert_eq!(problems, [""; 0], "{what}");
+        assert_eq!(problems, [""; 0], "{name}");
         let [window, content, drawn, text] = numbers[..] else { panic!("{numbers:?}") };
-        assert!((window - f64::from(size.0)).abs() < 0.5, "{what}: a window of {window}");
-        assert!(content <= window, "{what}: {content} pixels wide in {window}");
-        assert!((drawn - figures as f64).abs() < 0.5, "{what}: {drawn} of {figures} figures");
-        assert!(text >= LEGIBLE, "{what}: text of {text} pixels");
-
-        let picture = pictures.join(format!("{what}.png"));
-        fs::write(&file, page).unwrap();
-        browser.screenshot(&file, size, &picture).unwrap();
-        let bytes = fs::read(&picture).unwrap();
-        // PNG: width and height stand in the first chunk.
-        let number = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
-        assert_eq!((number(16), number(20)), size, "{what}");
+        assert!((window - f64::from(size.0)).abs() < 0.5, "{name}: a window of {window}");
+        assert!(content <= window, "{name}: {content} pixels wide in {window}");
+        assert!((drawn - figures as f64).abs() < 0.5, "{name}: {drawn} of {figures} figures");
+        assert!(text >= LEGIBLE, "{name}: text of {text} pixels");
+        // PNG: the first chunk holds width and height.
+        let number = |at: usize| u32::from_be_bytes(loaded.picture[at..at + 4].try_into().unwrap());
+        assert_eq!((number(16), number(20)), size, "{name}");
     }
 }
 
@@ -137,7 +131,8 @@ fn what_is_wrong_with_a_page_is_noticed() {
         <div class=holder><table><thead style='position:absolute;left:-999px'><tr><th>x</th></tr></thead>\
         <tr><td data-case=c>1</td></tr></table></div><script>nothing.here()</script></body>";
     fs::write(&file, checked(page)).unwrap();
-    let loaded = browser.load(&file, (390, 844)).unwrap();
+    let loaded =
+        browser.load(&file, &[Screen { size: (390, 844), dark: false }]).unwrap().remove(0);
     assert!(loaded.console.iter().any(|line| line.contains("nothing")), "{:?}", loaded.console);
     let (numbers, problems) = found(&loaded);
     assert!(numbers[1] > numbers[0] && numbers[3] < LEGIBLE, "{numbers:?}");

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A headless Chromium, to look at pages as readers do.
+//! A headless Chromium, which shows pages as readers see them.
 //!
-//! It is taken from the machine if there is one: from the environment variable `CHROMIUM`, or by its
-//! name from `PATH`. Otherwise [`Browser::ensure`] unpacks Debian's into `target/browser`, 160 MB to
-//! fetch, without root and without installing anything.
+//! The environment variable `CHROMIUM` names its program. Otherwise it is found by name in `PATH`; a
+//! full Chromium and the headless shell both serve. Where there is none, [`Browser::ensure`] unpacks
+//! Debian's headless shell into `target/browser` (a download of 170 MB), without root and without
+//! installing anything.
 
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::fetch::SetupEvent;
 use crate::fetch::apt::{Archive, PrivateApt, output};
+use crate::fetch::devtools::Devtools;
+pub use crate::fetch::devtools::{Loaded, Screen};
 use crate::fetch::packages::{BROWSER, Pins};
-use crate::measure::host::wait_until;
 
 const STAMP: &str = ".recipe";
 const NAMES: [&str; 5] =
@@ -27,8 +28,6 @@ const NAMES: [&str; 5] =
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 const PROGRAM: &str = "usr/lib/chromium/chromium-headless-shell";
-/// How long a page may take.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A browser that can be run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +36,8 @@ pub struct Browser {
     environment: Vec<(&'static str, OsString)>,
 }
 
-/// A page as the browser has made it.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The document after its scripts ran, as HTML.
-    pub html: String,
-    /// What was said on its console: errors and whatever a script logs.
-    pub console: Vec<String>,
-}
-
 impl Browser {
-    /// One that is there already.
+    /// Finds a browser on this machine or in `target/browser`.
     pub fn find() -> Option<Self> {
         let of_machine = |program: PathBuf| Self { program, environment: Vec::new() };
         if let Some(given) = env::var_os("CHROMIUM").filter(|value| !value.is_empty()) {
@@ -60,7 +50,7 @@ impl Browser {
         candidates.find(|candidate| candidate.is_file()).map(of_machine).or_else(Self::unpacked)
     }
 
-    /// One that is there, or Debian's.
+    /// Finds a browser, or fetches Debian's.
     ///
     /// # Errors
     /// When apt or dpkg are missing, or the archive cannot be reached.
@@ -95,8 +85,8 @@ impl Browser {
             output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&partial))
                 .with_context(|| format!("unpacking {}", file.display()))?;
         }
-        // It starts itself over and over, so that a loader in front of it would not do: the loader's
-        // path goes into the program.
+        // The browser starts itself again for each of its processes, so that a loader on its command
+        // line is not enough: the loader's path goes into the program.
         let root = fs::canonicalize(&folder).context("the browser's folder")?.join("root");
         let mut patch = Command::new(partial.join(LOADER));
         patch
@@ -107,9 +97,9 @@ impl Browser {
         output(&mut patch).context("naming the loader in the browser")?;
         fs::write(partial.join(STAMP), BROWSER.stamp).context("marking the browser's folder")?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
-        // The packages have done their duty; if they stay, they only take room.
+        // Not needed any more; packages that stay only take room.
         let _ = fs::remove_dir_all(&apt);
-        Self::unpacked().context("the browser was unpacked and is gone")
+        Self::unpacked().context("the unpacked browser is missing")
     }
 
     /// The browser for a test, or nothing if there is none here: then that is said, and the test may
@@ -150,74 +140,31 @@ impl Browser {
         })
     }
 
-    /// Draws `page` in a window of this size into a PNG file.
+    /// Loads `page` on each of these screens.
     ///
     /// # Errors
-    /// If the browser fails.
-    pub fn screenshot(&self, page: &Path, size: (u32, u32), picture: &Path) -> Result<()> {
-        let mut option = OsString::from("--screenshot=");
-        option.push(picture);
-        self.run(page, size, &option)?;
-        ensure!(picture.is_file(), "the browser has drawn no {}", picture.display());
-        Ok(())
-    }
-
-    /// Loads `page` in a window of this size.
-    ///
-    /// # Errors
-    /// If the browser fails.
-    pub fn load(&self, page: &Path, size: (u32, u32)) -> Result<Loaded> {
-        let (html, log) = self.run(page, size, &OsString::from("--dump-dom"))?;
-        let console =
-            log.lines().filter(|line| line.contains(":CONSOLE")).map(str::to_owned).collect();
-        Ok(Loaded { html, console })
-    }
-
-    /// Runs it to its end; what it wrote on both outputs.
-    fn run(&self, page: &Path, (w, h): (u32, u32), what: &OsString) -> Result<(String, String)> {
-        // Files, since nobody reads a pipe while it is waited for.
+    /// When the browser fails or does not answer in time; the error holds its log.
+    pub fn load(&self, page: &Path, screens: &[Screen]) -> Result<Vec<Loaded>> {
         let folder = tempfile::tempdir().context("a folder for the browser")?;
-        let (out, err) = (folder.path().join("out"), folder.path().join("err"));
         let page = fs::canonicalize(page).with_context(|| format!("finding {}", page.display()))?;
+        let address = format!("file://{}", page.display());
         let mut profile = OsString::from("--user-data-dir=");
         profile.push(folder.path().join("profile"));
-        let mut address = OsString::from("file://");
-        address.push(page);
         let mut command = Command::new(&self.program);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        // Pages are our own, and root has no sandbox.
+        // The pages are the project's own, and root has no sandbox.
         command
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"])
-            .args(["--disable-dev-shm-usage", "--enable-logging=stderr"])
-            .arg(format!("--window-size={w},{h}"))
-            .arg(profile)
-            .arg(what)
-            .arg(address)
-            .stdin(Stdio::null())
-            .stdout(File::create(&out)?)
-            .stderr(File::create(&err)?);
-        let mut child =
-            command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-        let ended = wait_until(PATIENCE, Duration::from_millis(10), || match child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            Ok(None) => Err("the browser runs still".to_owned()),
-            Err(error) => Err(error.to_string()),
+            .args(["--disable-dev-shm-usage", "--no-first-run"])
+            .arg(profile);
+        let log = folder.path().join("log");
+        let loaded = Devtools::start(&command, &log).and_then(|mut devtools| {
+            screens.iter().map(|screen| devtools.load(&address, *screen)).collect()
         });
-        let read = |path: &Path| -> Result<String> {
-            Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
-        };
-        let log = read(&err)?;
-        let status = match ended {
-            Ok(status) => status,
-            Err(error) => {
-                // It is given up, whether or not it can be killed.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error.context(log));
-            }
-        };
-        ensure!(status.success(), "the browser ended with {status}:\n{log}");
-        Ok((read(&out)?, log))
+        loaded.with_context(|| {
+            let log = fs::read(&log).unwrap_or_default();
+            format!("{}: {}", self.program.display(), String::from_utf8_lossy(&log))
+        })
     }
 }
 

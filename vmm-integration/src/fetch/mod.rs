@@ -8,6 +8,7 @@ use std::process::Command;
 
 pub(crate) mod apt;
 pub mod browser;
+mod devtools;
 pub mod packages;
 mod sysroot;
 
