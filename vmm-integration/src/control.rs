@@ -26,7 +26,7 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Errors
-    /// Where it is none.
+    /// When it is none.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("not JSON: {self:?}"))
     }
@@ -34,7 +34,7 @@ impl Answer {
     /// What the daemon says is wrong.
     ///
     /// # Errors
-    /// Where it says nothing of the kind.
+    /// When it says nothing of the kind.
     pub fn error(&self) -> Result<String> {
         let json = self.json()?;
         Ok(json["error"].as_str().with_context(|| format!("no error: {json}"))?.to_owned())
@@ -67,7 +67,7 @@ impl ControlSocket {
     /// A connection on which nothing was said.
     ///
     /// # Errors
-    /// Where nobody listens.
+    /// When no daemon listens.
     pub fn connect(&self) -> Result<UnixStream> {
         let stream = UnixStream::connect(&self.path)
             .with_context(|| format!("cannot connect to {}", self.path.display()))?;
@@ -79,7 +79,7 @@ impl ControlSocket {
     /// Asks on a connection of its own; an empty body is none.
     ///
     /// # Errors
-    /// Where there is no answer in time, or none that can be understood.
+    /// When there is no answer in time, or none that can be understood.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
         self.ask_with(method, path, "", body)
     }
@@ -87,7 +87,7 @@ impl ControlSocket {
     /// Asks with further header fields, each with its line end; see [`ControlSocket::ask`].
     ///
     /// # Errors
-    /// Where there is no answer in time, or none that can be understood.
+    /// When there is no answer in time, or none that can be understood.
     pub fn ask_with(&self, method: &str, path: &str, fields: &str, body: &str) -> Result<Answer> {
         let mut stream = self.connect()?;
         let length = body.len();
@@ -104,7 +104,7 @@ impl ControlSocket {
     /// What a `GET` of this path answers.
     ///
     /// # Errors
-    /// Where it is refused, or see [`ControlSocket::ask`].
+    /// When it is refused, or see [`ControlSocket::ask`].
     pub fn get(&self, path: &str) -> Result<Value> {
         self.done("GET", path, "")
     }
@@ -112,7 +112,7 @@ impl ControlSocket {
     /// What a request answers that must be possible.
     ///
     /// # Errors
-    /// Where it is refused, or see [`ControlSocket::ask`].
+    /// When it is refused, or see [`ControlSocket::ask`].
     pub fn done(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let answer = self.ask(method, path, body)?;
         if answer.status != 200 {

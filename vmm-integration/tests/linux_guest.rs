@@ -37,7 +37,7 @@ fn a_guest_without_a_balloon_keeps_its_memory() {
     // Only some of the memory is new to the host: the boot had touched and freed the rest.
     println!("{} MiB after the boot, {} MiB with the allocation", booted / MIB, full / MIB);
     assert!(full > booted && full >= 100 * MIB);
-    assert!(guest.resident_bytes().unwrap() >= full, "nothing gives memory back");
+    assert!(guest.resident_bytes().unwrap() >= full, "nothing discards memory");
 
     for mapped in [Mapped::Anonymous, Mapped::File] {
         let plan = FaultingPlan { mapped, tasks: 2, bytes: 16 * MIB, milliseconds: 200 };

@@ -14,7 +14,7 @@ use crate::memory::Mapping;
 
 /// More than a guest has CPUs.
 const MAX_TASKS: u32 = 64;
-/// Longer than anybody waits for an answer.
+/// The host's limit for an answer.
 const MAX_TIME: Duration = Duration::from_secs(600);
 /// Between two looks at the clock.
 const PAGES_A_LOOK: usize = 512;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the host and the agent inside the test guest say to each other.
+//! The protocol between the host and the agent inside the test guest.
 //!
 //! The agent is the guest's init and serves one virtio-serial port, [`PORT_NAME`]. Each message is
 //! one JSON object on a line of its own: the host sends [`Request`]s, the agent answers each with
@@ -40,7 +40,7 @@ pub const MAX_LINE_BYTES: usize = 256 * 1024;
 /// Folder of the guest in which the agent looks for `NAME.ko`, decompressed.
 pub const MODULE_DIR: &str = "/lib/modules";
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Chosen by the host, repeated in the answer.
@@ -53,7 +53,7 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// Asks who is there. Answer: [`Reply::Hello`].
+    /// Asks for kernel release, uptime and page size. Answer: [`Reply::Hello`].
     Hello,
     /// Loads `/lib/modules/NAME.ko`. Answer: [`Reply::Done`].
     LoadModule {
@@ -147,22 +147,22 @@ pub enum Command {
     PowerOff,
 }
 
-/// What the agent answers.
+/// An answer of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// The request's id; 0 when the request could not be read.
     pub id: u64,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It worked.
+    /// Success.
     Ok(Reply),
-    /// It did not.
+    /// Failure.
     Error(Failure),
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Init of the test guest: mounts what a Linux user space needs, opens its virtio-serial port, or
-//! the terminal that it is told to, and does what the host asks, until it is told to power off.
+//! the terminal named on the kernel's command line, and executes the host's commands until power-off.
 //!
 //! As process 1 it must never end: every error becomes an answer, every panic ends one command
 //! only and shows on the serial console.
@@ -123,7 +123,7 @@ fn mount_all() -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("mounting {folder}")),
         }
     }
-    // Not every kernel has it, nor does everybody need it.
+    // Not every kernel has it, and few tests need it.
     if let Err(error) = reports::mount_tracefs() {
         eprintln!("guest-agent: {error:#}");
     }
@@ -276,7 +276,7 @@ fn errno_name(error: &anyhow::Error) -> Option<String> {
     errno.map(|errno| format!("{errno:?}"))
 }
 
-/// Sends one answer. If that fails there is nobody to tell but the console.
+/// Sends one answer. A failure is printed on the console.
 fn answer(port: &Mutex<File>, id: u64, outcome: Outcome) {
     let sent = serde_json::to_vec(&Response { id, outcome }).map_err(anyhow::Error::from).and_then(
         |mut line| {

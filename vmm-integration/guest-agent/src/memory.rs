@@ -150,7 +150,7 @@ impl Mapping {
         Ok(Self { memory: Some((start.cast(), length)) })
     }
 
-    /// The first `bytes` of a file that nobody makes shorter; what is written stays here.
+    /// The first `bytes` of a file that is never truncated; what is written stays here.
     pub(crate) fn of_file(file: &File, bytes: u64) -> Result<Self> {
         let length = length(bytes)?;
         // SAFETY: as in `new`.
@@ -161,7 +161,7 @@ impl Mapping {
     /// Asks for huge pages, which a kernel need not have.
     pub(crate) fn advise_huge_pages(&mut self) {
         if let Some((start, length)) = self.memory {
-            // SAFETY: the advice changes neither contents nor who may use them.
+            // SAFETY: the advice changes neither contents nor access.
             let _ = unsafe { madvise(start.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
         }
     }
@@ -187,7 +187,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Some((start, length)) = self.memory {
-            // SAFETY: the range is the whole of a mapping that nobody else knows.
+            // SAFETY: the range is the whole of a mapping with no other user.
             if let Err(error) = unsafe { munmap(start.cast(), length.get()) } {
                 eprintln!("guest-agent: munmap of {length} bytes: {error}");
             }

@@ -4,7 +4,7 @@
 
 use guest_agent::race::{Offlines, OneOffline};
 
-/// So many of the longest are told one by one.
+/// Number of the longest that are listed one by one.
 const LONGEST: usize = 10;
 
 /// From when to when, in microseconds since the race began.

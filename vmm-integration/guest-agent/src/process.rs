@@ -11,7 +11,7 @@ use guest_agent::{ProcessEnd, pattern};
 
 use crate::memory::Mapping;
 
-/// Tells the program that it is to be such a process.
+/// Makes the program run as such a process.
 const ROLE: &str = "use-memory";
 
 /// Starts one that fills `bytes` of memory with a pattern and checks them, and waits for its end.

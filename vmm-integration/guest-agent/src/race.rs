@@ -3,8 +3,8 @@
 //! What the host asks of a race in the guest, and what came of it.
 //!
 //! A race is threads that take memory blocks offline and online, use memory, allocate huge pages
-//! and reconfigure reporting, all at the same time, until they have done what was asked or are told
-//! to stop.
+//! and reconfigure reporting, all at the same time, until they have done what was asked or the
+//! host stops them.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -62,7 +62,7 @@ impl Races {
         Ok(())
     }
 
-    /// How it stands. With `stop` its threads are told to end; they may be in the kernel still.
+    /// Returns the state of the race. With `stop` its threads end, once the kernel lets them go.
     pub(crate) fn report(&self, stop: bool) -> Result<RaceReport> {
         let current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let race = current.as_ref().context("there was no race: start one first")?;

@@ -95,7 +95,7 @@ impl DaemonProcess {
     /// Starts `binary` with `--socket-path` and waits until it says that it listens.
     ///
     /// # Errors
-    /// Where it cannot be started, ends, or is not ready in time; the error holds its log.
+    /// When it cannot be started, ends, or is not ready in time; the error holds its log.
     pub fn spawn(binary: &Path, options: &DaemonOptions) -> Result<Self> {
         Self::listening(binary, options, new_dir()?)
     }
@@ -129,7 +129,7 @@ impl DaemonProcess {
     /// not wait for anything.
     ///
     /// # Errors
-    /// Where it cannot be started.
+    /// When it cannot be started.
     pub fn spawn_on(binary: &Path, socket: OwnedFd, options: &DaemonOptions) -> Result<Self> {
         let argument = format!("--fd={PASSED_FD}").into();
         Self::start(binary, argument, Some(socket), options, new_dir()?)
@@ -210,7 +210,7 @@ impl DaemonProcess {
     /// ended is not waited for.
     ///
     /// # Errors
-    /// Where its log cannot be watched.
+    /// When its log cannot be watched.
     pub fn wait_for_log(&self, text: &str, timeout: Duration) -> Result<bool> {
         self.wait_for_lines(timeout, |lines| lines.contains(text))
     }
@@ -240,7 +240,7 @@ impl DaemonProcess {
     /// goes on for longer, it is the last that has ended.
     ///
     /// # Errors
-    /// Where none has ended within `timeout`, or the line cannot be read.
+    /// When none has ended within `timeout`, or the line cannot be read.
     pub fn session_summary(&self, timeout: Duration) -> Result<Summary> {
         self.wait_for_lines(timeout, |lines| {
             let sessions = lines.matches(CONNECTED).count();
@@ -253,7 +253,7 @@ impl DaemonProcess {
     /// How many file descriptors it holds.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// When it is gone.
     pub fn fd_count(&self) -> Result<usize> {
         let fds = format!("/proc/{}/fd", self.pid());
         Ok(fs::read_dir(&fds).with_context(|| format!("cannot list {fds}"))?.count())
@@ -262,7 +262,7 @@ impl DaemonProcess {
     /// How many mappings its address space has.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// When it is gone.
     pub fn mapping_count(&self) -> Result<usize> {
         let maps = format!("/proc/{}/maps", self.pid());
         Ok(fs::read_to_string(&maps)
@@ -274,7 +274,7 @@ impl DaemonProcess {
     /// The names of its threads.
     ///
     /// # Errors
-    /// Where it is gone.
+    /// When it is gone.
     pub fn threads(&self) -> Result<Vec<String>> {
         let tasks = format!("/proc/{}/task", self.pid());
         let mut names = Vec::new();
@@ -299,7 +299,7 @@ impl DaemonProcess {
     /// Asks it to end (SIGTERM) and waits until it is gone.
     ///
     /// # Errors
-    /// Where it is still there after `timeout`; it is killed then, and the error holds its log.
+    /// When it is still there after `timeout`; it is killed then, and the error holds its log.
     pub fn terminate(&mut self, timeout: Duration) -> Result<Ended> {
         let start = Instant::now();
         self.signal(Signal::TERM)?;
@@ -340,7 +340,7 @@ impl DaemonProcess {
 
 impl Drop for DaemonProcess {
     fn drop(&mut self) {
-        // It may be gone, and nobody is left to tell.
+        // Both fail only when the process has been waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -18,11 +18,11 @@ pub struct Summary {
     pub ranges: u64,
     /// Bytes in those ranges.
     pub bytes_reported: u64,
-    /// Bytes given back to the host.
+    /// Bytes discarded.
     pub bytes_discarded: u64,
     /// Discarding system calls.
     pub discard_calls: u64,
-    /// Bytes left alone, by the reason's name.
+    /// Bytes skipped, by the reason's name.
     pub skipped_bytes: BTreeMap<String, u64>,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a run needs and a machine may lack: packages, programs, a browser.
+//! Packages, programs and a browser that tests need and a machine may lack.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ mod sysroot;
 
 pub use sysroot::Sysroot;
 
-/// What happens during the set-up, for whoever shows it.
+/// Progress of the set-up, to be shown.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SetupEvent {
-    /// Something begins; a text for a human.
+    /// A step begins; its text.
     Step(String),
-    /// Something is not as it was asked for, and the set-up goes on; a text for a human.
+    /// The set-up continues with something other than asked for; the reason.
     Warning(String),
     /// A download begins.
     Download {
@@ -45,9 +45,9 @@ pub enum SetupEvent {
 /// A program and the arguments that come before all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tool {
-    /// What is started.
+    /// The program's path.
     pub program: PathBuf,
-    /// Its first arguments.
+    /// The first arguments.
     pub args: Vec<OsString>,
 }
 
@@ -62,6 +62,6 @@ impl Tool {
 
 /// The folder for all that is fetched, built and cached: `target/guest` of the workspace.
 pub fn guest_dir() -> PathBuf {
-    // Not CARGO_TARGET_DIR: whoever builds into several folders still wants one download.
+    // Not CARGO_TARGET_DIR: several target folders share one download.
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest")
 }

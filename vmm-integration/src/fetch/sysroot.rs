@@ -27,7 +27,7 @@ pub struct Sysroot {
 }
 
 impl Sysroot {
-    /// Makes the folder `root` below `guest_dir`, unless it is there already.
+    /// Makes the folder `root` below `guest_dir`, unless it exists.
     ///
     /// Can be interrupted at any time and run by several processes at once.
     ///
@@ -99,7 +99,7 @@ impl Sysroot {
         fs::write(&stamp, stamp_of(recipe, &pins))
             .with_context(|| format!("writing {}", stamp.display()))?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
-        // The packages have done their duty; if they stay, they only take room.
+        // The packages are not needed any more; if they stay, they only take room.
         let _ = fs::remove_dir_all(&apt_dir);
         events(SetupEvent::Step("the test guest is set up".to_owned()));
         Ok(Self { root })
@@ -130,7 +130,7 @@ impl Sysroot {
         }
     }
 
-    /// QEMU, told where its firmware is.
+    /// QEMU with the folders of its firmware.
     pub(crate) fn qemu(&self) -> Tool {
         let mut tool = self.tool("qemu-system-x86_64");
         for data in ["usr/share/qemu", "usr/share/seabios"] {
@@ -154,7 +154,7 @@ impl Sysroot {
         images.sort();
         images.pop().with_context(|| {
             format!(
-                "no kernel image for the modules in {}: remove the folder to have it made anew",
+                "no kernel image for the modules in {}: remove the folder and run `cargo xtask setup`",
                 modules.display()
             )
         })

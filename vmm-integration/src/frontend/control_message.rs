@@ -57,7 +57,7 @@ impl ControlMessage {
     /// no ring and is not announced.
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn prepare(self, guest: &mut Attachment, spare: usize) -> Result<()> {
         match self {
             Self::RemMemReg => guest.add_region(spare),
@@ -68,7 +68,7 @@ impl ControlMessage {
     /// Sends it for the queue with this index, and waits for the answer.
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn send(self, guest: &mut Attachment, queue: u16, spare: usize) -> Result<()> {
         let number = usize::from(queue);
         match self {
@@ -111,7 +111,7 @@ impl ControlMessage {
     /// Has the queue run again as before.
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn undo(self, guest: &mut Attachment, queue: u16, spare: usize) -> Result<()> {
         match self {
             // The backend knows from the used ring where to go on.

@@ -81,7 +81,7 @@ impl Notify for Line {
     }
 }
 
-/// The VMM's end of a line. When it is dropped nothing more will come, and who waits is told.
+/// The VMM's end of a line. Dropping it wakes every waiter: no notification will follow.
 pub(super) struct LineEnd(Line);
 
 impl LineEnd {

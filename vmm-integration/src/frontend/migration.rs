@@ -39,7 +39,7 @@ impl DirtyLog {
     /// A clean log for the addresses below `end`.
     ///
     /// # Errors
-    /// Where there is no memory for it.
+    /// When there is no memory for it.
     pub fn new(end: Gpa) -> Result<Self> {
         let file = memfd_create("dirty-log", MemfdFlags::CLOEXEC).context("dirty log")?;
         let bytes = end.0.div_ceil(LOG_PAGE * u64::from(u8::BITS)).max(1);
@@ -50,7 +50,7 @@ impl DirtyLog {
     /// The pages that are dirty, which are clean from now on.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// When it cannot be read.
     pub fn take(&self) -> Result<Vec<Gpa>> {
         let mut bits = vec![0; usize::try_from(self.bytes)?];
         self.file.read_exact_at(&mut bits, 0)?;
@@ -69,7 +69,7 @@ impl Attachment {
     /// Shares a log of dirty pages (VHOST_USER_SET_LOG_BASE).
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn set_log(&mut self, log: &DirtyLog) -> Result<()> {
         let region = VhostUserDirtyLogRegion {
             mmap_size: log.bytes,
@@ -82,7 +82,7 @@ impl Attachment {
     /// Starts or stops logging (`VHOST_F_LOG_ALL`). The driver's features stay what they are.
     ///
     /// # Errors
-    /// Where the backend refuses, or does not offer it.
+    /// When the backend refuses, or does not offer it.
     pub fn set_logging(&mut self, on: bool) -> Result<()> {
         let log_all = VhostUserVirtioFeatures::LOG_ALL.bits();
         ensure!(self.offered & log_all != 0, "VHOST_F_LOG_ALL is not offered");
@@ -93,7 +93,7 @@ impl Attachment {
     /// Has the backend write its state into `pipe` (VHOST_USER_SET_DEVICE_STATE_FD).
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn start_save(&mut self, pipe: OwnedFd) -> Result<()> {
         self.start_transfer(VhostTransferStateDirection::SAVE, pipe)
     }
@@ -101,7 +101,7 @@ impl Attachment {
     /// Has the backend read its state from `pipe` (VHOST_USER_SET_DEVICE_STATE_FD).
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn start_load(&mut self, pipe: OwnedFd) -> Result<()> {
         self.start_transfer(VhostTransferStateDirection::LOAD, pipe)
     }
@@ -120,7 +120,7 @@ impl Attachment {
     /// Asks whether the transfer went well (VHOST_USER_CHECK_DEVICE_STATE).
     ///
     /// # Errors
-    /// Where it did not.
+    /// When it did not.
     pub fn check_state(&mut self) -> Result<()> {
         self.control("check device state", |frontend| frontend.check_device_state())
     }
@@ -128,7 +128,7 @@ impl Attachment {
     /// The backend's state, of queues that are stopped.
     ///
     /// # Errors
-    /// Where the backend refuses or fails.
+    /// When the backend refuses or fails.
     pub fn save_state(&mut self) -> Result<Vec<u8>> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         self.start_save(write)?;
@@ -138,10 +138,10 @@ impl Attachment {
         Ok(state)
     }
 
-    /// Gives the backend a state that was saved.
+    /// Loads a saved state into the backend.
     ///
     /// # Errors
-    /// Where the backend refuses or fails.
+    /// When the backend refuses or fails.
     pub fn load_state(&mut self, state: &[u8]) -> Result<()> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         self.start_load(read)?;

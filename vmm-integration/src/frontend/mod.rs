@@ -107,7 +107,7 @@ impl Attachment {
     /// are fresh ones.
     ///
     /// # Errors
-    /// Where the backend refuses or does not answer, or the options do not fit it or the RAM.
+    /// When the backend refuses or does not answer, or the options do not fit it or the RAM.
     pub fn connect(socket: &Path, ram: &Ram, options: AttachOptions) -> Result<Self> {
         Self::open(dial(socket)?, ram.clone(), options, BTreeMap::new())
     }
@@ -128,7 +128,7 @@ impl Attachment {
     /// See [`Attachment::connect`]; also where not every feature in use is offered again.
     pub fn reconnect(self, socket: &Path) -> Result<Self> {
         let (ram, features, queues) = (self.ram, self.features, self.queues);
-        // What was decided once stays, and so does what the backend was told since.
+        // Decisions of the first connection stay, and so do regions that were added or removed since.
         let regions = Some(self.announced);
         let options = AttachOptions { features, regions, free_pages: None, ..self.options };
         // The backend has to see the hang-up first: it may serve one frontend at a time.
@@ -335,7 +335,7 @@ impl Attachment {
     /// Acks exactly `features`, now.
     ///
     /// # Errors
-    /// Where the backend refuses them.
+    /// When the backend refuses them.
     pub fn set_features(&mut self, features: u64) -> Result<()> {
         self.control("set features", |frontend| frontend.set_features(features))?;
         self.features = features;
@@ -350,7 +350,7 @@ impl Attachment {
     /// Reads `len` bytes of the configuration space from `offset`.
     ///
     /// # Errors
-    /// Where the backend refuses or VHOST_USER_PROTOCOL_F_CONFIG was not negotiated.
+    /// When the backend refuses or VHOST_USER_PROTOCOL_F_CONFIG was not negotiated.
     pub fn read_config(&mut self, offset: u32, len: u32) -> Result<Vec<u8>> {
         let zeroes = vec![0; usize::try_from(len)?];
         let flags = VhostUserConfigFlags::empty();
@@ -391,7 +391,7 @@ impl Attachment {
     /// is in its balloon has used the queue, and the device forgets what was said before that.
     ///
     /// # Errors
-    /// Where the queue is not set up, or the chain does not come back.
+    /// When the queue is not set up, or the chain does not come back.
     pub fn use_balloon(&mut self) -> Result<()> {
         let queue = self.index(BalloonQueue::Inflate).context("no inflate queue")?;
         let nothing = Buffer::writable(self.scratch.start(), 4);
@@ -401,7 +401,7 @@ impl Attachment {
     /// Waits for the backend to say that the configuration space has changed; says whether it did.
     ///
     /// # Errors
-    /// Where VHOST_USER_PROTOCOL_F_BACKEND_REQ was not negotiated, or another request came.
+    /// When VHOST_USER_PROTOCOL_F_BACKEND_REQ was not negotiated, or another request came.
     pub fn wait_config_change(&mut self, timeout: Duration) -> Result<bool> {
         match &mut self.config_channel {
             Some(channel) => channel.wait(timeout),
@@ -424,7 +424,7 @@ impl Attachment {
     /// Makes `regions`, by index, all that the backend knows of (VHOST_USER_SET_MEM_TABLE).
     ///
     /// # Errors
-    /// Where the backend refuses, or for more than the message holds.
+    /// When the backend refuses, or for more than the message holds.
     pub fn set_mem_table(&mut self, regions: &[usize]) -> Result<()> {
         let infos: Result<Vec<_>> = regions.iter().map(|r| self.ram.region_info(*r)).collect();
         let infos = infos?;
@@ -436,7 +436,7 @@ impl Attachment {
     /// Announces another region (VHOST_USER_ADD_MEM_REG).
     ///
     /// # Errors
-    /// Where the backend refuses or VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS was not negotiated.
+    /// When the backend refuses or VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS was not negotiated.
     pub fn add_region(&mut self, region: usize) -> Result<()> {
         let info = self.ram.region_info(region)?;
         self.control("add memory region", |frontend| frontend.add_mem_region(&info).map(|_| ()))?;

@@ -35,7 +35,7 @@ pub struct AttachOptions {
     pub free_pages: Option<FreePages>,
     /// The protocol features to ack, of those that are offered.
     pub protocol_features: VhostUserProtocolFeatures,
-    /// Who numbers the queues.
+    /// The numbering of the queues: Linux's or the specification's.
     pub numbering: QueueNumbering,
     /// The queues to set up; by default those that the acked features bring.
     pub queues: Option<Vec<u16>>,

@@ -28,7 +28,7 @@ use vhost::{
 /// A ring with its notifications. Both outlive the connection that they were made for.
 pub(super) struct Queue {
     pub(super) layout: RingLayout,
-    /// None once somebody has taken it.
+    /// None after it was taken.
     ring: Option<DriverRing<Ram>>,
     pub(super) line: LineEnd,
 }
@@ -72,10 +72,10 @@ impl Attachment {
     }
 
     /// Hands a queue out, to be used on any thread: the driver's half of its ring, and its
-    /// notifications. They stay good when the backend is connected anew.
+    /// notifications. They stay valid when the frontend reconnects.
     ///
     /// # Errors
-    /// Where the queue was not set up or was taken before.
+    /// When the queue was not set up or was taken before.
     pub fn take_queue(&mut self, index: u16) -> Result<(DriverRing<Ram>, Line)> {
         let queue = self.queue(index)?;
         let ring = queue.ring.take();
@@ -95,7 +95,7 @@ impl Attachment {
     /// The driver's half of a queue's ring.
     ///
     /// # Errors
-    /// Where the queue was not set up or was taken.
+    /// When the queue was not set up or was taken.
     pub fn ring(&mut self, index: u16) -> Result<&mut DriverRing<Ram>> {
         let ring = self.queue(index)?.ring.as_mut();
         ring.with_context(|| format!("queue {index} was taken"))
@@ -105,7 +105,7 @@ impl Attachment {
     /// the device does.
     ///
     /// # Errors
-    /// Where the queue was not set up or was taken.
+    /// When the queue was not set up or was taken.
     pub fn reset_ring(&mut self, index: u16) -> Result<()> {
         let (ram, event_idx) = (self.ram.clone(), self.event_idx());
         let ring = self.ring(index)?;
@@ -117,7 +117,7 @@ impl Attachment {
     /// first chain to take, its addresses and its notifications. Enabling it is apart.
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn start_queue(&mut self, index: u16, base: u16) -> Result<()> {
         let layout = self.queue(index)?.layout;
         let number = usize::from(index);
@@ -145,7 +145,7 @@ impl Attachment {
     /// message, and a queue is enabled from the start.
     ///
     /// # Errors
-    /// Where the backend refuses, or for disabling without that message.
+    /// When the backend refuses, or for disabling without that message.
     pub fn enable_queue(&mut self, index: u16, enable: bool) -> Result<()> {
         if self.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 && enable {
             return Ok(());
@@ -159,7 +159,7 @@ impl Attachment {
     /// the backend has not taken. Once it has answered, it leaves the guest's memory alone.
     ///
     /// # Errors
-    /// Where the backend refuses.
+    /// When the backend refuses.
     pub fn stop_queue(&mut self, index: u16) -> Result<u16> {
         let base =
             self.control("get vring base", |frontend| frontend.get_vring_base(usize::from(index)))?;
@@ -178,7 +178,7 @@ impl Attachment {
     /// Kicks a queue, whether or not the device asked for it.
     ///
     /// # Errors
-    /// Where the queue was not set up.
+    /// When the queue was not set up.
     pub fn kick(&mut self, index: u16) -> Result<()> {
         self.queue(index)?.line.line().send_kick()
     }
@@ -187,7 +187,7 @@ impl Attachment {
     /// whether it did.
     ///
     /// # Errors
-    /// Where the queue was not set up.
+    /// When the queue was not set up.
     pub fn publish(&mut self, index: u16) -> Result<bool> {
         let ring = self.ring(index)?;
         ring.publish()?;
@@ -201,7 +201,7 @@ impl Attachment {
     /// Waits for the device's notification of a queue and takes it; says whether one came.
     ///
     /// # Errors
-    /// Where the queue was not set up.
+    /// When the queue was not set up.
     pub fn wait_call(&mut self, index: u16, timeout: Duration) -> Result<bool> {
         self.queue(index)?.line.line().wait_call(Some(timeout))
     }
@@ -210,7 +210,7 @@ impl Attachment {
     /// in time. Needs used notifications that were not put off.
     ///
     /// # Errors
-    /// Where the device returned what it was not given.
+    /// When the device returned what it was not given.
     pub fn wait_used(&mut self, index: u16, timeout: Duration) -> Result<Option<Used>> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -225,7 +225,7 @@ impl Attachment {
         }
     }
 
-    /// Reports `range` with a pattern in it, and says whether it was given back. What was not has to
+    /// Reports `range` with a pattern in it, and returns whether it was discarded. What was not has to
     /// be as it was.
     ///
     /// # Errors
@@ -246,7 +246,7 @@ impl Attachment {
     /// Submits `buffers` as one chain and waits until it comes back.
     ///
     /// # Errors
-    /// Where the ring is full, the chain does not come back in time, or another one does.
+    /// When the ring is full, the chain does not come back in time, or another one does.
     pub fn submit_and_wait(&mut self, index: u16, buffers: &[Buffer]) -> Result<Used> {
         let head = self.ring(index)?.add_chain(buffers)?;
         self.publish(index)?;

@@ -41,7 +41,7 @@ impl Ram {
     /// Fills `range` with the pattern of `generation`, as the guest's own CPUs would.
     ///
     /// # Errors
-    /// Where `range` is not made of whole pages of 4096 bytes of RAM.
+    /// When `range` is not made of whole pages of 4096 bytes of RAM.
     pub fn write_pattern(&self, range: GpaRange, generation: u16) -> Result<()> {
         for_each_page_start(range, |at| {
             self.write(at, &pattern::page(at, generation))?;
@@ -87,7 +87,7 @@ impl Ram {
     /// Whether every byte of `range` is zero.
     ///
     /// # Errors
-    /// Where `range` is not all RAM or cannot be read.
+    /// When `range` is not all RAM or cannot be read.
     pub fn is_zero(&self, range: GpaRange) -> Result<bool> {
         let mut zero = true;
         self.for_each_chunk(range, |_, bytes| {

@@ -32,7 +32,7 @@ pub enum Backing {
 }
 
 impl Backing {
-    /// The smallest piece that can be given back, in bytes.
+    /// Size of the smallest piece that can be discarded, in bytes.
     pub const fn page_bytes(self) -> u64 {
         match self {
             Self::Memfd | Self::Transparent | Self::LimitedTmpfs { .. } | Self::File => {

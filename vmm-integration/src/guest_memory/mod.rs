@@ -96,7 +96,7 @@ impl Ram {
         &self.0.regions
     }
 
-    /// What a region is backed with, in bytes: the smallest piece that can be given back.
+    /// Page size of a region's backing in bytes: the smallest piece that can be discarded.
     ///
     /// # Panics
     /// Without such a region.
@@ -122,7 +122,7 @@ impl Ram {
         self.segments(range).map(|segment| segment.range.len()).sum::<u64>() == range.len()
     }
 
-    /// What `range` can give back: its pieces, one a region, rounded inward to whole pages of what
+    /// The parts of `range` that can be discarded: its pieces, one a region, rounded inward to whole pages of what
     /// backs them.
     pub fn whole_pages(&self, range: GpaRange) -> impl Iterator<Item = GpaRange> + '_ {
         self.segments(range).filter_map(|segment| {
@@ -148,7 +148,7 @@ impl Ram {
     /// What the process calls the byte at `at`, which is how vhost-user names rings.
     ///
     /// # Errors
-    /// Where `at` is not RAM.
+    /// When `at` is not RAM.
     pub fn user_addr(&self, at: Gpa) -> Result<u64> {
         Ok(self.host_pointer(at)? as u64)
     }
@@ -194,7 +194,7 @@ impl Ram {
     /// Fills every hole of `range` with zeroed pages. Needs Linux 5.14.
     ///
     /// # Errors
-    /// Where `range` is not all RAM, or memory is out.
+    /// When `range` is not all RAM, or memory is out.
     pub fn populate(&self, range: GpaRange) -> Result<()> {
         self.advise(range, Advice::LinuxPopulateWrite)
     }
@@ -203,7 +203,7 @@ impl Ram {
     /// files keep them.
     ///
     /// # Errors
-    /// Where `range` is not all RAM.
+    /// When `range` is not all RAM.
     pub fn forget(&self, range: GpaRange) -> Result<()> {
         self.advise(range, Advice::LinuxDontNeed)
     }

@@ -30,7 +30,7 @@ impl<'a> Arena<'a> {
     /// report, both in RAM; `indirect` says whether the driver may use indirect tables.
     ///
     /// # Errors
-    /// Where there is too little RAM to play in.
+    /// When there is too little RAM to play in.
     pub fn new(
         ram: &'a Ram,
         ring: &'a mut DriverRing<Ram>,

@@ -41,7 +41,7 @@ mod tables;
 
 pub use arena::Arena;
 
-/// What becomes of the chains that a case has offered.
+/// The chains that a device must return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Return {
     /// This many come back, each with length 0.
@@ -51,7 +51,7 @@ pub enum Return {
     RingRefused,
 }
 
-/// What a device makes of a case.
+/// The effects of a case that a device may have.
 #[derive(Clone, Debug)]
 pub struct Expectation {
     /// Well-formed reports: gone once the chains are back.
@@ -100,7 +100,7 @@ impl HostileCase {
     /// the shape that the case needs: nothing is offered then.
     ///
     /// # Errors
-    /// Where the ring has too few free descriptors.
+    /// When the ring has too few free descriptors.
     pub fn write(&self, arena: &mut Arena<'_>) -> Result<Option<Expectation>> {
         (self.write)(arena).with_context(|| format!("cannot write case {}", self.name))
     }
@@ -194,7 +194,7 @@ pub fn check(ram: &Ram, generation: u16, expected: &Expectation, reserved: GpaRa
     Ok(())
 }
 
-/// What discarding `ranges` gives back: merged, then whole pages region by region.
+/// The bytes that discarding `ranges` frees: merged, then whole pages region by region.
 fn discarded(ram: &Ram, mut ranges: Vec<GpaRange>) -> Vec<GpaRange> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable();

@@ -40,7 +40,7 @@ pub struct AgentClient {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Who waits for which answer; none once the connection is closed.
+/// The callers that wait, by request; none after the connection has closed.
 struct Waiting(Mutex<Option<HashMap<u64, Sender<Outcome>>>>);
 
 impl Waiting {
@@ -61,7 +61,7 @@ impl AgentClient {
                 if let Err(error) = why {
                     eprintln!("guest agent: {error:#}");
                 }
-                // Drops the senders, which wakes all who wait.
+                // Drops the senders, which wakes all waiting callers.
                 waiting.lock().take();
             })
         };
@@ -83,7 +83,7 @@ impl AgentClient {
     }
 
     fn exchange(&self, command: Command, timeout: Duration) -> Result<Reply> {
-        let gone = || anyhow!("the guest has gone: its VMM ended or the connection broke");
+        let gone = || anyhow!("the guest is gone: its VMM has ended or closed the connection");
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut line = serde_json::to_vec(&Request { id, command })?;
         line.push(b'\n');
@@ -119,7 +119,7 @@ impl AgentClient {
         }
     }
 
-    /// Asks who is there.
+    /// Asks for the guest's kernel release, uptime and page size.
     ///
     /// # Errors
     /// See [`AgentClient`].
@@ -206,7 +206,7 @@ impl AgentClient {
         Ok(verified.checked_bytes)
     }
 
-    /// Gives an allocation back to the guest's kernel.
+    /// Frees an allocation.
     ///
     /// # Errors
     /// See [`AgentClient`].
@@ -214,8 +214,8 @@ impl AgentClient {
         self.done(Command::Free { id }, LONG)
     }
 
-    /// Has a process of its own fill memory and check it, be there enough of it or not, and says how
-    /// it ended.
+    /// Runs a process that fills memory and checks it, whether or not there is enough memory; returns
+    /// how the process ended.
     ///
     /// # Errors
     /// See [`AgentClient`]; also when the memory does not hold what was written to it.
@@ -309,7 +309,7 @@ impl AgentClient {
         self.done(Command::StartRace { plan: plan.clone() }, QUICK)
     }
 
-    /// How the race stands; with `stop` it is told to end.
+    /// Returns the state of the race. With `stop` the race ends.
     ///
     /// # Errors
     /// See [`AgentClient`]; also when there was none.
@@ -320,10 +320,10 @@ impl AgentClient {
         }
     }
 
-    /// Asks the guest to power off. It has no time to answer, so there is nothing to wait for but
-    /// the end of QEMU.
+    /// Asks the guest to power off. The guest does not answer: wait for
+    /// the end of its VMM.
     pub(crate) fn power_off(&self) {
-        // Whatever comes back, the caller looks whether QEMU ends.
+        // The caller waits for the end of the VMM, whatever the answer.
         let _ = self.exchange(Command::PowerOff, QUICK);
     }
 }
@@ -342,7 +342,7 @@ impl Drop for AgentClient {
 }
 
 fn unexpected(reply: &Reply) -> anyhow::Error {
-    anyhow!("the guest gave an answer of another kind: {reply:?}")
+    anyhow!("unexpected answer from the guest agent (got {reply:?})")
 }
 
 /// Hands out answers until the connection ends.
@@ -362,11 +362,11 @@ fn read_answers(connection: UnixStream, waiting: &Waiting) -> Result<()> {
         let sender = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
         match (sender, outcome) {
             (Some(sender), outcome) => {
-                // Nobody there: it gave up at this moment.
+                // The caller has just timed out.
                 let _ = sender.send(outcome);
             }
             (None, Outcome::Error(failure)) if id == 0 => bail!("the agent complains: {failure}"),
-            // Somebody asked and gave up.
+            // The caller has timed out.
             (None, _) => {}
         }
     }
@@ -418,7 +418,7 @@ mod tests {
             read_request(&mut BufReader::new(&port));
             port.shutdown(std::net::Shutdown::Both).unwrap();
             let error = waiting.join().unwrap().unwrap_err();
-            assert!(format!("{error:#}").contains("has gone"), "{error:#}");
+            assert!(format!("{error:#}").contains("is gone"), "{error:#}");
         });
         assert!(client.meminfo().is_err());
     }

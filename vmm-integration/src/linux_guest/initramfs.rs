@@ -43,7 +43,7 @@ pub(crate) fn pack(guest_dir: &Path, agent: &Path, modules: &[(&str, &Path)]) ->
 fn archive(init: &[u8], modules: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     let mut archive = Archive { bytes: Vec::new(), inodes: 0 };
     archive.add("dev", ModeFileType::Directory, 0o755, &[])?;
-    // The kernel opens it for init before anybody could mount devtmpfs.
+    // The kernel opens it for init before devtmpfs can be mounted.
     archive.add_console()?;
     // The kernel takes folders only in order: a parent comes before what is in it.
     let module_dir = MODULE_DIR.trim_start_matches('/');

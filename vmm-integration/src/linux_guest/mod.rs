@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The real guest: an unmodified Linux kernel with our agent as its init.
+//! The Linux guest: an unmodified kernel with our agent as its init.
 
 mod agent;
 pub(crate) mod build;

@@ -18,7 +18,7 @@ impl MemoryLimit {
     /// that, where the kernel has the memory controller and does not use it elsewhere.
     ///
     /// # Errors
-    /// Where it cannot be made.
+    /// When it cannot be made.
     pub fn new(bytes: u64) -> Result<Self> {
         let name = format!("vhost-device-balloon-{}", std::process::id());
         for (root, limit) in

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the host can see of a guest's memory, and helpers to measure over time.
+//! A guest's memory and CPU time as the host sees them, and curves over time.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Bytes that the host holds for a memfd (or any file): what a discard brings down.
+/// Bytes allocated to a memfd or any other file. A discard lowers them.
 ///
 /// # Errors
 /// When `fstat` fails.
@@ -24,8 +24,8 @@ pub fn resident_bytes(memory: &File) -> Result<u64> {
     Ok(metadata.blocks().saturating_mul(512))
 }
 
-/// The proportional set size of a process in bytes: its memory, shared pages divided among those
-/// who map them.
+/// The proportional set size of a process in bytes: its memory, each shared
+/// page divided by the number of processes that map it.
 ///
 /// # Errors
 /// When the process is gone or another user's.
@@ -99,10 +99,10 @@ pub fn main_thread_cpu_time(pid: u32) -> Result<Duration> {
     parse_schedstat(&fs::read_to_string(&path).with_context(|| format!("reading {path}"))?)
 }
 
-/// CPU time of the thread that asks.
+/// CPU time of the calling thread.
 ///
 /// # Errors
-/// Where `/proc` does not tell.
+/// When `/proc` cannot be read.
 pub fn thread_cpu_time() -> Result<Duration> {
     let path = "/proc/thread-self/schedstat";
     parse_schedstat(&fs::read_to_string(path).with_context(|| format!("reading {path}"))?)
@@ -114,10 +114,11 @@ fn parse_schedstat(text: &str) -> Result<Duration> {
     Ok(Duration::from_nanos(first.with_context(|| format!("schedstat is {text:?}"))?))
 }
 
-/// Asks every `period` until `condition` gives a value, for what the kernel has no event for.
+/// Calls `condition` every `period` until it returns a value. For conditions that the kernel has no
+/// event for.
 ///
 /// # Errors
-/// With the last thing that `condition` said once `deadline` has passed since the call.
+/// When `deadline` has passed; with the last reason of `condition`.
 pub fn wait_until<T>(
     deadline: Duration,
     period: Duration,
@@ -136,22 +137,22 @@ pub fn wait_until<T>(
     }
 }
 
-/// Leaves a socket at `path` that nobody listens on, as a process that was killed does.
+/// Leaves a socket at `path` without a listener, as a killed process does.
 ///
 /// A process that another thread is just starting has a copy of the listener until it runs its own
-/// program, so it is waited for that nobody is there.
+/// program, so this waits until connections are refused.
 ///
 /// # Errors
-/// Where there can be no socket, or it does not die.
+/// When there can be no socket, or it does not die.
 pub fn leave_dead_socket(path: &Path) -> Result<()> {
     drop(UnixListener::bind(path).with_context(|| format!("cannot bind {}", path.display()))?);
     wait_until_refused(path)
 }
 
-/// Waits until nobody listens on the socket at `path` any more: see [`leave_dead_socket`].
+/// Waits until the socket at `path` refuses connections: see [`leave_dead_socket`].
 ///
 /// # Errors
-/// Where somebody still does after a while.
+/// When it still accepts them after 20 s.
 pub fn wait_until_refused(path: &Path) -> Result<()> {
     wait_until(Duration::from_secs(20), Duration::from_millis(1), || {
         match UnixStream::connect(path) {
@@ -201,7 +202,7 @@ impl Sampler {
                 let mut next = start;
                 loop {
                     let guest_used_bytes = guest_used_bytes();
-                    // Last, since it is what the time is to be of.
+                    // Last, so that the time belongs to this value.
                     let host_resident_bytes = resident_bytes(&memory)?;
                     let seconds = start.elapsed().as_secs_f64();
                     lock(&samples).push(Sample { seconds, guest_used_bytes, host_resident_bytes });
@@ -242,7 +243,7 @@ impl Sampler {
 
 impl Drop for Sampler {
     fn drop(&mut self) {
-        // Whoever wants to know calls `stop`.
+        // A caller that needs the error calls `stop`.
         let _ = self.join();
     }
 }

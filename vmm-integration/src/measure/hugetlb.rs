@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The host's pools of huge pages, of which there are none unless somebody reserves them.
+//! The host's pools of huge pages, which are empty unless an administrator fills them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
-/// What this process has added to pools and not taken back.
+/// Pages that this process has added to pools and not removed.
 static ADDED: Mutex<Vec<Added>> = Mutex::new(Vec::new());
 
 /// Pages that were added to a pool.
@@ -22,9 +22,9 @@ fn added() -> MutexGuard<'static, Vec<Added>> {
     ADDED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A pool of huge pages. What was added to it is taken back when this is dropped.
+/// A pool of huge pages. Dropping it removes the pages that were added.
 ///
-/// Who ends the process otherwise calls [`take_back_all`]; SIGKILL leaves the pool raised.
+/// Code that ends the process otherwise calls [`take_back_all`]. SIGKILL leaves the pool raised.
 #[derive(Debug)]
 pub struct Pool {
     /// Its entry among those that were raised, if it was.
@@ -36,7 +36,7 @@ impl Pool {
     /// where it is too small. Root may do that.
     ///
     /// # Errors
-    /// Where the host has no such pages, or not so many.
+    /// When the host has no such pages, or not so many.
     pub fn with_free(page_bytes: u64, bytes: u64) -> Result<Self> {
         let kib = page_bytes >> 10;
         let folder = PathBuf::from(format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB"));
@@ -57,7 +57,7 @@ impl Pool {
         let file = folder.join("nr_hugepages");
         let before = number(&file)?;
         let id = {
-            // Held until it is known, so that who takes everything back meanwhile has this as well.
+            // Held until it is known, so that `take_back_all` takes these pages, too.
             let mut added = added();
             fs::write(&file, (before + missing).to_string())
                 .with_context(|| format!("{missing} pages are missing, {}", file.display()))?;
@@ -69,7 +69,7 @@ impl Pool {
         };
         let pool = Self { id: Some(id) };
         let free = free()?;
-        ensure!(free >= needed, "{needed} pages are needed and {free} can be had");
+        ensure!(free >= needed, "too few huge pages are free (got {free}, expected {needed})");
         Ok(pool)
     }
 }
@@ -84,8 +84,8 @@ impl Drop for Pool {
     }
 }
 
-/// Takes back what this process has added to pools, for whoever ends it at once. Pages that are in
-/// use go when those who use them do.
+/// Removes what this process has added to pools, before the process ends. Pages in use are removed
+/// when their users end.
 pub fn take_back_all() {
     added().drain(..).for_each(|added| take_back(&added));
 }
@@ -93,7 +93,7 @@ pub fn take_back_all() {
 /// Others may have changed the pool since, so it is made smaller by what was added.
 fn take_back(added: &Added) {
     if let Ok(now) = number(&added.nr_hugepages) {
-        // Whoever may raise it may put it back.
+        // Raising the pool needed the same permission.
         let _ = fs::write(&added.nr_hugepages, now.saturating_sub(added.pages).to_string());
     }
 }
@@ -125,13 +125,13 @@ mod tests {
     #[test]
     fn what_was_added_is_taken_back_once_and_what_others_added_stays() {
         let folder = pool("20");
-        // Nothing is missing: eight are free and nobody's.
+        // Nothing is missing: eight are free and unreserved.
         drop(Pool::raised(folder.path(), 8).unwrap());
         assert_eq!(pages(&folder), 20);
         // Two are; these files do not grow by themselves, so that it looks as if they could not be
         // had.
         let error = Pool::raised(folder.path(), 10).unwrap_err();
-        assert_eq!(error.to_string(), "10 pages are needed and 8 can be had");
+        assert_eq!(error.to_string(), "too few huge pages are free (got 8, expected 10)");
         assert_eq!(pages(&folder), 20, "it was put back");
 
         let own =

@@ -35,7 +35,7 @@ impl InodeLock {
     /// Takes the lock of the inode of `file`. The byte at `offset` becomes 0 when it is released.
     ///
     /// # Errors
-    /// Where there is no userfaultfd for faults of the kernel, which takes root.
+    /// When there is no userfaultfd for faults of the kernel, which takes root.
     pub fn hold(file: impl AsFd, offset: u64) -> Result<Self> {
         let file = File::from(file.as_fd().try_clone_to_owned()?);
         // SAFETY: userfaultfd takes flags only.

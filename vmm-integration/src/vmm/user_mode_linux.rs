@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A second VMM with a real kernel: user-mode Linux of Debian, where the guest's kernel itself is
-//! the vhost-user frontend.
+//! User-mode Linux of Debian: the guest's kernel is a process and itself the vhost-user frontend.
 //!
-//! Its guest runs the agent of the QEMU guest, which serves on a serial line here.
+//! Its guest runs the same agent as QEMU's, on a serial line.
 
 use std::env;
 use std::ffi::OsString;
@@ -40,7 +39,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Until it is off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What it takes to boot.
+/// The parts that boot a guest.
 #[derive(Clone, Debug)]
 pub struct UserModeLinuxParts {
     /// The kernel, a program.
@@ -158,17 +157,17 @@ impl UserModeLinux {
         Ok(Self { process, agent, hello, memory, dir })
     }
 
-    /// The init, which does what it is asked.
+    /// The agent inside the guest.
     pub fn agent(&self) -> &AgentClient {
         &self.agent
     }
 
-    /// What the kernel has printed so far.
+    /// The kernel's messages so far.
     pub fn console(&self) -> String {
         console_of(&self.dir)
     }
 
-    /// Has the guest power itself off; returns what its kernel printed.
+    /// Powers the guest off and waits for its end; returns the kernel's messages.
     ///
     /// # Errors
     /// When it does not end by itself, or not well.
@@ -176,8 +175,11 @@ impl UserModeLinux {
         self.agent.power_off();
         match self.process.0.wait(POWER_OFF_TIMEOUT) {
             Some(status) if status.success() => Ok(self.console()),
-            Some(status) => bail!("it ended with {status}:\n{}", self.console()),
-            None => bail!("it still runs:\n{}", self.console()),
+            Some(status) => bail!("user-mode Linux ended with {status}:\n{}", self.console()),
+            None => bail!(
+                "user-mode Linux still runs {POWER_OFF_TIMEOUT:?} after the power-off:\n{}",
+                self.console()
+            ),
         }
     }
 }
@@ -249,7 +251,7 @@ impl Drop for Group {
     }
 }
 
-/// A guest for a test, with reporting on; none where this machine lacks the means, which is said.
+/// A guest for a test, with reporting on; none where this machine cannot run one, which is printed.
 ///
 /// # Panics
 /// When `CI` is set and a guest could have been booted, but was not.

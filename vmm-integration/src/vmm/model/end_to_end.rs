@@ -73,7 +73,7 @@ pub struct Shares {
 /// How fast memory came back.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Figures {
-    /// What was given back, in bytes, in all rounds together.
+    /// Bytes discarded in all rounds together.
     pub bytes: u64,
     /// Reports that it took.
     pub chains: u64,
@@ -138,7 +138,7 @@ pub struct Backed {
 pub struct EndToEnd {
     /// Memory of the guest in bytes.
     pub memory_bytes: u64,
-    /// How often it was filled and given back.
+    /// Rounds of filling and discarding.
     pub rounds: u32,
     /// By backing.
     pub backings: Vec<Backed>,
@@ -148,7 +148,7 @@ impl fmt::Display for EndToEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Memory given back, model to daemon to host: {} MiB, {} times",
+            "Memory reclaimed from the model by the daemon: {} MiB, {} times",
             self.memory_bytes >> 20,
             self.rounds
         )?;
@@ -183,11 +183,11 @@ impl fmt::Display for EndToEnd {
 /// memory and frees it, `rounds` times, and the reporter's pass is timed.
 ///
 /// Where the pool of huge pages is too small it is raised for as long as it takes, which root may
-/// do; who kills the process meanwhile leaves it raised. Transparent huge pages are taken only
+/// do; a killed process leaves it raised. Transparent huge pages are taken only
 /// where the host has turned them on.
 ///
 /// # Errors
-/// Where the daemon or the guest fails, or memory that was given back is still there. That a
+/// When the daemon or the guest fails, or memory that was discarded is still there. That a
 /// backing cannot be had is no error: see [`Backed::not_measured`].
 pub fn end_to_end(
     daemon: &Path,
@@ -263,7 +263,7 @@ fn measure(daemon: &Path, pages: Pages, memory_bytes: u64, rounds: u32) -> Resul
     let mut vm = ModelVm::start(&daemon.socket(), ModelConfig::new(memory))?;
     let mut queue = Recorder { sink: vm.take_reporting()?, reports: Vec::new() };
     let mut reporter = Reporter::new(Arc::clone(vm.mm()), Config::default())?;
-    // The first pass finds memory that nobody has touched; it is none of the figures'.
+    // The first pass reports memory that was never touched; it does not count.
     give_back(&vm, &mut reporter, &mut queue)?;
     let (mut bytes, mut passes, mut punching) = (0, Duration::ZERO, Duration::ZERO);
     let (mut waited, mut chains) = (Duration::ZERO, 0);
@@ -310,7 +310,7 @@ fn release(mm: &Mm, blocks: &[Pfn]) {
     (0..mm.zone_count()).for_each(|zone| mm.drain_all(ZoneId(zone)));
 }
 
-/// Lets the reporter make passes until all that is free has been given back.
+/// Lets the reporter make passes until all that is free has been discarded.
 fn give_back(
     vm: &ModelVm,
     reporter: &mut Reporter,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The guest's memory in use, whose contents name the page and what it was filled for.
+//! The guest's memory in use, filled with contents that name their page and generation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,7 +70,7 @@ impl Holdings {
     /// a report.
     ///
     /// # Errors
-    /// Where the name is taken, the guest is out of memory (what there was is freed again), or
+    /// When the name is taken, the guest is out of memory (what there was is freed again), or
     /// memory cannot be written.
     pub fn alloc(&self, name: u32, bytes: u64, order: u8, generation: u16) -> Result<()> {
         let mut held = self.held();
@@ -94,7 +94,7 @@ impl Holdings {
         Ok(())
     }
 
-    /// A block of `most` or the largest order below that is to be had, where so many pages are in
+    /// A block of `most` or the largest order below that is free, while `used` pages are in
     /// use.
     fn largest_block(&self, most: u8, used: u64) -> Option<(Pfn, u8)> {
         let started = Instant::now();
@@ -118,7 +118,7 @@ impl Holdings {
     /// Looks at the contents of what was allocated under this name.
     ///
     /// # Errors
-    /// Where nothing was, or memory cannot be read.
+    /// When nothing was, or memory cannot be read.
     pub fn verify(&self, name: u32) -> Result<Verdict> {
         let held = self.held();
         let holding = held.get(&name).with_context(|| format!("there is no memory {name}"))?;
@@ -145,7 +145,7 @@ impl Holdings {
     /// Frees what was allocated under this name.
     ///
     /// # Errors
-    /// Where nothing was.
+    /// When nothing was.
     pub fn free(&self, name: u32) -> Result<()> {
         let mut held = self.held();
         let holding = held.remove(&name).with_context(|| format!("there is no memory {name}"))?;
@@ -156,14 +156,14 @@ impl Holdings {
 
 impl MovePages for Holdings {
     fn move_pages(&self, mm: &Mm, from: Pfn, order: u8, owner: Option<u32>) -> bool {
-        // Whoever allocates just now holds the lock until the owner is known.
+        // An allocation in progress holds the lock until the owner is known.
         let mut held = self.held();
         let Some(holding) = owner.and_then(|name| held.get_mut(&name)) else { return false };
         let generation = holding.generation;
         let (Ok(source), Some(_)) = (block(from, order), holding.blocks.get(&from)) else {
             return false;
         };
-        // The contents name their page, so they are written anew instead of copied. Those that are
+        // The contents name their page, so they are rewritten instead of copied. Those that are
         // not whole stay where they are, to be found there.
         if self.ram.verify_pattern(source, generation).is_err() {
             return false;

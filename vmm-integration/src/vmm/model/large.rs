@@ -46,7 +46,7 @@ pub fn large_memory() -> GuestMemory {
 /// Starts a guest of 1 TiB with 8 GiB of sections.
 ///
 /// # Errors
-/// Where the daemon or the guest does not start.
+/// When the daemon or the guest does not start.
 pub fn large_start(daemon: &Path) -> Result<LargeStart> {
     let mut daemon = DaemonProcess::spawn(daemon, &DaemonOptions::default())?;
     let started = Instant::now();

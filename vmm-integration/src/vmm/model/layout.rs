@@ -42,7 +42,7 @@ pub struct Slot {
     pub zone: ZoneId,
 }
 
-/// A guest's memory: what the model is told, and what is behind it.
+/// A guest's memory: its layout for the model, and its backing.
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
     /// The address space and what of it is online from the start.
@@ -116,7 +116,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// # Errors
-    /// Where the regions do not hold what is online, or a slot is not made of whole blocks.
+    /// When the regions do not hold what is online, or a slot is not made of whole blocks.
     pub(super) fn new(memory: &GuestMemory, queue_size: u16) -> Result<Self> {
         let geometry = memory.layout.geometry;
         let bytes = section_bytes(&geometry);

@@ -10,7 +10,7 @@
 //! | `reporter_thread` | the reporter in real time |
 //! | `faulting` | programs that fault memory in |
 //! | `guest` | all of these as a [`crate::guest::Guest`] |
-//! | `end_to_end` | how fast the model gives memory back, and what takes the time |
+//! | `end_to_end` | how fast memory is reclaimed from the model, and what takes the time |
 //! | `large` | how long a guest with a large and mostly empty address space takes to start |
 
 mod end_to_end;
@@ -135,7 +135,7 @@ impl ModelVm {
     /// Builds the guest and attaches it to the daemon at `socket`. All its memory is free then.
     ///
     /// # Errors
-    /// Where its memory cannot be laid out or had, or the daemon refuses it.
+    /// When its memory cannot be laid out or had, or the daemon refuses it.
     pub fn start(socket: &Path, config: ModelConfig) -> Result<Self> {
         let plan = Plan::new(&config.memory, config.attach.queue_size)?;
         let ram = Ram::new(&plan.ram).context("the guest's memory")?;
@@ -199,7 +199,7 @@ impl ModelVm {
     /// The file of the memory that was there at the start.
     ///
     /// # Errors
-    /// Where no descriptor is left.
+    /// When no descriptor is left.
     pub fn boot_memory(&self) -> Result<std::fs::File> {
         Ok(self.ram.file(layout::BOOT_FILE).try_clone_to_owned()?.into())
     }
@@ -207,7 +207,7 @@ impl ModelVm {
     /// The connection to the daemon.
     ///
     /// # Errors
-    /// Where there is none since a reconnection failed.
+    /// When there is none since a reconnection failed.
     pub fn device(&mut self) -> Result<&mut Attachment> {
         self.device.as_mut().context("the device is gone: reconnecting it has failed")
     }
@@ -227,7 +227,7 @@ impl ModelVm {
     /// The reporting queue, which can be used on any thread; once.
     ///
     /// # Errors
-    /// Where it was not negotiated, or taken before.
+    /// When it was not negotiated, or taken before.
     pub fn take_reporting(&mut self) -> Result<ReportingQueue<Ram, Line>> {
         let (requests, table, features) = self.take(BalloonQueue::Reporting)?;
         let indirect = self.config.indirect && features & feature::INDIRECT_DESC != 0;
@@ -237,7 +237,7 @@ impl ModelVm {
     /// The inflate or the deflate queue; once.
     ///
     /// # Errors
-    /// Where it was taken before, or `queue` is another one.
+    /// When it was taken before, or `queue` is another one.
     pub fn take_pages(&mut self, queue: BalloonQueue) -> Result<PageQueue<Ram, Line>> {
         ensure!(
             matches!(queue, BalloonQueue::Inflate | BalloonQueue::Deflate),
@@ -250,7 +250,7 @@ impl ModelVm {
     /// The statistics queue; once.
     ///
     /// # Errors
-    /// Where it was not negotiated, or taken before.
+    /// When it was not negotiated, or taken before.
     pub fn take_stats(&mut self) -> Result<StatsQueue<Ram, Line>> {
         let (requests, buffer, _) = self.take(BalloonQueue::Stats)?;
         Ok(StatsQueue::new(requests, self.ram.clone(), buffer))
@@ -260,7 +260,7 @@ impl ModelVm {
     /// is reported from then on.
     ///
     /// # Errors
-    /// Where there is no such slot, it is plugged in, or the daemon refuses.
+    /// When there is no such slot, it is plugged in, or the daemon refuses.
     pub fn hot_add(&mut self, slot: usize) -> Result<()> {
         let dimm = self.dimm(slot)?;
         ensure!(!dimm.plugged, "the memory of slot {slot} is plugged in already");
@@ -279,7 +279,7 @@ impl ModelVm {
     /// a report may be under way. Its contents are gone from the host then.
     ///
     /// # Errors
-    /// Where there is no such slot, nothing is plugged in, a block of it cannot be taken offline
+    /// When there is no such slot, nothing is plugged in, a block of it cannot be taken offline
     /// ([`guest_driver::page_alloc::OfflineError`]; all of it is online again then), or the daemon refuses.
     pub fn hot_remove(
         &mut self,
@@ -318,7 +318,7 @@ impl ModelVm {
     /// notice: queues that were taken go on, and a request under way is carried out by the new one.
     ///
     /// # Errors
-    /// Where it cannot be attached. The device is gone for good then.
+    /// When it cannot be attached. The device is gone for good then.
     pub fn reconnect(&mut self, socket: &Path) -> Result<()> {
         let device = self.device.take().context("the device is gone")?;
         self.device = Some(device.reconnect(socket)?);

@@ -46,7 +46,7 @@ impl Accel {
             Ok("tcg") => return Ok(Self::Tcg),
             Ok("") | Err(_) => {}
             Ok(other) => {
-                bail!("the environment variable GUEST_ACCEL is {other:?}: expected kvm or tcg");
+                bail!("GUEST_ACCEL is {other:?}: expected kvm or tcg");
             }
         }
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
@@ -55,17 +55,17 @@ impl Accel {
                 reason: format!("/dev/kvm cannot be opened: {error}"),
                 of: String::new(),
             };
-            verdict.tell();
+            verdict.log();
             return Ok(Self::Tcg);
         }
         let of = identity(toolbox)?;
         let file = guest_dir().join("accel.json");
         if let Some(verdict) = Verdict::read(&file).filter(|verdict| verdict.of == of) {
-            verdict.tell();
+            verdict.log();
             return Ok(verdict.accel);
         }
         let verdict = Verdict::by_probing(try_kvm, of);
-        verdict.tell();
+        verdict.log();
         verdict.write(&file)?;
         Ok(verdict.accel)
     }
@@ -80,7 +80,7 @@ impl fmt::Display for Accel {
     }
 }
 
-/// What was found out, and about what.
+/// The result of a probe, and the machine, QEMU and kernel that it holds for.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Verdict {
     accel: Accel,
@@ -101,9 +101,9 @@ impl Verdict {
         }
     }
 
-    fn tell(&self) {
-        static TOLD: std::sync::Once = std::sync::Once::new();
-        TOLD.call_once(|| eprintln!("guest: using {}: {}", self.accel, self.reason));
+    fn log(&self) {
+        static LOGGED: std::sync::Once = std::sync::Once::new();
+        LOGGED.call_once(|| eprintln!("guest: using {}: {}", self.accel, self.reason));
     }
 
     fn read(file: &Path) -> Option<Self> {
@@ -122,7 +122,7 @@ impl Verdict {
     }
 }
 
-/// What a verdict holds for: this boot of the host, this QEMU, this kernel.
+/// Identifies this boot of the host, this QEMU, this kernel.
 fn identity(toolbox: &Toolbox) -> Result<String> {
     let boot_id = "/proc/sys/kernel/random/boot_id";
     let boot = fs::read_to_string(boot_id).with_context(|| format!("reading {boot_id}"))?;

@@ -23,10 +23,10 @@ use crate::vmm::process::Process;
 /// With a KVM that works, a guest answers within two seconds.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// An emulated guest that has neither answered nor printed anything for this long is stuck.
+/// Time without an answer or a printed line after which an emulated guest is stuck.
 const STALL: Duration = Duration::from_secs(30);
 
-/// How often an emulated guest that got stuck is started again.
+/// Restarts of an emulated guest that got stuck.
 const RESTARTS: u32 = 2;
 
 /// A Linux guest. Dropping it kills QEMU and waits until it is gone.
@@ -66,7 +66,7 @@ impl LinuxGuest {
                 Err(BootError::Stalled(error)) if restarts > 0 => {
                     let text = error.to_string();
                     let why = text.lines().next().unwrap_or_default();
-                    eprintln!("guest: starting it again: {why}");
+                    eprintln!("guest: restarting: {why}");
                     restarts -= 1;
                 }
                 Err(BootError::Stalled(error) | BootError::Failed(error)) => return Err(error),
@@ -232,7 +232,7 @@ impl LinuxGuest {
         self.agent.power_off();
         let mut status = self.process.wait(Duration::from_secs(30));
         if status.is_none() {
-            // The guest does not obey; QEMU may.
+            // The guest does not power off; QEMU may end.
             let _ = self.qmp.quit();
             status = self.process.wait(Duration::from_secs(10));
         }

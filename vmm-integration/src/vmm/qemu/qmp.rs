@@ -38,7 +38,7 @@ impl QmpClient {
     pub fn execute<C: Command>(&self, command: &C) -> Result<C::Ok> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let result = connection.execute(command);
-        // Nobody looks at events; they must not pile up.
+        // Events are not used and must not pile up.
         connection.events();
         result.with_context(|| format!("QMP command {}", C::NAME))
     }

@@ -13,12 +13,12 @@ use super::version;
 use crate::fetch::{SetupEvent, Sysroot, Tool, guest_dir};
 use crate::linux_guest::{Kernel, build};
 
-/// What a reader of an error can do when the guest cannot be fetched.
+/// The remedy when the guest cannot be fetched.
 const WAY_OUT: &str = "The guest's parts can also be given by environment variables: QEMU, the \
                        path of a qemu-system-x86_64 of version 10.2 or later, and GUEST_KERNEL, \
                        the path of a Linux kernel image";
 
-/// All that it takes to boot a guest.
+/// The parts that boot a guest.
 #[derive(Clone, Debug)]
 pub struct Toolbox {
     /// QEMU for x86-64 guests, checked to know the device that a vhost-user balloon needs.
@@ -58,7 +58,7 @@ pub fn available() -> Result<Toolbox> {
     })
 }
 
-/// As [`available`], with somebody else to show what happens.
+/// As [`available`], with progress passed to `events`.
 ///
 /// # Errors
 /// As [`available`].
@@ -119,7 +119,7 @@ fn set_up(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
     } else {
         Some(Sysroot::ensure(&guest_dir, events).context(WAY_OUT)?)
     };
-    let missing = || anyhow::anyhow!("the unpacked packages are gone");
+    let missing = || anyhow::anyhow!("the unpacked packages are gone: run `cargo xtask setup`");
 
     let qemu = match given_qemu {
         Some(program) => Tool { program, args: Vec::new() },
@@ -144,7 +144,7 @@ fn given(variable: &str) -> Result<Option<PathBuf>> {
     };
     let path = PathBuf::from(value);
     if !path.is_file() {
-        bail!("the environment variable {variable} names {}, which is no file", path.display());
+        bail!("{variable} is {}: expected the path of a file", path.display());
     }
     Ok(Some(path))
 }
