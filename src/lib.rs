@@ -17,11 +17,11 @@
 //! | [`metrics`] | counters |
 //! | [`logging`] | the log on standard error, which never blocks a thread |
 //! | `values` | sizes and intervals as operators write them |
-//! | [`control`] | the control socket (HTTP) and the metrics for Prometheus |
+//! | `control` | the control socket (HTTP) and the metrics for Prometheus |
 //! | `ctl` | the operator's client |
 
 mod cli;
-pub mod control;
+mod control;
 mod ctl;
 mod daemon;
 pub mod device;

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What can be asked for, and what it does.
+//! Requests of control clients, and their effect.
 //!
 //! | method and path | body | what |
 //! |---|---|---|
-//! | `GET /v1/status` | | everything but the numbers below |
-//! | `GET /v1/statistics` | | what the guest told last of how it uses its memory |
-//! | `POST /v1/statistics/refresh` | | asks the guest again; the answer does not wait for it |
-//! | `PUT /v1/statistics-interval` | `{"seconds": n}` | how often it is asked; 0 for never |
-//! | `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | what the balloon takes, or leaves |
-//! | `POST /v1/pause`, `POST /v1/resume` | | whether anything is given back |
-//! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that stays |
+//! | `GET /v1/status` | | the state of daemon, VMM and guest driver |
+//! | `GET /v1/statistics` | | the last memory statistics of the guest |
+//! | `POST /v1/statistics/refresh` | | polls the guest; the answer does not wait for it |
+//! | `PUT /v1/statistics-interval` | `{"seconds": n}` | interval between two polls; 0 for never |
+//! | `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves |
+//! | `POST /v1/pause`, `POST /v1/resume` | | stop or resume discarding |
+//! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that is never discarded |
 //! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
-//! | `GET /v1/counters` | | what was done since the last reset |
-//! | `POST /v1/counters/reset` | | counts from 0 again; metrics go on |
-//! | `PUT /v1/log-level` | `{"level": "info"}` | how much is logged |
+//! | `GET /v1/counters` | | counters since the last reset |
+//! | `POST /v1/counters/reset` | | reset the counters; metrics continue |
+//! | `PUT /v1/log-level` | `{"level": "info"}` | least important level that is logged |
 //! | `GET /metrics` | | metrics for Prometheus, since the daemon started |
 //!
 //! `HEAD` does for every `GET`. A query is for `/metrics` alone, and ignored there.
 //!
-//! Numbers are bytes, pages are nowhere. Whatever cannot be done is answered with a status of its
-//! own and `{"error": "..."}`, which says what was expected, and has changed nothing.
+//! Numbers are bytes, never pages. A request that fails is answered with a status and
+//! `{"error": "..."}`, which says why, and has changed nothing.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -39,16 +39,16 @@ use crate::discard::{Cause, GuestRange, MOST_LOOK, PinError, Ticket};
 use crate::logging::LogLevel;
 use crate::state::State;
 
-/// What a client may ask for.
+/// The requests that a client may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// All there is.
+pub(crate) enum Access {
+    /// Every request.
     Everything,
     /// `GET /metrics` and nothing else.
     Metrics,
 }
 
-/// An answer, or the answer that says why not.
+/// The answer, or the refusal.
 type Answer = Result<Response, Response>;
 
 #[derive(Clone, Copy)]
@@ -92,8 +92,8 @@ const ROUTES: [Route; 15] = [
     METRICS,
 ];
 
-/// Does what `request` asks for, if `access` allows it.
-pub fn answer(request: &Request<'_>, access: Access, state: &State) -> Reply {
+/// Serves `request` if `access` allows it.
+pub(crate) fn answer(request: &Request<'_>, access: Access, state: &State) -> Reply {
     let routes = match access {
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
@@ -149,7 +149,7 @@ fn no_body(bytes: &[u8]) -> Result<(), Response> {
     }
 }
 
-/// The answer to what is well said and cannot be done as things stand.
+/// Refuses a well-formed request that the present state does not allow.
 fn conflict(error: impl std::fmt::Display) -> Response {
     Response::error(409, error.to_string())
 }
@@ -161,10 +161,10 @@ fn unavailable(what: &str, error: &io::Error) -> Response {
 /// `VIRTIO_BALLOON_F_STATS_VQ`.
 const STATS_VQ: u32 = 1;
 
-const NO_FRONTEND: &str = "expected a connected frontend, there is none";
+const NO_FRONTEND: &str = "no VMM is connected";
 
-const NO_DRIVER: &str = "expected a guest whose balloon driver runs, no queue of this one does: it is \
-                         paused or in a reset, or its driver is not loaded";
+const NO_DRIVER: &str = "no balloon driver runs in the guest: the guest is paused or resets the device, or \
+                         its driver is not loaded";
 
 fn status(state: &State, request: &Request<'_>) -> Result<Reply, Response> {
     no_body(request.body)?;
@@ -224,18 +224,22 @@ fn statistics(state: &State, bytes: &[u8]) -> Answer {
 fn refresh_statistics(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
     if !state.balloon.options().statistics {
-        return Err(conflict("expected a daemon that was started with --statistics"));
+        return Err(conflict(
+            "statistics are not offered to the guest: start the daemon with --statistics",
+        ));
     }
     let frontend = state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
     if state.balloon.session_features().is_none_or(|acked| acked >> STATS_VQ & 1 == 0) {
-        return Err(conflict("expected a guest whose driver has acked statistics (bit 1)"));
+        return Err(conflict(
+            "the guest driver has not acked statistics (VIRTIO_BALLOON_F_STATS_VQ)",
+        ));
     }
     if !state.driver().runs() {
         return Err(conflict(NO_DRIVER));
     }
     frontend
         .poll_statistics()
-        .map_err(|error| unavailable("the guest cannot be asked for its statistics", &error))?;
+        .map_err(|error| unavailable("cannot ask the guest for its statistics", &error))?;
     Ok(Response::json(&StatisticsView::of(state)))
 }
 
@@ -269,7 +273,7 @@ fn set_target(state: &State, bytes: &[u8]) -> Answer {
         Ok(told) => told,
         Err(error) => {
             set(before)?;
-            return Err(unavailable("the guest cannot be told of a new target", &error));
+            return Err(unavailable("cannot announce the new target to the guest", &error));
         }
     };
     let view = TargetView::of(&state.balloon, told);
@@ -339,7 +343,7 @@ fn start_hinting(state: &State, bytes: &[u8]) -> Answer {
     if let Err(error) = state.announce_change() {
         // The driver may have seen it even so; what it hints then is turned down.
         let _ = state.balloon.stop_hinting();
-        return Err(unavailable("the guest cannot be asked for hints", &error));
+        return Err(unavailable("cannot ask the guest for hints", &error));
     }
     info!("hinting started");
     Ok(Response::json(&HintingView::of(state)))
@@ -351,7 +355,7 @@ fn stop_hinting(state: &State, bytes: &[u8]) -> Answer {
     info!("hinting stopped");
     // Its pages are its own again, and it is to know as soon as it can be told.
     state.announce_change().map_err(|error| {
-        unavailable("hints are turned down from now on, but the guest cannot be told", &error)
+        unavailable("hints are ignored from now on, but the guest cannot be notified", &error)
     })?;
     Ok(Response::json(&HintingView::of(state)))
 }

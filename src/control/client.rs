@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 4 << 20;
 
 /// Why there is no answer, or a bad one.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// Nobody is there.
     #[error("no daemon answers at {}; expected one started with --control-socket", path.display())]
     NoDaemon {
@@ -45,7 +45,7 @@ pub enum ClientError {
 
 impl ClientError {
     /// Whether there is a daemon that gave an answer.
-    pub fn is_refusal(&self) -> bool {
+    pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
 }
@@ -57,14 +57,14 @@ struct ErrorBody {
 
 /// Asks one daemon.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(crate) struct Client {
     path: PathBuf,
     timeout: Duration,
 }
 
 impl Client {
     /// For the daemon with its control socket at `path`. An answer may take `timeout`.
-    pub fn new(path: &Path, timeout: Duration) -> Self {
+    pub(crate) fn new(path: &Path, timeout: Duration) -> Self {
         Self { path: path.to_owned(), timeout }
     }
 
@@ -72,7 +72,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`]
-    pub fn ask(
+    pub(crate) fn ask(
         &self,
         method: &str,
         path: &str,

@@ -20,13 +20,13 @@ use crate::metrics::Snapshot;
 use crate::state::State;
 
 /// What [`text`] is.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// All metrics, of one moment.
 ///
 /// # Errors
 /// None that happens: text can be written to memory.
-pub fn text(state: &State, resident_bytes: Option<u64>) -> Result<String, fmt::Error> {
+pub(crate) fn text(state: &State, resident_bytes: Option<u64>) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("balloon");
     registry.register_collector(Box::new(Picture::of(state, resident_bytes)));
     let mut text = String::new();

@@ -9,15 +9,15 @@ use serde::Serialize;
 use super::negotiate::wants_openmetrics;
 
 /// The most bytes of a request line and header fields.
-pub const MAX_HEAD: usize = 8 << 10;
+pub(crate) const MAX_HEAD: usize = 8 << 10;
 /// The most bytes of a body. All that is asked for here takes less than 100.
-pub const MAX_BODY: usize = 56 << 10;
+pub(crate) const MAX_BODY: usize = 56 << 10;
 /// The most header fields of a request.
 const MAX_FIELDS: usize = 64;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// `GET` and the like.
     pub method: &'a str,
     /// What for: a path.
@@ -37,7 +37,7 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// The answer to what is no request, or is one that is too large. Nothing behind it can be trusted.
-pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Response> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Response> {
     // Line ends before a request are no harm (RFC 9112, 2.2), and endless ones count as its head.
     let head = &bytes[..bytes.len().min(MAX_HEAD)];
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -134,7 +134,7 @@ fn content_length(value: &[u8]) -> Result<usize, Response> {
 
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub(crate) struct Response {
     /// 200 and the like.
     pub status: u16,
     /// What the body is.
@@ -152,7 +152,7 @@ struct ErrorBody<'a> {
 
 impl Response {
     /// `value` as JSON.
-    pub fn json(value: &impl Serialize) -> Self {
+    pub(crate) fn json(value: &impl Serialize) -> Self {
         match serde_json::to_string(value) {
             Ok(mut body) => {
                 body.push('\n');
@@ -164,12 +164,12 @@ impl Response {
     }
 
     /// `{"error": "..."}` with a status of its own.
-    pub fn error(status: u16, text: impl AsRef<str>) -> Self {
+    pub(crate) fn error(status: u16, text: impl AsRef<str>) -> Self {
         Self { status, ..Self::json(&ErrorBody { error: text.as_ref() }) }
     }
 
     /// The answer as it goes over the wire, to `HEAD` without its body (RFC 9110, 9.3.2).
-    pub fn to_bytes(&self, keep_alive: bool, head: bool) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self, keep_alive: bool, head: bool) -> Vec<u8> {
         let Self { status, content_type, allow, body } = self;
         let allow =
             allow.as_ref().map(|methods| format!("Allow: {methods}\r\n")).unwrap_or_default();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What an operator can see and set: HTTP/1.1 over a Unix socket, and metrics for Prometheus.
+//! Control and monitoring: HTTP/1.1 over a Unix socket, and metrics for Prometheus.
 //!
-//! HTTP because the tools are there already: cloud-hypervisor and Firecracker are controlled the
-//! same way, `curl --unix-socket` speaks it, Prometheus scrapes it, and one protocol does for
-//! control and metrics. [`api`] says what there is to ask for.
+//! One protocol serves control and metrics, and the tools exist: cloud-hypervisor and Firecracker are
+//! controlled over HTTP too, `curl --unix-socket` speaks it, and Prometheus scrapes it. [`api`] lists
+//! the requests.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -21,16 +21,16 @@
 //! | [`views`] | the shape of what is shown |
 //! | [`client`] | a client for the other end |
 
-pub mod api;
-pub mod client;
+pub(crate) mod api;
+pub(crate) mod client;
 mod connection;
-pub mod exposition;
-pub mod http;
+pub(crate) mod exposition;
+pub(crate) mod http;
 mod negotiate;
 mod plain_text;
-pub mod reply;
+pub(crate) mod reply;
 mod room;
-pub mod server;
+pub(crate) mod server;
 mod stream;
-pub mod target;
-pub mod views;
+pub(crate) mod target;
+pub(crate) mod views;

@@ -10,7 +10,7 @@ use crate::state::State;
 
 /// What a request comes to.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// The answer.
     Ready(Response),
     /// There will be one.
@@ -29,7 +29,7 @@ type Answer = dyn FnOnce(&State, bool) -> Response;
 /// An answer that is given once something has happened, or at a deadline.
 ///
 /// It is looked at again when the operators' event is signalled. The main thread never waits for it.
-pub struct Later {
+pub(crate) struct Later {
     happened: Box<Happened>,
     answer: Box<Answer>,
     deadline: Instant,
@@ -44,7 +44,7 @@ impl fmt::Debug for Later {
 impl Later {
     /// Waits until `happened`, at most until `deadline`. `answer` is called once, and told which it
     /// was.
-    pub fn new(
+    pub(crate) fn new(
         deadline: Instant,
         happened: impl Fn(&State) -> bool + 'static,
         answer: impl FnOnce(&State, bool) -> Response + 'static,
@@ -53,12 +53,12 @@ impl Later {
     }
 
     /// When the answer is given in any case.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// The answer, if its time has come.
-    pub fn poll(self, now: Instant, state: &State) -> Reply {
+    pub(crate) fn poll(self, now: Instant, state: &State) -> Reply {
         let happened = (self.happened)(state);
         if happened || now >= self.deadline {
             Reply::Ready((self.answer)(state, happened))

@@ -23,7 +23,7 @@ use crate::wake::Wake;
 
 /// The most connections at a time. When there are as many, one makes room for a newcomer: see
 /// `room`.
-pub const MOST_CONNECTIONS: usize = 32;
+pub(crate) const MOST_CONNECTIONS: usize = 32;
 
 /// A connection that has sent fewer requests is not the one that keeps others out.
 const FEW_REQUESTS: u32 = 16;

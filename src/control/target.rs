@@ -57,7 +57,7 @@ impl TargetRequest {
 
 /// The answer: the target in both readings.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct TargetView {
+pub(crate) struct TargetView {
     /// Bytes that the balloon takes from the guest.
     pub bytes: u64,
     /// Bytes that it leaves; `null` while the guest's memory is not known.
@@ -70,7 +70,7 @@ pub struct TargetView {
 
 impl TargetView {
     /// The target now, and what became of it.
-    pub fn of(balloon: &Balloon, told: Told) -> Self {
+    pub(crate) fn of(balloon: &Balloon, told: Told) -> Self {
         let (bytes, memory_bytes) = (balloon.target_bytes(), balloon.memory_bytes());
         let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
         Self { bytes, leave_bytes, memory_bytes, pending: told == Told::WhenADriverRuns }

@@ -13,7 +13,7 @@ use crate::state::State;
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct StatusView {
+pub(crate) struct StatusView {
     /// The daemon's.
     pub version: String,
     /// Whether a frontend is connected.
@@ -61,7 +61,7 @@ pub struct StatusView {
 
 impl StatusView {
     /// The status now, with what is known of [`MemoryView::resident_bytes`].
-    pub fn of(state: &State, resident_bytes: Option<u64>) -> Self {
+    pub(crate) fn of(state: &State, resident_bytes: Option<u64>) -> Self {
         let balloon = &state.balloon;
         let (driver, running) = (state.driver(), state.rings.running());
         let queue = |index: usize| {
@@ -101,7 +101,7 @@ impl StatusView {
 
 /// One queue.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct QueueView {
+pub(crate) struct QueueView {
     /// Its index.
     pub index: usize,
     /// What it carries; `none` where no negotiated feature brings it.
@@ -112,14 +112,14 @@ pub struct QueueView {
 
 /// Why nothing is given back now; each cause comes and goes by itself.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct PausedView {
+pub(crate) struct PausedView {
     /// `operator`, `migration` and `postcopy`, those that hold.
     pub paused_by: Vec<String>,
 }
 
 impl PausedView {
     /// The causes now.
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let holds = Cause::VARIANTS.iter().filter(|cause| state.inhibit.holds(**cause));
         Self { paused_by: holds.map(|cause| cause.name().to_owned()).collect() }
     }
@@ -127,7 +127,7 @@ impl PausedView {
 
 /// Memory that stays, whatever the guest reports.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct PinView {
+pub(crate) struct PinView {
     /// Guest physical address.
     pub address: u64,
     /// Length.
@@ -138,7 +138,7 @@ pub struct PinView {
 
 /// How free page hinting stands.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct HintingView {
+pub(crate) struct HintingView {
     /// `stopped`, `running` or `done`.
     pub state: String,
     /// What the device asks for: 0 to stop, 1 for done, or the ID of a round.
@@ -153,7 +153,7 @@ pub struct HintingView {
 
 impl HintingView {
     /// The last round.
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let status = state.balloon.hinting();
         let name = match status.state {
             HintingState::Stopped => "stopped",
@@ -172,7 +172,7 @@ impl HintingView {
 
 /// The guest's memory and what backs it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct MemoryView {
+pub(crate) struct MemoryView {
     /// Bytes in all regions.
     pub bytes: u64,
     /// Bytes of the files behind them that are there, each file counted once; none if the kernel
@@ -184,7 +184,7 @@ pub struct MemoryView {
 
 impl MemoryView {
     /// The memory of the frontend that is connected.
-    pub fn of(state: &State, resident_bytes: Option<u64>) -> Option<Self> {
+    pub(crate) fn of(state: &State, resident_bytes: Option<u64>) -> Option<Self> {
         let regions = state.backings()?;
         let bytes = regions.iter().fold(0, |bytes: u64, region| bytes.saturating_add(region.bytes));
         Some(Self { bytes, resident_bytes, regions })
@@ -193,7 +193,7 @@ impl MemoryView {
 
 /// `GET /v1/statistics`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct StatisticsView {
+pub(crate) struct StatisticsView {
     /// Seconds between two polls; 0 for never.
     pub interval_seconds: f64,
     /// The last sample; none if the guest has sent none.
@@ -202,7 +202,7 @@ pub struct StatisticsView {
 
 /// What a guest told of how it uses its memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct SampleView {
+pub(crate) struct SampleView {
     /// Seconds since it came.
     pub age_seconds: f64,
     /// Each statistic by its name; `null` for what the guest does not tell.
@@ -211,7 +211,7 @@ pub struct SampleView {
 
 impl StatisticsView {
     /// The statistics now.
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let sample = state.statistics().map(|sample| SampleView {
             age_seconds: sample.age().as_secs_f64(),
             values: sample

@@ -33,22 +33,22 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("version", status.version);
     let waiting = match status.waiting_connections {
         0 => String::new(),
-        1 => ", 1 more waits".to_owned(),
-        more => format!(", {more} more wait"),
+        1 => ", 1 more waiting".to_owned(),
+        more => format!(", {more} more waiting"),
     };
     let frontend = if status.connected { "connected" } else { "none" };
-    table.row("frontend", format!("{frontend}{waiting}"));
+    table.row("VMM", format!("{frontend}{waiting}"));
     table.row("driver", driver(&status.driver));
     if let Some(hint) = status.driver_hint {
         table.row("  look into", hint);
     }
-    table.row("giving back", giving_back(&status.paused));
+    table.row("discarding", discarding(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
     table.row("target", show_size(status.target_bytes) + &refused.unwrap_or_default());
     let waits = match status.collecting_bytes {
         0 => String::new(),
         bytes => {
-            format!(", {} of it not given back: its huge pages are not full", show_size(bytes))
+            format!(", {} of it kept: its huge pages are not full", show_size(bytes))
         }
     };
     table.row(
@@ -63,7 +63,7 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
             let kind = if region.hugetlb { "hugetlb" } else { "shared" };
             let pages = show_size(region.page_bytes);
             let kept = region.kept_for.as_ref();
-            let kept = kept.map_or(String::new(), |reason| format!(", never given back: {reason}"));
+            let kept = kept.map_or(String::new(), |reason| format!(", never discarded: {reason}"));
             let text = format!("{} of {kind} memory, {pages} pages{kept}", show_size(region.bytes));
             table.row(format!("  at {:#x}", region.address), text);
         }
@@ -106,9 +106,9 @@ fn driver(state: &str) -> String {
     match state {
         "no_frontend" | "no_driver" => "none".to_owned(),
         "stopped" => "stopped, no queue runs".to_owned(),
-        "not_reporting" => "runs, and does not report".to_owned(),
+        "not_reporting" => "runs, does not report".to_owned(),
         "no_report_yet" => "runs, no report yet".to_owned(),
-        "reporting" => "runs, and reports".to_owned(),
+        "reporting" => "runs, reports".to_owned(),
         // Of a newer daemon.
         other => other.to_owned(),
     }
@@ -117,12 +117,12 @@ fn driver(state: &str) -> String {
 pub(super) fn statistics(answer: &str) -> Result<String, Error> {
     let view: StatisticsView = serde_json::from_str(answer)?;
     let Some(sample) = view.sample else {
-        return Ok("The guest has told nothing yet.\n".to_owned());
+        return Ok("The guest has sent no statistics yet.\n".to_owned());
     };
     let mut table = Table::default();
     table.row("age", format!("{:.1} s", sample.age_seconds));
     for (name, value) in &sample.values {
-        table.row(name, value.as_u64().map_or("not told".to_owned(), |value| number(name, value)));
+        table.row(name, value.as_u64().map_or("not sent".to_owned(), |value| number(name, value)));
     }
     Ok(table.text())
 }
@@ -133,7 +133,7 @@ pub(super) fn counters(answer: &str) -> Result<String, Error> {
     let mut table = Table::default();
     add(&mut table, "", &counters);
     if table.0.is_empty() {
-        return Ok("Nothing was counted yet.\n".to_owned());
+        return Ok("All counters are 0.\n".to_owned());
     }
     Ok(table.text())
 }
@@ -190,17 +190,16 @@ pub(super) fn target(answer: &str) -> Result<String, Error> {
         }
         _ => format!("balloon {taken}"),
     };
-    let pending =
-        if target.pending { "; kept, no driver runs: nothing happens until one does" } else { "" };
+    let pending = if target.pending { "; takes effect when the guest driver runs" } else { "" };
     Ok(format!("{text}{pending}\n"))
 }
 
 pub(super) fn paused(answer: &str) -> Result<String, Error> {
     let paused: PausedView = serde_json::from_str(answer)?;
-    Ok(format!("giving back: {}\n", giving_back(&paused)))
+    Ok(format!("discarding: {}\n", discarding(&paused)))
 }
 
-fn giving_back(paused: &PausedView) -> String {
+fn discarding(paused: &PausedView) -> String {
     match &paused.paused_by[..] {
         [] => "yes".to_owned(),
         causes => format!("no, paused by {}", causes.join(", ")),
@@ -242,6 +241,6 @@ mod tests {
             assert!(squeezed.iter().any(|found| found == line), "{line} in {text}");
         }
         assert!(!text.contains("empty"), "{text}");
-        assert_eq!(counters("{}").unwrap(), "Nothing was counted yet.\n");
+        assert_eq!(counters("{}").unwrap(), "All counters are 0.\n");
     }
 }

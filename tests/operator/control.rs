@@ -198,7 +198,7 @@ fn a_target_that_the_guest_cannot_be_told_of_is_none() {
     });
     let (answer, times) = refused.unwrap();
     assert_eq!(answer.status, 503);
-    assert!(answer.error().unwrap().contains("cannot be told"), "{answer:?}");
+    assert!(answer.error().unwrap().contains("cannot announce the new target"), "{answer:?}");
     let last = 4096 * ((times - 1) % 100);
     assert_eq!(one.status()["target_bytes"], last);
     assert!(guest.wait_config_change(SOON).unwrap());
@@ -214,9 +214,9 @@ fn who_is_paused_gives_nothing_back_until_it_is_resumed() {
     let resumed = one.control.done("POST", "/v1/resume", "").unwrap();
     assert_eq!(resumed, json!({"paused_by": []}));
     assert!(given_back(&mut guest, 8 * MIB));
-    assert_eq!(one.shown(&["pause"]), "giving back: no, paused by operator\n");
+    assert_eq!(one.shown(&["pause"]), "discarding: no, paused by operator\n");
     assert!(!given_back(&mut guest, 8 * MIB));
-    assert_eq!(one.shown(&["resume"]), "giving back: yes\n");
+    assert_eq!(one.shown(&["resume"]), "discarding: yes\n");
     assert!(given_back(&mut guest, 8 * MIB));
     assert_eq!(one.control.get("/v1/counters").unwrap()["skipped"]["paused"]["bytes"], 2 * MIB);
 }
@@ -255,7 +255,7 @@ fn statistics_are_asked_for_and_shown_with_their_age() {
     guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
     guest.publish(queue).unwrap();
     assert_eq!(one.control.get("/v1/statistics").unwrap()["sample"], Value::Null);
-    assert_eq!(one.shown(&["statistics"]), "The guest has told nothing yet.\n");
+    assert_eq!(one.shown(&["statistics"]), "The guest has sent no statistics yet.\n");
 
     std::thread::scope(|scope| {
         let shown = scope.spawn(|| one.shown(&["statistics", "--refresh"]));
@@ -268,7 +268,7 @@ fn statistics_are_asked_for_and_shown_with_their_age() {
         let shown = shown.join().unwrap();
         let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap();
         assert!(line("free_bytes").ends_with(" 1 MiB"), "{shown}");
-        assert!(line("oom_kills").ends_with(" not told"), "{shown}");
+        assert!(line("oom_kills").ends_with(" not sent"), "{shown}");
     });
     let sample = &one.control.get("/v1/statistics").unwrap()["sample"];
     assert_eq!(sample["values"]["free_bytes"], MIB);
@@ -321,7 +321,7 @@ fn counters_are_reset_and_metrics_go_on() {
         shown.lines().any(|line| line.starts_with("bytes_discarded ") && line.ends_with(" 1 MiB")),
         "{shown}"
     );
-    assert_eq!(one.shown(&["reset-counters"]), "Nothing was counted yet.\n");
+    assert_eq!(one.shown(&["reset-counters"]), "All counters are 0.\n");
     assert_eq!(one.control.get("/v1/counters").unwrap()["bytes_discarded"], 0);
 
     let over_unix = one.control.ask("GET", "/metrics", "").unwrap();
@@ -481,7 +481,7 @@ fn what_needs_a_guest_says_so() {
     for path in ["/v1/statistics/refresh", "/v1/hinting/start"] {
         let answer = one.control.ask("POST", path, "").unwrap();
         assert_eq!(answer.status, 409);
-        assert!(answer.error().unwrap().contains("expected a connected frontend"), "{answer:?}");
+        assert!(answer.error().unwrap().contains("no VMM is connected"), "{answer:?}");
     }
     // No guest could be asked so seldom.
     let body = r#"{"seconds":86401}"#;
@@ -599,7 +599,7 @@ fn the_client_shows_tables_or_the_answer_as_it_came() {
     let raw = one.shown(&["--json", "status"]);
     assert_eq!(serde_json::from_str::<Value>(&raw).unwrap(), one.status());
     let shown = one.shown(&["status"]);
-    assert!(shown.lines().any(|line| line == "frontend          none"), "{shown}");
+    assert!(shown.lines().any(|line| line == "VMM               none"), "{shown}");
     assert!(shown.lines().any(|line| line == "statistics        not offered"), "{shown}");
     let raw = one.shown(&["pause", "--json"]);
     assert_eq!(raw, "{\"paused_by\":[\"operator\"]}\n");

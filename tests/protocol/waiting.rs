@@ -97,7 +97,7 @@ fn a_second_vmm_is_shown_and_served_when_the_first_has_gone() {
     let mut ctl = Command::new(BINARY);
     ctl.args(["ctl", "--control-socket"]).arg(device.daemon.control_socket()).arg("status");
     let shown = String::from_utf8(ctl.output().unwrap().stdout).unwrap();
-    assert!(shown.contains("connected, 1 more waits\n"), "{shown}");
+    assert!(shown.contains("connected, 1 more waiting\n"), "{shown}");
 
     drop(second);
     device.until_waiting(0);
