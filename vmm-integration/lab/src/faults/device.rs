@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A balloon device that breaks its promises, made of the daemon's own rooms.
+//! A balloon device that breaks its promises.
 //!
-//! It reads chains and discards memory as the daemon does, over a real vhost-user socket, so that
-//! any guest can attach to it. Only how chains are returned is its own.
+//! It serves a real vhost-user socket, so that any guest can attach to it. It discards the memory of a
+//! chain with one call for each descriptor, and returns the chain as its plan says.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -14,20 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{FallocateFlags, fallocate};
 use tempfile::TempDir;
 use vhost::vhost_user::Listener;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_device_balloon::device::chain::ChainHead;
-use vhost_device_balloon::discard::{
-    Fallocate, GuestMemory, GuestRange, Inhibit, LogBitmap, MemoryOptions, Reclaimer,
-};
-use vhost_device_balloon::metrics::Counters;
 use vhost_user_backend::{
     ShutdownHandle, VhostUserBackend, VhostUserDaemon, VringMutex, VringState, VringT,
 };
-use virtio_queue::{QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap,
+    GuestMemoryRegion, GuestRegionMmap,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
@@ -46,7 +45,8 @@ const NO_HEAD: u32 = 0xffff;
 /// Bytes that a returned chain is said to hold by [`FaultKind::UsedLength`].
 const USED_BYTES: u32 = 64 << 20;
 
-type Memory = GuestMemoryAtomic<GuestMemory>;
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+type Head = DescriptorChain<Arc<GuestMemoryMmap>>;
 
 /// What a faulty device has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ struct Shared {
     chains: AtomicU64,
     faults: AtomicU64,
     log: Mutex<Vec<Chain>>,
-    counters: Arc<Counters>,
+    discarded_bytes: AtomicU64,
     stop: AtomicBool,
     session: Mutex<Option<ShutdownHandle>>,
 }
@@ -116,7 +116,7 @@ impl FaultyDevice {
             chains: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             log: Mutex::default(),
-            counters: Arc::default(),
+            discarded_bytes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             session: Mutex::default(),
         });
@@ -148,11 +148,11 @@ impl FaultyDevice {
 
     /// What it has done.
     pub fn served(&self) -> Served {
-        let Shared { chains, faults, counters, .. } = &*self.shared;
+        let Shared { chains, faults, discarded_bytes, .. } = &*self.shared;
         Served {
             chains: chains.load(Ordering::Relaxed),
             faults: faults.load(Ordering::Relaxed),
-            discarded_bytes: counters.snapshot().bytes_discarded,
+            discarded_bytes: discarded_bytes.load(Ordering::Relaxed),
         }
     }
 }
@@ -183,7 +183,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Serves one frontend after the other.
 fn serve(shared: &Arc<Shared>, mut listener: Listener) {
     while !shared.stop.load(Ordering::Relaxed) {
-        let memory = GuestMemoryAtomic::new(GuestMemory::new());
+        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let backend = Arc::new(FaultyBackend::new(shared));
         let started = VhostUserDaemon::new("faulty-device".to_owned(), backend, memory)
             .and_then(|mut framework| framework.start(&mut listener).map(|()| framework));
@@ -207,7 +207,7 @@ fn serve(shared: &Arc<Shared>, mut listener: Listener) {
 /// One connection.
 struct FaultyBackend {
     shared: Arc<Shared>,
-    reclaimer: Reclaimer<Fallocate>,
+    memory: Mutex<Memory>,
     /// Chains that were served and not returned, of [`FaultKind::ReorderAcks`].
     held: Mutex<Vec<u16>>,
     exit_event: Mutex<Option<RawFd>>,
@@ -215,68 +215,73 @@ struct FaultyBackend {
 
 impl FaultyBackend {
     fn new(shared: &Arc<Shared>) -> Self {
-        let (inhibit, counters) = (Arc::<Inhibit>::default(), Arc::clone(&shared.counters));
         Self {
             shared: Arc::clone(shared),
-            reclaimer: Reclaimer::new(Fallocate, MemoryOptions::default(), inhibit, counters),
+            memory: Mutex::new(GuestMemoryAtomic::new(GuestMemoryMmap::new())),
             held: Mutex::default(),
             exit_event: Mutex::default(),
         }
     }
 
+    fn snapshot(&self) -> Arc<GuestMemoryMmap> {
+        lock(&self.memory).memory().into_inner()
+    }
+
     /// Takes a chain off the queue, if there is one.
-    fn next(&self, vring: &VringMutex<Memory>) -> Option<ChainHead> {
+    fn next(&self, vring: &VringMutex<Memory>) -> Option<Head> {
         let mut state = vring.get_mut();
         if !state.is_enabled() || !state.get_queue().ready() {
             return None;
         }
-        let snapshot = self.reclaimer.snapshot();
-        let queue = state.get_queue_mut();
-        let (table, queue_size) = (GuestAddress(queue.desc_table()), queue.size());
-        let index = queue.iter(snapshot.as_ref()).ok()?.next()?.head_index();
-        Some(ChainHead { table, queue_size, index })
+        state.get_queue_mut().iter(self.snapshot()).ok()?.next()
     }
 
-    fn discard(&self, head: ChainHead) {
-        let snapshot = self.reclaimer.snapshot();
-        let mut ranges = Vec::new();
-        let whole = head.walk(snapshot.as_ref(), |descriptor| {
-            ranges.extend(GuestRange::new(descriptor.addr().0, u64::from(descriptor.len())));
-        });
-        if whole.is_ok() {
-            let sizes: Vec<u64> = ranges.iter().map(GuestRange::len).collect();
-            let starts = ranges.iter().map(GuestRange::start).collect();
-            let mut log = lock(&self.shared.log);
-            if log.len() < MOST_CHAINS {
-                log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes, starts });
-            }
-            snapshot.discard(&mut ranges);
+    /// Remembers a chain and discards the memory that it reports.
+    fn discard(&self, chain: Head) {
+        let snapshot = self.snapshot();
+        let (starts, sizes): (Vec<u64>, Vec<u64>) =
+            chain.map(|chunk| (chunk.addr().0, u64::from(chunk.len()))).unzip();
+        for (start, size) in starts.iter().zip(&sizes) {
+            match punch(&snapshot, GuestAddress(*start), *size) {
+                Ok(()) => self.shared.discarded_bytes.fetch_add(*size, Ordering::Relaxed),
+                Err(error) => {
+                    eprintln!(
+                        "faulty device: cannot discard {size} bytes at {start:#x}: {error:#}"
+                    );
+                    0
+                }
+            };
+        }
+        let mut log = lock(&self.shared.log);
+        if log.len() < MOST_CHAINS {
+            log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes, starts });
         }
     }
 
     /// Serves and returns one chain of the reporting queue, as the plan has it.
-    fn report(&self, vring: &VringMutex<Memory>, head: ChainHead) -> Result<()> {
+    fn report(&self, vring: &VringMutex<Memory>, chain: Head) -> Result<()> {
+        let index = chain.head_index();
         let number = self.shared.chains.fetch_add(1, Ordering::Relaxed);
         let fault = self.shared.plan.of_chain(number);
         if let Some(fault) = fault {
             self.shared.faults.fetch_add(1, Ordering::Relaxed);
             if fault.kind == FaultKind::EarlyAck {
-                vring.add_used(head.index, 0)?;
+                vring.add_used(index, 0)?;
                 vring.signal_used_queue()?;
                 thread::sleep(Duration::from_millis(fault.millis()));
-                self.discard(head);
+                self.discard(chain);
                 return Ok(());
             }
         }
-        self.discard(head);
+        self.discard(chain);
         let mut len = 0;
         match fault.map(|fault| (fault.kind, fault.millis())) {
             Some((FaultKind::DelayAck, ms)) => thread::sleep(Duration::from_millis(ms)),
             Some((FaultKind::DropAck, _)) => return Ok(()),
-            Some((FaultKind::DuplicateAck, _)) => vring.add_used(head.index, 0)?,
+            Some((FaultKind::DuplicateAck, _)) => vring.add_used(index, 0)?,
             Some((FaultKind::ReorderAcks, _)) => {
                 let mut held = lock(&self.held);
-                held.push(head.index);
+                held.push(index);
                 if held.len() == 2 {
                     for head in held.drain(..).rev() {
                         vring.add_used(head, 0)?;
@@ -289,7 +294,7 @@ impl FaultyBackend {
                 self.return_nothing_of_ours(&mut vring.get_mut())?;
                 return Ok(vring.signal_used_queue()?);
             }
-            Some((FaultKind::LostInterrupt, _)) => return Ok(vring.add_used(head.index, 0)?),
+            Some((FaultKind::LostInterrupt, _)) => return Ok(vring.add_used(index, 0)?),
             Some((FaultKind::SpuriousInterrupt, _)) => {
                 vring.signal_used_queue()?;
                 // So that the driver looks before there is something.
@@ -298,14 +303,13 @@ impl FaultyBackend {
             Some((FaultKind::UsedLength, _)) => len = USED_BYTES,
             _ => {}
         }
-        vring.add_used(head.index, len)?;
+        vring.add_used(index, len)?;
         Ok(vring.signal_used_queue()?)
     }
 
     /// Writes an entry into the used ring that names no chain (virtio 1.3, 2.7.8).
     fn return_nothing_of_ours(&self, state: &mut VringState<Memory>) -> Result<()> {
-        let snapshot = self.reclaimer.snapshot();
-        let memory = snapshot.as_ref();
+        let memory = self.snapshot();
         let queue = state.get_queue_mut();
         let (ring, index) = (queue.used_ring(), queue.next_used());
         let slot = u64::from(index % queue.size());
@@ -315,6 +319,17 @@ impl FaultyBackend {
         memory.store(next, GuestAddress(ring + 2), Ordering::Release)?;
         Ok(())
     }
+}
+
+/// Punches a hole into the file behind a range of guest memory.
+fn punch(memory: &GuestMemoryMmap, start: GuestAddress, bytes: u64) -> Result<()> {
+    let (region, offset) = memory.to_region_addr(start).context("outside guest memory")?;
+    let region: &GuestRegionMmap = region;
+    let end = offset.0.checked_add(bytes).context("past 2^64")?;
+    ensure!(end <= region.len(), "past the end of its region");
+    let file = region.file_offset().context("no file behind it")?;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file.file(), flags, file.start() + offset.0, bytes).context("fallocate")
 }
 
 /// As in the daemon: the framework gives this descriptor up without closing it.
@@ -329,7 +344,7 @@ impl Drop for FaultyBackend {
 }
 
 impl VhostUserBackend for FaultyBackend {
-    type Bitmap = LogBitmap;
+    type Bitmap = ();
     type Vring = VringMutex<Memory>;
 
     fn num_queues(&self) -> usize {
@@ -368,7 +383,8 @@ impl VhostUserBackend for FaultyBackend {
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.reclaimer.set_memory(memory.memory().into_inner()).map(drop).map_err(io::Error::other)
+        *lock(&self.memory) = memory;
+        Ok(())
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
@@ -393,7 +409,7 @@ impl VhostUserBackend for FaultyBackend {
                 let done = if index >= FIRST_REPORTING {
                     self.report(vring, head)
                 } else {
-                    vring.add_used(head.index, 0).map_err(anyhow::Error::from)
+                    vring.add_used(head.head_index(), 0).map_err(anyhow::Error::from)
                 };
                 if let Err(error) = done {
                     eprintln!("faulty device: queue {index}: {error:#}");
