@@ -163,7 +163,7 @@ impl Drop for FaultyDevice {
         if let Some(session) = lock(&self.shared.session).take() {
             session.shutdown();
         }
-        // Wakes it where it waits for a frontend; there is nobody to answer.
+        // Wakes it while it waits for a frontend; no answer comes.
         let _ = UnixStream::connect(self.socket());
         if let Some(thread) = self.thread.take() {
             // It says by itself what it dies of.

@@ -34,10 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A guest that does nothing for so long does nothing any more.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Lets the model meet a fault, of the faulty device or of the daemon.
+/// Injects a fault, into the faulty device or the daemon, with the model as the guest.
 ///
 /// # Errors
-/// Where it cannot be brought about, or something else goes wrong than the fault.
+/// If it cannot be injected, or another error occurs.
 pub fn meet(fault: &Fault, daemon: &Path) -> Result<Met> {
     match (fault.kind.injector(), fault.kind) {
         (_, FaultKind::ReorderAcks) => queue::reorder(fault),
@@ -107,8 +107,8 @@ impl Guest {
         self.vm.mm().zone(ZoneId(0)).isolated_blocks()
     }
 
-    /// Ends it and says whether its reporter waited for an acknowledgement until then, although
-    /// nobody was at work any more.
+    /// Shuts it down, and returns whether its reporter still waited for an acknowledgement although the
+    /// guest was idle.
     fn end(self) -> Result<bool> {
         // What is reported is held, and so isolated.
         let comes_to_rest = wait_until(QUIET, LOOK_EVERY, || match self.isolated_blocks() {
@@ -129,7 +129,7 @@ fn faulty_device(fault: &Fault) -> Result<Met> {
     let given_back = guest.gives_all_back(PATIENCE / 4);
     let waits = guest.end()?;
     let served = device.served();
-    ensure!(served.faults > 0, "the fault was never met: {served:?}");
+    ensure!(served.faults > 0, "the fault never happened: {served:?}");
     let fate = if given_back { "all free memory was given back" } else { "reporting stopped" };
     let seen = format!("{} chains, {fate}", served.chains);
     Ok(Met { faults: served.faults, lost_bytes, waits, seen, stack: Vec::new() })
@@ -188,7 +188,10 @@ fn killed(fault: &Fault, binary: &Path) -> Result<Met> {
         lost_bytes += guest.holdings.verify(KEPT)?.lost_bytes;
         daemon = start(binary)?;
         guest.vm.reconnect(&daemon.socket()).context("the daemon was started again")?;
-        ensure!(guest.gives_all_back(PATIENCE), "what was under way was not taken up again");
+        ensure!(
+            guest.gives_all_back(PATIENCE),
+            "the next daemon did not carry out the report in flight"
+        );
     }
     lost_bytes += guest.churn()?;
     let given_back = guest.gives_all_back(PATIENCE);
@@ -196,7 +199,7 @@ fn killed(fault: &Fault, binary: &Path) -> Result<Met> {
     if !given_back {
         bail!("memory was not given back after the daemon was killed");
     }
-    let seen = "the report under way was carried out by the next daemon".to_owned();
+    let seen = "the next daemon carried out the report in flight".to_owned();
     Ok(Met { faults: fault.times.max(1), lost_bytes, waits, seen, stack: Vec::new() })
 }
 
@@ -207,7 +210,7 @@ fn stopped(fault: &Fault, binary: &Path) -> Result<Met> {
     thread::sleep(Duration::from_millis(fault.millis()));
     let mut lost_bytes = guest.holdings.verify(KEPT)?.lost_bytes;
     let held = guest.isolated_blocks();
-    ensure!(held > 0, "the guest let go of pages that nobody had acknowledged");
+    ensure!(held > 0, "the guest released pages without an acknowledgement");
     daemon.signal(Signal::CONT)?;
     let given_back = guest.gives_all_back(PATIENCE);
     lost_bytes += guest.churn()?;

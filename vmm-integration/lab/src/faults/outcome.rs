@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What came of a fault.
+//! The outcome of a fault.
 
 use std::fmt;
 
 use super::plan::{Documented, FaultKind};
 
-/// What was seen of a guest that met a fault.
+/// The observations of a guest during a fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Met {
     /// Chains that the fault happened to, or calls of the daemon.
     pub faults: u64,
     /// Bytes of memory in use that do not hold what they should.
     pub lost_bytes: u64,
-    /// Whether the guest still waited for an acknowledgement when nobody was at work any more.
+    /// Whether the idle guest still waited for an acknowledgement.
     pub waits: bool,
-    /// What was seen, in a sentence.
+    /// The observation, in a sentence.
     pub seen: String,
-    /// What the guest's reporter waits in, where it could be asked.
+    /// The stack of the guest's waiting reporter, where it is known.
     pub stack: Vec<String>,
 }
 
-/// Whether that is what is documented of the fault.
+/// The comparison of an observation with the documented effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// Nothing was lost and everything went on.
@@ -33,7 +33,7 @@ pub enum Judgement {
 }
 
 impl Met {
-    /// Compares it with what is documented of `kind`.
+    /// Compares it with the documented effect of `kind`.
     pub fn judge(&self, kind: FaultKind) -> Judgement {
         match (kind.documented(), self.lost_bytes > 0, self.waits) {
             (_, false, false) => Judgement::Survived,

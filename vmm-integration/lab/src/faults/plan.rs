@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 /// ```toml
 /// [[fault]]
 /// kind = "delay-ack"
-/// after = 3      # the first three chains are left alone; 0 without
-/// times = 2      # the next two are not; 1 without, 0: all
+/// after = 3      # skips the first three chains; default 0
+/// times = 2      # hits the next two; default 1; 0 hits all
 /// ms = 500
 /// ```
 ///
@@ -27,22 +27,22 @@ pub struct FaultPlan {
     pub faults: Vec<Fault>,
 }
 
-/// One of them.
+/// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// What goes wrong.
+    /// Its kind.
     pub kind: FaultKind,
-    /// Chains of the reporting queue that are left alone before.
+    /// Chains of the reporting queue to skip.
     #[serde(default)]
     pub after: u64,
-    /// Chains that it happens to then; 0: all that come.
+    /// Chains to hit then; 0 for all.
     #[serde(default = "once")]
     pub times: u64,
-    /// For how long, in milliseconds, of the kinds that take time.
+    /// Its duration in milliseconds, for kinds that take time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ms: Option<u64>,
-    /// Name of the error, of the kinds that fail with one.
+    /// The name of the error, for kinds that fail with one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
 }
@@ -51,7 +51,7 @@ fn once() -> u64 {
     1
 }
 
-/// What goes wrong.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
@@ -93,17 +93,16 @@ pub enum FaultKind {
     NoDescriptors,
 }
 
-/// Who brings a fault about.
+/// The part that a fault is injected into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Injector {
-    /// A device of the lab's own, made of the daemon's rooms: no well-made backend can be brought
-    /// to do this.
+    /// A device of the lab's own, because no correct backend does this.
     FaultyDevice,
-    /// The daemon as it is, from outside.
+    /// The daemon, from outside.
     Daemon,
 }
 
-/// What is known to come of a fault.
+/// The documented effect of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Documented {
     /// Nothing is lost, and everything goes on.
@@ -138,7 +137,7 @@ impl FaultKind {
         Self::NoDescriptors,
     ];
 
-    /// As it is written in a plan.
+    /// The name in a plan.
     pub fn name(self) -> &'static str {
         match self {
             Self::DelayAck => "delay-ack",
@@ -162,7 +161,7 @@ impl FaultKind {
         }
     }
 
-    /// Who brings it about.
+    /// The part that it is injected into.
     pub fn injector(self) -> Injector {
         match self {
             Self::DelayAck
@@ -178,7 +177,7 @@ impl FaultKind {
         }
     }
 
-    /// What is known to come of it.
+    /// Its documented effect.
     pub fn documented(self) -> Documented {
         match self {
             Self::DropAck | Self::WrongAck | Self::LostInterrupt => Documented::Waits,
@@ -188,7 +187,7 @@ impl FaultKind {
         }
     }
 
-    /// How long it lasts where the plan does not say, in milliseconds; none if it takes no time.
+    /// The default duration in milliseconds; none if it takes no time.
     pub fn default_ms(self) -> Option<u64> {
         match self {
             Self::DelayAck | Self::EarlyAck | Self::DiscardSlow => Some(100),
@@ -200,7 +199,7 @@ impl FaultKind {
         }
     }
 
-    /// Whether it is an error that has a name.
+    /// Whether it fails with a named error.
     pub fn takes_errno(self) -> bool {
         self == Self::DiscardFails
     }
@@ -227,13 +226,13 @@ const ERRORS: [(&str, i32); 11] = [
     ("EPERM", libc::EPERM),
 ];
 
-/// What is wrong with a plan.
+/// An error in a plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The file cannot be read.
-    #[error("the fault plan {0} cannot be read")]
+    #[error("cannot read the fault plan {0}")]
     File(String, #[source] std::io::Error),
-    /// It is not what a plan looks like.
+    /// It is not a plan.
     #[error("{place}: {message}")]
     Form {
         /// The file or the flag.
@@ -241,7 +240,7 @@ pub enum PlanError {
         /// Which field, and what was expected.
         message: String,
     },
-    /// A field has no business there, or is missing, or has a value that means nothing.
+    /// A field is unexpected, missing, or has an unknown value.
     #[error("fault {number} ({kind}): {message}")]
     Field {
         /// From 1.
@@ -277,7 +276,7 @@ impl Fault {
             let value =
                 value.parse::<i64>().map_or_else(|_| toml::Value::from(value), toml::Value::from);
             if table.insert(name.to_owned(), value).is_some() {
-                return Err(form(format!("{name} is given twice")));
+                return Err(form(format!("{name} occurs twice")));
             }
         }
         table.try_into().map_err(|error: toml::de::Error| PlanError::Form {
@@ -304,17 +303,17 @@ impl Fault {
 
     fn check(&self) -> Result<(), String> {
         if self.ms.is_some() && self.kind.default_ms().is_none() {
-            return Err(format!("ms is given, and {} takes no time", self.kind));
+            return Err(format!("unexpected ms: {} takes no time", self.kind));
         }
         match &self.errno {
             Some(_) if !self.kind.takes_errno() => {
-                Err(format!("errno is given, and {} fails with none", self.kind))
+                Err(format!("unexpected errno: {} fails with none", self.kind))
             }
             None if self.kind.takes_errno() => {
-                Err(format!("errno is missing: expected one of {}", error_names()))
+                Err(format!("missing errno: expected one of {}", error_names()))
             }
             Some(name) if self.errno_number().is_none() => {
-                Err(format!("errno is {name:?}: expected one of {}", error_names()))
+                Err(format!("unknown errno {name:?}: expected one of {}", error_names()))
             }
             _ => Ok(()),
         }
@@ -419,12 +418,12 @@ mod tests {
             (fault("\"delay-ack\"\nmss = 1"), vec!["unknown field `mss`", "`ms`"]),
             (fault("\"delay-ack\"\nms = \"x\""), vec!["ms = \"x\"", "expected u64"]),
             (fault("\"drop-ack\"\nms = 1"), vec!["fault 1 (drop-ack)", "ms", "takes no time"]),
-            (fault("\"discard-fails\""), vec!["errno is missing", "ENOSPC"]),
-            (fault("\"discard-fails\"\nerrno = \"EX\""), vec!["errno is \"EX\"", "ENOSPC"]),
-            (fault("\"drop-ack\"\nerrno = \"EIO\""), vec!["errno is given"]),
+            (fault("\"discard-fails\""), vec!["missing errno", "ENOSPC"]),
+            (fault("\"discard-fails\"\nerrno = \"EX\""), vec!["unknown errno \"EX\"", "ENOSPC"]),
+            (fault("\"drop-ack\"\nerrno = \"EIO\""), vec!["unexpected errno"]),
             (
                 fault("\"drop-ack\"") + &fault("\"kill-daemon\"\nerrno = \"EIO\""),
-                vec!["fault 2 (kill-daemon)", "errno is given"],
+                vec!["fault 2 (kill-daemon)", "unexpected errno"],
             ),
             ("[[fualt]]\n".to_owned(), vec!["unknown field `fualt`", "expected `fault`"]),
             ("[[fault]]\nms = 1\n".to_owned(), vec!["missing field `kind`"]),

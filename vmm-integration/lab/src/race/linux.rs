@@ -264,7 +264,7 @@ fn moved_pages(guest: &LinuxGuest) -> Result<u64> {
 /// Blocks that go offline, and those that do not with the error's name.
 type Tried = (Vec<u32>, Vec<(u32, String)>);
 
-/// Which of `blocks` go offline when nobody else wants anything of them, and why the others do not:
+/// The `blocks` that go offline in a quiet guest, and the errors of the others:
 /// even in `ZONE_MOVABLE` the kernel may have reserved pages, or a hole at the end of memory.
 fn removable(guest: &LinuxGuest, blocks: &[u32]) -> Result<Tried> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
@@ -338,7 +338,7 @@ impl std::fmt::Display for Raced {
             self.cycles_per_second()
         )?;
         for (block, why) in left_alone {
-            writeln!(f, "  memory{block} was left alone: {why}, in the quiet guest as well")?;
+            writeln!(f, "  memory{block} was skipped: {why}, in the quiet guest as well")?;
         }
         for (name, operation) in &report.operations {
             writeln!(f, "  {name:<16} {operation}")?;

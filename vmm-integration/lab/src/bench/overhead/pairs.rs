@@ -4,7 +4,7 @@
 
 use guest_driver::random::Random;
 
-/// How sure an interval is to be at the least, where there are pairs enough.
+/// The least confidence of an interval, given enough pairs.
 const CONFIDENCE: f64 = 0.95;
 
 /// For each pair whether the second thing has its turn first. Whatever drifts over the time of a

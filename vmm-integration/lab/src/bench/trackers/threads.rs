@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A scheme beside threads that really run: how often the reporter meets others, and what others
-//! feel of it.
+//! A scheme beside real threads: how often the reporter meets others, and how long they wait for it.
 //!
 //! A pass follows a millisecond after the one before, instead of two seconds, and the host answers at
 //! once: a rate is of what a pass offers, and the more passes the more of these there are.
@@ -98,22 +97,22 @@ pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) ->
     let mut figure =
         |name: &str, value: f64, unit: &str, what: &str| findings.figure(name, value, unit, what);
     figure(
-        "step-3a-rate",
+        "lost-rate",
         rate(alone.stats.lost_race, alone.stats.offered),
         "of a million",
-        "granules offered that were not free any more once isolated",
+        "granules offered that were allocated before they were isolated",
     );
     figure(
-        "step-3a-rate-isolator",
+        "lost-rate-isolator",
         rate(isolator.stats.lost_race, isolator.stats.offered),
         "of a million",
-        "the same, beside somebody who isolates random blocks",
+        "the same, beside a thread that isolates random blocks",
     );
     figure(
         "busy-rate-isolator",
         rate(isolator.stats.busy, isolator.stats.offered),
         "of a million",
-        "granules offered that somebody else had isolated",
+        "granules offered that another thread had isolated",
     );
     figure(
         "not-free-rate",
@@ -164,7 +163,7 @@ pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) ->
     );
     findings.note(
         "Real threads on a machine that others may use: rates and percentiles move between runs, and \
-         with fewer cores than threads who holds a lock may be put off the processor.",
+         with fewer cores than threads the scheduler may preempt a lock's holder.",
     );
     findings.note(
         "The zone's lock is not instrumented: what is measured is how long others wait for it.",
