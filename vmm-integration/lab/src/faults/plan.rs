@@ -436,7 +436,7 @@ mod tests {
         for (flag, expected) in [
             ("delay", "unknown variant `delay`"),
             ("delay-ack:ms", "\"ms\": expected FIELD=VALUE"),
-            ("delay-ack:ms=1,ms=2", "ms is given twice"),
+            ("delay-ack:ms=1,ms=2", "ms occurs twice"),
             ("delay-ack:ms=x", "expected u64"),
             ("delay-ack:ms=-1", "ms"),
         ] {
