@@ -2,23 +2,26 @@
 
 //! A vhost-user backend for the virtio-balloon device, built around free page reporting.
 //!
-//! A guest tells the host which of its pages are free; this daemon gives them back to the host at
-//! once. The library is what the `vhost-device-balloon` program is made of, room by room:
+//! A guest driver reports which guest pages are free, and this daemon discards them on the host. The
+//! interface is a checked [`Config`] and [`run`]; [`program`] is the command line program around them,
+//! with what packages derive from it (completions, man pages).
 //!
-//! | room | contents |
-//! |---|---|
-//! | `cli` | the command line, as one checked [`Config`] |
-//! | [`program`] | the `vhost-device-balloon` program |
-//! | `daemon` | the process: event loop, listener, signals, watchdog |
-//! | [`state`] | the device and its options, which outlive a connection |
-//! | [`vhost_user`] | one frontend connection: admission, messages, virtqueues, device state |
-//! | [`device`] | features, configuration space, the meaning of each queue |
-//! | [`discard`] | range arithmetic, the backing of guest memory, discarding |
-//! | [`metrics`] | counters |
-//! | [`logging`] | the log on standard error, which never blocks a thread |
-//! | `values` | sizes and intervals as operators write them |
-//! | `control` | the control socket (HTTP) and the metrics for Prometheus |
-//! | `ctl` | the operator's client |
+//! The rooms in layers, the lowest first. A room imports its own layer and those below, never above:
+//!
+//! | layer | room | contents |
+//! |---|---|---|
+//! | 1 | `lock`, `wake` | mutexes that a panic does not poison, eventfds |
+//! | 2 | `logging` | the log on standard error, which never blocks a thread |
+//! | 3 | [`metrics`] | counters |
+//! | 4 | [`discard`] | range arithmetic, the backing of guest memory, discarding |
+//! | 5 | [`device`] | features, configuration space, the meaning of each queue |
+//! | 6 | [`vhost_user`] | one frontend connection: admission, messages, virtqueues, device state |
+//! | 6 | [`state`] | the device and its options, which outlive a connection |
+//! | 7 | `values` | sizes and intervals as operators write them |
+//! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
+//! | 8 | `cli`, `ctl` | the command line as one checked [`Config`], and the operator's client |
+//! | 9 | `daemon` | the process: event loop, sockets, signals, watchdog |
+//! | 10 | [`program`] | what `main` runs |
 
 mod cli;
 mod control;
