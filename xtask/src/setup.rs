@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use vmm_integration::fetch::{SetupEvent, packages};
+use vmm_integration::fetch::{self, SetupEvent};
 use vmm_integration::vmm::qemu::{self, Toolbox};
 use vmm_integration::vmm::user_mode_linux::UserModeLinuxParts;
 
@@ -64,7 +64,7 @@ pub(crate) fn guest() -> Result<Toolbox> {
 /// # Errors
 /// If apt cannot reach the archive, or the list cannot be written.
 pub(crate) fn update_packages() -> Result<()> {
-    let changes = packages::update(&mut |event| {
+    let changes = fetch::update_packages(&mut |event| {
         if let SetupEvent::Step(text) = event {
             eprintln!("{text}");
         }

@@ -9,10 +9,12 @@ use std::process::Command;
 pub(crate) mod apt;
 pub mod browser;
 mod devtools;
-pub mod packages;
+pub(crate) mod packages;
 mod sysroot;
+mod update;
 
 pub use sysroot::Sysroot;
+pub use update::update_packages;
 
 /// Progress of the set-up, to be shown.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@
 //!
 //! `guest-packages.toml` lists every package of a recipe, dependencies included. When the mirror
 //! no longer has a pinned version, the newest of all packages are used instead, and a
-//! [`SetupEvent::Warning`] says so. [`update`] pins the newest.
+//! [`super::SetupEvent::Warning`] says so. [`super::update_packages`] pins the newest.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,9 +13,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-
-use super::apt::{Archive, PrivateApt};
-use super::{SetupEvent, guest_dir};
 
 /// A folder of unpacked packages.
 pub(crate) struct Recipe {
@@ -62,9 +59,11 @@ pub(crate) const BROWSER: Recipe = Recipe {
     packages: &["chromium-headless-shell", "patchelf", "fonts-dejavu-core"],
 };
 
-const RECIPES: [&Recipe; 4] = [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER];
+/// All of them.
+pub(crate) const RECIPES: [&Recipe; 4] = [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER];
 
-const HEADER: &str = "\
+/// The first lines of the file.
+pub(crate) const HEADER: &str = "\
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # The Debian packages of the test guests and of the browser, with their dependencies.
 # Written by `cargo xtask setup --update-packages`.
@@ -161,30 +160,8 @@ impl FromIterator<Package> for Pins {
     }
 }
 
-/// Pins the newest version of every package; returns what has changed, a line a package.
-///
-/// # Errors
-/// When apt is missing or cannot reach the archive, or the file cannot be written.
-pub fn update(events: &mut dyn FnMut(SetupEvent)) -> Result<Vec<String>> {
-    let mut text = HEADER.to_owned();
-    let mut changes = Vec::new();
-    let archive = Archive::of_this_machine()?;
-    for recipe in RECIPES {
-        events(SetupEvent::Step(format!("looking for newer packages of {}", recipe.name)));
-        let folder = guest_dir().join("update");
-        let plan = PrivateApt::new(&folder, &archive, recipe.suites)?.newest(recipe.packages);
-        let _ = fs::remove_dir_all(&folder);
-        let plan = plan?;
-        changes.extend(Pins::of(recipe)?.differences(&plan));
-        let pins: Pins = plan.into_iter().collect();
-        write!(text, "\n[{}]\n{}", recipe.name, pins.text())?;
-    }
-    let path = file();
-    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    Ok(changes)
-}
-
-fn file() -> PathBuf {
+/// The file of the pins.
+pub(crate) fn file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-packages.toml")
 }
 
