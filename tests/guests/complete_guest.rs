@@ -50,12 +50,12 @@ impl Daemon {
     }
 }
 
-fn boot(test: &str, daemon: &Daemon, config: GuestConfig) -> Option<LinuxGuest> {
-    let toolbox = qemu::toolbox_or_skip(test)?;
+fn boot(daemon: &Daemon, config: GuestConfig) -> LinuxGuest {
+    let toolbox = qemu::available().unwrap();
     let balloon = Balloon::VhostUser { socket: daemon.process.socket() };
     let guest = LinuxGuest::boot(&toolbox, GuestConfig { balloon, ..config }).unwrap();
     guest.load_balloon_driver("").unwrap();
-    Some(guest)
+    guest
 }
 
 fn until(what: impl FnMut() -> Result<(), String>) {
@@ -83,10 +83,10 @@ fn total(guest: &LinuxGuest) -> u64 {
 /// The target goes up: the guest's memory shrinks and the host has it. It goes down: it is the
 /// guest's again.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_target_takes_memory_from_the_guest_and_gives_it_back() {
     let daemon = Daemon::start(&[]);
-    let test = "a_target_takes_memory_from_the_guest_and_gives_it_back";
-    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let guest = boot(&daemon, GuestConfig::default());
     let agent = guest.agent();
     agent.alloc(1, 512 * MIB, 1).unwrap();
     agent.free(1).unwrap();
@@ -120,10 +120,10 @@ fn a_target_takes_memory_from_the_guest_and_gives_it_back() {
 
 /// Every tag that the kernel sends, and fresh ones when asked.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn linux_sends_its_statistics_when_asked() {
     let daemon = Daemon::start(&["--statistics"]);
-    let test = "linux_sends_its_statistics_when_asked";
-    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let guest = boot(&daemon, GuestConfig::default());
     let sample = || {
         let sample = daemon.ctl(&["statistics", "--refresh"]);
         let values: Vec<(String, u64)> = sample
@@ -160,10 +160,10 @@ fn linux_sends_its_statistics_when_asked() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn while_paused_nothing_is_given_back_and_afterwards_it_is() {
     let daemon = Daemon::start(&["--paused"]);
-    let test = "while_paused_nothing_is_given_back_and_afterwards_it_is";
-    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let guest = boot(&daemon, GuestConfig::default());
     let agent = guest.agent();
     agent.alloc(1, 384 * MIB, 1).unwrap();
     agent.free(1).unwrap();
@@ -186,10 +186,10 @@ fn while_paused_nothing_is_given_back_and_afterwards_it_is() {
 /// Linux hands over its free pages, takes them back when it is told that the round is over, and
 /// can use them.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn linux_hints_its_free_pages_and_has_them_back() {
     let daemon = Daemon::start(&["--statistics", "--free-page-hints"]);
-    let test = "linux_hints_its_free_pages_and_has_them_back";
-    let Some(guest) = boot(test, &daemon, GuestConfig::default()) else { return };
+    let guest = boot(&daemon, GuestConfig::default());
     let agent = guest.agent();
     agent.alloc(1, 256 * MIB, 1).unwrap();
     daemon.ctl(&["hinting", "start"]);
@@ -210,15 +210,15 @@ fn linux_hints_its_free_pages_and_has_them_back() {
 
 /// A DIMM that is plugged in while the guest runs: its memory is used, reported and given back.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn memory_that_is_added_is_reported_and_given_back() {
     let daemon = Daemon::start(&[]);
-    let test = "memory_that_is_added_is_reported_and_given_back";
     let config = GuestConfig {
         qemu_args: ["-m", "slots=2,maxmem=4G"].map(str::to_owned).into(),
         kernel_args: vec!["memhp_default_state=online_movable".to_owned()],
         ..GuestConfig::default()
     };
-    let Some(guest) = boot(test, &daemon, config) else { return };
+    let guest = boot(&daemon, config);
     let before = total(&guest);
     let memory = json!({
         "qom-type": "memory-backend-memfd", "id": "hot", "size": 512 * MIB, "share": true,
@@ -249,14 +249,12 @@ fn memory_that_is_added_is_reported_and_given_back() {
 
 /// Memory of huge pages, which the daemon gives back whole and only when it is allowed to.
 #[test]
+#[ignore = "needs a Linux guest and huge pages: cargo xtask test"]
 fn a_guest_on_huge_pages_gives_them_back_where_that_is_allowed() {
     const PAGE: u64 = 2 * MIB;
     let memory = 512 * MIB;
-    let test = "a_guest_on_huge_pages_gives_them_back_where_that_is_allowed";
-    let _pool = match Pool::with_free(PAGE, memory) {
-        Ok(pool) => pool,
-        Err(error) => return eprintln!("{test}: not run: {error:#}"),
-    };
+    let _alone = crate::huge_pages();
+    let _pool = Pool::with_free(PAGE, memory).unwrap();
     for (args, allowed) in [(&["--hugetlb"][..], true), (&[], false)] {
         let daemon = Daemon::start(args);
         let config = GuestConfig {
@@ -264,7 +262,7 @@ fn a_guest_on_huge_pages_gives_them_back_where_that_is_allowed() {
             hugetlb_page_bytes: Some(PAGE),
             ..GuestConfig::default()
         };
-        let Some(guest) = boot(test, &daemon, config) else { return };
+        let guest = boot(&daemon, config);
         let agent = guest.agent();
         agent.alloc(1, 192 * MIB, 1).unwrap();
         let used = guest.resident_bytes().unwrap();

@@ -4,8 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
-use std::env;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,22 +22,14 @@ const KEPT: u32 = 1;
 const FILLED: u32 = 2;
 
 #[test]
+#[ignore = "needs a Linux guest and user-mode Linux: cargo xtask test"]
 fn freed_memory_returns_on_every_vmm() {
     for vmm in vmm::ALL {
-        let skipped = match vmm.prepare(&mut |_| ()) {
-            Ok(()) => freed_memory_returns(*vmm),
-            Err(why) => Err(why),
-        };
-        if let Err(why) = skipped {
-            assert!(env::var_os("CI").is_none(), "{}: {why:#}", vmm.name());
-            // Past the test harness, which shows only what a failing test prints.
-            let _ = writeln!(io::stderr(), "not run with {}: {why:#}", vmm.name());
-        }
+        freed_memory_returns(*vmm);
     }
 }
 
-/// Fails only when the guest does not boot: everything else panics.
-fn freed_memory_returns(vmm: &dyn Vmm) -> anyhow::Result<()> {
+fn freed_memory_returns(vmm: &dyn Vmm) {
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let daemon = DaemonProcess::spawn_controlled(binary, vmm.daemon_args()).unwrap();
     let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
@@ -47,7 +37,7 @@ fn freed_memory_returns(vmm: &dyn Vmm) -> anyhow::Result<()> {
         let counters = control.get("/v1/counters").unwrap();
         counters.pointer("/reporting/bytes").and_then(serde_json::Value::as_u64).unwrap()
     };
-    let guest = vmm.boot(&GuestSpec { memory_bytes: 512 * MIB, socket: daemon.socket() })?;
+    let guest = vmm.boot(&GuestSpec { memory_bytes: 512 * MIB, socket: daemon.socket() }).unwrap();
     println!("{}: {}", vmm.name(), guest.describe());
     guest.set_reporting(true).unwrap();
     guest.alloc(KEPT, 16 * MIB, 1).unwrap();
@@ -85,5 +75,4 @@ fn freed_memory_returns(vmm: &dyn Vmm) -> anyhow::Result<()> {
     assert_eq!(guest.expect_intact(KEPT).unwrap(), 16 * MIB);
     guest.shut_down().unwrap();
     daemon.session_summary(PATIENCE).unwrap();
-    Ok(())
 }

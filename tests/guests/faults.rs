@@ -8,7 +8,7 @@ use std::time::Duration;
 use balloon_lab::faults::device::FaultyDevice;
 use balloon_lab::faults::outcome::{Judgement, Met};
 use balloon_lab::faults::plan::{Fault, FaultKind, FaultPlan, Injector};
-use balloon_lab::faults::{inject, linux, model};
+use balloon_lab::faults::{linux, model};
 use guest_driver::page_alloc::{Pfn, PfnRange};
 use guest_driver::reporting::ReportSink;
 use vmm_integration::measure::host::wait_until;
@@ -78,18 +78,18 @@ fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn the_daemon_survives_what_happens_to_it() {
-    if inject::strace().is_err() && qemu::toolbox_or_skip("the daemon's faults").is_none() {
-        return;
-    }
+    // strace comes with the guest.
+    qemu::available().unwrap();
     meet(FaultKind::ALL.into_iter().filter(|kind| kind.injector() == Injector::Daemon));
 }
 
 /// Linux waits without a timeout; nothing else in the guest does.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn linux_waits_for_ever_for_an_acknowledgement_that_never_comes() {
-    let test = "linux_waits_for_ever_for_an_acknowledgement_that_never_comes";
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let fault = Fault::new(FaultKind::DropAck);
     let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     println!("{met}");
@@ -99,9 +99,9 @@ fn linux_waits_for_ever_for_an_acknowledgement_that_never_comes() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn linux_survives_an_acknowledgement_that_comes_late() {
-    let test = "linux_survives_an_acknowledgement_that_comes_late";
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let fault = Fault { ms: Some(1000), ..Fault::new(FaultKind::DelayAck) };
     let met = linux::meet(&fault, &toolbox, binary()).unwrap();
     assert_eq!(met.judge(fault.kind), Judgement::Survived, "{met}");

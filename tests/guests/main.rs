@@ -13,3 +13,10 @@ mod out_of_memory;
 mod race;
 mod real_guest;
 mod user_mode_linux;
+
+/// Lets one test at a time raise the pool of huge pages: another would take pages for free that a
+/// guest is about to map.
+fn huge_pages() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

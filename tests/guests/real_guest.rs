@@ -36,13 +36,12 @@ fn config(daemon: &DaemonProcess, kernel_args: &[&str]) -> GuestConfig {
     }
 }
 
-/// A guest with `daemon` as its balloon, its driver loaded; none where no guest can be
-/// had, which is said.
-fn boot(test: &str, daemon: &DaemonProcess) -> Option<LinuxGuest> {
-    let toolbox = qemu::toolbox_or_skip(test)?;
+/// A guest with `daemon` as its balloon, its driver loaded.
+fn boot(daemon: &DaemonProcess) -> LinuxGuest {
+    let toolbox = qemu::available().unwrap();
     let guest = LinuxGuest::boot(&toolbox, config(daemon, &[])).unwrap();
     guest.load_balloon_driver("").unwrap();
-    Some(guest)
+    guest
 }
 
 /// Waits until the host holds at most `bytes` for the guest.
@@ -55,10 +54,10 @@ fn wait_until_resident(guest: &LinuxGuest, bytes: u64) {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn freed_memory_returns_within_three_passes_and_memory_in_use_survives() {
     let daemon = daemon();
-    let test = "freed_memory_returns_within_three_passes_and_memory_in_use_survives";
-    let Some(guest) = boot(test, &daemon) else { return };
+    let guest = boot(&daemon);
     let (kept, filled) = (64 * MIB, 512 * MIB);
     let agent = guest.agent();
     agent.alloc(KEPT, kept, 1).unwrap();
@@ -97,10 +96,10 @@ fn freed_memory_returns_within_three_passes_and_memory_in_use_survives() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn qemu_and_linux_have_nothing_to_complain_about() {
     let daemon = daemon();
-    let test = "qemu_and_linux_have_nothing_to_complain_about";
-    let Some(guest) = boot(test, &daemon) else { return };
+    let guest = boot(&daemon);
     let device = guest.agent().balloon().unwrap().expect("a balloon device");
     assert_ne!(device.features & feature::REPORTING, 0, "{:#x}", device.features);
     // Unloading resets the device; loading sets it up again.
@@ -114,10 +113,10 @@ fn qemu_and_linux_have_nothing_to_complain_about() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole() {
     let mut daemon = daemon();
-    let test = "a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole";
-    let Some(guest) = boot(test, &daemon) else { return };
+    let guest = boot(&daemon);
     let agent = guest.agent();
     agent.alloc(KEPT, 256 * MIB, 1).unwrap();
     agent.alloc(FILLED, 512 * MIB, 2).unwrap();
@@ -141,10 +140,10 @@ fn a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole() {
 /// A guest that clears pages when it frees them has touched all its memory when it is up. Linux
 /// drops reporting in such a guest unless the device takes its poison value, here zero.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_guest_with_init_on_free_gives_back_what_it_touched_at_boot() {
     let daemon = daemon();
-    let test = "a_guest_with_init_on_free_gives_back_what_it_touched_at_boot";
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let config = config(&daemon, &["init_on_free=1"]);
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
     let touched = guest.resident_bytes().unwrap();
@@ -162,12 +161,12 @@ fn a_guest_with_init_on_free_gives_back_what_it_touched_at_boot() {
 /// Set at run time, it reaches the guest through the backend channel: without reporting, nothing
 /// but the balloon gives memory back.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_target_shrinks_the_guest_and_lets_it_grow_again() {
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
     let daemon = DaemonProcess::spawn_controlled(binary, ["--no-reporting"]).unwrap();
     let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
-    let test = "a_target_shrinks_the_guest_and_lets_it_grow_again";
-    let Some(guest) = boot(test, &daemon) else { return };
+    let guest = boot(&daemon);
     let agent = guest.agent();
     agent.alloc(KEPT, 64 * MIB, 1).unwrap();
     for generation in 2..4 {

@@ -14,7 +14,7 @@ use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::guest::Guest as _;
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::user_mode_linux::{UserModeLinux, boot_or_skip};
+use vmm_integration::vmm::user_mode_linux::{UserModeLinux, boot_reporting};
 
 const MIB: u64 = 1 << 20;
 const MEMORY: u64 = 512 * MIB;
@@ -66,10 +66,10 @@ fn end(guest: UserModeLinux, daemon: &DaemonProcess, sessions: usize) {
 }
 
 #[test]
+#[ignore = "needs user-mode Linux: cargo xtask test"]
 fn what_user_mode_linux_frees_is_reported_and_given_back() {
     let (daemon, _) = daemon();
-    let test = "what_user_mode_linux_frees_is_reported_and_given_back";
-    let Some(guest) = boot_or_skip(test, &daemon.socket(), MEMORY) else { return };
+    let guest = boot_reporting(&daemon.socket(), MEMORY).unwrap();
     let agent = guest.agent();
     let device = agent.balloon().unwrap().expect("a balloon device");
     assert_ne!(device.features & feature::REPORTING, 0, "{:#x}", device.features);
@@ -91,12 +91,12 @@ fn what_user_mode_linux_frees_is_reported_and_given_back() {
 }
 
 #[test]
+#[ignore = "needs user-mode Linux: cargo xtask test"]
 fn user_mode_linux_follows_a_target_and_the_next_one_is_served() {
     let (daemon, control) = daemon();
-    let test = "user_mode_linux_follows_a_target_and_the_next_one_is_served";
     let (kept, target) = (32 * MIB, 128 * MIB);
     for session in 1..=2 {
-        let Some(guest) = boot_or_skip(test, &daemon.socket(), MEMORY) else { return };
+        let guest = boot_reporting(&daemon.socket(), MEMORY).unwrap();
         guest.agent().alloc(KEPT, kept, 1).unwrap();
         follow(&control, target);
         follow(&control, 0);

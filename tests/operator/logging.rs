@@ -175,15 +175,10 @@ fn a_pipe_read_late_gets_lines_in_order_and_the_count_of_lost_ones() {
     rest.join().unwrap();
 }
 
-/// Set in a child process to what it is to do.
+/// Set in the child process, which logs, panics and ends with status 7.
 const CHILD: &str = "BALLOON_TEST_LOGGING_CHILD";
 
-/// The body of the child process that [`a_panic_is_logged_behind_what_was_said_before`] starts.
-#[test]
-fn child_process_that_panics() {
-    if env::var_os(CHILD).is_none() {
-        return;
-    }
+fn log_and_panic() -> ! {
     let logger = Logger::start(LevelFilter::Info).unwrap();
     (0..50).for_each(|n| info!("line {n}"));
     assert!(thread::spawn(|| panic!("on\npurpose")).join().is_err());
@@ -193,12 +188,16 @@ fn child_process_that_panics() {
 
 fn child(stderr: Stdio) -> Child {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "logging::child_process_that_panics", "--nocapture"]).env(CHILD, "1");
+    let test = "logging::panic_follows_what_was_logged_before";
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
     command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
 }
 
 #[test]
-fn a_panic_is_logged_behind_what_was_said_before() {
+fn panic_follows_what_was_logged_before() {
+    if env::var_os(CHILD).is_some() {
+        log_and_panic();
+    }
     let output = child(Stdio::piped()).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7));
     let log = String::from_utf8(output.stderr).unwrap();

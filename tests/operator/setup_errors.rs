@@ -33,10 +33,10 @@ fn strings(args: &[&str]) -> Vec<String> {
 
 /// QEMU keeps its connection while a device comes and goes.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_device_is_unplugged_and_plugged_in_again() {
-    let test = "a_device_is_unplugged_and_plugged_in_again";
     let daemon = daemon();
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let chardev = format!("socket,id=balloon,path={}", daemon.socket().display());
     let port = "pcie-root-port,id=rp,chassis=1";
     let config = GuestConfig {
@@ -81,10 +81,10 @@ fn a_device_is_unplugged_and_plugged_in_again() {
 
 /// QEMU aborted when the daemon hung up on a device in the middle of its start.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn memory_that_is_not_shared_is_named_and_ends_no_vm() {
-    let test = "memory_that_is_not_shared_is_named_and_ends_no_vm";
     let daemon = daemon();
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let private = "memory-backend-memfd,id=private,size=1024M,share=off";
     let config = GuestConfig {
         balloon: Balloon::VhostUser { socket: daemon.socket() },
@@ -106,10 +106,10 @@ fn memory_that_is_not_shared_is_named_and_ends_no_vm() {
 
 /// Linux inflates to death where it cannot read how much it is to inflate.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_vm_without_configuration_does_not_boot() {
-    let test = "a_vm_without_configuration_does_not_boot";
     let daemon = daemon();
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let chardev = format!("socket,id=balloon,path={}", daemon.socket().display());
     let device = "vhost-user-test-device-pci,chardev=balloon,virtio-id=5,num_vqs=5,vq_size=128";
     let config = GuestConfig {
@@ -125,10 +125,10 @@ fn a_vm_without_configuration_does_not_boot() {
 
 /// An older Linux gives up on a device whose reporting queue cannot take a batch; 7.2 does not.
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn queues_too_small_to_report_are_warned_of() {
-    let test = "queues_too_small_to_report_are_warned_of";
     let daemon = daemon();
-    let Some(toolbox) = qemu::toolbox_or_skip(test) else { return };
+    let toolbox = qemu::available().unwrap();
     let config = GuestConfig {
         balloon: Balloon::VhostUser { socket: daemon.socket() },
         vq_size: 16,

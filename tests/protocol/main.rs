@@ -2,7 +2,7 @@
 
 //! The device over vhost-user, with a frontend of our own.
 
-#[path = "../raw/mod.rs"]
+#[path = "../support/raw.rs"]
 mod raw;
 
 mod admission;

@@ -13,10 +13,9 @@ use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 const MIB: u64 = 1 << 20;
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_guest_without_a_balloon_keeps_its_memory() {
-    let Some(toolbox) = qemu::toolbox_or_skip("a_guest_without_a_balloon_keeps_its_memory") else {
-        return;
-    };
+    let toolbox = qemu::available().unwrap();
     let guest = LinuxGuest::boot(&toolbox, GuestConfig::default()).unwrap();
     let agent = guest.agent();
     let hello = guest.hello();
@@ -55,9 +54,9 @@ fn a_guest_without_a_balloon_keeps_its_memory() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn requests_that_cannot_be_met_are_refused_and_the_agent_goes_on() {
-    let name = "requests_that_cannot_be_met_are_refused_and_the_agent_goes_on";
-    let Some(toolbox) = qemu::toolbox_or_skip(name) else { return };
+    let toolbox = qemu::available().unwrap();
     let config = GuestConfig { memory_bytes: 512 * MIB, cpus: 1, ..GuestConfig::default() };
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
     let agent = guest.agent();
@@ -93,10 +92,9 @@ fn requests_that_cannot_be_met_are_refused_and_the_agent_goes_on() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn memory_commands_do_not_hold_up_the_others() {
-    let Some(toolbox) = qemu::toolbox_or_skip("memory_commands_do_not_hold_up_the_others") else {
-        return;
-    };
+    let toolbox = qemu::available().unwrap();
     let guest = LinuxGuest::boot(&toolbox, GuestConfig::default()).unwrap();
     let agent = guest.agent();
     std::thread::scope(|scope| {
@@ -119,10 +117,9 @@ fn memory_commands_do_not_hold_up_the_others() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn qemus_own_balloon_gives_freed_memory_back() {
-    let Some(toolbox) = qemu::toolbox_or_skip("qemus_own_balloon_gives_freed_memory_back") else {
-        return;
-    };
+    let toolbox = qemu::available().unwrap();
     let config = GuestConfig { balloon: Balloon::Qemu, ..GuestConfig::default() };
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
     let agent = guest.agent();
@@ -171,9 +168,9 @@ fn qemus_own_balloon_gives_freed_memory_back() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_kernel_that_does_not_boot_is_reported_with_its_console() {
-    let name = "a_kernel_that_does_not_boot_is_reported_with_its_console";
-    let Some(toolbox) = qemu::toolbox_or_skip(name) else { return };
+    let toolbox = qemu::available().unwrap();
     let config =
         GuestConfig { kernel_args: vec!["rdinit=/nowhere".to_owned()], ..GuestConfig::default() };
     let error = LinuxGuest::boot(&toolbox, config).err().expect("there is no init").to_string();
@@ -187,8 +184,9 @@ fn a_kernel_that_does_not_boot_is_reported_with_its_console() {
 }
 
 #[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
 fn a_dropped_guest_is_gone() {
-    let Some(toolbox) = qemu::toolbox_or_skip("a_dropped_guest_is_gone") else { return };
+    let toolbox = qemu::available().unwrap();
     let config = GuestConfig { memory_bytes: 256 * MIB, cpus: 1, ..GuestConfig::default() };
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
     let process = format!("/proc/{}", guest.qemu_pid());

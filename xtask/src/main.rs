@@ -2,9 +2,11 @@
 
 //! `cargo xtask`: the developer's commands. See `cargo xtask --help`.
 
+mod capability;
 mod cargo;
 mod demo;
 mod dist;
+mod files;
 mod lab;
 mod setup;
 mod test;
@@ -30,7 +32,12 @@ enum Command {
     /// memory several times, and draws the guest's use beside the host's. Prints a table and writes
     /// a page into target/demo.
     Demo(demo::Options),
-    /// Runs every check and every test, those with a real guest included.
+    /// Runs every check and every test.
+    ///
+    /// A test that needs something of the machine, such as a Linux guest, root or huge pages, is
+    /// ignored by `cargo test`. This command fetches the guests and a browser, probes the rest, and
+    /// includes each test whose needs are met. The others are listed with the reason. With the
+    /// environment variable CI set, a missing capability fails the run unless CI_WITHOUT names it.
     Test,
     /// Measures. Without more it runs all experiments of the lab, in short, and writes the report
     /// into target/lab.

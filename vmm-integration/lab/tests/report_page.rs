@@ -66,9 +66,9 @@ fn keep_some(folder: &Path) {
 }
 
 #[test]
+#[ignore = "needs a browser: cargo xtask test"]
 fn the_report_is_whole_and_legible_on_every_screen() {
-    let name = "the_report_is_whole_and_legible_on_every_screen";
-    let Some(browser) = Browser::for_test(name) else { return };
+    let browser = Browser::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
     keep_some(folder.path());
     assert_eq!(lab(&["report", "--from", "out"], folder.path()), 1, "a file is no record");
@@ -118,9 +118,9 @@ fn the_report_is_whole_and_legible_on_every_screen() {
 
 /// The check itself must be able to fail.
 #[test]
+#[ignore = "needs a browser: cargo xtask test"]
 fn what_is_wrong_with_a_page_is_noticed() {
-    let name = "what_is_wrong_with_a_page_is_noticed";
-    let Some(browser) = Browser::for_test(name) else { return };
+    let browser = Browser::ensure().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("page.html");
     let page = "<!doctype html><meta name=viewport content='width=device-width'><body id=a>\

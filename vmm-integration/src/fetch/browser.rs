@@ -10,7 +10,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -100,29 +99,6 @@ impl Browser {
         // Not needed any more; packages that stay only take room.
         let _ = fs::remove_dir_all(&apt);
         Self::unpacked().context("the unpacked browser is missing")
-    }
-
-    /// The browser for a test, or nothing if there is none here: then that is said, and the test may
-    /// pass. With the environment variable `CI` set it is fetched if need be.
-    ///
-    /// # Panics
-    /// When it cannot be had and `CI` is set.
-    pub fn for_test(test_name: &str) -> Option<Self> {
-        if env::var_os("CI").is_some() {
-            return Some(
-                Self::ensure().unwrap_or_else(|error| panic!("{test_name} needs it: {error:#}")),
-            );
-        }
-        let found = Self::find();
-        if found.is_none() {
-            // Past the test harness, which shows only what a failing test prints.
-            let _ = writeln!(
-                std::io::stderr(),
-                "not run: {test_name}: no Chromium on this machine (cargo xtask setup --browser \
-                 fetches one)"
-            );
-        }
-        found
     }
 
     fn unpacked() -> Option<Self> {

@@ -4,10 +4,8 @@
 //!
 //! Its guest runs the same agent as QEMU's, on a serial line.
 
-use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -251,26 +249,14 @@ impl Drop for Group {
     }
 }
 
-/// A guest for a test, with reporting on; none where this machine cannot run one, which is printed.
+/// Boots a guest with reporting on, and fetches what it needs.
 ///
-/// # Panics
-/// When `CI` is set and a guest could have been booted, but was not.
-pub fn boot_or_skip(test: &str, socket: &Path, memory_bytes: u64) -> Option<UserModeLinux> {
-    let booted = match parts_and_room(memory_bytes) {
-        Ok(parts) => match UserModeLinux::boot(&parts, socket, memory_bytes)
-            .and_then(|guest| guest.set_reporting(true).map(|()| guest))
-        {
-            Err(error) if env::var_os("CI").is_some() => panic!("{test}: {error:#}"),
-            booted => booted,
-        },
-        Err(error) => Err(error),
-    };
-    booted
-        .inspect_err(|why| {
-            // Past the test harness, which shows only what a failing test prints.
-            let _ = writeln!(io::stderr(), "not run: {test}: no user-mode Linux here: {why:#}");
-        })
-        .ok()
+/// # Errors
+/// When this machine lacks the means, or the guest does not boot.
+pub fn boot_reporting(socket: &Path, memory_bytes: u64) -> Result<UserModeLinux> {
+    let guest = UserModeLinux::boot(&parts_and_room(memory_bytes)?, socket, memory_bytes)?;
+    guest.set_reporting(true)?;
+    Ok(guest)
 }
 
 fn parts_and_room(memory_bytes: u64) -> Result<UserModeLinuxParts> {

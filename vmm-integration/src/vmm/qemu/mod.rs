@@ -42,5 +42,5 @@ pub use guest::Qemu;
 pub use machine::LinuxGuest;
 pub use qapi;
 pub use qmp::QmpClient;
-pub use toolbox::{Toolbox, available, available_with, stable_kernel, toolbox_or_skip};
+pub use toolbox::{Toolbox, available, available_with, stable_kernel};
 pub use trace::DiscardCount;

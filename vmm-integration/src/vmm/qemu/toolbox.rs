@@ -3,7 +3,6 @@
 //! The parts of a Linux guest in QEMU: fetched, built, or named by environment variables.
 
 use std::env;
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -83,31 +82,6 @@ pub fn stable_kernel() -> Result<Kernel> {
     };
     let sysroot = Sysroot::ensure_stable_kernel(&guest_dir(), &mut say)?;
     Kernel::with_modules_beside(&sysroot.kernel_image()?)
-}
-
-/// The toolbox for a test, or nothing if the guest cannot be had here.
-///
-/// Then it is said plainly that the test was not run and why, and the test may pass: not every
-/// machine has Debian's archive at hand. With the environment variable `CI` set there is no such
-/// mercy.
-///
-/// # Panics
-/// When the guest cannot be had and `CI` is set.
-pub fn toolbox_or_skip(test_name: &str) -> Option<Toolbox> {
-    match available() {
-        Ok(toolbox) => Some(toolbox),
-        Err(error) if env::var_os("CI").is_some() => {
-            panic!("{test_name} needs the Linux guest: {error:#}")
-        }
-        Err(error) => {
-            // Past the test harness, which shows only what a failing test prints.
-            let _ = writeln!(
-                io::stderr(),
-                "not run: {test_name}: no Linux guest on this machine: {error:#}"
-            );
-            None
-        }
-    }
 }
 
 fn set_up(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
