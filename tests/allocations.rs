@@ -19,12 +19,12 @@ use guest_driver::virtio::layout::RingLayout;
 use guest_driver::virtio::ring::{Buffer, DriverRing};
 use rustix::event::{EventfdFlags, eventfd};
 use vhost_device_balloon::device::features::QueueRole;
-use vhost_device_balloon::device::{Balloon, DeviceOptions};
+use vhost_device_balloon::device::{Action, Balloon, DeviceOptions};
 use vhost_device_balloon::discard::{
     Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
 };
 use vhost_device_balloon::metrics::{Counters, Named};
-use vhost_device_balloon::vhost_user::Vring;
+use vhost_device_balloon::vhost_user::vring::{Pass, Vring};
 use vhost_user_backend::VringT;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, MmapRegion};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
@@ -142,22 +142,18 @@ fn a_report_costs_no_allocation() {
         ring.add_chain(report).unwrap();
         ring.publish().unwrap();
         let allocated = allocations(|| {
-            let snapshot = || reclaimer.snapshot();
-            vring
-                .drain(
-                    || true,
-                    snapshot,
-                    |snapshot, head| {
-                        let start = Instant::now();
-                        let role = QueueRole::Reporting;
-                        let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
-                            snapshot.discard(ranges);
-                        });
-                        counters.served(start.elapsed());
-                        outcome
-                    },
-                )
-                .unwrap();
+            let mut pass = Pass::default();
+            while let Some(taken) = vring.take(&mut pass, || true, || reclaimer.snapshot()).unwrap()
+            {
+                let start = Instant::now();
+                let memory = taken.snapshot.as_ref();
+                let mut request = balloon.collect(QueueRole::Reporting, taken.head, memory);
+                assert_eq!(request.action, Action::Discard);
+                taken.snapshot.discard(&mut request.ranges);
+                let outcome = balloon.finish(request);
+                counters.served(start.elapsed());
+                taken.finish(outcome).unwrap();
+            }
         });
         assert!(ring.pop_used().unwrap().is_some());
         if turn >= WARM_UP {

@@ -8,20 +8,17 @@ use std::time::{Duration, SystemTime};
 
 use log::{error, info, warn};
 
-use super::chain::{ChainHead, Outcome};
 use super::config_space::{BALLOON_PAGE_SIZE, ConfigSpace, TargetError, pages as to_pages};
 use super::driver::{DriverState, Seen};
-use super::features::{self, DEVICE_FEATURES, Feature, Features, NUM_QUEUES, QueueRole};
+use super::features::{self, Feature, Features, NUM_QUEUES, QueueRole};
 use super::hinting::{Hinting, HintingError, HintingStatus};
 use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
-use super::saved::{RestoreError, SavedBalloon};
-use super::statistics::{self, Sample};
+use super::statistics::Sample;
 use super::target::TargetRefused;
-use super::{pages, reporting};
-use crate::discard::{GuestMemory, GuestRange};
+use crate::discard::GuestRange;
 use crate::lock::lock;
-use crate::metrics::{Counters, Named, SkipReason};
+use crate::metrics::Counters;
 
 /// One virtio-balloon device.
 ///
@@ -30,31 +27,31 @@ use crate::metrics::{Counters, Named, SkipReason};
 pub struct Balloon {
     options: DeviceOptions,
     /// `None` until a driver has acked any.
-    acked: Mutex<Option<Features>>,
-    seen: Mutex<Seen>,
+    pub(super) acked: Mutex<Option<Features>>,
+    pub(super) seen: Mutex<Seen>,
     config: Mutex<ConfigSpace>,
-    statistics: Mutex<Polling>,
-    hinting: Mutex<Hinting>,
+    pub(super) statistics: Mutex<Polling>,
+    pub(super) hinting: Mutex<Hinting>,
     /// The configuration space has changed, and the driver was not told.
-    config_changed: AtomicBool,
+    pub(super) config_changed: AtomicBool,
     /// The operator wants the target, whatever it leaves to the guest.
-    target_forced: AtomicBool,
+    pub(super) target_forced: AtomicBool,
     /// The log says that the target is refused.
     refusal_logged: AtomicBool,
     /// Bytes of memory that the frontend has announced; zero for none.
     memory_bytes: AtomicU64,
     /// It has changed by a chain.
-    changed_by_chain: AtomicBool,
+    pub(super) changed_by_chain: AtomicBool,
     /// Ranges of the chain being served: kept, so that a chain costs no allocation.
-    ranges: Mutex<Vec<GuestRange>>,
-    counters: Arc<Counters>,
-    log: DeviceLog,
+    pub(super) ranges: Mutex<Vec<GuestRange>>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) log: DeviceLog,
 }
 
-/// How statistics are polled, and what came of it.
-struct Polling {
+/// How statistics are polled, and the last sample.
+pub(super) struct Polling {
     interval: Duration,
-    sample: Option<Sample>,
+    pub(super) sample: Option<Sample>,
 }
 
 /// The queue of which hints and reports may both be claimed.
@@ -136,7 +133,7 @@ impl Balloon {
     }
 
     /// Notes features that hold from now on; returns those before in this session.
-    fn see_acked(&self, features: Features) -> Option<Features> {
+    pub(super) fn see_acked(&self, features: Features) -> Option<Features> {
         let mut seen = lock(&self.seen);
         seen.ran = false;
         seen.acked.replace(features)
@@ -180,13 +177,11 @@ impl Balloon {
     }
 
     /// Whether the driver tells before it uses a page of the balloon again (virtio 1.3, 5.5.6.1).
-    /// Then [`Balloon::serve`] hands on the pages that are deflated, too; none where they cannot be
-    /// read.
     pub fn must_tell_host(&self) -> bool {
         self.acked().has(Feature::MustTellHost)
     }
 
-    fn acked(&self) -> Features {
+    pub(super) fn acked(&self) -> Features {
         lock(&self.acked).unwrap_or_default()
     }
 
@@ -409,158 +404,6 @@ impl Balloon {
     /// How the last round of hinting stands.
     pub fn hinting(&self) -> HintingStatus {
         lock(&self.hinting).status()
-    }
-
-    /// The device as another daemon needs it to go on under the same driver.
-    pub fn save(&self) -> SavedBalloon {
-        let next_hint_cmd_id = lock(&self.hinting).next_id();
-        let config = *self.config();
-        SavedBalloon {
-            next_hint_cmd_id,
-            acked_features: self.acked_features(),
-            num_pages: config.num_pages(),
-            actual: config.told_actual(),
-            free_page_hint_cmd_id: config.free_page_hint_cmd_id(),
-            poison_val: config.poison_is_known().then_some(config.poison_val()),
-            statistics_interval: self.statistics_interval(),
-        }
-    }
-
-    /// Goes on from what another device saved, its target included. A round of hinting that was
-    /// under way there is over; [`Balloon::take_config_changed`] says that the driver is to be told.
-    ///
-    /// # Errors
-    /// [`RestoreError`]; nothing changes.
-    pub fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
-        let acked = saved.acked_features.unwrap_or(0);
-        // The transport's bits are negotiated with each frontend anew.
-        let missing = acked & DEVICE_FEATURES & !self.offered();
-        if missing != 0 {
-            return Err(RestoreError::NotOffered { acked, missing });
-        }
-        // Without a statistics queue an interval means nothing, wherever it comes from.
-        if self.options.statistics {
-            self.set_statistics_interval(saved.statistics_interval)?;
-        }
-        *lock(&self.acked) = saved.acked_features.map(Features);
-        if let Some(features) = saved.acked_features {
-            self.see_acked(Features(features));
-        }
-        lock(&self.statistics).sample = None;
-        let mut hinting = lock(&self.hinting);
-        hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
-        let mut config = self.config();
-        config.set_num_pages(saved.num_pages);
-        // The daemon that it comes from has let the guest have it.
-        self.target_forced.store(true, Ordering::Relaxed);
-        config.set_actual(saved.actual);
-        config.set_poison_val(saved.poison_val);
-        config.set_free_page_hint_cmd_id(hinting.command_id());
-        if hinting.command_id() != saved.free_page_hint_cmd_id {
-            self.config_changed.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Serves one chain: hands the ranges that may be discarded, if there are any, to `discard`, as
-    /// they came and not checked against guest memory.
-    ///
-    /// When this returns the chain may be returned to the driver, whatever was in it.
-    pub fn serve(
-        &self,
-        role: QueueRole,
-        head: ChainHead,
-        memory: &GuestMemory,
-        discard: impl FnOnce(&mut Vec<GuestRange>),
-    ) -> Outcome {
-        let (counters, log) = (&self.counters, &self.log);
-        match role {
-            QueueRole::Inflate => {
-                let mut ranges = lock(&self.ranges);
-                pages::inflate(head, memory, &mut ranges, counters, log);
-                discard(&mut ranges);
-            }
-            QueueRole::Deflate => {
-                pages::deflate(head, memory, counters, log);
-                if self.must_tell_host() {
-                    let mut ranges = lock(&self.ranges);
-                    if !pages::deflated(head, memory, &mut ranges) {
-                        // Empty stands for pages that cannot be told.
-                        ranges.clear();
-                    }
-                    discard(&mut ranges);
-                }
-            }
-            QueueRole::Statistics => {
-                if let Some(sample) = statistics::read(head, memory, counters, log) {
-                    lock(&self.statistics).sample = Some(sample);
-                }
-                return Outcome::Keep;
-            }
-            QueueRole::Hinting => self.serve_hints(head, memory, discard),
-            QueueRole::Reporting => {
-                lock(&self.seen).reported = true;
-                let mut ranges = lock(&self.ranges);
-                reporting::collect(head, memory, &mut ranges, counters, log);
-                let forbidden = self.forbids_discard();
-                log.poison_not_told(forbidden == Some(SkipReason::PoisonNotTold));
-                match forbidden {
-                    Some(reason) => {
-                        let bytes = ranges.iter().map(GuestRange::len).sum();
-                        counters.skip(reason, bytes);
-                    }
-                    None => discard(&mut ranges),
-                }
-            }
-            QueueRole::Ambiguous => {
-                reporting::turn_down(head, memory, counters);
-                log.ambiguous_queue(true);
-            }
-        }
-        Outcome::Return
-    }
-
-    /// Serves a chain of the hinting queue. `DONE` comes only when its pages are no longer touched.
-    fn serve_hints(
-        &self,
-        head: ChainHead,
-        memory: &GuestMemory,
-        discard: impl FnOnce(&mut Vec<GuestRange>),
-    ) {
-        let mut ranges = lock(&self.ranges);
-        let mut chain = lock(&self.hinting).begin();
-        if let Err(error) = chain.collect(head, memory, &mut ranges, &self.counters) {
-            DeviceLog::broken(&self.log.broken_hints, "a chain of hints", error);
-        }
-        let (count, bytes) = (ranges.len() as u64, ranges.iter().map(GuestRange::len).sum());
-        self.counters.named(Named::Hinting, count, bytes);
-        if count > 0 {
-            discard(&mut ranges);
-        }
-        let mut hinting = lock(&self.hinting);
-        if hinting.finish(chain, count, bytes) {
-            self.config().set_free_page_hint_cmd_id(hinting.command_id());
-            self.config_changed.store(true, Ordering::Relaxed);
-            self.changed_by_chain.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Why reported pages must keep their contents; `None` if they may go.
-    fn forbids_discard(&self) -> Option<SkipReason> {
-        let acked = self.acked();
-        if !acked.has(Feature::PageReporting) {
-            return Some(SkipReason::NotNegotiated);
-        }
-        if !acked.has(Feature::PagePoison) {
-            return None;
-        }
-        // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).
-        let config = self.config();
-        match config.poison_val() {
-            0 if config.poison_is_known() => None,
-            0 => Some(SkipReason::PoisonNotTold),
-            _ => Some(SkipReason::Poisoned),
-        }
     }
 }
 

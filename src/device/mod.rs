@@ -2,8 +2,8 @@
 
 //! The virtio-balloon device (virtio 1.3, section 5.5): what the guest sees of it.
 //!
-//! Nothing here knows a file descriptor or makes a system call. What a queue asks for is handed to
-//! a closure, so that a test can put a recorder in the place of the host's memory.
+//! Nothing here knows a file descriptor or makes a system call. A chain is collected into a
+//! [`Request`], which names ranges and what is done with them; the `discard` room does it.
 
 mod balloon;
 pub mod chain;
@@ -13,8 +13,7 @@ pub mod features;
 mod hinting;
 mod log;
 mod options;
-mod pages;
-mod reporting;
+mod queues;
 mod saved;
 mod statistics;
 mod target;
@@ -30,6 +29,7 @@ pub use hinting::{HintingError, HintingState, HintingStatus};
 pub use options::{
     DeviceOptions, IntervalError, MAX_STATISTICS_INTERVAL, MIN_STATISTICS_INTERVAL, OptionsError,
 };
+pub use queues::{Action, Request};
 pub use saved::{RestoreError, SavedBalloon};
 pub use statistics::{Sample, Statistics};
 pub use target::{TargetRefused, largest_target, reserve};

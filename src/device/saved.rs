@@ -2,11 +2,15 @@
 
 //! The device as it travels with a migrating guest.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::balloon::Balloon;
+use super::features::{DEVICE_FEATURES, Features};
 use super::options::IntervalError;
+use crate::lock::lock;
 
 /// What a guest has made of its device, and what it was told by it: all that another daemon needs
 /// to go on under the same driver. Plain data; whoever writes it somewhere adds a version.
@@ -46,4 +50,57 @@ pub enum RestoreError {
     /// The interval of the statistics.
     #[error("what was saved is damaged")]
     Interval(#[from] IntervalError),
+}
+
+impl Balloon {
+    /// The device as another daemon needs it to go on under the same driver.
+    pub fn save(&self) -> SavedBalloon {
+        let next_hint_cmd_id = lock(&self.hinting).next_id();
+        let config = *self.config();
+        SavedBalloon {
+            next_hint_cmd_id,
+            acked_features: self.acked_features(),
+            num_pages: config.num_pages(),
+            actual: config.told_actual(),
+            free_page_hint_cmd_id: config.free_page_hint_cmd_id(),
+            poison_val: config.poison_is_known().then_some(config.poison_val()),
+            statistics_interval: self.statistics_interval(),
+        }
+    }
+
+    /// Goes on from what another device saved, its target included. A round of hinting that was
+    /// under way there is over; [`Balloon::take_config_changed`] says that the driver is to be told.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing changes.
+    pub fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
+        let acked = saved.acked_features.unwrap_or(0);
+        // The transport's bits are negotiated with each frontend anew.
+        let missing = acked & DEVICE_FEATURES & !self.offered();
+        if missing != 0 {
+            return Err(RestoreError::NotOffered { acked, missing });
+        }
+        // Without a statistics queue an interval means nothing, wherever it comes from.
+        if self.options().statistics {
+            self.set_statistics_interval(saved.statistics_interval)?;
+        }
+        *lock(&self.acked) = saved.acked_features.map(Features);
+        if let Some(features) = saved.acked_features {
+            self.see_acked(Features(features));
+        }
+        lock(&self.statistics).sample = None;
+        let mut hinting = lock(&self.hinting);
+        hinting.restore(saved.free_page_hint_cmd_id, saved.next_hint_cmd_id);
+        let mut config = self.config();
+        config.set_num_pages(saved.num_pages);
+        // The daemon that it comes from has let the guest have it.
+        self.target_forced.store(true, Ordering::Relaxed);
+        config.set_actual(saved.actual);
+        config.set_poison_val(saved.poison_val);
+        config.set_free_page_hint_cmd_id(hinting.command_id());
+        if hinting.command_id() != saved.free_page_hint_cmd_id {
+            self.config_changed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }

@@ -24,16 +24,17 @@ use vmm_sys_util::event::{
 };
 
 use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
-use crate::device::{Outcome, QueueRole};
+use crate::device::{Action, Outcome, QueueRole};
 use crate::discard::{
-    Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, leave_out_of_dumps,
+    Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, Snapshot, leave_out_of_dumps,
 };
 use crate::lock::lock;
 use crate::logging::report;
+use crate::metrics::Discarded;
 use crate::state::State;
 use crate::vhost_user::device_state::{self, StateError, Transfer};
 use crate::vhost_user::frontend_channel::Link;
-use crate::vhost_user::vring::{RingLog, Vring};
+use crate::vhost_user::vring::{Pass, RingError, RingLog, Taken, Vring};
 use crate::wake::Wake;
 
 /// `VHOST_F_LOG_ALL`: the frontend wants to know which pages this daemon writes.
@@ -179,6 +180,58 @@ impl BalloonBackend {
                 self.ring_log.report(index, &error);
             }
         }
+    }
+
+    /// Forgets what an earlier driver said if the queue was started by a driver that begins.
+    fn meet_driver(&self, index: usize, vring: &Vring) {
+        if vring.take_fresh() {
+            self.state.balloon.queue_is_fresh(index, vring.was_untouched());
+        }
+    }
+
+    /// Serves each chain on the available ring.
+    fn serve_queue(&self, index: usize, vring: &Vring) -> Result<(), RingError> {
+        let (mut pass, going) = (Pass::default(), || !self.reclaimer.is_stopping());
+        while let Some(taken) = vring.take(&mut pass, going, || self.reclaimer.snapshot())? {
+            let outcome = self.serve_chain(index, vring, &taken);
+            taken.finish(outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Serves one chain: collects what it names, does what it asks for, ends it.
+    fn serve_chain(
+        &self,
+        index: usize,
+        vring: &Vring,
+        taken: &Taken<'_, Snapshot<'_, Fallocate>>,
+    ) -> Outcome {
+        let (begin, balloon) = (Instant::now(), &self.state.balloon);
+        // For each chain, since between two of them another driver may have set the queue up: until
+        // this one is returned the queue cannot be stopped.
+        self.meet_driver(index, vring);
+        let Some(role) = balloon.role(index) else { return Outcome::Return };
+        let snapshot = &taken.snapshot;
+        let mut request = balloon.collect(role, taken.head, snapshot.as_ref());
+        let named = request.ranges.len();
+        let ranges = &mut *request.ranges;
+        let going = || !vring.control_waits();
+        let done = match request.action {
+            Action::Nothing => Discarded::default(),
+            Action::Discard => snapshot.discard_while(ranges, going),
+            Action::Hold => snapshot.inflate_while(ranges, going),
+            Action::Release | Action::ReleaseAll => {
+                snapshot.deflate((request.action == Action::Release).then_some(ranges));
+                Discarded::default()
+            }
+        };
+        debug!(
+            "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
+            done.bytes, done.calls
+        );
+        let outcome = balloon.finish(request);
+        self.state.counters.served(begin.elapsed());
+        outcome
     }
 
     fn start_transfer(
@@ -342,46 +395,12 @@ impl VhostUserBackend for BalloonBackend {
         let index = usize::from(event);
         let balloon = &self.state.balloon;
         let Some(vring) = vrings.get(index) else { return Ok(()) };
-        // Before its first chain is served, from which on it may tell anew.
-        let meet_driver = || {
-            if vring.take_fresh() {
-                balloon.queue_is_fresh(index, vring.was_untouched());
-            }
-        };
-        meet_driver();
+        // Before its first chain is served, in which it may say more.
+        self.meet_driver(index, vring);
         if self.state.rings.any_running() {
             balloon.queue_runs();
         }
-        let keep_on = || !self.reclaimer.is_stopping();
-        let snapshot = || self.reclaimer.snapshot();
-        let drained = vring.drain(keep_on, snapshot, |snapshot, head| -> Outcome {
-            let begin = Instant::now();
-            // For each chain, since between two of them another driver may have set the queue up:
-            // until this one is returned the queue cannot be stopped.
-            meet_driver();
-            let Some(role) = balloon.role(index) else { return Outcome::Return };
-            let outcome = balloon.serve(role, head, snapshot.as_ref(), |ranges| {
-                let named = ranges.len();
-                let keep_going = || !vring.control_waits();
-                let done = match role {
-                    QueueRole::Deflate => {
-                        return snapshot
-                            .deflate(Some(&**ranges).filter(|ranges| !ranges.is_empty()));
-                    }
-                    QueueRole::Inflate if balloon.must_tell_host() => {
-                        snapshot.inflate_while(ranges, keep_going)
-                    }
-                    _ => snapshot.discard_while(ranges, keep_going),
-                };
-                debug!(
-                    "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
-                    done.bytes, done.calls
-                );
-            });
-            self.state.counters.served(begin.elapsed());
-            outcome
-        });
-        if let Err(error) = drained {
+        if let Err(error) = self.serve_queue(index, vring) {
             self.ring_log.report(index, &error);
         }
         // Another thread tells the driver: here a channel that is full would keep chains waiting.

@@ -39,6 +39,7 @@ use crate::discard::GuestMemory;
 use crate::lock::lock;
 use call::Call;
 
+pub use drain::{Pass, Taken};
 pub(crate) use ring_log::RingLog;
 pub use running::Rings;
 

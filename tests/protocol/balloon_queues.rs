@@ -199,9 +199,9 @@ fn a_huge_page_goes_back_when_one_chain_names_all_of_it() {
         memory.write_obj(list, GuestAddress(LISTS)).unwrap();
         let head = ChainHead { table: GuestAddress(LISTS), queue_size: 1, index: 0 };
         let snapshot = reclaimer.snapshot();
-        balloon.serve(QueueRole::Inflate, head, &memory, |ranges| {
-            snapshot.discard(ranges);
-        });
+        let mut request = balloon.collect(QueueRole::Inflate, head, &memory);
+        snapshot.discard(&mut request.ranges);
+        balloon.finish(request);
     };
     let page: Vec<u64> = (0..HUGE / PAGE).map(|i| HUGE + (i * 31 % 512) * PAGE).collect();
     let (first, second) = page.split_at(256);

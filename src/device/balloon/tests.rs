@@ -2,7 +2,10 @@
 
 use super::super::chain::tests::{NEXT, TABLE, WRITE, memory, write};
 use super::super::hinting::HintingState;
+use super::super::{Action, Outcome, RestoreError, SavedBalloon};
 use super::*;
+use crate::device::chain::ChainHead;
+use crate::metrics::SkipReason;
 use vm_memory::{Bytes, GuestAddress};
 
 const STATISTICS: u64 = Feature::StatsVq.mask();
@@ -34,9 +37,12 @@ fn serve(balloon: &Balloon, role: QueueRole, bytes: &[u8]) -> (Option<Vec<GuestR
     let page = (BUFFER, 0x1000, WRITE, 0);
     write(&memory, TABLE, &[if len == 0 { page } else { (BUFFER, len, 0, 0) }]);
     let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-    let mut handed = None;
-    let outcome = balloon.serve(role, head, &memory, |ranges| handed = Some(ranges.clone()));
-    (handed, outcome)
+    let request = balloon.collect(role, head, &memory);
+    let handed = (request.action != Action::Nothing).then(|| match request.action {
+        Action::ReleaseAll => Vec::new(),
+        _ => request.ranges.clone(),
+    });
+    (handed, balloon.finish(request))
 }
 
 /// Starts a round and returns its ID.
@@ -142,11 +148,12 @@ fn stopping_in_the_middle_of_a_discard_keeps_the_pages_from_the_driver_until_its
     let memory = memory();
     write(&memory, TABLE, &[(BUFFER, 0x1000, WRITE, 0)]);
     let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
-    balloon.serve(QueueRole::Hinting, head, &memory, |_| {
-        // What another thread does meanwhile; it must not wait.
-        balloon.stop_hinting().unwrap();
-        assert_eq!(balloon.config().free_page_hint_cmd_id(), 0);
-    });
+    let request = balloon.collect(QueueRole::Hinting, head, &memory);
+    assert_eq!(request.action, Action::Discard);
+    // Another thread stops the round during the discard, and does not wait.
+    balloon.stop_hinting().unwrap();
+    assert_eq!(balloon.config().free_page_hint_cmd_id(), 0);
+    balloon.finish(request);
     assert_eq!(balloon.config().free_page_hint_cmd_id(), 1);
     assert!(balloon.take_config_changed());
 }
@@ -251,10 +258,9 @@ fn a_chain_of_any_queue_may_break_off() {
     let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
     for queue in 0..features::NUM_QUEUES {
         let role = balloon.role(queue).unwrap();
-        let mut bytes = 0;
-        balloon.serve(role, head, &memory, |ranges| {
-            bytes = ranges.iter().map(GuestRange::len).sum();
-        });
-        assert_eq!(bytes, 0, "{role:?}");
+        let request = balloon.collect(role, head, &memory);
+        let idle = matches!(request.action, Action::Nothing | Action::ReleaseAll);
+        assert!(idle || request.ranges.is_empty(), "{role:?}");
+        balloon.finish(request);
     }
 }

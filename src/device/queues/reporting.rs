@@ -3,16 +3,58 @@
 //! The reporting queue (virtio 1.3, section 5.5.6.7): each chain names pages that are free until
 //! the device returns it.
 
-use super::chain::{ChainError, ChainHead};
-use super::log::DeviceLog;
+use super::{Action, QueueHandler};
+use crate::device::balloon::Balloon;
+use crate::device::chain::{ChainError, ChainHead};
+use crate::device::features::Feature;
+use crate::device::log::DeviceLog;
 use crate::discard::{GuestMemory, GuestRange, RangeError};
+use crate::lock::lock;
 use crate::metrics::{Counters, Named, SkipReason};
+
+pub(super) struct Reporting;
+
+impl QueueHandler for Reporting {
+    fn collect(
+        &self,
+        balloon: &Balloon,
+        head: ChainHead,
+        memory: &GuestMemory,
+        ranges: &mut Vec<GuestRange>,
+    ) -> Action {
+        lock(&balloon.seen).reported = true;
+        collect(head, memory, ranges, &balloon.counters, &balloon.log);
+        let forbidden = forbids_discard(balloon);
+        balloon.log.poison_not_told(forbidden == Some(SkipReason::PoisonNotTold));
+        let Some(reason) = forbidden else { return Action::Discard };
+        balloon.counters.skip(reason, ranges.iter().map(GuestRange::len).sum());
+        Action::Nothing
+    }
+}
+
+/// Why reported pages must keep their contents; `None` if they may be discarded.
+fn forbids_discard(balloon: &Balloon) -> Option<SkipReason> {
+    let acked = balloon.acked();
+    if !acked.has(Feature::PageReporting) {
+        return Some(SkipReason::NotNegotiated);
+    }
+    if !acked.has(Feature::PagePoison) {
+        return None;
+    }
+    // A discarded page reads as zeros, so zero is the one poison that survives (5.5.6.7.2).
+    let config = balloon.config();
+    match config.poison_val() {
+        0 if config.poison_is_known() => None,
+        0 => Some(SkipReason::PoisonNotTold),
+        _ => Some(SkipReason::Poisoned),
+    }
+}
 
 /// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.
 ///
-/// A descriptor that is no report is skipped and counted. Of a chain that breaks nothing is kept:
-/// whoever wrote it was not in its right mind, and a page kept is only a page not saved.
-pub(super) fn collect(
+/// A descriptor that is no report is skipped and counted. Nothing of a broken chain is used: a page
+/// that is not discarded costs memory, a wrong one costs the guest its data.
+fn collect(
     head: ChainHead,
     memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
@@ -46,12 +88,4 @@ pub(super) fn collect(
         DeviceLog::broken(&log.broken_report, "a report", error);
         ranges.clear();
     }
-}
-
-/// Counts what a chain names on a queue of which nobody can tell what it carries.
-pub(super) fn turn_down(head: ChainHead, memory: &GuestMemory, counters: &Counters) {
-    let mut bytes = 0;
-    // Where it breaks off does not matter: nothing of it is used.
-    let _ = head.walk(memory, |descriptor| bytes += u64::from(descriptor.len()));
-    counters.skip(SkipReason::AmbiguousQueue, bytes);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The worker's part of a queue: it takes chains, has them served and returns them.
+//! The worker's part of a queue: it takes chains and returns them.
 
+use std::mem;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -24,10 +25,61 @@ const LINGER: Duration = Duration::from_micros(50);
 /// several gigabytes each time would wait as often.
 const GRACE: Duration = Duration::from_micros(500);
 
-/// What one look at the available ring came to.
+/// The worker's way through the chains of one kick.
+#[derive(Debug)]
+pub struct Pass {
+    /// No chain was looked for yet.
+    first: bool,
+    /// The last look found the ring empty, and then not.
+    was_empty: bool,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self { first: true, was_empty: false }
+    }
+}
+
+/// A chain that the worker has taken. The queue is locked until it is finished or dropped: once the
+/// frontend has the answer to `GET_VRING_BASE`, no chain is in progress and nothing is written to
+/// the rings.
+pub struct Taken<'a, S> {
+    queue: &'a Vring,
+    vring: MutexGuard<'a, VringState<Memory>>,
+    /// The guest's memory as it is seen for this chain.
+    pub snapshot: S,
+    /// Where the chain begins.
+    pub head: ChainHead,
+}
+
+impl<S: AsRef<GuestMemory>> Taken<'_, S> {
+    /// Returns the chain with used length 0, or keeps it until the next one comes or
+    /// [`Vring::return_kept`] is called.
+    ///
+    /// # Errors
+    /// [`RingError::Used`]: no chain is served until the queue is started again.
+    pub fn finish(mut self, outcome: Outcome) -> Result<(), RingError> {
+        let memory = self.snapshot.as_ref();
+        // A driver has one such buffer out; with a second it takes the first back, and chains stay
+        // in order.
+        let before = self.queue.progress().kept.take();
+        let returned = before
+            .map_or(Ok(()), |before| self.queue.add_used(&mut self.vring, memory, before))
+            .and_then(|()| match outcome {
+                Outcome::Return => self.queue.add_used(&mut self.vring, memory, self.head.index),
+                Outcome::Keep => {
+                    self.queue.progress().kept = Some(self.head.index);
+                    Ok(())
+                }
+            });
+        returned.map_err(|error| self.queue.give_up(&mut self.vring, memory, error))
+    }
+}
+
+/// The result of one look at the available ring.
 enum Step {
-    /// A chain was served and returned.
-    Served,
+    /// A chain that waits.
+    Chain(ChainHead),
     /// There was no chain, and soon there was.
     Filled,
     /// There is no chain, and the driver will kick for the next.
@@ -55,64 +107,68 @@ impl Vring {
         runs(vring) && !self.progress().broken
     }
 
-    /// Serves every chain on the available ring with `serve` and returns each with used length 0,
-    /// until the ring is empty, the frontend stops it, or `keep_on` says no.
+    /// Takes the next chain of the available ring; `None` when the ring is empty, the frontend has
+    /// stopped the queue, or `keep_on` says no. The driver is notified on each way out.
     ///
-    /// One chain is kept if `serve` says so, until the next one comes or [`Vring::return_kept`] is
-    /// called.
-    ///
-    /// `snapshot` gives the guest's memory as it is to be seen for one chain; the rings are touched
-    /// only while one is held. The lock is held while a chain is served and let go between chains:
-    /// when the frontend has its answer to `GET_VRING_BASE`, nothing of the queue is under way and
-    /// nothing is written to its rings. The driver is notified at the end, whatever ended it.
+    /// `snapshot` gives the guest's memory as it is seen for one chain; the rings are touched only
+    /// while one is held.
     ///
     /// # Errors
-    /// [`RingError`]. Chains may be left on the ring: after [`RingError::Head`] and
-    /// [`RingError::Used`] until the queue is started again, else to be looked at with the next
-    /// kick.
-    pub fn drain<S: AsRef<GuestMemory>>(
-        &self,
+    /// [`RingError`]. Chains may be left on the ring: after [`RingError::Head`] until the queue is
+    /// started again, else until the next kick.
+    pub fn take<'a, S: AsRef<GuestMemory>>(
+        &'a self,
+        pass: &mut Pass,
         keep_on: impl Fn() -> bool,
         snapshot: impl Fn() -> S,
-        mut serve: impl FnMut(&S, ChainHead) -> Outcome,
-    ) -> Result<(), RingError> {
-        let mut first = true;
-        let mut was_empty = false;
+    ) -> Result<Option<Taken<'a, S>>, RingError> {
         loop {
             let mut vring = self.worker_lock();
             if !self.serves(&vring) {
-                // What stopped or broke it has notified the driver.
-                return Ok(());
+                // The driver was notified when the queue stopped or broke.
+                return Ok(None);
             }
             let snapshot = snapshot();
+            let memory = snapshot.as_ref();
             if !keep_on() {
-                return self.notify(&mut vring, snapshot.as_ref());
+                return self.notify(&mut vring, memory).map(|()| None);
             }
-            match self.step(&mut vring, std::mem::take(&mut first), &snapshot, &mut serve) {
-                Ok(Step::Served) => was_empty = false,
+            match self.look(&mut vring, mem::take(&mut pass.first), memory) {
+                Ok(Step::Chain(head)) => {
+                    pass.was_empty = false;
+                    return Ok(Some(Taken { queue: self, vring, snapshot, head }));
+                }
                 Ok(Step::Filled) => {}
-                Ok(Step::Empty) => return Ok(()),
+                Ok(Step::Empty) => return Ok(None),
                 // A chain came in between; twice in a row means that it cannot be read.
-                Ok(Step::NotEmptyAfterAll) if !was_empty => was_empty = true,
+                Ok(Step::NotEmptyAfterAll) if !pass.was_empty => pass.was_empty = true,
                 failed => {
-                    // Or the driver would think that it need not kick again.
-                    let _ = vring.get_queue_mut().enable_notification(snapshot.as_ref());
-                    let _ = self.notify(&mut vring, snapshot.as_ref());
-                    return Err(failed.err().unwrap_or(RingError::Stuck));
+                    let error = failed.err().unwrap_or(RingError::Stuck);
+                    return Err(self.give_up(&mut vring, memory, error));
                 }
             }
         }
     }
 
-    /// Takes one chain, or finds that there is none. The queue runs and is locked.
-    fn step<S: AsRef<GuestMemory>>(
+    /// Ends a pass over an error: the driver is notified, and kicks again. The queue is locked.
+    fn give_up(
+        &self,
+        vring: &mut VringState<Memory>,
+        memory: &GuestMemory,
+        error: RingError,
+    ) -> RingError {
+        let _ = vring.get_queue_mut().enable_notification(memory);
+        let _ = self.notify(vring, memory);
+        error
+    }
+
+    /// Finds one chain, or that there is none. The queue runs and is locked.
+    fn look(
         &self,
         vring: &mut VringState<Memory>,
         first: bool,
-        snapshot: &S,
-        serve: &mut impl FnMut(&S, ChainHead) -> Outcome,
+        memory: &GuestMemory,
     ) -> Result<Step, RingError> {
-        let memory = snapshot.as_ref();
         if first {
             // With EVENT_IDX this does nothing; without, it spares the driver kicks.
             vring.get_queue_mut().disable_notification(memory).map_err(RingError::Broken)?;
@@ -121,18 +177,7 @@ impl Vring {
             if head.index >= head.queue_size {
                 return Err(self.breaks(vring, RingError::Head(head.index)));
             }
-            let outcome = serve(snapshot, head);
-            // A driver has one such buffer out; with a second it takes the first back, and chains
-            // stay in order.
-            let before = self.progress().kept.take();
-            if let Some(before) = before {
-                self.add_used(vring, memory, before)?;
-            }
-            match outcome {
-                Outcome::Return => self.add_used(vring, memory, head.index)?,
-                Outcome::Keep => self.progress().kept = Some(head.index),
-            }
-            return Ok(Step::Served);
+            return Ok(Step::Chain(head));
         }
         if self.progress().unnotified > 0 {
             self.notify(vring, memory)?;
@@ -167,7 +212,7 @@ impl Vring {
 
     /// Returns the chain that the device keeps, with used length 0, and tells the driver: it is to
     /// send another. Says whether there was one, and the queue runs. For the worker, like
-    /// [`Vring::drain`], and with the same `snapshot`.
+    /// [`Vring::take`], and with the same `snapshot`.
     ///
     /// # Errors
     /// [`RingError`]; the chain is not kept any more.

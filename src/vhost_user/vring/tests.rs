@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::*;
-use crate::device::chain::Outcome;
+use crate::device::chain::{ChainHead, Outcome};
 use std::cell::RefCell;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
@@ -11,6 +11,23 @@ const TABLE: u64 = 0x1000;
 const AVAIL: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const SIZE: u16 = 4;
+
+impl Vring {
+    /// Serves every chain on the available ring with `serve`, as the backend does.
+    fn drain<S: AsRef<GuestMemory>>(
+        &self,
+        keep_on: impl Fn() -> bool,
+        snapshot: impl Fn() -> S,
+        mut serve: impl FnMut(&S, ChainHead) -> Outcome,
+    ) -> Result<(), RingError> {
+        let mut pass = Pass::default();
+        while let Some(taken) = self.take(&mut pass, &keep_on, &snapshot)? {
+            let outcome = serve(&taken.snapshot, taken.head);
+            taken.finish(outcome)?;
+        }
+        Ok(())
+    }
+}
 
 /// A driver that writes a ring of four descriptors by hand.
 struct Driver {

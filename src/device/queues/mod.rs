@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The device's queues, a file each behind [`QueueHandler`].
+//!
+//! A chain goes a straight line: a handler *collects* what it names, `discard` does the [`Action`]
+//! for those ranges, and the handler *finishes* the chain. A new queue is a file here and a row of
+//! [`QueueRole`].
+
+mod ambiguous;
+mod deflate;
+mod hinting;
+mod inflate;
+mod pfns;
+mod reporting;
+mod statistics;
+
+use std::sync::MutexGuard;
+
+use super::balloon::Balloon;
+use super::chain::{ChainHead, Outcome};
+use super::features::QueueRole;
+use crate::discard::{GuestMemory, GuestRange};
+use crate::lock::lock;
+
+/// What is done with the ranges that a chain names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: the chain names no memory, or memory that keeps its contents.
+    Nothing,
+    /// The ranges are discarded.
+    Discard,
+    /// The ranges are discarded until they are released. A part of a page of the host is held until
+    /// the rest of that page has come.
+    Hold,
+    /// The ranges may be in use again.
+    Release,
+    /// Every page that is held may be in use again: which the chain names cannot be told.
+    ReleaseAll,
+}
+
+/// What one chain asks for.
+pub struct Request<'a> {
+    /// What is done with the ranges.
+    pub action: Action,
+    /// The ranges that the chain names, as they came and not checked against guest memory. Their
+    /// memory is kept for the next chain, so that a chain costs no allocation.
+    pub ranges: MutexGuard<'a, Vec<GuestRange>>,
+    role: QueueRole,
+}
+
+/// The meaning of a queue's chains.
+pub(super) trait QueueHandler: Sync {
+    /// Replaces `ranges` by those that the chain names, not checked against guest memory, counts
+    /// them, and says what is done with them.
+    fn collect(
+        &self,
+        balloon: &Balloon,
+        head: ChainHead,
+        memory: &GuestMemory,
+        ranges: &mut Vec<GuestRange>,
+    ) -> Action;
+
+    /// Ends the chain, once the action is done, and says whether it is returned.
+    fn finish(&self, _balloon: &Balloon) -> Outcome {
+        Outcome::Return
+    }
+}
+
+impl QueueRole {
+    /// The handler of the queues with this role.
+    pub(super) fn handler(self) -> &'static dyn QueueHandler {
+        match self {
+            Self::Inflate => &inflate::Inflate,
+            Self::Deflate => &deflate::Deflate,
+            Self::Statistics => &statistics::StatisticsQueue,
+            Self::Hinting => &hinting::HintingQueue,
+            Self::Reporting => &reporting::Reporting,
+            Self::Ambiguous => &ambiguous::Ambiguous,
+        }
+    }
+}
+
+impl Balloon {
+    /// Reads one chain, and locks the list of ranges until the request is finished.
+    pub fn collect(&self, role: QueueRole, head: ChainHead, memory: &GuestMemory) -> Request<'_> {
+        let mut ranges = lock(&self.ranges);
+        let action = role.handler().collect(self, head, memory, &mut ranges);
+        Request { action, role, ranges }
+    }
+
+    /// Ends a chain whose [`Action`] is done, and says whether it is returned to the driver, whatever
+    /// was in it.
+    pub fn finish(&self, request: Request<'_>) -> Outcome {
+        request.role.handler().finish(self)
+    }
+}
