@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Parameters of experiments: each experiment declares a struct of its own with [`parameters!`].
+//! Parameters of experiments: each experiment declares a struct of its own with `parameters!`.
 //!
 //! | file | content |
 //! |---|---|
@@ -49,7 +49,7 @@ pub fn parameter_name(field: &str) -> String {
     field.replace('_', "-")
 }
 
-/// All parameters of an experiment with their values. [`parameters!`] implements it.
+/// All parameters of an experiment with their values. `parameters!` implements it.
 pub trait Parameters: Sized {
     /// The parameters, in the order of their declaration.
     fn declared() -> Vec<Parameter>;
