@@ -2,6 +2,7 @@
 
 //! `cargo xtask`: the developer's commands. See `cargo xtask --help`.
 
+mod book;
 mod capability;
 mod cargo;
 mod demo;
@@ -62,6 +63,8 @@ enum Command {
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.
     Dist,
+    /// Builds the pages of docs as a book in target/book.
+    Book,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
     Setup {
         /// Fetches a headless Chromium, for the test of the report, into target/browser instead,
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
             bench("guest", &[("--all", all), ("--json", json)])
         }
         Command::Dist => dist::run(),
+        Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
         Command::Lab { args } => lab::lab(&args).map(drop),
         Command::Setup { update_packages: true, .. } => setup::update_packages(),

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `cargo xtask book`: the pages of `docs` as a book.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::{cargo, root, run, target};
+
+/// The version of mdbook that builds the book.
+const MDBOOK: &str = "0.4.52";
+
+/// Builds the book into `target/book`, and mdbook into `target/tools` before the first time.
+///
+/// # Errors
+/// If mdbook cannot be built, or the book has an error.
+pub(crate) fn build() -> Result<()> {
+    let tools = target().join("tools");
+    let mdbook = tools.join("bin/mdbook");
+    let installed = Command::new(&mdbook).arg("--version").output();
+    if !installed.is_ok_and(|output| output.stdout.ends_with(format!("v{MDBOOK}\n").as_bytes())) {
+        eprintln!("Building mdbook {MDBOOK} into {}: some minutes, once.", tools.display());
+        let install = ["install", "--locked", "--version", MDBOOK, "--root"];
+        run(cargo(&install).arg(&tools).args(["--no-default-features", "--force", "mdbook"]))?;
+    }
+    let book = target().join("book");
+    let mut command = Command::new(mdbook);
+    let output = command.arg("build").arg(root().join("docs")).arg("--dest-dir").arg(&book);
+    let status = output.status().context("cannot start mdbook")?;
+    ensure!(status.success(), "mdbook failed: {status}");
+    println!("{}", book.join("index.html").display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+    use std::{fs, io};
+
+    use super::*;
+
+    fn pages(folder: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                pages(&path, found)?;
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                found.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn summary_names_every_page_and_no_other() {
+        let docs = root().join("docs");
+        let mut found = BTreeSet::new();
+        pages(&docs, &mut found).expect("docs can be listed");
+        let summary = docs.join("SUMMARY.md");
+        assert!(found.remove(&summary), "{} is missing", summary.display());
+        let text = fs::read_to_string(&summary).expect("the summary can be read");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        let named: BTreeSet<_> = links.map(|(link, _)| docs.join(link)).collect();
+        assert_eq!(named, found);
+    }
+}
