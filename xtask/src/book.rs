@@ -35,34 +35,21 @@ pub(crate) fn build() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::path::{Path, PathBuf};
-    use std::{fs, io};
+    use std::fs;
 
     use super::*;
-
-    fn pages(folder: &Path, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                pages(&path, found)?;
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                found.insert(path);
-            }
-        }
-        Ok(())
-    }
+    use crate::files;
 
     #[test]
     fn summary_names_every_page_and_no_other() {
         let docs = root().join("docs");
-        let mut found = BTreeSet::new();
-        pages(&docs, &mut found).expect("docs can be listed");
         let summary = docs.join("SUMMARY.md");
-        assert!(found.remove(&summary), "{} is missing", summary.display());
+        let mut found = files::with_extension("md").expect("the workspace can be listed");
+        found.retain(|page| page.starts_with(&docs) && *page != summary);
         let text = fs::read_to_string(&summary).expect("the summary can be read");
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-        let named: BTreeSet<_> = links.map(|(link, _)| docs.join(link)).collect();
+        let mut named: Vec<_> = links.map(|(link, _)| docs.join(link)).collect();
+        named.sort();
         assert_eq!(named, found);
     }
 }
