@@ -4,7 +4,9 @@
 
 mod command_line;
 mod control;
+mod control_refusals;
 mod control_waits;
+mod controlled;
 mod core_dump;
 mod crowded_operators;
 mod lifecycle;
