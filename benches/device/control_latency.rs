@@ -16,7 +16,7 @@ use vmm_integration::frontend::{AttachOptions, Attachment, ControlMessage};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::host::wait_until;
 
-use super::{BINARY, MIB, REPORTING};
+use crate::support::{BINARY, MIB, REPORTING};
 
 /// What each chain names, in 4 KiB pages that are all there when it is sent.
 const CHAIN: u64 = 4096 * MIB;

@@ -27,7 +27,7 @@ use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::model::Pages;
 
-use super::{MIB, Processors, REPORTING, TIMEOUT, pin, spawn};
+use crate::support::{MIB, Processors, REPORTING, TIMEOUT, merged, pin, spawn};
 
 const GIB: u64 = 1 << 30;
 /// Rings and the like come before the memory that is given back.
@@ -355,18 +355,6 @@ fn look(guest: &mut Attachment) -> Result<Option<Used>> {
         std::hint::spin_loop();
     }
     Ok(None)
-}
-
-/// The same memory in as few ranges as the chain can be put into.
-fn merged(chain: &[GpaRange]) -> Vec<GpaRange> {
-    let mut ranges = chain.to_vec();
-    ranges.sort_by_key(|range| range.start());
-    let runs = ranges.chunk_by(|a, b| a.end() == Some(b.start()));
-    runs.filter_map(|run| {
-        let (first, last) = (run.first()?, run.last()?);
-        Some(GpaRange::between(first.start(), last.end()?))
-    })
-    .collect()
 }
 
 fn punch(ram: &Ram, ranges: &[GpaRange], advise: bool) -> Result<Duration> {

@@ -7,6 +7,7 @@
 
 mod control_latency;
 mod give_back;
+mod support;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -25,17 +26,13 @@ use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
+use support::{BINARY, MIB, Processors, REPORTING, TIMEOUT, attach, pin, spawn};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::host::{pss_bytes, wait_until};
 use vmm_integration::vmm::qemu;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
-const REPORTING: u16 = 2;
-const MIB: u64 = 1 << 20;
-const TIMEOUT: Duration = Duration::from_secs(20);
-/// Round trips of each kind, and how many of them in a row before the other kind has its turn.
 const ROUND_TRIPS: u32 = 40_000;
 const TURN: u32 = 2_000;
 const STARTS: u32 = 20;
@@ -156,52 +153,6 @@ fn print(figures: &Figures) {
     }
     print!("\n{}", figures.control_latency);
     print!("\n{}", figures.give_back);
-}
-
-fn spawn(args: &[&str]) -> Result<DaemonProcess> {
-    let args = args.iter().map(Into::into).collect();
-    let options = DaemonOptions { args, ..DaemonOptions::default() };
-    DaemonProcess::spawn(Path::new(BINARY), &options)
-}
-
-fn attach(daemon: &DaemonProcess) -> Result<Attachment> {
-    let ram = Ram::new(&RamLayout::flat(64 * MIB, Backing::Memfd))?;
-    Attachment::connect(&daemon.socket(), &ram, AttachOptions::default())
-}
-
-/// Both ends on a CPU each, if there are two: where the scheduler happens to put them would else
-/// decide more than what is measured.
-fn pin(pid: Option<u32>, cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    let Some(pid) = pid else { return Ok(sched_setaffinity(None, &set)?) };
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task: i32 = task?.file_name().to_string_lossy().parse()?;
-        sched_setaffinity(Pid::from_raw(task), &set)?;
-    }
-    Ok(())
-}
-
-/// The processors that this thread may use. It may use them again once this is dropped: what it
-/// measures next, and the daemons that it starts, must not be left on one.
-struct Processors(CpuSet);
-
-impl Processors {
-    fn kept() -> Result<Self> {
-        Ok(Self(sched_getaffinity(None)?))
-    }
-
-    /// Whether both ends can have one each.
-    fn are_two(&self) -> bool {
-        self.0.is_set(0) && self.0.is_set(1)
-    }
-}
-
-impl Drop for Processors {
-    fn drop(&mut self) {
-        // Where it fails there is nothing to be done, and the figures say so.
-        let _ = sched_setaffinity(None, &self.0);
-    }
 }
 
 fn round_trip() -> Result<RoundTrip> {

@@ -261,19 +261,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
 
 /// Turns an error into an answer, with the name of the system's error, if one is behind it.
 fn failed(error: &anyhow::Error) -> Outcome {
-    Outcome::Error(Failure { message: format!("{error:#}"), errno: errno_name(error) })
-}
-
-/// Name of the system's error that is behind this one.
-fn errno_name(error: &anyhow::Error) -> Option<String> {
-    let errno = error.chain().find_map(|cause| {
-        cause.downcast_ref::<Errno>().copied().or_else(|| {
-            let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error()?;
-            Some(Errno::from_raw(code))
-        })
-    });
-    // Debug of Errno is the constant's name.
-    errno.map(|errno| format!("{errno:?}"))
+    Outcome::Error(Failure { message: format!("{error:#}"), errno: system::errno_name(error) })
 }
 
 /// Sends one answer. A failure is printed on the console.

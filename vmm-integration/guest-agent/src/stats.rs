@@ -76,7 +76,7 @@ impl Stats {
         let took = micros(elapsed);
         let outcome = match &result {
             Ok(_) => OK.to_owned(),
-            Err(error) => crate::errno_name(error).unwrap_or_else(|| format!("{error:#}")),
+            Err(error) => crate::system::errno_name(error).unwrap_or_else(|| format!("{error:#}")),
         };
         let mut counts = self.lock();
         let what = counts.under_way.remove(&ticket).map(|(_, what, _)| what);

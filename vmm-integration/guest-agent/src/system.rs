@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use guest_agent::race::{MemoryBlock, MemoryBlocks, Task};
 use guest_agent::{BalloonDevice, Hello, MAX_LINE_BYTES, MODULE_DIR, MemInfo};
+use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 use nix::sys::reboot::{RebootMode, reboot};
 
@@ -18,6 +19,18 @@ const MAX_FILE_BYTES: usize = MAX_LINE_BYTES / 4;
 
 /// Virtio device id of the balloon.
 const BALLOON_ID: &str = "0x0005";
+
+/// Name of the system's error that is behind this one.
+pub(crate) fn errno_name(error: &anyhow::Error) -> Option<String> {
+    let errno = error.chain().find_map(|cause| {
+        cause.downcast_ref::<Errno>().copied().or_else(|| {
+            let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error()?;
+            Some(Errno::from_raw(code))
+        })
+    });
+    // Debug of Errno is the constant's name.
+    errno.map(|errno| format!("{errno:?}"))
+}
 
 pub(crate) fn hello() -> Result<Hello> {
     let uptime = read_file("/proc/uptime")?;
