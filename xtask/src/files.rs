@@ -9,14 +9,6 @@ use anyhow::{Context, Result};
 
 use crate::cargo::root;
 
-/// The Rust sources, of workspaces inside this one, too.
-///
-/// # Errors
-/// If a folder cannot be listed.
-pub(crate) fn sources() -> Result<Vec<PathBuf>> {
-    with_extension("rs")
-}
-
 /// The files with this extension, sorted, without those that are hidden or built.
 ///
 /// # Errors

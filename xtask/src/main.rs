@@ -8,6 +8,8 @@ mod cargo;
 mod demo;
 mod dist;
 mod files;
+#[cfg(test)]
+mod house;
 mod lab;
 mod setup;
 mod test;

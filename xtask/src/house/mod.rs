@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The rules of the house that no other tool checks, as tests over the workspace's files.
+
+mod circles;
+mod links;
+mod modules;
+mod sources;
+
+use anyhow::Result;
+
+use crate::files::with_extension;
+
+#[test]
+fn imports_form_no_circle() -> Result<()> {
+    circles::check(&with_extension("rs")?)
+}
+
+#[test]
+fn sources_are_short_and_licensed() -> Result<()> {
+    sources::check(&with_extension("rs")?)
+}
+
+#[test]
+fn links_lead_somewhere() -> Result<()> {
+    links::check(&with_extension("md")?)
+}
