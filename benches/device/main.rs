@@ -13,7 +13,6 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,12 +23,9 @@ use guest_driver::ram::Gpa;
 use guest_driver::virtio::ring::Buffer;
 use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+use rustix::thread::Pid;
 use serde::Serialize;
 use support::{BINARY, MIB, Processors, REPORTING, TIMEOUT, attach, pin, spawn};
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
-use vmm_integration::frontend::{AttachOptions, Attachment};
-use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::host::{pss_bytes, wait_until};
 use vmm_integration::vmm::qemu;
 

@@ -2,8 +2,6 @@
 
 //! The model as the guest: its reporter through its driver, over a real socket, into the daemon.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::time::Duration;
 
 use guest_driver::page_alloc::{OfflineError, Pfn, PfnRange, ZoneId};

@@ -2,8 +2,6 @@
 
 //! The model's reporter: late answers, its sleep, and every way to negotiate.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::time::Duration;
 
 use guest_driver::page_alloc::Pfn;
