@@ -201,21 +201,6 @@ impl Balloon {
         self.config_changed.store(false, Ordering::Relaxed);
     }
 
-    /// The queue with this index begins with a used index of 0: most likely nothing was ever
-    /// returned on it, and what is known of it came from another driver, that of a guest before this
-    /// one or before a reboot. Or an index has come round, in a daemon that took another one's
-    /// place: `untouched` says that the ring shows no trace of use.
-    ///
-    /// Nothing is concluded for the poison value: pages would be lost if that were wrong.
-    pub fn queue_is_fresh(&self, index: usize, untouched: bool) {
-        match self.role(index) {
-            Some(QueueRole::Inflate) => self.config().set_actual(untouched.then_some(0)),
-            Some(QueueRole::Statistics) => lock(&self.statistics).sample = None,
-            Some(QueueRole::Reporting) => lock(&self.seen).reported = false,
-            _ => {}
-        }
-    }
-
     /// What the queue with this index carries in this session; `None` if nothing that was
     /// negotiated.
     pub fn negotiated_role(&self, index: usize) -> Option<QueueRole> {

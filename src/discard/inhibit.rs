@@ -15,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
+use super::pins::{MOST_PINS, Pin, PinError};
 use super::ranges::{GuestRange, merge};
 use crate::lock::lock;
 use crate::metrics::SkipReason;
@@ -54,40 +55,6 @@ impl Cause {
         const { assert!(Self::COUNT <= u8::BITS as usize, "a bit for each cause") };
         1 << self as u8
     }
-}
-
-/// The most different ranges that can be pinned.
-pub const MOST_PINS: usize = 1024;
-
-/// A range that may not be discarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// Guest physical addresses.
-    pub range: GuestRange,
-    /// How often it was pinned and not unpinned.
-    pub count: u32,
-}
-
-/// Why a range cannot be pinned or unpinned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PinError {
-    /// There are as many pins as there can be.
-    #[error("{MOST_PINS} ranges are pinned, which is the most; unpin one, or pin a larger range")]
-    TooMany,
-    /// The range was pinned as often as can be counted.
-    #[error("the range was pinned {} times, which is the most", u32::MAX)]
-    TooOften,
-    /// No pin has exactly this address and length.
-    #[error(
-        "nothing is pinned at {start:#x} with a length of {len:#x} bytes; to unpin takes the \
-         address and length of a pin"
-    )]
-    NotPinned {
-        /// Guest physical address.
-        start: u64,
-        /// Length in bytes.
-        len: u64,
-    },
 }
 
 /// The discarding calls that were under way when something was forbidden.

@@ -28,6 +28,10 @@ impl QueueHandler for Inflate {
         collect(head, memory, ranges, &balloon.counters, &balloon.log);
         if balloon.must_tell_host() { Action::Hold } else { Action::Discard }
     }
+
+    fn begins(&self, balloon: &Balloon, untouched: bool) {
+        balloon.config().set_actual(untouched.then_some(0));
+    }
 }
 
 /// Replaces `ranges` by the pages that the chain gives to the balloon, unchecked against the guest's

@@ -50,8 +50,8 @@ pub struct Request<'a> {
 
 /// The meaning of a queue's chains.
 pub(super) trait QueueHandler: Sync {
-    /// Replaces `ranges` by those that the chain names, not checked against guest memory, counts
-    /// them, and says what is done with them.
+    /// Adds to `ranges`, which are empty, those that the chain names, not checked against guest
+    /// memory, counts them, and says what is done with them.
     fn collect(
         &self,
         balloon: &Balloon,
@@ -59,6 +59,10 @@ pub(super) trait QueueHandler: Sync {
         memory: &GuestMemory,
         ranges: &mut Vec<GuestRange>,
     ) -> Action;
+
+    /// Forgets what an earlier driver sent: the queue begins with a used index of 0. `untouched` says
+    /// that its ring shows no trace of use.
+    fn begins(&self, _balloon: &Balloon, _untouched: bool) {}
 
     /// Ends the chain, once the action is done, and says whether it is returned.
     fn finish(&self, _balloon: &Balloon) -> Outcome {
@@ -84,6 +88,7 @@ impl Balloon {
     /// Reads one chain, and locks the list of ranges until the request is finished.
     pub fn collect(&self, role: QueueRole, head: ChainHead, memory: &GuestMemory) -> Request<'_> {
         let mut ranges = lock(&self.ranges);
+        ranges.clear();
         let action = role.handler().collect(self, head, memory, &mut ranges);
         Request { action, role, ranges }
     }
@@ -92,5 +97,17 @@ impl Balloon {
     /// was in it.
     pub fn finish(&self, request: Request<'_>) -> Outcome {
         request.role.handler().finish(self)
+    }
+
+    /// The queue with this index begins with a used index of 0: most likely nothing was ever
+    /// returned on it, and what is known of it came from another driver, that of a guest before this
+    /// one or before a reboot. Or an index has come round, in a daemon that took another one's
+    /// place: `untouched` says that the ring shows no trace of use.
+    ///
+    /// Nothing is concluded for the poison value: pages would be lost if that were wrong.
+    pub fn queue_is_fresh(&self, index: usize, untouched: bool) {
+        if let Some(role) = self.role(index) {
+            role.handler().begins(self, untouched);
+        }
     }
 }

@@ -30,6 +30,10 @@ impl QueueHandler for Reporting {
         balloon.counters.skip(reason, ranges.iter().map(GuestRange::len).sum());
         Action::Nothing
     }
+
+    fn begins(&self, balloon: &Balloon, _untouched: bool) {
+        lock(&balloon.seen).reported = false;
+    }
 }
 
 /// Why reported pages must keep their contents; `None` if they may be discarded.

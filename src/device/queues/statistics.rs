@@ -29,4 +29,8 @@ impl QueueHandler for StatisticsQueue {
     fn finish(&self, _balloon: &Balloon) -> Outcome {
         Outcome::Keep
     }
+
+    fn begins(&self, balloon: &Balloon, _untouched: bool) {
+        lock(&balloon.statistics).sample = None;
+    }
 }

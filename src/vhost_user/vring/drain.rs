@@ -45,9 +45,9 @@ impl Default for Pass {
 /// the rings.
 pub struct Taken<'a, S> {
     queue: &'a Vring,
-    vring: MutexGuard<'a, VringState<Memory>>,
-    /// The guest's memory as it is seen for this chain.
+    /// The guest's memory as it is seen for this chain. Dropped before the queue is unlocked.
     pub snapshot: S,
+    vring: MutexGuard<'a, VringState<Memory>>,
     /// Where the chain begins.
     pub head: ChainHead,
 }
@@ -136,7 +136,7 @@ impl Vring {
             match self.look(&mut vring, mem::take(&mut pass.first), memory) {
                 Ok(Step::Chain(head)) => {
                     pass.was_empty = false;
-                    return Ok(Some(Taken { queue: self, vring, snapshot, head }));
+                    return Ok(Some(Taken { queue: self, snapshot, vring, head }));
                 }
                 Ok(Step::Filled) => {}
                 Ok(Step::Empty) => return Ok(None),
