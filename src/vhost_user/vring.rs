@@ -20,6 +20,7 @@
 
 mod call;
 mod drain;
+mod error;
 mod kick;
 mod ring_log;
 mod running;
@@ -40,35 +41,12 @@ use crate::lock::lock;
 use call::Call;
 
 pub use drain::{Pass, Taken};
+pub use error::RingError;
 pub(crate) use ring_log::RingLog;
 pub use running::Rings;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.
 pub type Memory = GuestMemoryAtomic<GuestMemory>;
-
-/// What is wrong with a queue. The driver's fault in every case.
-#[derive(Debug, thiserror::Error)]
-pub enum RingError {
-    /// The rings lie outside guest memory, or their indices make no sense.
-    #[error("the rings cannot be used")]
-    Broken(#[source] QueueError),
-    /// The driver says that there are chains, but none can be taken.
-    #[error("the available ring cannot be read")]
-    Stuck,
-    /// A chain that begins past the end of the descriptor table has no place in the used ring. The
-    /// queue stands still until it is started again.
-    #[error(
-        "a chain begins at descriptor {0}, past the end of the table: the queue stands still until \
-         it is started again"
-    )]
-    Head(u16),
-    /// A chain cannot be returned. The queue stands still until it is started again.
-    #[error("a chain cannot be returned: the queue stands still until it is started again")]
-    Used(#[source] QueueError),
-    /// The driver's call descriptor cannot be signalled.
-    #[error("cannot signal the driver")]
-    Signal(#[source] io::Error),
-}
 
 /// A virtqueue that the frontend has configured.
 #[derive(Clone)]
