@@ -12,11 +12,11 @@
 //! |---|---|---|
 //! | 1 | `lock`, `wake` | mutexes that a panic does not poison, eventfds |
 //! | 2 | `logging` | the log on standard error, which never blocks a thread |
-//! | 3 | [`metrics`] | counters |
-//! | 4 | [`discard`] | range arithmetic, the backing of guest memory, discarding |
-//! | 5 | [`device`] | features, configuration space, the meaning of each queue |
-//! | 6 | [`vhost_user`] | one frontend connection: admission, messages, virtqueues, device state |
-//! | 6 | [`state`] | the device and its options, which outlive a connection |
+//! | 3 | `metrics` | counters |
+//! | 4 | `discard` | range arithmetic, the backing of guest memory, discarding |
+//! | 5 | `device` | features, configuration space, the meaning of each queue |
+//! | 6 | `vhost_user` | one frontend connection: admission, messages, virtqueues, device state |
+//! | 6 | `state` | the device and its options, which outlive a connection |
 //! | 7 | `values` | sizes and intervals as operators write them |
 //! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
 //! | 8 | `cli`, `ctl` | the command line as one checked [`Config`], and the operator's client |
@@ -27,15 +27,17 @@ mod cli;
 mod control;
 mod ctl;
 mod daemon;
-pub mod device;
-pub mod discard;
+mod device;
+mod discard;
 mod lock;
-pub mod logging;
-pub mod metrics;
+mod logging;
+mod metrics;
 pub mod program;
-pub mod state;
+mod state;
+#[cfg(test)]
+mod tests;
 mod values;
-pub mod vhost_user;
+mod vhost_user;
 mod wake;
 
 pub use cli::{Config, ConfigError};

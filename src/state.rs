@@ -20,7 +20,7 @@ use crate::vhost_user::{Rings, Transfers, WindUp};
 use crate::wake::{Wake, Wakes};
 
 /// What the daemon may ask of a connected frontend, from any thread.
-pub trait Frontend: Send + Sync {
+pub(crate) trait Frontend: Send + Sync {
     /// Tells the driver that the configuration space has changed.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ pub trait Frontend: Send + Sync {
 
 /// What became of a change that the driver is to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     /// The driver has been told.
     Now,
     /// No driver runs. One that begins reads the change by itself, one that goes on is told then.
@@ -45,7 +45,7 @@ pub enum Told {
 
 /// One device and everything that is known of it, shared by the connection of the moment, the
 /// control socket and the timers.
-pub struct State {
+pub(crate) struct State {
     /// What the guest sees.
     pub balloon: Balloon,
     /// What may be discarded at all.
@@ -79,7 +79,7 @@ pub struct State {
 
 impl State {
     /// A device that no guest has touched.
-    pub fn new(device: DeviceOptions, memory: MemoryOptions) -> Self {
+    pub(crate) fn new(device: DeviceOptions, memory: MemoryOptions) -> Self {
         let counters = Arc::<Counters>::default();
         let operators = Arc::<Wakes>::default();
         Self {
@@ -104,12 +104,12 @@ impl State {
     }
 
     /// The frontend that is connected, if there is one.
-    pub fn frontend(&self) -> Option<Arc<dyn Frontend>> {
+    pub(crate) fn frontend(&self) -> Option<Arc<dyn Frontend>> {
         lock(&self.frontend).clone()
     }
 
     /// A frontend has connected, or has gone. Nothing is known of its memory yet, or any more.
-    pub fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
+    pub(crate) fn set_frontend(&self, frontend: Option<Arc<dyn Frontend>>) {
         match frontend.is_some() {
             true => {
                 self.balloon.begin_session();
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// How many frontends wait to be served: they have sent a message.
-    pub fn waiting_connections(&self) -> usize {
+    pub(crate) fn waiting_connections(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
@@ -140,7 +140,7 @@ impl State {
     }
 
     /// How far the driver has come.
-    pub fn driver(&self) -> DriverState {
+    pub(crate) fn driver(&self) -> DriverState {
         self.balloon.driver(self.frontend().is_some(), self.rings.running())
     }
 
@@ -151,12 +151,12 @@ impl State {
 
     /// How many bytes the driver says are in the balloon; `None` if there is no driver, or it has
     /// not said so to this daemon.
-    pub fn actual_bytes(&self) -> Option<u64> {
+    pub(crate) fn actual_bytes(&self) -> Option<u64> {
         self.balloon.actual_bytes().filter(|_| self.has_driver())
     }
 
     /// The statistics that the driver sent last; `None` if there is no driver.
-    pub fn statistics(&self) -> Option<Sample> {
+    pub(crate) fn statistics(&self) -> Option<Sample> {
         self.balloon.statistics().filter(|_| self.has_driver())
     }
 
@@ -165,7 +165,7 @@ impl State {
     ///
     /// # Errors
     /// If there is no frontend, or what [`Frontend::config_changed`] says.
-    pub fn tell_driver(&self) -> io::Result<Told> {
+    pub(crate) fn tell_driver(&self) -> io::Result<Told> {
         if !self.rings.any_running() {
             return Ok(Told::WhenADriverRuns);
         }
@@ -186,7 +186,7 @@ impl State {
     ///
     /// # Errors
     /// As [`State::tell_driver`].
-    pub fn announce_change(&self) -> io::Result<Told> {
+    pub(crate) fn announce_change(&self) -> io::Result<Told> {
         self.balloon.owe_config_change();
         self.tell_driver()
     }
@@ -251,12 +251,12 @@ impl State {
     }
 
     /// What backs the guest's memory now, by address; `None` if there is none.
-    pub fn backings(&self) -> Option<Vec<Backing>> {
+    pub(crate) fn backings(&self) -> Option<Vec<Backing>> {
         lock(&self.backings).clone()
     }
 
     /// The frontend has sent this table of its memory.
-    pub fn set_regions(&self, regions: &Arc<RegionTable>) {
+    pub(crate) fn set_regions(&self, regions: &Arc<RegionTable>) {
         self.survey.set_regions(Arc::downgrade(regions));
         let backings = Some(regions.backings());
         *lock(&self.backings) = backings;

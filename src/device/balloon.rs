@@ -24,7 +24,7 @@ use crate::metrics::Counters;
 ///
 /// Everything takes `&self`: the worker serves chains while the control thread and the operator look
 /// and set. Where two of the locks are held, [`Balloon::hinting`]'s was taken first.
-pub struct Balloon {
+pub(crate) struct Balloon {
     options: DeviceOptions,
     /// `None` until a driver has acked any.
     pub(super) acked: Mutex<Option<Features>>,
@@ -67,7 +67,7 @@ fn first_hint_id() -> u32 {
 impl Balloon {
     /// A device that no driver has touched, with options that
     /// [`DeviceOptions::check`] has found good.
-    pub fn new(options: DeviceOptions, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(options: DeviceOptions, counters: Arc<Counters>) -> Self {
         let balloon = Self {
             options,
             acked: Mutex::default(),
@@ -91,25 +91,25 @@ impl Balloon {
     }
 
     /// What the device was made with.
-    pub fn options(&self) -> DeviceOptions {
+    pub(crate) fn options(&self) -> DeviceOptions {
         self.options
     }
 
     /// The feature bits that the device offers.
-    pub fn offered(&self) -> u64 {
+    pub(crate) fn offered(&self) -> u64 {
         features::offered(&self.options)
     }
 
     /// A frontend has connected. What its driver told in a session before stays, in case it is the
     /// same driver, and is not shown until there is one.
-    pub fn begin_session(&self) {
+    pub(crate) fn begin_session(&self) {
         *lock(&self.seen) = Seen::default();
     }
 
     /// Takes over the features that the driver acked.
     ///
     /// The configuration space stays: Linux writes `poison_val` before its features arrive here.
-    pub fn set_acked_features(&self, features: u64) {
+    pub(crate) fn set_acked_features(&self, features: u64) {
         let features = Features(features);
         *lock(&self.acked) = Some(features);
         let before = self.see_acked(features);
@@ -140,28 +140,28 @@ impl Balloon {
     }
 
     /// The features that the driver acked; `None` if there is no driver.
-    pub fn acked_features(&self) -> Option<u64> {
+    pub(crate) fn acked_features(&self) -> Option<u64> {
         lock(&self.acked).map(|features| features.0)
     }
 
     /// The features that were acked in this session.
-    pub fn session_features(&self) -> Option<u64> {
+    pub(crate) fn session_features(&self) -> Option<u64> {
         lock(&self.seen).acked.map(|features| features.0)
     }
 
     /// A queue runs.
-    pub fn queue_runs(&self) {
+    pub(crate) fn queue_runs(&self) {
         lock(&self.seen).ran = true;
     }
 
     /// How far the driver has come, where these queues run.
-    pub fn driver(&self, connected: bool, running: [bool; NUM_QUEUES]) -> DriverState {
+    pub(crate) fn driver(&self, connected: bool, running: [bool; NUM_QUEUES]) -> DriverState {
         lock(&self.seen).state(connected, running)
     }
 
     /// `size` bytes of the configuration space from `offset` on, for a driver of which a queue runs
     /// or not. A driver that begins reads nothing that the one before it has written.
-    pub fn read_config(&self, offset: u32, size: u32, any_queue_runs: bool) -> Vec<u8> {
+    pub(crate) fn read_config(&self, offset: u32, size: u32, any_queue_runs: bool) -> Vec<u8> {
         let config = self.config_for_driver();
         match lock(&self.seen).is_current(any_queue_runs) {
             true => config.read(offset, size),
@@ -171,13 +171,13 @@ impl Balloon {
 
     /// Takes over what the driver, of which a queue runs or not, has written to the configuration
     /// space.
-    pub fn write_config(&self, offset: u32, bytes: &[u8], any_queue_runs: bool) {
+    pub(crate) fn write_config(&self, offset: u32, bytes: &[u8], any_queue_runs: bool) {
         let begins = !lock(&self.seen).is_current(any_queue_runs);
         self.config().write(offset, bytes, begins);
     }
 
     /// Whether the driver tells before it uses a page of the balloon again (virtio 1.3, 5.5.6.1).
-    pub fn must_tell_host(&self) -> bool {
+    pub(crate) fn must_tell_host(&self) -> bool {
         self.acked().has(Feature::MustTellHost)
     }
 
@@ -187,7 +187,7 @@ impl Balloon {
 
     /// The device as it is for a new driver: what the last one wrote and told goes, what the
     /// operator set stays.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         *lock(&self.acked) = None;
         *lock(&self.seen) = Seen::default();
         let mut hinting = lock(&self.hinting);
@@ -203,24 +203,24 @@ impl Balloon {
 
     /// What the queue with this index carries in this session; `None` if nothing that was
     /// negotiated.
-    pub fn negotiated_role(&self, index: usize) -> Option<QueueRole> {
+    pub(crate) fn negotiated_role(&self, index: usize) -> Option<QueueRole> {
         let acked = lock(&self.seen).acked?;
         features::role(acked, index).filter(|_| features::is_negotiated(acked, index))
     }
 
     /// What the queue with this index carries; `None` past the last one.
-    pub fn role(&self, queue: usize) -> Option<QueueRole> {
+    pub(crate) fn role(&self, queue: usize) -> Option<QueueRole> {
         features::role(self.acked(), queue)
     }
 
     /// The configuration space, locked.
-    pub fn config(&self) -> MutexGuard<'_, ConfigSpace> {
+    pub(crate) fn config(&self) -> MutexGuard<'_, ConfigSpace> {
         lock(&self.config)
     }
 
     /// Takes note that the configuration space has changed and that the driver, if there is one,
     /// could not be told.
-    pub fn owe_config_change(&self) {
+    pub(crate) fn owe_config_change(&self) {
         if self.acked_features().is_some() {
             self.config_changed.store(true, Ordering::Relaxed);
         }
@@ -229,23 +229,23 @@ impl Balloon {
     /// Whether the configuration space has changed without the driver's knowledge since this was
     /// asked last, by a chain that was served or by [`Balloon::owe_config_change`]: then the driver
     /// is to be told ([`crate::state::State::tell_driver`]).
-    pub fn take_config_changed(&self) -> bool {
+    pub(crate) fn take_config_changed(&self) -> bool {
         self.config_changed.swap(false, Ordering::Relaxed)
     }
 
     /// Whether a chain has changed the configuration space since this was asked last.
-    pub fn take_changed_by_chain(&self) -> bool {
+    pub(crate) fn take_changed_by_chain(&self) -> bool {
         self.changed_by_chain.swap(false, Ordering::Relaxed)
     }
 
     /// Sets how many bytes are wanted in the balloon. The driver is to be told
     /// ([`crate::state::State::announce_change`]).
     ///
-    /// `forced` lets it take more than [`super::largest_target`], now and from a guest to come.
+    /// `forced` lets it take more than [`super::target::largest_target`], now and from a guest to come.
     ///
     /// # Errors
     /// [`TargetError`]; the target stays.
-    pub fn set_target(&self, bytes: u64, forced: bool) -> Result<(), TargetError> {
+    pub(crate) fn set_target(&self, bytes: u64, forced: bool) -> Result<(), TargetError> {
         let pages = to_pages(bytes)?;
         let mut config = self.config();
         config.set_num_pages(pages);
@@ -255,7 +255,7 @@ impl Balloon {
     }
 
     /// Takes note of how many bytes of memory the frontend has announced; zero for no frontend.
-    pub fn set_memory_bytes(&self, bytes: u64) {
+    pub(crate) fn set_memory_bytes(&self, bytes: u64) {
         self.memory_bytes.store(bytes, Ordering::Relaxed);
         if bytes == 0 {
             self.refusal_logged.store(false, Ordering::Relaxed);
@@ -266,7 +266,7 @@ impl Balloon {
     ///
     /// What the frontend announces may hold memory that is not plugged (virtio-mem), so a smaller
     /// total in the guest's own statistics counts.
-    pub fn memory_bytes(&self) -> Option<u64> {
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
         let announced = self.memory_bytes.load(Ordering::Relaxed);
         (announced > 0).then(|| self.guest_total().map_or(announced, |total| total.min(announced)))
     }
@@ -289,7 +289,7 @@ impl Balloon {
     /// Why the target is kept from the guest, if it is: it leaves too little and is not forced.
     ///
     /// A target may be set before there is a guest, and meet one that is too small for it.
-    pub fn refused_target(&self) -> Option<TargetRefused> {
+    pub(crate) fn refused_target(&self) -> Option<TargetRefused> {
         if self.target_forced.load(Ordering::Relaxed) {
             return None;
         }
@@ -310,23 +310,23 @@ impl Balloon {
     }
 
     /// How many bytes are wanted in the balloon.
-    pub fn target_bytes(&self) -> u64 {
+    pub(crate) fn target_bytes(&self) -> u64 {
         u64::from(self.config().num_pages()) * BALLOON_PAGE_SIZE
     }
 
     /// How many bytes the driver says are in the balloon; `None` if it has not said so to this
     /// daemon.
-    pub fn actual_bytes(&self) -> Option<u64> {
+    pub(crate) fn actual_bytes(&self) -> Option<u64> {
         self.config().told_actual().map(|pages| u64::from(pages) * BALLOON_PAGE_SIZE)
     }
 
     /// The statistics that the driver sent last.
-    pub fn statistics(&self) -> Option<Sample> {
+    pub(crate) fn statistics(&self) -> Option<Sample> {
         lock(&self.statistics).sample
     }
 
     /// How often statistics are polled; zero for never.
-    pub fn statistics_interval(&self) -> Duration {
+    pub(crate) fn statistics_interval(&self) -> Duration {
         lock(&self.statistics).interval
     }
 
@@ -334,7 +334,7 @@ impl Balloon {
     ///
     /// # Errors
     /// [`IntervalError`]; the interval stays.
-    pub fn set_statistics_interval(&self, interval: Duration) -> Result<(), IntervalError> {
+    pub(crate) fn set_statistics_interval(&self, interval: Duration) -> Result<(), IntervalError> {
         self.options.check_interval(interval)?;
         lock(&self.statistics).interval = interval;
         Ok(())
@@ -345,7 +345,7 @@ impl Balloon {
     ///
     /// # Errors
     /// [`HintingError`]; nothing changes.
-    pub fn start_hinting(&self) -> Result<(), HintingError> {
+    pub(crate) fn start_hinting(&self) -> Result<(), HintingError> {
         self.check_hinting()?;
         self.set_hinting(Hinting::start)
     }
@@ -354,7 +354,7 @@ impl Balloon {
     ///
     /// # Errors
     /// [`HintingError`]
-    pub fn check_hinting(&self) -> Result<(), HintingError> {
+    pub(crate) fn check_hinting(&self) -> Result<(), HintingError> {
         if !self.options.free_page_hints {
             return Err(HintingError::NotOffered);
         }
@@ -372,7 +372,7 @@ impl Balloon {
     ///
     /// # Errors
     /// [`HintingError::NotRunning`].
-    pub fn stop_hinting(&self) -> Result<(), HintingError> {
+    pub(crate) fn stop_hinting(&self) -> Result<(), HintingError> {
         self.set_hinting(Hinting::stop)
     }
 
@@ -387,7 +387,7 @@ impl Balloon {
     }
 
     /// How the last round of hinting stands.
-    pub fn hinting(&self) -> HintingStatus {
+    pub(crate) fn hinting(&self) -> HintingStatus {
         lock(&self.hinting).status()
     }
 }

@@ -14,7 +14,7 @@ use crate::discard::{GuestMemory, peek};
 
 /// Where a chain begins, and in which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChainHead {
+pub(crate) struct ChainHead {
     /// Guest address of the queue's descriptor table.
     pub table: GuestAddress,
     /// Number of descriptors in that table.
@@ -25,7 +25,7 @@ pub struct ChainHead {
 
 /// What is to become of a chain that was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It goes back to the driver at once.
     Return,
     /// It stays with the device until it is asked for: a statistics buffer, with which the device
@@ -35,7 +35,7 @@ pub enum Outcome {
 
 /// How a chain breaks the rules. The guest's mistake, or its malice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
+pub(crate) enum ChainError {
     /// A descriptor lies outside the guest's memory.
     #[error("descriptor {0} is not in guest memory")]
     Unreadable(u16),
@@ -71,7 +71,7 @@ impl ChainHead {
     ///
     /// # Errors
     /// [`ChainError`] where the chain breaks; `visit` was called for the descriptors before.
-    pub fn walk(
+    pub(crate) fn walk(
         self,
         memory: &GuestMemory,
         mut visit: impl FnMut(Descriptor),

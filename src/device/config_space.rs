@@ -3,14 +3,14 @@
 //! The configuration space: `struct virtio_balloon_config` (virtio 1.3, section 5.5.4).
 
 /// Size of the configuration space in bytes, `poison_val` included.
-pub const CONFIG_SPACE_SIZE: usize = 16;
+pub(crate) const CONFIG_SPACE_SIZE: usize = 16;
 
 /// Bytes of a page of the balloon, whatever the guest's or the host's pages are (5.5.6).
-pub const BALLOON_PAGE_SIZE: u64 = 4096;
+pub(crate) const BALLOON_PAGE_SIZE: u64 = 4096;
 
 /// Why the balloon cannot be made that large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TargetError {
+pub(crate) enum TargetError {
     /// Not a whole number of pages.
     #[error("the balloon's size is a multiple of {BALLOON_PAGE_SIZE} bytes, {0} is none")]
     NotPages(u64),
@@ -20,7 +20,7 @@ pub enum TargetError {
 }
 
 /// The most bytes that `num_pages` can ask for: 16 TiB less a page.
-pub const MAX_BALLOON_BYTES: u64 = u32::MAX as u64 * BALLOON_PAGE_SIZE;
+pub(crate) const MAX_BALLOON_BYTES: u64 = u32::MAX as u64 * BALLOON_PAGE_SIZE;
 
 /// `bytes` in pages of the balloon.
 pub(super) fn pages(bytes: u64) -> Result<u32, TargetError> {
@@ -42,7 +42,7 @@ const POISON_VAL: std::ops::Range<usize> = 12..16;
 /// `num_pages`, `actual`, `free_page_hint_cmd_id` and `poison_val`, each a little-endian `u32`. The
 /// default is a space of which no driver has said anything: it may have told another daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConfigSpace {
+pub(crate) struct ConfigSpace {
     bytes: [u8; CONFIG_SPACE_SIZE],
     actual_is_known: bool,
     poison_is_known: bool,
@@ -53,7 +53,7 @@ impl ConfigSpace {
     ///
     /// Always as many as were asked for: an answer of another length makes a frontend fail the
     /// guest's read, and cloud-hypervisor end the guest.
-    pub fn read(&self, offset: u32, size: u32) -> Vec<u8> {
+    pub(crate) fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let at = |i: u32| offset.checked_add(i).and_then(|i| usize::try_from(i).ok());
         (0..size).map(|i| at(i).and_then(|i| self.bytes.get(i)).copied().unwrap_or(0)).collect()
     }
@@ -64,7 +64,7 @@ impl ConfigSpace {
     /// fields that the guest did not write. So a field counts as told where the write begins in it or
     /// changes it; of a driver that begins (`begins`) `poison_val` counts in any case, since that is
     /// what such a driver writes.
-    pub fn write(&mut self, offset: u32, bytes: &[u8], begins: bool) {
+    pub(crate) fn write(&mut self, offset: u32, bytes: &[u8], begins: bool) {
         let Ok(offset) = usize::try_from(offset) else { return };
         let before = *self;
         let mut poison_is_written = false;
@@ -89,35 +89,35 @@ impl ConfigSpace {
     }
 
     /// Pages of 4 KiB that the device wants in the balloon.
-    pub fn num_pages(&self) -> u32 {
+    pub(crate) fn num_pages(&self) -> u32 {
         self.get(NUM_PAGES)
     }
 
     /// What a driver reads back as `actual`.
-    pub fn actual(&self) -> u32 {
+    pub(crate) fn actual(&self) -> u32 {
         self.get(ACTUAL)
     }
 
     /// Pages of 4 KiB that the driver says are in the balloon: a guest's word, not a measure. `None`
     /// where it may have said so to another daemon, and has not changed it since.
-    pub fn told_actual(&self) -> Option<u32> {
+    pub(crate) fn told_actual(&self) -> Option<u32> {
         self.actual_is_known.then(|| self.actual())
     }
 
     /// Which round of hinting the device wants.
-    pub fn free_page_hint_cmd_id(&self) -> u32 {
+    pub(crate) fn free_page_hint_cmd_id(&self) -> u32 {
         self.get(HINT_CMD_ID)
     }
 
     /// What the driver fills its free pages with; counts only if it acked `PAGE_POISON`.
-    pub fn poison_val(&self) -> u32 {
+    pub(crate) fn poison_val(&self) -> u32 {
         self.get(POISON_VAL)
     }
 
     /// Whether `poison_val` is the driver's. One that acks `PAGE_POISON` writes it before `DRIVER_OK`
     /// (5.5.6.6.1), but one that has outlived a daemon does not write it again for the next, and no
     /// ring can tell the two apart: an index that reads 0 may have been passed 65536 times.
-    pub fn poison_is_known(&self) -> bool {
+    pub(crate) fn poison_is_known(&self) -> bool {
         self.poison_is_known
     }
 

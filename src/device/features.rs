@@ -95,29 +95,29 @@ impl Feature {
 }
 
 /// The bits that belong to the kind of device, not to the transport (virtio 1.3, 2.2).
-pub const DEVICE_FEATURES: u64 = (1 << 24) - 1;
+pub(crate) const DEVICE_FEATURES: u64 = (1 << 24) - 1;
 
 /// Queues of the device: inflate, deflate, statistics, free page hints, reporting
 /// (virtio 1.3, 5.5.2).
-pub const NUM_QUEUES: usize = 5;
+pub(crate) const NUM_QUEUES: usize = 5;
 
 /// The largest ring that virtio allows (virtio 1.3, 2.7). A VMM that lets the guest choose may go
 /// up to it, and a device that takes less fails to come up there.
-pub const MAX_QUEUE_SIZE: usize = 32768;
+pub(crate) const MAX_QUEUE_SIZE: usize = 32768;
 
 /// The feature bits that a device with these options offers.
-pub fn offered(options: &DeviceOptions) -> u64 {
+pub(crate) fn offered(options: &DeviceOptions) -> u64 {
     let offered = Feature::VARIANTS.iter().filter(|feature| feature.is_offered(options));
     offered.fold(0, |bits, feature| bits | feature.mask())
 }
 
 /// The features that a driver has acked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features(pub u64);
+pub(crate) struct Features(pub u64);
 
 impl Features {
     /// Whether `feature` was acked.
-    pub fn has(self, feature: Feature) -> bool {
+    pub(crate) fn has(self, feature: Feature) -> bool {
         self.0 & feature.mask() != 0
     }
 }
@@ -159,7 +159,7 @@ const OPTIONAL: [(Feature, QueueRole); NUM_QUEUES - FIRST_OPTIONAL] = [
 ///
 /// A queue that means nothing in either is reporting: a proposed change to Linux would have tried 3
 /// if nothing but reports was negotiated. If reports were not negotiated they are turned down there.
-pub fn role(acked: Features, index: usize) -> Option<QueueRole> {
+pub(crate) fn role(acked: Features, index: usize) -> Option<QueueRole> {
     let optional = match index {
         0 => return Some(QueueRole::Inflate),
         1 => return Some(QueueRole::Deflate),
@@ -177,7 +177,7 @@ pub fn role(acked: Features, index: usize) -> Option<QueueRole> {
 }
 
 /// Whether a negotiated feature brings the queue with this index, in either numbering.
-pub fn is_negotiated(acked: Features, index: usize) -> bool {
+pub(crate) fn is_negotiated(acked: Features, index: usize) -> bool {
     let has = |(feature, _): &&(Feature, QueueRole)| acked.has(*feature);
     match index {
         0 | 1 => true,

@@ -29,7 +29,7 @@ const FIRST_ID: u32 = 2;
 
 /// Why hinting cannot be started or stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HintingError {
+pub(crate) enum HintingError {
     /// The operator has not asked for hints when the daemon was started.
     #[error("free page hints are not offered to the guest: start the daemon with them")]
     NotOffered,
@@ -46,7 +46,7 @@ pub enum HintingError {
 
 /// How a round of hinting stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HintingState {
+pub(crate) enum HintingState {
     /// There was none yet, or it was stopped.
     #[default]
     Stopped,
@@ -58,7 +58,7 @@ pub enum HintingState {
 
 /// What is known of the last round of hinting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HintingStatus {
+pub(crate) struct HintingStatus {
     /// How it stands.
     pub state: HintingState,
     /// What the configuration space asks for: 0 for STOP, 1 for DONE, or the ID of a round.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::config_space::{TargetError, pages};
 
 /// The longest time between two polls of statistics; the shortest is [`MIN_STATISTICS_INTERVAL`].
-pub const MAX_STATISTICS_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_STATISTICS_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shortest time between two polls of statistics: a guest that is asked more often has little
 /// else to do.
-pub const MIN_STATISTICS_INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const MIN_STATISTICS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Which parts of the device there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceOptions {
+pub(crate) struct DeviceOptions {
     /// `VIRTIO_BALLOON_F_STATS_VQ`: the guest tells how it uses its memory.
     pub statistics: bool,
     /// How often statistics are asked for; zero for never.
@@ -53,7 +53,7 @@ impl Default for DeviceOptions {
 
 /// Options that do not go together, or a value that none can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionsError {
+pub(crate) enum OptionsError {
     /// Hints and reports without statistics: see [`super::features::role`].
     #[error(
         "free page hints and free page reporting cannot be offered together without statistics: \
@@ -71,7 +71,7 @@ pub enum OptionsError {
 
 /// Why statistics cannot be polled that often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IntervalError {
+pub(crate) enum IntervalError {
     /// The device has no statistics queue.
     #[error("statistics are not offered to the guest, so there is nothing to poll")]
     NotOffered,
@@ -89,7 +89,7 @@ impl DeviceOptions {
     ///
     /// # Errors
     /// [`OptionsError`], which says what to change.
-    pub fn check(&self) -> Result<(), OptionsError> {
+    pub(crate) fn check(&self) -> Result<(), OptionsError> {
         if self.free_page_hints && self.reporting && !self.statistics {
             return Err(OptionsError::AmbiguousQueues);
         }

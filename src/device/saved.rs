@@ -15,7 +15,7 @@ use crate::lock::lock;
 /// What a guest has made of its device, and what it was told by it: all that another daemon needs
 /// to go on under the same driver. Plain data; whoever writes it somewhere adds a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedBalloon {
+pub(crate) struct SavedBalloon {
     /// The features that the driver has acked; none if there is no driver.
     pub acked_features: Option<u64>,
     /// Pages of 4 KiB that are wanted in the balloon.
@@ -35,7 +35,7 @@ pub struct SavedBalloon {
 
 /// Why a device cannot go on from what another one saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// Started with other options, the other daemon offered more.
     #[error(
         "the guest's driver has acked features {acked:#x} and this device does not offer \
@@ -54,7 +54,7 @@ pub enum RestoreError {
 
 impl Balloon {
     /// The device as another daemon needs it to go on under the same driver.
-    pub fn save(&self) -> SavedBalloon {
+    pub(crate) fn save(&self) -> SavedBalloon {
         let next_hint_cmd_id = lock(&self.hinting).next_id();
         let config = *self.config();
         SavedBalloon {
@@ -73,7 +73,7 @@ impl Balloon {
     ///
     /// # Errors
     /// [`RestoreError`]; nothing changes.
-    pub fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
+    pub(crate) fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
         let acked = saved.acked_features.unwrap_or(0);
         // The transport's bits are negotiated with each frontend anew.
         let missing = acked & DEVICE_FEATURES & !self.offered();

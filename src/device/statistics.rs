@@ -23,7 +23,7 @@ const MAX_STATISTICS: usize = 256;
 ///
 /// A guest's word: nothing here is checked, and nothing may rely on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Statistics {
+pub(crate) struct Statistics {
     /// 0: bytes that were swapped in.
     pub swapped_in_bytes: Option<u64>,
     /// 1: bytes that were swapped out.
@@ -60,10 +60,10 @@ pub struct Statistics {
 
 impl Statistics {
     /// How many statistics there are; their tags are 0 to 15.
-    pub const COUNT: usize = 16;
+    pub(crate) const COUNT: usize = 16;
 
     /// Every statistic with its name, in the order of the tags.
-    pub fn named(&self) -> [(&'static str, Option<u64>); Self::COUNT] {
+    pub(crate) fn named(&self) -> [(&'static str, Option<u64>); Self::COUNT] {
         [
             ("swapped_in_bytes", self.swapped_in_bytes),
             ("swapped_out_bytes", self.swapped_out_bytes),
@@ -110,7 +110,7 @@ impl Statistics {
 
 /// What a guest told, and when it came.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// What it told.
     pub values: Statistics,
     /// Statistics in it with tags that nobody here knows.
@@ -121,7 +121,7 @@ pub struct Sample {
 
 impl Sample {
     /// How long ago it came.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.at.elapsed()
     }
 }

@@ -16,12 +16,12 @@ const LEAST_RESERVE: u64 = 256 << 20;
 const MOST_RESERVE_PART: u64 = 2;
 
 /// Bytes that a target leaves to a guest with `memory_bytes` bytes, unless it is forced.
-pub fn reserve(memory_bytes: u64) -> u64 {
+pub(crate) fn reserve(memory_bytes: u64) -> u64 {
     (memory_bytes / RESERVE_PART).max(LEAST_RESERVE).min(memory_bytes / MOST_RESERVE_PART)
 }
 
 /// The largest target, in bytes and whole pages, for a guest with `memory_bytes` bytes.
-pub fn largest_target(memory_bytes: u64) -> u64 {
+pub(crate) fn largest_target(memory_bytes: u64) -> u64 {
     let most = memory_bytes - reserve(memory_bytes);
     most - most % BALLOON_PAGE_SIZE
 }
@@ -35,7 +35,7 @@ pub fn largest_target(memory_bytes: u64) -> u64 {
     reserve = reserve(*.memory),
     largest = largest_target(*.memory)
 )]
-pub struct TargetRefused {
+pub(crate) struct TargetRefused {
     /// The target, in bytes.
     pub wanted: u64,
     /// The guest's memory, in bytes.
@@ -47,7 +47,7 @@ impl TargetRefused {
     ///
     /// # Errors
     /// [`TargetRefused`] if the reserve would not be left.
-    pub fn check(wanted: u64, memory: u64) -> Result<(), Self> {
+    pub(crate) fn check(wanted: u64, memory: u64) -> Result<(), Self> {
         if wanted > largest_target(memory) { Err(Self { wanted, memory }) } else { Ok(()) }
     }
 }

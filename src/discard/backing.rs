@@ -12,7 +12,7 @@ use super::{Region, RegionTable};
 
 /// One region of the guest's memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Backing {
+pub(crate) struct Backing {
     /// Guest physical address.
     pub address: u64,
     /// Length.
@@ -41,7 +41,7 @@ impl From<&Region> for Backing {
 
 impl RegionTable {
     /// The regions, by address.
-    pub fn backings(&self) -> Vec<Backing> {
+    pub(crate) fn backings(&self) -> Vec<Backing> {
         self.regions().iter().map(Backing::from).collect()
     }
 
@@ -50,7 +50,7 @@ impl RegionTable {
     ///
     /// # Errors
     /// What `fstat` says.
-    pub fn resident_bytes(&self) -> io::Result<u64> {
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
         let mut seen = HashSet::new();
         let mut bytes: u64 = 0;
         for region in self.regions() {

@@ -25,7 +25,7 @@ const LOG_PAGE: usize = 4096;
 
 /// One region's part of the log.
 #[derive(Clone, Debug)]
-pub struct RegionLog {
+pub(crate) struct RegionLog {
     log: Arc<MmapLogReg>,
     /// The bit of the region's first page.
     first: usize,
@@ -34,7 +34,7 @@ pub struct RegionLog {
 
 impl RegionLog {
     /// The log of all guest memory, as the frontend shared it.
-    pub fn whole(&self) -> Arc<MmapLogReg> {
+    pub(crate) fn whole(&self) -> Arc<MmapLogReg> {
         Arc::clone(&self.log)
     }
 
@@ -68,7 +68,7 @@ impl MemRegionBitmap for RegionLog {
 
 /// The dirty pages of one region of guest memory.
 #[derive(Clone, Debug, Default)]
-pub struct LogBitmap {
+pub(crate) struct LogBitmap {
     shared: Arc<Shared>,
     /// Where in the region this slice begins, in bytes.
     base: usize,
@@ -111,12 +111,12 @@ struct State {
 
 impl LogBitmap {
     /// The log, if this region has one.
-    pub fn log(&self) -> Option<RegionLog> {
+    pub(crate) fn log(&self) -> Option<RegionLog> {
         self.shared.state.read().unwrap_or_else(PoisonError::into_inner).log.clone()
     }
 
     /// Starts or stops logging; the log stays.
-    pub fn set_logging(&self, on: bool) {
+    pub(crate) fn set_logging(&self, on: bool) {
         self.shared.state.write().unwrap_or_else(PoisonError::into_inner).on = on;
     }
 
@@ -124,7 +124,7 @@ impl LogBitmap {
     ///
     /// The worker sees a region before this can be called, and may have used a ring in it: what
     /// was written since is logged now if logging is on, from the first byte to the last.
-    pub fn join(&self, log: RegionLog, on: bool) {
+    pub(crate) fn join(&self, log: RegionLog, on: bool) {
         let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
         state.on = on;
         if state.log.is_some() {
@@ -183,7 +183,7 @@ impl NewBitmap for LogBitmap {
 
 /// The dirty log of all guest memory, carried over from one memory table to the next.
 #[derive(Default)]
-pub struct DirtyLog {
+pub(crate) struct DirtyLog {
     memory: Arc<GuestMemory>,
     whole: Option<Arc<MmapLogReg>>,
     on: bool,
@@ -194,7 +194,7 @@ impl DirtyLog {
     ///
     /// # Errors
     /// If logging is on and the log is too small for a region; the others have theirs then.
-    pub fn set_memory(&mut self, memory: Arc<GuestMemory>) -> Result<(), LogTooSmall> {
+    pub(crate) fn set_memory(&mut self, memory: Arc<GuestMemory>) -> Result<(), LogTooSmall> {
         // The newest log is on every region that was there when it came.
         if let Some(log) = self.memory.iter().find_map(|region| region.bitmap().log()) {
             self.whole = Some(log.whole());
@@ -220,7 +220,7 @@ impl DirtyLog {
     }
 
     /// The frontend starts or stops logging (`VHOST_F_LOG_ALL`).
-    pub fn set_logging(&mut self, on: bool) {
+    pub(crate) fn set_logging(&mut self, on: bool) {
         self.on = on;
         for region in self.memory.iter() {
             region.bitmap().set_logging(on);
@@ -234,7 +234,7 @@ impl DirtyLog {
     "the dirty log does not cover the memory region of {len} bytes at guest address {gpa:#x}: \
      a larger log has to come first (VHOST_USER_SET_LOG_BASE)"
 )]
-pub struct LogTooSmall {
+pub(crate) struct LogTooSmall {
     gpa: u64,
     len: u64,
     #[source]

@@ -32,7 +32,7 @@ const MOST_HUGE_BYTES_A_CALL: u64 = 256 << 20;
 
 /// The one system call that gives memory back, behind a trait so that a test can watch it or let
 /// it fail.
-pub trait PunchHole: Send + Sync {
+pub(crate) trait PunchHole: Send + Sync {
     /// Frees the pages of `file` from `offset` on, `len` bytes, both multiples of its page size.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ pub trait PunchHole: Send + Sync {
 ///
 /// `MADV_DONTNEED` would only drop this daemon's own mapping of the shared file and free nothing.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Fallocate;
+pub(crate) struct Fallocate;
 
 impl PunchHole for Fallocate {
     fn punch_hole(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
@@ -62,7 +62,7 @@ impl PunchHole for Fallocate {
 }
 
 /// Discards ranges of the memory of one guest.
-pub struct Reclaimer<P = Fallocate> {
+pub(crate) struct Reclaimer<P = Fallocate> {
     /// Held for reading while a chain is served: once a change of the memory table is answered,
     /// nothing touches the regions that it took away.
     map: WritersFirst<Map>,
@@ -90,7 +90,7 @@ struct Map {
 
 impl<P: PunchHole> Reclaimer<P> {
     /// A reclaimer that has no memory yet, and counts into `counters`.
-    pub fn new(
+    pub(crate) fn new(
         punch: P,
         options: MemoryOptions,
         inhibit: Arc<Inhibit>,
@@ -111,7 +111,7 @@ impl<P: PunchHole> Reclaimer<P> {
 
     /// Never discards a page of memory that `in_use` names.
     #[must_use]
-    pub fn keeping(self, in_use: Arc<dyn InUse>) -> Self {
+    pub(crate) fn keeping(self, in_use: Arc<dyn InUse>) -> Self {
         Self { in_use: Some(in_use), ..self }
     }
 
@@ -119,7 +119,10 @@ impl<P: PunchHole> Reclaimer<P> {
     ///
     /// # Errors
     /// [`RegionError`]; the old table stays.
-    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<Arc<RegionTable>, RegionError> {
+    pub(crate) fn set_memory(
+        &self,
+        memory: Arc<GuestMemory>,
+    ) -> Result<Arc<RegionTable>, RegionError> {
         let table = Arc::new(RegionTable::new(&memory, self.options)?);
         let before = self.map.read();
         let news =
@@ -138,30 +141,31 @@ impl<P: PunchHole> Reclaimer<P> {
     }
 
     /// From now on nothing more is discarded; a discard under way ends after its present call.
-    pub fn stop(&self) {
+    #[cfg(test)]
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// What [`Reclaimer::stop`] sets, for a thread that must not own the memory.
+    /// The flag of the end, for a thread that must not own the memory.
     pub(crate) fn stopping(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stopping)
     }
 
-    /// Whether [`Reclaimer::stop`] was called.
-    pub fn is_stopping(&self) -> bool {
+    /// Whether the flag of the end is set.
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
     /// The guest's memory as it is seen for one chain; a change of the memory table waits until it
     /// is dropped.
-    pub fn snapshot(&self) -> Snapshot<'_, P> {
+    pub(crate) fn snapshot(&self) -> Snapshot<'_, P> {
         let map = self.map.read();
         Snapshot { map, reclaimer: self }
     }
 }
 
 /// See [`Reclaimer::snapshot`].
-pub struct Snapshot<'a, P> {
+pub(crate) struct Snapshot<'a, P> {
     map: RwLockReadGuard<'a, Map>,
     reclaimer: &'a Reclaimer<P>,
 }
@@ -177,7 +181,8 @@ impl<P: PunchHole> Snapshot<'_, P> {
     ///
     /// Best effort, by its nature: what cannot be discarded is counted by its reason and keeps its
     /// contents. `ranges` is left merged.
-    pub fn discard(&self, ranges: &mut Vec<GuestRange>) -> Discarded {
+    #[cfg(test)]
+    pub(crate) fn discard(&self, ranges: &mut Vec<GuestRange>) -> Discarded {
         self.discard_while(ranges, || true)
     }
 
@@ -185,7 +190,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     /// call. A change of the memory table that waits for this chain ends it as well, so that no
     /// message of the frontend waits for more than one call. The rest is counted as
     /// [`SkipReason::Yielded`].
-    pub fn discard_while(
+    pub(crate) fn discard_while(
         &self,
         ranges: &mut Vec<GuestRange>,
         keep_going: impl Fn() -> bool,
@@ -227,7 +232,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     /// Does what [`Snapshot::discard_while`] does for pages that go into the balloon, and that the
     /// driver must not use before it has had them [deflated](Snapshot::deflate): on pages larger
     /// than the balloon's, those of several chains are added up.
-    pub fn inflate_while(
+    pub(crate) fn inflate_while(
         &self,
         ranges: &mut Vec<GuestRange>,
         keep_going: impl Fn() -> bool,
@@ -255,7 +260,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
 
     /// The driver takes the pages of `ranges` out of the balloon, and uses them once the chain is
     /// returned; `None` for pages that are not known.
-    pub fn deflate(&self, ranges: Option<&[GuestRange]>) {
+    pub(crate) fn deflate(&self, ranges: Option<&[GuestRange]>) {
         let regions = self.map.table.regions();
         let mut collected = self.collected();
         match ranges {

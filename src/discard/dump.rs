@@ -13,7 +13,7 @@ use super::GuestMemory;
 ///
 /// # Errors
 /// What `madvise` says; later regions are left out all the same.
-pub fn leave_out_of_dumps(memory: &GuestMemory) -> io::Result<()> {
+pub(crate) fn leave_out_of_dumps(memory: &GuestMemory) -> io::Result<()> {
     let mut result = Ok(());
     for region in memory.iter() {
         let len = usize::try_from(region.len()).unwrap_or(usize::MAX);

@@ -60,11 +60,11 @@ impl Cause {
 /// The discarding calls that were under way when something was forbidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a call that is now forbidden may still be under way until the ticket is over"]
-pub struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 /// What keeps memory from being discarded; set and asked from any thread, none of which waits.
 #[derive(Debug, Default)]
-pub struct Inhibit {
+pub(crate) struct Inhibit {
     causes: AtomicU8,
     /// Held for some instructions, never over a system call.
     inner: Mutex<Inner>,
@@ -97,24 +97,24 @@ impl Inhibit {
 
     /// Discards nothing from now on until `cause` is [lifted](Self::lift); a call under way ends
     /// with the ticket.
-    pub fn forbid(&self, cause: Cause) -> Ticket {
+    pub(crate) fn forbid(&self, cause: Cause) -> Ticket {
         let inner = self.lock();
         self.causes.fetch_or(cause.bit(), Ordering::SeqCst);
         Ticket(inner.begun)
     }
 
     /// `cause` does not hold any more.
-    pub fn lift(&self, cause: Cause) {
+    pub(crate) fn lift(&self, cause: Cause) {
         self.causes.fetch_and(!cause.bit(), Ordering::SeqCst);
     }
 
     /// Whether `cause` holds.
-    pub fn holds(&self, cause: Cause) -> bool {
+    pub(crate) fn holds(&self, cause: Cause) -> bool {
         self.causes.load(Ordering::SeqCst) & cause.bit() != 0
     }
 
     /// Why nothing may be discarded now; `None` if something may.
-    pub fn reason(&self) -> Option<SkipReason> {
+    pub(crate) fn reason(&self) -> Option<SkipReason> {
         let held = Cause::VARIANTS.iter().find(|cause| self.holds(**cause));
         held.map(|cause| cause.reason())
     }
@@ -128,7 +128,7 @@ impl Inhibit {
     ///
     /// # Errors
     /// [`PinError::TooMany`], [`PinError::TooOften`]; nothing has changed then.
-    pub fn pin(&self, range: GuestRange) -> Result<Ticket, PinError> {
+    pub(crate) fn pin(&self, range: GuestRange) -> Result<Ticket, PinError> {
         let mut inner = self.lock();
         match inner.pins.binary_search_by_key(&range, |pin| pin.range) {
             Ok(place) => {
@@ -148,7 +148,7 @@ impl Inhibit {
     ///
     /// # Errors
     /// [`PinError::NotPinned`].
-    pub fn unpin(&self, range: GuestRange) -> Result<(), PinError> {
+    pub(crate) fn unpin(&self, range: GuestRange) -> Result<(), PinError> {
         let mut inner = self.lock();
         let place = inner
             .pins
@@ -163,18 +163,18 @@ impl Inhibit {
     }
 
     /// What is pinned, by address.
-    pub fn pins(&self) -> Vec<Pin> {
+    pub(crate) fn pins(&self) -> Vec<Pin> {
         self.lock().pins.clone()
     }
 
     /// Whether the calls have ended that were under way when `ticket` was given. If not, the
     /// operators' `Wakes` are signalled when they have.
-    pub fn is_over(&self, ticket: Ticket) -> bool {
+    pub(crate) fn is_over(&self, ticket: Ticket) -> bool {
         self.lock().is_over(ticket)
     }
 
     /// Waits for the calls that were under way when `ticket` was given: not for the main thread.
-    pub fn wait(&self, ticket: Ticket) {
+    pub(crate) fn wait(&self, ticket: Ticket) {
         let mut inner = self.lock();
         while !inner.is_over(ticket) {
             inner = self.ended.wait(inner).unwrap_or_else(PoisonError::into_inner);

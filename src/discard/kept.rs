@@ -10,7 +10,7 @@ use super::ranges::{GuestRange, Piece, merge, split};
 use super::regions::RegionTable;
 
 /// Guest memory that the device uses itself, asked for before each discarding call.
-pub trait InUse: Send + Sync {
+pub(crate) trait InUse: Send + Sync {
     /// Grows whenever the answer of [`InUse::ranges`] changes.
     fn version(&self) -> u64;
 

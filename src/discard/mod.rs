@@ -21,20 +21,22 @@ mod writers_first;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
-pub use backing::Backing;
-pub use dirty_log::{DirtyLog, LogBitmap, LogTooSmall, RegionLog};
-pub use discarder::{Fallocate, PunchHole, Reclaimer, Snapshot};
-pub use dump::leave_out_of_dumps;
-pub use inhibit::{Cause, Inhibit, Ticket};
-pub use kept::InUse;
-pub use options::MemoryOptions;
-pub use peek::peek;
-pub use pins::{MOST_PINS, Pin, PinError};
-pub use ranges::{GuestRange, Leading, Piece, RangeError, leading, merge, round_inward, split};
-pub use regions::{Region, RegionError, RegionTable};
+pub(crate) use backing::Backing;
+pub(crate) use dirty_log::{DirtyLog, LogBitmap};
+#[cfg(test)]
+pub(crate) use discarder::PunchHole;
+pub(crate) use discarder::{Fallocate, Reclaimer, Snapshot};
+pub(crate) use dump::leave_out_of_dumps;
+pub(crate) use inhibit::{Cause, Inhibit, Ticket};
+pub(crate) use kept::InUse;
+pub(crate) use options::MemoryOptions;
+pub(crate) use peek::peek;
+pub(crate) use pins::{Pin, PinError};
+pub(crate) use ranges::{GuestRange, RangeError};
+pub(crate) use regions::{Region, RegionTable};
 pub(crate) use survey::{MOST_WAIT as MOST_LOOK, Survey};
 
 /// One region of guest memory, mapped.
-pub type GuestRegion = GuestRegionMmap<LogBitmap>;
+pub(crate) type GuestRegion = GuestRegionMmap<LogBitmap>;
 /// All guest memory, mapped.
-pub type GuestMemory = GuestMemoryMmap<LogBitmap>;
+pub(crate) type GuestMemory = GuestMemoryMmap<LogBitmap>;

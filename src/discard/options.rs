@@ -4,7 +4,7 @@
 
 /// What may be discarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryOptions {
+pub(crate) struct MemoryOptions {
     /// Whether pages of hugetlbfs are given back.
     ///
     /// Off by default: a page that went back to the pool may be taken by somebody else, and the

@@ -23,7 +23,7 @@ use super::GuestMemory;
 ///
 /// # Errors
 /// If a memory file cannot be read, or is shorter than its region.
-pub fn peek(memory: &GuestMemory, at: GuestAddress, into: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn peek(memory: &GuestMemory, at: GuestAddress, into: &mut [u8]) -> io::Result<usize> {
     let mut copied = 0;
     while copied < into.len() {
         let Some((region, offset)) = at

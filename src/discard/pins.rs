@@ -5,11 +5,11 @@
 use super::ranges::GuestRange;
 
 /// The most different ranges that can be pinned.
-pub const MOST_PINS: usize = 1024;
+pub(crate) const MOST_PINS: usize = 1024;
 
 /// A range that may not be discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
+pub(crate) struct Pin {
     /// Guest physical addresses.
     pub range: GuestRange,
     /// How often it was pinned and not unpinned.
@@ -18,7 +18,7 @@ pub struct Pin {
 
 /// Why a range cannot be pinned or unpinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PinError {
+pub(crate) enum PinError {
     /// There are as many pins as there can be.
     #[error("{MOST_PINS} ranges are pinned, which is the most; unpin one, or pin a larger range")]
     TooMany,

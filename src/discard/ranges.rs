@@ -6,14 +6,14 @@
 
 /// A non-empty, half-open range of guest physical addresses, in bytes, that does not wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GuestRange {
+pub(crate) struct GuestRange {
     start: u64,
     end: u64,
 }
 
 /// Why an address and a length from the guest are not a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RangeError {
+pub(crate) enum RangeError {
     /// The length is zero.
     #[error("a range of no bytes")]
     Empty,
@@ -27,7 +27,7 @@ impl GuestRange {
     ///
     /// # Errors
     /// [`RangeError`] if `len` is zero or `gpa + len` does not fit 64 bits.
-    pub fn new(gpa: u64, len: u64) -> Result<Self, RangeError> {
+    pub(crate) fn new(gpa: u64, len: u64) -> Result<Self, RangeError> {
         if len == 0 {
             return Err(RangeError::Empty);
         }
@@ -36,23 +36,23 @@ impl GuestRange {
     }
 
     /// Guest physical address of the first byte.
-    pub fn start(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.start
     }
 
     /// Guest physical address past the last byte.
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Length in bytes, never zero.
     #[allow(clippy::len_without_is_empty)] // never empty, by construction
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.end - self.start
     }
 
     /// What is left behind the first `bytes` bytes; `None` if nothing is.
-    pub fn after(&self, bytes: u64) -> Option<Self> {
+    pub(crate) fn after(&self, bytes: u64) -> Option<Self> {
         let start = self.start.checked_add(bytes).filter(|start| *start < self.end)?;
         Some(Self { start, end: self.end })
     }
@@ -65,7 +65,7 @@ impl GuestRange {
 ///
 /// Returns the number of bytes that were named more than once, as far as that fits: an operator may
 /// pin all addresses a thousand times.
-pub fn merge(ranges: &mut Vec<GuestRange>) -> u64 {
+pub(crate) fn merge(ranges: &mut Vec<GuestRange>) -> u64 {
     ranges.sort_unstable();
     let mut overlap: u64 = 0;
     ranges.dedup_by(|next, merged| {
@@ -82,7 +82,7 @@ pub fn merge(ranges: &mut Vec<GuestRange>) -> u64 {
 
 /// A part of a merged range, as [`split`] cuts it at the borders of the regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// Lies whole within one region.
     Inside {
         /// Index of the region in the list given to [`split`].
@@ -97,7 +97,7 @@ pub enum Piece {
 /// Cuts `range` at the borders of `regions`, which are sorted by address and do not overlap.
 ///
 /// The pieces come in ascending order and cover the range exactly.
-pub fn split<'a, R>(range: GuestRange, regions: &'a [R]) -> impl Iterator<Item = Piece> + 'a
+pub(crate) fn split<'a, R>(range: GuestRange, regions: &'a [R]) -> impl Iterator<Item = Piece> + 'a
 where
     R: AsRef<GuestRange>,
 {
@@ -131,7 +131,7 @@ where
 ///
 /// A page that is only partly free must stay: a punch would zero its free part, which frees
 /// nothing, and rounding outward would destroy memory in use. `page_size` is a power of two.
-pub fn round_inward(offset: u64, len: u64, page_size: u64) -> Option<(u64, u64)> {
+pub(crate) fn round_inward(offset: u64, len: u64, page_size: u64) -> Option<(u64, u64)> {
     let mask = page_size.checked_sub(1)?;
     let start = offset.checked_add(mask)? & !mask;
     let end = offset.checked_add(len)? & !mask;
@@ -140,7 +140,7 @@ pub fn round_inward(offset: u64, len: u64, page_size: u64) -> Option<(u64, u64)>
 
 /// How the pages at the beginning of a range stand to what is pinned, see [`leading`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leading {
+pub(crate) enum Leading {
     /// As many bytes, whole pages, touch nothing that is pinned.
     Free(u64),
     /// As many bytes, whole pages, each touch something that is pinned.
@@ -154,7 +154,7 @@ pub enum Leading {
 /// long, so its pages are counted from its start and a page that is pinned in part is pinned.
 /// `pins` are sorted and do not touch each other, as [`merge`] leaves them. The answer is never
 /// zero bytes, unless `page_size` is.
-pub fn leading(range: GuestRange, page_size: u64, pins: &[GuestRange]) -> Leading {
+pub(crate) fn leading(range: GuestRange, page_size: u64, pins: &[GuestRange]) -> Leading {
     let next = pins.partition_point(|pin| pin.end <= range.start);
     let Some(pin) = pins.get(next).filter(|pin| pin.start < range.end) else {
         return Leading::Free(range.len());

@@ -18,7 +18,7 @@ use crate::metrics::SkipReason;
 
 /// Why a memory table from the frontend cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub enum RegionError {
+pub(crate) enum RegionError {
     /// The region has no file, so that nothing can be given back.
     #[error("memory region at guest address {0:#x} has no file behind it")]
     NoFile(u64),
@@ -43,7 +43,7 @@ pub enum RegionError {
 
 /// One region of guest memory and the file that backs it. The file is asked once what it is.
 #[derive(Debug)]
-pub struct Region {
+pub(crate) struct Region {
     range: GuestRange,
     file: Arc<File>,
     /// Device and inode number, which two descriptors of one file have in common.
@@ -85,28 +85,28 @@ impl Region {
     }
 
     /// The file that backs the region.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Which of the files of its table backs the region: two regions of one file have the same.
-    pub fn file_index(&self) -> usize {
+    pub(crate) fn file_index(&self) -> usize {
         self.file_index
     }
 
     /// Size in bytes of the pages that the file is made of, a power of two.
-    pub fn page_size(&self) -> u64 {
+    pub(crate) fn page_size(&self) -> u64 {
         self.page_size
     }
 
     /// Whether it is memory of hugetlbfs. Only there are pages larger than the host's base pages
     /// freed as a whole.
-    pub fn is_hugetlb(&self) -> bool {
+    pub(crate) fn is_hugetlb(&self) -> bool {
         self.page_size > base_page_size()
     }
 
     /// Why none of its pages can be discarded, as far as that is known.
-    pub fn kept(&self) -> Option<SkipReason> {
+    pub(crate) fn kept(&self) -> Option<SkipReason> {
         self.gate.or_else(|| self.is_read_only().then_some(SkipReason::ReadOnly)).or_else(|| {
             self.cannot_punch.load(Ordering::Relaxed).then_some(SkipReason::CannotPunch)
         })
@@ -114,7 +114,7 @@ impl Region {
 
     /// Takes note of what a failed discarding call says of all later ones. Returns why the region is
     /// kept from now on, if that is news.
-    pub fn learn(&self, error: &io::Error) -> Option<SkipReason> {
+    pub(crate) fn learn(&self, error: &io::Error) -> Option<SkipReason> {
         let before = self.kept();
         match error.raw_os_error() {
             // The file system or the kind of file has no such call; that does not pass.
@@ -131,14 +131,14 @@ impl Region {
 
     /// Whether every page of the file was allocated when this is asked: its VMM was promised the
     /// memory (`prealloc`).
-    pub fn is_allocated_in_full(&self) -> bool {
+    pub(crate) fn is_allocated_in_full(&self) -> bool {
         let metadata = self.file.metadata();
         metadata.is_ok_and(|file| file.len() > 0 && file.blocks().saturating_mul(512) >= file.len())
     }
 
     /// Whether the descriptor or a seal is known to forbid to write the file: punching it would
     /// fail.
-    pub fn is_read_only(&self) -> bool {
+    pub(crate) fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed)
     }
 
@@ -146,7 +146,7 @@ impl Region {
     /// whether it may not.
     ///
     /// Through a mapping that is there already `F_SEAL_FUTURE_WRITE` lets the guest write on.
-    pub fn look_again(&self) -> bool {
+    pub(crate) fn look_again(&self) -> bool {
         let read_only = refuses_writes(&self.file).unwrap_or(false);
         self.read_only.fetch_or(read_only, Ordering::Relaxed);
         read_only
@@ -154,7 +154,7 @@ impl Region {
 
     /// The part of `range`, which lies in this region, that fills whole pages of the file, as offsets
     /// in the file; `None` if there is none.
-    pub fn whole_pages(&self, range: GuestRange) -> Option<GuestRange> {
+    pub(crate) fn whole_pages(&self, range: GuestRange) -> Option<GuestRange> {
         let offset = self.offset_of(range.start())?;
         let (first, len) = round_inward(offset, range.len(), self.page_size)?;
         GuestRange::new(first, len).ok()
@@ -163,7 +163,7 @@ impl Region {
     /// Where in the file the guest physical address `gpa` of this region lies, in bytes.
     ///
     /// `None` if the address is not in the region.
-    pub fn offset_of(&self, gpa: u64) -> Option<u64> {
+    pub(crate) fn offset_of(&self, gpa: u64) -> Option<u64> {
         if gpa >= self.range.end() {
             return None;
         }
@@ -173,7 +173,7 @@ impl Region {
 
 /// All regions of the guest's memory, in ascending order of guest physical address.
 #[derive(Debug, Default)]
-pub struct RegionTable {
+pub(crate) struct RegionTable {
     regions: Vec<Region>,
     files: usize,
 }
@@ -183,7 +183,7 @@ impl RegionTable {
     ///
     /// # Errors
     /// [`RegionError`] if a region is not backed by a file that can be asked for its page size.
-    pub fn new(memory: &GuestMemory, options: MemoryOptions) -> Result<Self, RegionError> {
+    pub(crate) fn new(memory: &GuestMemory, options: MemoryOptions) -> Result<Self, RegionError> {
         // `GuestMemoryMmap` keeps its regions sorted, and lets none overlap.
         let regions = memory.iter().map(|region| region_of(region, options));
         let mut regions = regions.collect::<Result<Vec<_>, _>>()?;
@@ -196,18 +196,18 @@ impl RegionTable {
     }
 
     /// How many different files there are.
-    pub fn files(&self) -> usize {
+    pub(crate) fn files(&self) -> usize {
         self.files
     }
 
     /// Bytes of all regions.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         // They do not overlap in 64 bits of addresses.
         self.regions.iter().map(|region| region.range.len()).sum()
     }
 
     /// The regions, sorted by address.
-    pub fn regions(&self) -> &[Region] {
+    pub(crate) fn regions(&self) -> &[Region] {
         &self.regions
     }
 }

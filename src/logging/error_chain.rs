@@ -8,7 +8,7 @@ use std::panic::Location;
 use log::{Level, Record};
 
 /// Returns `error` and its causes, parted by colons.
-pub fn error_chain(error: &dyn Error) -> String {
+pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

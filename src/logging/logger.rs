@@ -27,7 +27,7 @@ const STACK_BYTES: usize = 128 << 10;
 
 /// The log of this process. Waits a moment for its last lines when it is dropped.
 #[derive(Debug)]
-pub struct Logger {
+pub(crate) struct Logger {
     queue: Arc<Queue>,
     sites: Arc<Sites>,
 }
@@ -38,7 +38,7 @@ impl Logger {
     ///
     /// # Errors
     /// Where the thread cannot be started, or there is a logger.
-    pub fn start(level: LevelFilter) -> io::Result<Self> {
+    pub(crate) fn start(level: LevelFilter) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let served = Arc::clone(&queue);
         without_signals(|| {
@@ -71,7 +71,7 @@ impl Logger {
     }
 
     /// Writes a line as it is, whatever the level.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         say(&self.queue, text);
     }
 }

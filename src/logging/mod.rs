@@ -4,7 +4,7 @@
 //!
 //! A thread that logs puts a record in a bounded queue ([`Queue`]); one logger thread writes it. When
 //! standard error is a pipe that is not read, the logger thread blocks, the queue fills, and further
-//! records are counted as lost. A record is one line of at most [`MOST_BYTES`] bytes ([`Record`]).
+//! records are counted as lost. A record is one line of at most [`record::MOST_BYTES`] bytes ([`Record`]).
 //! Lines that come from one place in the source are limited in number, and those left out are counted.
 
 mod error_chain;
@@ -15,9 +15,9 @@ pub(crate) mod rate_limit;
 mod record;
 mod sites;
 
-pub use error_chain::error_chain;
+pub(crate) use error_chain::error_chain;
 pub(crate) use error_chain::report;
-pub use level::LogLevel;
-pub use logger::Logger;
-pub use queue::Queue;
-pub use record::{MOST_BYTES, Record};
+pub(crate) use level::LogLevel;
+pub(crate) use logger::Logger;
+pub(crate) use queue::Queue;
+pub(crate) use record::Record;

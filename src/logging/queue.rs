@@ -17,7 +17,7 @@ const KEPT_BYTES: usize = 8 << 10;
 
 /// A bounded queue of lines that any thread fills without blocking, and one thread empties.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     inner: Mutex<Inner>,
     filled: Condvar,
     emptied: Condvar,
@@ -36,7 +36,7 @@ struct Inner {
 impl Queue {
     /// Adds a line, which ends with a line feed, or counts it as lost. Never waits for the reader
     /// of the log.
-    pub fn push(&self, line: &str) {
+    pub(crate) fn push(&self, line: &str) {
         let mut inner = self.lock();
         // Once one is lost so are all until the count is written, or lines would change places.
         if inner.lost > 0 || inner.text.len() + line.len() > MOST_WAITING {
@@ -52,7 +52,7 @@ impl Queue {
 
     /// Waits until every line is written or given up, at most for `timeout`. Says whether that is
     /// so.
-    pub fn flush(&self, timeout: Duration) -> bool {
+    pub(crate) fn flush(&self, timeout: Duration) -> bool {
         let busy = |inner: &mut Inner| !inner.idle || !inner.text.is_empty() || inner.lost > 0;
         let waited = self.emptied.wait_timeout_while(self.lock(), timeout, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()

@@ -6,7 +6,7 @@ use std::fmt::{self, Write};
 
 /// The longest record in bytes, its line feed included: what a pipe takes in one piece (`PIPE_BUF`),
 /// so that other programs that write to the same pipe do not break it up.
-pub const MOST_BYTES: usize = 4096;
+pub(crate) const MOST_BYTES: usize = 4096;
 
 /// What the mark of a record that was cut takes at most.
 const MARK_BYTES: usize = " [cut, 18446744073709551615 bytes]".len();
@@ -22,7 +22,7 @@ const MARK_BYTES: usize = " [cut, 18446744073709551615 bytes]".len();
 /// assert_eq!(record.into_line(), "unknown field a\\nb\n");
 /// ```
 #[derive(Debug, Default)]
-pub struct Record {
+pub(crate) struct Record {
     text: String,
     /// Bytes left out of `text` once it was full.
     cut: usize,
@@ -30,7 +30,7 @@ pub struct Record {
 
 impl Record {
     /// The line, with its line feed, and with a mark if it was cut.
-    pub fn into_line(mut self) -> String {
+    pub(crate) fn into_line(mut self) -> String {
         if self.cut > 0 {
             let room = MOST_BYTES - 1 - MARK_BYTES;
             let end = (0..=room).rev().find(|end| self.text.is_char_boundary(*end)).unwrap_or(0);

@@ -56,25 +56,25 @@ impl Histogram {
 /// for none) and how many chains took at most that long and longer than the bound before; buckets
 /// without chains are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ChainTime {
+pub(crate) struct ChainTime {
     buckets: [u64; BUCKETS],
     sum_ns: u64,
 }
 
 impl ChainTime {
     /// How many chains were served.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.buckets.iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// What they took together.
-    pub fn sum(&self) -> Duration {
+    pub(crate) fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
     }
 
     /// Each bucket's upper bound, `None` for the last, which has none, and how many chains fell
     /// into it alone. Prometheus wants them summed up.
-    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
         let bounds = BOUNDS_NS.iter().map(|ns| Some(Duration::from_nanos(*ns)));
         bounds.chain([None]).zip(self.buckets.iter().copied())
     }

@@ -26,8 +26,8 @@ use chain_time::Histogram;
 use counter::Counter;
 use reason::{ERRORS, error_place};
 
-pub use chain_time::ChainTime;
-pub use reason::SkipReason;
+pub(crate) use chain_time::ChainTime;
+pub(crate) use reason::SkipReason;
 
 #[derive(Debug, Default)]
 struct Skipped {
@@ -52,7 +52,7 @@ pub enum Named {
 
 /// The discarding calls of one chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Discarded {
+pub(crate) struct Discarded {
     /// Bytes returned to the host.
     pub bytes: u64,
     /// Discarding calls.
@@ -86,7 +86,7 @@ impl Queue {
 
 /// Counters of one daemon. Relaxed atomics: each is right by itself, together they are a picture.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(crate) struct Counters {
     queues: [Queue; Named::COUNT],
     bytes_discarded: Counter,
     discard_calls: Counter,
@@ -101,47 +101,47 @@ pub struct Counters {
 
 impl Counters {
     /// Counts a chain on a queue of this kind, which names `ranges` ranges, `bytes` bytes in all.
-    pub fn named(&self, queue: Named, ranges: u64, bytes: u64) {
+    pub(crate) fn named(&self, queue: Named, ranges: u64, bytes: u64) {
         self.queues[queue as usize].count(ranges, bytes);
     }
 
     /// Counts that a chain, whatever its queue, was served within `time`.
-    pub fn served(&self, time: Duration) {
+    pub(crate) fn served(&self, time: Duration) {
         self.chain_time.record(time);
     }
 
     /// Counts the discarding calls of a chain.
-    pub fn discarded(&self, done: Discarded) {
+    pub(crate) fn discarded(&self, done: Discarded) {
         self.bytes_discarded.add(done.bytes);
         self.discard_calls.add(done.calls);
     }
 
     /// Counts `bytes` bytes that were skipped for `reason`.
-    pub fn skip(&self, reason: SkipReason, bytes: u64) {
+    pub(crate) fn skip(&self, reason: SkipReason, bytes: u64) {
         let skipped = &self.skipped[reason as usize];
         skipped.times.add(1);
         skipped.bytes.add(bytes);
     }
 
     /// Counts that the kernel refused to discard `bytes` bytes.
-    pub fn failed(&self, error: &io::Error, bytes: u64) {
+    pub(crate) fn failed(&self, error: &io::Error, bytes: u64) {
         self.errors[error_place(error)].add(1);
         self.skip(SkipReason::Failed, bytes);
     }
 
     /// Takes note of how many bytes of the balloon are kept, since they fill no page of what backs
     /// the guest's memory.
-    pub fn set_collecting(&self, bytes: u64) {
+    pub(crate) fn set_collecting(&self, bytes: u64) {
         self.collecting.store(bytes, Ordering::Relaxed);
     }
 
     /// See [`Counters::set_collecting`].
-    pub fn collecting(&self) -> u64 {
+    pub(crate) fn collecting(&self) -> u64 {
         self.collecting.load(Ordering::Relaxed)
     }
 
     /// Everything since the daemon started, whatever was reset.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let read = Counter::get;
         Snapshot {
             queues: array::from_fn(|i| self.queues[i].snapshot()),
@@ -157,13 +157,13 @@ impl Counters {
     }
 
     /// Has [`Counters::since_reset`] count from here on.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         let now = self.snapshot();
         *lock(&self.reset) = now;
     }
 
     /// Everything since the last [`Counters::reset`], or since the start.
-    pub fn since_reset(&self) -> Snapshot {
+    pub(crate) fn since_reset(&self) -> Snapshot {
         let reset = *lock(&self.reset);
         self.snapshot().since(&reset)
     }
@@ -171,7 +171,7 @@ impl Counters {
 
 /// What came on the queues of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct QueueCounts {
+pub(crate) struct QueueCounts {
     /// Descriptor chains.
     pub chains: u64,
     /// Ranges of memory that they named.
@@ -192,7 +192,7 @@ impl QueueCounts {
 
 /// What was skipped for one reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Skips {
+pub(crate) struct Skips {
     /// How often.
     pub times: u64,
     /// Bytes in all.
@@ -204,7 +204,7 @@ pub struct Skips {
 /// Its text is one line of `name=value`, skipped reasons as `skipped_REASON=TIMES/BYTES`, what never
 /// happened left out where it is not among the first five.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     #[serde(flatten, serialize_with = "by_queue")]
     queues: [QueueCounts; Named::COUNT],
     /// Bytes returned to the host.
@@ -240,7 +240,7 @@ fn by_name<S: Serializer>(errors: &[u64], serializer: S) -> Result<S::Ok, S::Err
 
 impl Snapshot {
     /// What happened after `before`, an earlier snapshot of the same counters.
-    pub fn since(&self, before: &Self) -> Self {
+    pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             queues: array::from_fn(|i| self.queues[i].since(&before.queues[i])),
             bytes_discarded: self.bytes_discarded.saturating_sub(before.bytes_discarded),
@@ -255,33 +255,35 @@ impl Snapshot {
     }
 
     /// What came on the queues of this kind.
-    pub fn queue(&self, queue: Named) -> QueueCounts {
+    pub(crate) fn queue(&self, queue: Named) -> QueueCounts {
         self.queues[queue as usize]
     }
 
     /// Every kind of queue, by its name, and what came on it.
-    pub fn queues(&self) -> impl Iterator<Item = (&'static str, QueueCounts)> + Clone + '_ {
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (&'static str, QueueCounts)> + Clone + '_ {
         names::<Named>().zip(self.queues.iter().copied())
     }
 
     /// Every reason not to discard, by its name, and what was skipped for it.
-    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = (&'static str, Skips)> + '_ {
         names::<SkipReason>().zip(self.skipped.iter().copied())
     }
 
     /// Bytes skipped for `reason`.
-    pub fn skipped_bytes(&self, reason: SkipReason) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn skipped_bytes(&self, reason: SkipReason) -> u64 {
         self.skipped[reason as usize].bytes
     }
 
     /// Bytes skipped, whatever the reason.
-    pub fn all_skipped_bytes(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn all_skipped_bytes(&self) -> u64 {
         self.skipped.iter().fold(0, |sum, skips| sum.saturating_add(skips.bytes))
     }
 
     /// The kernel's errors by their names (`EPERM`; `other` for those that have none here), and how
     /// often each came.
-    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    pub(crate) fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         ERRORS.iter().map(|(_, name)| *name).zip(self.errors.iter().copied())
     }
 }

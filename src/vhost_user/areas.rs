@@ -97,7 +97,7 @@ pub(super) struct FileSize {
 
 /// What is wrong with a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AreaFault {
+pub(crate) enum AreaFault {
     /// It has no bytes.
     #[error("expected at least one page")]
     Empty,

@@ -54,7 +54,7 @@ const _: () = assert!(STATISTICS_WANTED as usize > NUM_QUEUES);
 const ATTACH: u16 = STATISTICS_WANTED + 1;
 
 /// The balloon device, for one frontend connection.
-pub struct BalloonBackend {
+pub(crate) struct BalloonBackend {
     state: Arc<State>,
     reclaimer: Reclaimer<Fallocate>,
     dirty: Mutex<DirtyLog>,

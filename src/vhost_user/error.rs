@@ -12,7 +12,7 @@ use super::validate::ShapeError;
 
 /// How a peer breaks the protocol, and with it the connection.
 #[derive(Debug, thiserror::Error)]
-pub enum MessageError {
+pub(crate) enum MessageError {
     /// A payload that no message of the protocol has.
     #[error("message {request} announces {size} bytes, expected at most {MAX_MSG_SIZE}")]
     TooLong {
@@ -43,7 +43,7 @@ pub enum MessageError {
 
 /// Why a message is not let in.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Too few descriptors, or too many.
     #[error("{request:?} comes with {came} descriptors, expected {expected}{hint}")]
     Number {

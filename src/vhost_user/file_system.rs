@@ -25,7 +25,7 @@ const MOST_MOUNT_BYTES: u64 = 4 << 20;
 
 /// What is wrong with the file of a region or of a dirty log.
 #[derive(Debug, thiserror::Error)]
-pub enum FileFault {
+pub(crate) enum FileFault {
     /// It is no file at all.
     #[error(
         "it comes as {0}, expected shared memory of the guest (memfd, /dev/shm or hugetlbfs); \

@@ -19,9 +19,9 @@
 
 mod admission;
 mod areas;
-pub mod backend;
+pub(crate) mod backend;
 mod descriptor;
-pub mod device_state;
+pub(crate) mod device_state;
 mod error;
 mod file_system;
 mod frontend_channel;
@@ -29,11 +29,10 @@ mod message;
 mod relay;
 mod session;
 mod validate;
-pub mod vring;
+pub(crate) mod vring;
 mod wind_up;
 
-pub use device_state::StateError;
 pub(crate) use device_state::Transfers;
-pub use session::{Session, SessionError};
-pub use vring::{Rings, Vring};
+pub(crate) use session::{Session, SessionError};
+pub(crate) use vring::Rings;
 pub(crate) use wind_up::{Due, WindUp};

@@ -5,7 +5,7 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::{fmt, io};
 
 use log::{error, info};
@@ -30,7 +30,7 @@ use super::relay::{self, Relay};
 
 /// Why a connection could not be served, or was not served to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub(crate) enum SessionError {
     /// The framework could not be set up.
     #[error("cannot set up the connection: {0}")]
     SetUp(FrameworkError),
@@ -77,7 +77,7 @@ impl From<MessageError> for SessionError {
 /// The message that a frontend sent last, if it sent any. The framework does not say which one it
 /// turned down, and it may be a few behind.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LastMessage(Option<FrontendReq>);
+pub(crate) struct LastMessage(Option<FrontendReq>);
 
 impl fmt::Display for LastMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,8 +93,9 @@ impl fmt::Display for LastMessage {
 ///
 /// This owns nothing of the connection: guest memory, files and channels are the session's thread's
 /// to unmap and to close, which may take seconds. Dropping it waits for nothing and ends nothing.
-pub struct Session {
-    thread: JoinHandle<()>,
+pub(crate) struct Session {
+    #[cfg(test)]
+    thread: std::thread::JoinHandle<()>,
     stop: StopHandle,
     failed: Arc<AtomicBool>,
 }
@@ -105,7 +106,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]; a connection that was accepted is closed.
-    pub fn start(
+    pub(crate) fn start(
         accept: impl FnOnce() -> io::Result<UnixStream>,
         ended: EventFd,
         state: &Arc<State>,
@@ -180,7 +181,13 @@ impl Session {
             serve();
         });
         match thread {
-            Ok(thread) => Ok(Self { thread, stop: handle, failed }),
+            // Detached: it signals its end, and the main thread waits for no session.
+            Ok(_thread) => Ok(Self {
+                #[cfg(test)]
+                thread: _thread,
+                stop: handle,
+                failed,
+            }),
             Err(error) => {
                 state.set_frontend(None);
                 Err(SessionError::Resources(error))
@@ -189,18 +196,19 @@ impl Session {
     }
 
     /// Whether it ended, or is about to, by something else than a hang-up.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
 
     /// Hangs up on the frontend.
-    pub fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         self.stop.stop();
     }
 
     /// Waits for the last thread, which has signalled the end or is about to. Not for a thread that
     /// others wait for.
-    pub fn join(self) {
+    #[cfg(test)]
+    pub(crate) fn join(self) {
         if self.thread.join().is_err() {
             error!("the thread of a session panicked");
         }

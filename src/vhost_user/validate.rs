@@ -12,7 +12,7 @@ use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
 
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ShapeError {
+pub(crate) enum ShapeError {
     /// A number that stands for nothing.
     #[error("message {0} is none of vhost-user's, which are 1 to 44")]
     Unknown(u32),

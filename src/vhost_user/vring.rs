@@ -40,17 +40,17 @@ use crate::discard::GuestMemory;
 use crate::lock::lock;
 use call::Call;
 
-pub use drain::{Pass, Taken};
-pub use error::RingError;
+pub(crate) use drain::{Pass, Taken};
+pub(crate) use error::RingError;
 pub(crate) use ring_log::RingLog;
-pub use running::Rings;
+pub(crate) use running::Rings;
 
 /// Guest memory, replaced as a whole when the frontend changes the memory table.
-pub type Memory = GuestMemoryAtomic<GuestMemory>;
+pub(crate) type Memory = GuestMemoryAtomic<GuestMemory>;
 
 /// A virtqueue that the frontend has configured.
 #[derive(Clone)]
-pub struct Vring {
+pub(crate) struct Vring {
     inner: VringMutex<Memory>,
     /// Where the rings lie.
     memory: Memory,
@@ -135,7 +135,7 @@ impl Vring {
 
     /// Whether a message of the frontend waits for the queue. Then what is left of the chain that is
     /// being served is to be skipped.
-    pub fn control_waits(&self) -> bool {
+    pub(crate) fn control_waits(&self) -> bool {
         self.shared.waiting.load(Ordering::Acquire) > 0
     }
 
@@ -210,12 +210,12 @@ impl Vring {
 
     /// Whether the queue was started since this was asked last, with a ring on which nothing was ever
     /// returned, as that of a driver that begins.
-    pub fn take_fresh(&self) -> bool {
+    pub(crate) fn take_fresh(&self) -> bool {
         self.shared.fresh.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the ring that was started last showed no trace of use then.
-    pub fn was_untouched(&self) -> bool {
+    pub(crate) fn was_untouched(&self) -> bool {
         self.shared.untouched.load(Ordering::Relaxed)
     }
 }

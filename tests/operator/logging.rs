@@ -4,6 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
+use guest_driver::ram::Gpa;
+use guest_driver::virtio::ring::Buffer;
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -13,14 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{env, io, thread};
-
-use guest_driver::ram::Gpa;
-use guest_driver::virtio::ring::Buffer;
-use log::{LevelFilter, info};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tempfile::TempDir;
-use vhost_device_balloon::logging::{Logger, MOST_BYTES};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
@@ -31,6 +28,8 @@ const SOON: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
+/// The most bytes of a line of the log.
+const MOST_BYTES: usize = 4096;
 const REPORTING: u16 = 2;
 
 /// A pipe that has room for a few lines and not for a long one.
@@ -173,55 +172,6 @@ fn a_pipe_read_late_gets_lines_in_order_and_the_count_of_lost_ones() {
     let rest = thread::spawn(move || lines.count());
     daemon.terminate();
     rest.join().unwrap();
-}
-
-/// Set in the child process, which logs, panics and ends with status 7.
-const CHILD: &str = "BALLOON_TEST_LOGGING_CHILD";
-
-fn log_and_panic() -> ! {
-    let logger = Logger::start(LevelFilter::Info).unwrap();
-    (0..50).for_each(|n| info!("line {n}"));
-    assert!(thread::spawn(|| panic!("on\npurpose")).join().is_err());
-    drop(logger);
-    std::process::exit(7);
-}
-
-fn child(stderr: Stdio) -> Child {
-    let mut command = Command::new(env::current_exe().unwrap());
-    let test = "logging::panic_follows_what_was_logged_before";
-    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
-    command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
-}
-
-#[test]
-fn panic_follows_what_was_logged_before() {
-    if env::var_os(CHILD).is_some() {
-        log_and_panic();
-    }
-    let output = child(Stdio::piped()).wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(7));
-    let log = String::from_utf8(output.stderr).unwrap();
-    let lines: Vec<_> = log.lines().collect();
-    assert!(lines.len() > 50, "{log}");
-    for (n, line) in lines[..50].iter().enumerate() {
-        assert!(line.ends_with(&format!(" operator::logging] line {n}")), "{line}");
-    }
-    assert!(
-        lines[50].starts_with("thread '<unnamed>' panicked at tests/operator/logging.rs:"),
-        "{log}"
-    );
-    assert!(lines[50].ends_with(": on\\npurpose"), "{log}");
-}
-
-#[test]
-fn a_panic_ends_though_standard_error_is_not_read() {
-    let (_unread, stderr) = small_pipe();
-    let mut child = child(stderr.into());
-    let status = wait_until(SOON, LOOK_EVERY, || {
-        child.try_wait().map_err(|error| error.to_string())?.ok_or("there".to_owned())
-    });
-    let _ = child.kill();
-    assert_eq!(status.unwrap().code(), Some(7));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The connection to a frontend: the backend channel, `--fd`, and messages that are none.
+//! The connection to a frontend: `--fd`, state that migrates here, and messages that are none.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
@@ -10,26 +10,18 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use guest_driver::ram::{Gpa, GpaRange, GuestRam};
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::ring::Buffer;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::pipe::{PipeFlags, pipe_with};
-use vhost::vhost_user::VhostUserFrontend;
-use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_device_balloon::device::{Balloon, DeviceOptions, SavedBalloon};
-use vhost_device_balloon::discard::{Cause, MemoryOptions};
-use vhost_device_balloon::state::State;
-use vhost_device_balloon::vhost_user::Session;
-use vhost_device_balloon::vhost_user::device_state;
+use std::time::{Duration, Instant};
+
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::host::wait_until;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 const MIB: u64 = 1 << 20;
 const REPORTING: u16 = 2;
@@ -58,104 +50,34 @@ fn expect_served(guest: &mut Attachment) {
     assert!(guest.ram().is_zero(range).unwrap());
 }
 
-/// A session in this process, where its state can be reached, and a frontend on its other end.
-struct Inside {
-    state: Arc<State>,
-    session: Session,
-    ended: EventFd,
-}
-
-fn inside(options: AttachOptions) -> (Inside, Attachment) {
-    inside_with(DeviceOptions::default(), options)
-}
-
-fn inside_with(device: DeviceOptions, options: AttachOptions) -> (Inside, Attachment) {
-    let state = Arc::new(State::new(device, MemoryOptions::default()));
-    let ended = EventFd::new(EFD_CLOEXEC).unwrap();
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    assert!(state.frontend().is_none());
-    let session = Session::start(|| Ok(theirs), ended.try_clone().unwrap(), &state).unwrap();
-    let guest = Attachment::over(ours, &ram(), options).unwrap();
-    (Inside { state, session, ended }, guest)
-}
-
-impl Inside {
-    fn changed(&self) -> std::io::Result<()> {
-        self.state.frontend().unwrap().config_changed()
-    }
-
-    /// After the frontend has hung up.
-    fn end(self) {
-        self.ended.read().unwrap();
-        self.session.join();
-        assert!(self.state.frontend().is_none());
-        assert!(!self.state.inhibit.holds(Cause::Migration));
-    }
-}
-
-#[test]
-fn a_change_of_the_configuration_reaches_the_frontend() {
-    let (inside, mut guest) = inside(AttachOptions::default());
-    assert!(!guest.wait_config_change(Duration::ZERO).unwrap());
-    for _ in 0..3 {
-        inside.changed().unwrap();
-        assert!(guest.wait_config_change(TIMEOUT).unwrap());
-    }
-    assert!(!guest.wait_config_change(Duration::ZERO).unwrap());
-    expect_served(&mut guest);
-    drop(guest);
-    inside.end();
-}
-
-/// What a frontend asked for goes with it, and what the operator asked for stays.
-#[test]
-fn a_migration_ends_with_its_frontend() {
-    let (inside, mut guest) = inside(AttachOptions::default());
-    let state = Arc::clone(&inside.state);
-    let _ = state.inhibit.forbid(Cause::Operator);
-    guest.set_logging(true).unwrap();
-    assert!(state.inhibit.holds(Cause::Migration));
-    drop(guest);
-    inside.end();
-    assert!(state.inhibit.holds(Cause::Operator));
-}
-
-#[test]
-fn without_a_channel_a_change_is_an_error() {
-    let known = AttachOptions::KNOWN_PROTOCOL_FEATURES;
-    let protocol_features = known - VhostUserProtocolFeatures::BACKEND_REQ;
-    let options = AttachOptions { protocol_features, ..AttachOptions::default() };
-    let (inside, mut guest) = inside(options);
-    let error = inside.changed().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotConnected);
-    assert!(error.to_string().contains("SET_BACKEND_REQ_FD"), "{error}");
-    expect_served(&mut guest);
-    drop(guest);
-    inside.end();
-}
-
-/// The state of a device with these options after `change`, as it travels.
-fn state_of(options: DeviceOptions, change: impl FnOnce(&mut SavedBalloon)) -> Vec<u8> {
-    let mut saved = Balloon::new(options, Arc::default()).save();
-    change(&mut saved);
-    device_state::encode(&saved).unwrap()
+/// The state of a device of which a driver acked `features`, in round `hint_id` of hinting, with
+/// statistics polled every `seconds`, as it travels.
+fn state_of(features: u64, hint_id: u32, seconds: u64) -> Vec<u8> {
+    let state = serde_json::json!({
+        "format": "vhost-device-balloon",
+        "version": 1,
+        "balloon": {
+            "acked_features": features,
+            "num_pages": 0,
+            "free_page_hint_cmd_id": hint_id,
+            "next_hint_cmd_id": 8,
+            "poison_val": null,
+            "statistics_interval": { "secs": seconds, "nanos": 0 },
+        },
+    });
+    format!("{state}\n").into_bytes()
 }
 
 /// Or it would wait for the end of a round that nobody here has begun.
 #[test]
 fn a_driver_that_migrated_in_a_round_of_hinting_is_told_of_its_end() {
-    let hints =
-        DeviceOptions { statistics: true, free_page_hints: true, ..DeviceOptions::default() };
     let args = vec!["--statistics".into(), "--free-page-hints".into()];
     let options = DaemonOptions { args, ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
     let mut guest =
         Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
     let features = guest.features();
-    let state = state_of(hints, |saved| {
-        saved.acked_features = Some(features);
-        saved.free_page_hint_cmd_id = 7;
-    });
+    let state = state_of(features, 7, 0);
     guest.load_state(&state).unwrap();
     assert!(guest.wait_config_change(TIMEOUT).unwrap());
     assert_eq!(guest.get_config().unwrap().free_page_hint_cmd_id, 1);
@@ -170,48 +92,10 @@ fn statistics_are_polled_in_the_interval_that_migrated_here() {
         Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();
     let queue = guest.index(BalloonQueue::Stats).unwrap();
     let at = guest.scratch().start();
-    let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };
-    let features = guest.features();
-    let state = state_of(device, |saved| {
-        saved.acked_features = Some(features);
-        saved.statistics_interval = A_SECOND;
-    });
+    let state = state_of(guest.features(), 0, 1);
     guest.load_state(&state).unwrap();
     let buffer = statistics(guest.ram(), at, 1);
     guest.submit_and_wait(queue, &[buffer]).unwrap();
-}
-
-/// A frontend that does not read its channel gets an error on it, never a wait, and nothing else
-/// suffers; one that opens another is told there.
-#[test]
-fn a_channel_that_is_full_or_broken_stalls_nothing() {
-    let (inside, mut guest) = inside(AttachOptions::default());
-    let error = (0..100_000).find_map(|_| inside.changed().err()).unwrap();
-    assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    expect_served(&mut guest);
-    assert!(guest.wait_config_change(TIMEOUT).unwrap());
-    inside.changed().unwrap();
-
-    let (mut frontend, backend) = UnixStream::pair().unwrap();
-    guest
-        .control("set backend channel", |frontend| frontend.set_backend_request_fd(&backend))
-        .unwrap();
-    drop(backend);
-    inside.changed().unwrap();
-    frontend.read_exact(&mut [0; 12]).unwrap();
-    // Open, with nothing to read: QEMU takes an end of file for an error.
-    frontend.set_nonblocking(true).unwrap();
-    assert_eq!(frontend.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    drop(frontend);
-    // A daemon that another test starts just now has a copy of it until it runs its own program.
-    let error = wait_until(TIMEOUT, Duration::from_millis(1), || match inside.changed() {
-        Ok(()) => Err("it takes changes still".to_owned()),
-        Err(error) => Ok(error),
-    });
-    assert_eq!(error.unwrap().kind(), ErrorKind::BrokenPipe);
-    expect_served(&mut guest);
-    drop(guest);
-    inside.end();
 }
 
 /// The driver's buffer with the free memory in it (`VIRTIO_BALLOON_S_MEMFREE`), at `at`.
@@ -220,44 +104,6 @@ fn statistics(ram: &Ram, at: Gpa, free: u64) -> Buffer {
     bytes.extend(free.to_le_bytes());
     ram.write(at, &bytes).unwrap();
     Buffer::readable(at, 10)
-}
-
-/// The buffer stays with the device until statistics are asked for, and then comes back to be
-/// filled anew.
-#[test]
-fn statistics_come_when_they_are_asked_for() {
-    let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };
-    let (inside, mut guest) = inside_with(device, AttachOptions::default());
-    let queue = guest.index(BalloonQueue::Stats).unwrap();
-    let at = guest.scratch().start();
-    let frontend = inside.state.frontend().unwrap();
-    let tell = |guest: &mut Attachment, free| {
-        let buffer = statistics(guest.ram(), at, free);
-        guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
-        guest.publish(queue).unwrap();
-        // Taken once they are known.
-        wait_until(TIMEOUT, Duration::from_millis(1), || {
-            let sample = inside.state.balloon.statistics().map(|s| s.values.free_bytes);
-            if sample == Some(Some(free)) { Ok(()) } else { Err(format!("{sample:?}")) }
-        })
-        .unwrap();
-    };
-    for free in 1..=5 {
-        tell(&mut guest, free);
-        // And kept until the poll.
-        assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
-        frontend.poll_statistics().unwrap();
-        assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
-    }
-    // Without a buffer there is nothing to return; if the worker comes to it late there is one.
-    frontend.poll_statistics().unwrap();
-    tell(&mut guest, 6);
-    frontend.poll_statistics().unwrap();
-    assert!(guest.wait_used(queue, TIMEOUT).unwrap().is_some());
-    drop(guest);
-    inside.end();
-    // It may be held for a moment longer than the session.
-    frontend.poll_statistics().unwrap();
 }
 
 /// By the daemon's timer, for as long as a frontend is connected.
@@ -399,15 +245,6 @@ fn a_frontend_that_stalls_keeps_nobody_waiting() {
         stall(&mut stalls, reads);
         let ended = daemon.terminate(TIMEOUT).unwrap();
         assert_eq!(ended.status.code(), Some(0), "{}", daemon.log());
-
-        // The process would end without a session that does not; this waits for it.
-        let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
-        let (mut stalls, theirs) = UnixStream::pair().unwrap();
-        let ended = EventFd::new(EFD_CLOEXEC).unwrap();
-        let session = Session::start(|| Ok(theirs), ended, &state).unwrap();
-        stall(&mut stalls, reads);
-        session.hang_up();
-        session.join();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::lock::lock;
 
 /// What is done with the ranges that a chain names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Nothing: the chain names no memory, or memory that keeps its contents.
     Nothing,
     /// The ranges are discarded.
@@ -39,7 +39,7 @@ pub enum Action {
 }
 
 /// What one chain asks for.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// What is done with the ranges.
     pub action: Action,
     /// The ranges that the chain names, as they came and not checked against guest memory. Their
@@ -86,7 +86,12 @@ impl QueueRole {
 
 impl Balloon {
     /// Reads one chain, and locks the list of ranges until the request is finished.
-    pub fn collect(&self, role: QueueRole, head: ChainHead, memory: &GuestMemory) -> Request<'_> {
+    pub(crate) fn collect(
+        &self,
+        role: QueueRole,
+        head: ChainHead,
+        memory: &GuestMemory,
+    ) -> Request<'_> {
         let mut ranges = lock(&self.ranges);
         ranges.clear();
         let action = role.handler().collect(self, head, memory, &mut ranges);
@@ -95,7 +100,7 @@ impl Balloon {
 
     /// Ends a chain whose [`Action`] is done, and says whether it is returned to the driver, whatever
     /// was in it.
-    pub fn finish(&self, request: Request<'_>) -> Outcome {
+    pub(crate) fn finish(&self, request: Request<'_>) -> Outcome {
         request.role.handler().finish(self)
     }
 
@@ -105,7 +110,7 @@ impl Balloon {
     /// place: `untouched` says that the ring shows no trace of use.
     ///
     /// Nothing is concluded for the poison value: pages would be lost if that were wrong.
-    pub fn queue_is_fresh(&self, index: usize, untouched: bool) {
+    pub(crate) fn queue_is_fresh(&self, index: usize, untouched: bool) {
         if let Some(role) = self.role(index) {
             role.handler().begins(self, untouched);
         }

@@ -10,7 +10,7 @@ use serde_json::error::Category;
 use crate::device::RestoreError;
 
 /// The version of the state that this daemon writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 pub(super) const FORMAT: &str = "vhost-device-balloon";
 
@@ -27,7 +27,7 @@ pub(super) const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a state could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// The frontend's descriptor is of another kind.
     #[error("the device state comes by {0}, expected a pipe or a Unix stream socket")]
     NotAPipe(String),
@@ -66,7 +66,7 @@ pub enum StateError {
 /// Where a state cannot be read, and not what is there: that is the text of whoever sent it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("it {what} at line {line}, column {column}")]
-pub struct Broken {
+pub(crate) struct Broken {
     what: &'static str,
     line: usize,
     column: usize,

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use super::error::VERSION;
+pub(crate) use super::error::VERSION;
 use super::error::{FORMAT, StateError, unreadable};
 use crate::device::SavedBalloon;
 
@@ -21,7 +21,7 @@ struct Envelope {
 ///
 /// # Errors
 /// [`StateError::Unreadable`] if it cannot be put in words.
-pub fn encode(balloon: &SavedBalloon) -> Result<Vec<u8>, StateError> {
+pub(crate) fn encode(balloon: &SavedBalloon) -> Result<Vec<u8>, StateError> {
     let balloon = serde_json::to_value(balloon).map_err(unreadable)?;
     let envelope = Envelope { format: FORMAT.to_owned(), version: VERSION, balloon };
     let mut bytes = serde_json::to_vec(&envelope).map_err(unreadable)?;
@@ -33,7 +33,7 @@ pub fn encode(balloon: &SavedBalloon) -> Result<Vec<u8>, StateError> {
 ///
 /// # Errors
 /// [`StateError`]
-pub fn decode(bytes: &[u8]) -> Result<SavedBalloon, StateError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<SavedBalloon, StateError> {
     let envelope: Envelope = serde_json::from_slice(bytes).map_err(unreadable)?;
     if envelope.format != FORMAT {
         return Err(StateError::Format);

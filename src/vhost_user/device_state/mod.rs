@@ -24,6 +24,6 @@ mod format;
 mod pipe;
 mod transfer;
 
-pub use error::StateError;
-pub use format::{VERSION, decode, encode};
+pub(crate) use error::StateError;
+pub(crate) use format::{decode, encode};
 pub(crate) use transfer::{Transfer, Transfers};

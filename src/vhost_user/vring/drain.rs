@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_micros(500);
 
 /// The worker's way through the chains of one kick.
 #[derive(Debug)]
-pub struct Pass {
+pub(crate) struct Pass {
     /// No chain was looked for yet.
     first: bool,
     /// The last look found the ring empty, and then not.
@@ -43,7 +43,7 @@ impl Default for Pass {
 /// A chain that the worker has taken. The queue is locked until it is finished or dropped: once the
 /// frontend has the answer to `GET_VRING_BASE`, no chain is in progress and nothing is written to
 /// the rings.
-pub struct Taken<'a, S> {
+pub(crate) struct Taken<'a, S> {
     queue: &'a Vring,
     /// The guest's memory as it is seen for this chain. Dropped before the queue is unlocked.
     pub snapshot: S,
@@ -58,7 +58,7 @@ impl<S: AsRef<GuestMemory>> Taken<'_, S> {
     ///
     /// # Errors
     /// [`RingError::Used`]: no chain is served until the queue is started again.
-    pub fn finish(mut self, outcome: Outcome) -> Result<(), RingError> {
+    pub(crate) fn finish(mut self, outcome: Outcome) -> Result<(), RingError> {
         let memory = self.snapshot.as_ref();
         // A driver has one such buffer out; with a second it takes the first back, and chains stay
         // in order.
@@ -116,7 +116,7 @@ impl Vring {
     /// # Errors
     /// [`RingError`]. Chains may be left on the ring: after [`RingError::Head`] until the queue is
     /// started again, else until the next kick.
-    pub fn take<'a, S: AsRef<GuestMemory>>(
+    pub(crate) fn take<'a, S: AsRef<GuestMemory>>(
         &'a self,
         pass: &mut Pass,
         keep_on: impl Fn() -> bool,
@@ -216,7 +216,7 @@ impl Vring {
     ///
     /// # Errors
     /// [`RingError`]; the chain is not kept any more.
-    pub fn return_kept<S: AsRef<GuestMemory>>(
+    pub(crate) fn return_kept<S: AsRef<GuestMemory>>(
         &self,
         snapshot: impl FnOnce() -> S,
     ) -> Result<bool, RingError> {

@@ -8,7 +8,7 @@ use virtio_queue::Error as QueueError;
 
 /// What is wrong with a queue. The driver's fault in every case.
 #[derive(Debug, thiserror::Error)]
-pub enum RingError {
+pub(crate) enum RingError {
     /// The rings lie outside guest memory, or their indices make no sense.
     #[error("the rings cannot be used")]
     Broken(#[source] QueueError),

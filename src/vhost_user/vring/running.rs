@@ -22,7 +22,7 @@ type Places = [Option<GuestRange>; 3];
 /// and enabled. A frontend enables queues by `VHOST_USER_SET_VRING_ENABLE`, or all at once by
 /// features without `VHOST_USER_F_PROTOCOL_FEATURES`, as user-mode Linux does.
 #[derive(Debug, Default)]
-pub struct Rings {
+pub(crate) struct Rings {
     running: Mutex<[Option<Places>; NUM_QUEUES]>,
     version: AtomicU64,
     on_start: Mutex<Vec<Arc<Wake>>>,
@@ -34,23 +34,23 @@ impl Rings {
     }
 
     /// Whether any queue runs.
-    pub fn any_running(&self) -> bool {
+    pub(crate) fn any_running(&self) -> bool {
         self.running_queues().iter().any(Option::is_some)
     }
 
     /// Which queues run, by queue index.
-    pub fn running(&self) -> [bool; NUM_QUEUES] {
+    pub(crate) fn running(&self) -> [bool; NUM_QUEUES] {
         self.running_queues().map(|places| places.is_some())
     }
 
     /// Grows whenever the answer of [`Rings::places`] changes.
-    pub fn version(&self) -> u64 {
+    pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
     /// Descriptor table, available ring and used ring of each queue that runs, as guest physical
     /// addresses that nobody has checked.
-    pub fn places(&self) -> Vec<GuestRange> {
+    pub(crate) fn places(&self) -> Vec<GuestRange> {
         self.running_queues().iter().flatten().flatten().flatten().copied().collect()
     }
 

@@ -5,8 +5,6 @@
 //! The daemon's parts are put together in this process as `backend.rs` does it, over a real ring in
 //! real memory, so that an allocator can count.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::File;
@@ -14,17 +12,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::device::features::QueueRole;
+use crate::device::{Action, Balloon, DeviceOptions};
+use crate::discard::{
+    Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
+};
+use crate::metrics::{Counters, Named};
+use crate::vhost_user::vring::{Pass, Vring};
 use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::layout::RingLayout;
 use guest_driver::virtio::ring::{Buffer, DriverRing};
 use rustix::event::{EventfdFlags, eventfd};
-use vhost_device_balloon::device::features::QueueRole;
-use vhost_device_balloon::device::{Action, Balloon, DeviceOptions};
-use vhost_device_balloon::discard::{
-    Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
-};
-use vhost_device_balloon::metrics::{Counters, Named};
-use vhost_device_balloon::vhost_user::vring::{Pass, Vring};
 use vhost_user_backend::VringT;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, MmapRegion};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
