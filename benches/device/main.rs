@@ -29,6 +29,7 @@ use support::{BINARY, MIB, Processors, REPORTING, TIMEOUT, attach, pin, spawn};
 use vmm_integration::measure::host::{pss_bytes, wait_until};
 use vmm_integration::vmm::qemu;
 
+/// Round trips of each kind, and how many of them in a row before the other kind has its turn.
 const ROUND_TRIPS: u32 = 40_000;
 const TURN: u32 = 2_000;
 const STARTS: u32 = 20;

@@ -17,7 +17,6 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 pub(crate) const REPORTING: u16 = 2;
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-/// Round trips of each kind, and how many of them in a row before the other kind has its turn.
 
 pub(crate) fn spawn(args: &[&str]) -> Result<DaemonProcess> {
     let args = args.iter().map(Into::into).collect();

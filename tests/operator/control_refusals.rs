@@ -2,8 +2,6 @@
 
 //! The control socket refuses what cannot be, belongs to its user, and has a client.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
