@@ -21,18 +21,17 @@ use crate::lock::lock;
 use crate::metrics::SkipReason;
 use crate::wake::Wakes;
 
-/// Why discarding is paused. Each cause holds and is lifted on its own; of several, the first in
-/// this order is the reason that is counted. The name in metrics and the status is the variant's in
-/// snake case.
+/// Why discarding is paused. Each cause holds and is lifted on its own. The name in metrics and the
+/// status is the variant's in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Cause {
+    /// The operator has paused discarding.
+    Operator,
     /// The frontend logs dirty pages (`VHOST_F_LOG_ALL`): a live migration is in progress.
     Migration,
     /// A postcopy migration is in progress: a missing page is one that has not arrived yet.
     Postcopy,
-    /// The operator has paused discarding.
-    Operator,
 }
 
 impl Cause {
@@ -115,8 +114,9 @@ impl Inhibit {
 
     /// Why nothing may be discarded now; `None` if something may.
     pub(crate) fn reason(&self) -> Option<SkipReason> {
-        let held = Cause::VARIANTS.iter().find(|cause| self.holds(**cause));
-        held.map(|cause| cause.reason())
+        // Of several causes the operator's is counted last.
+        let held = Cause::VARIANTS.iter().filter(|cause| self.holds(**cause));
+        held.min_by_key(|cause| **cause == Cause::Operator).map(|cause| cause.reason())
     }
 
     /// Keeps every page that `range` touches, whatever the guest reports, until the range is
@@ -265,6 +265,20 @@ mod tests {
 
     fn pinned(inhibit: &Inhibit) -> Vec<GuestRange> {
         inhibit.permit().unwrap_or_else(|_| panic!("nothing forbids it")).pinned().to_vec()
+    }
+
+    #[test]
+    fn operator_is_listed_first_and_counted_last() {
+        let inhibit = Inhibit::default();
+        for cause in Cause::VARIANTS {
+            let _ = inhibit.forbid(*cause);
+        }
+        assert_eq!(Cause::VARIANTS[0], Cause::Operator);
+        assert_eq!(inhibit.reason(), Some(SkipReason::Migrating));
+        inhibit.lift(Cause::Migration);
+        assert_eq!(inhibit.reason(), Some(SkipReason::Postcopy));
+        inhibit.lift(Cause::Postcopy);
+        assert_eq!(inhibit.reason(), Some(SkipReason::Paused));
     }
 
     #[test]

@@ -30,7 +30,6 @@ use crate::discard::{
 };
 use crate::lock::lock;
 use crate::logging::report;
-use crate::metrics::Discarded;
 use crate::state::State;
 use crate::vhost_user::device_state::{self, StateError, Transfer};
 use crate::vhost_user::frontend_channel::Link;
@@ -217,18 +216,24 @@ impl BalloonBackend {
         let ranges = &mut *request.ranges;
         let going = || !vring.control_waits();
         let done = match request.action {
-            Action::Nothing => Discarded::default(),
-            Action::Discard => snapshot.discard_while(ranges, going),
-            Action::Hold => snapshot.inflate_while(ranges, going),
-            Action::Release | Action::ReleaseAll => {
-                snapshot.deflate((request.action == Action::Release).then_some(ranges));
-                Discarded::default()
+            Action::Discard => Some(snapshot.discard_while(ranges, going)),
+            Action::Hold => Some(snapshot.inflate_while(ranges, going)),
+            Action::Release => {
+                snapshot.deflate(Some(ranges));
+                None
             }
+            Action::ReleaseAll => {
+                snapshot.deflate(None);
+                None
+            }
+            Action::Nothing => None,
         };
-        debug!(
-            "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
-            done.bytes, done.calls
-        );
+        if let Some(done) = done {
+            debug!(
+                "queue {index}: {named} ranges named, {} bytes discarded in {} calls",
+                done.bytes, done.calls
+            );
+        }
         let outcome = balloon.finish(request);
         self.state.counters.served(begin.elapsed());
         outcome
