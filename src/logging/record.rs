@@ -12,15 +12,6 @@ pub(crate) const MOST_BYTES: usize = 4096;
 const MARK_BYTES: usize = " [cut, 18446744073709551615 bytes]".len();
 
 /// A record as it is written down, bounded and on one line whatever is written into it.
-///
-/// ```
-/// use std::fmt::Write;
-/// use vhost_device_balloon::logging::Record;
-///
-/// let mut record = Record::default();
-/// write!(record, "unknown field {}", "a\nb").unwrap();
-/// assert_eq!(record.into_line(), "unknown field a\\nb\n");
-/// ```
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     text: String,
@@ -81,6 +72,13 @@ mod tests {
         let mut record = Record::default();
         record.write_str(text).unwrap();
         record.into_line()
+    }
+
+    #[test]
+    fn control_characters_are_escaped_on_one_line() {
+        let mut record = Record::default();
+        write!(record, "unknown field {}", "a\nb").unwrap();
+        assert_eq!(record.into_line(), "unknown field a\\nb\n");
     }
 
     #[test]
