@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_begins_tells_its_poison_even_if_it_is_zero() {
+    fn poison_written_during_setup_is_known_even_if_zero() {
         let mut config = ConfigSpace::default();
         config.write(0, &whole(&config, 0, 0), true);
         assert_eq!((config.told_actual(), config.poison_is_known()), (None, true));

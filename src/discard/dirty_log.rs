@@ -247,7 +247,7 @@ mod tests {
 
     /// A log can only be had from the framework: `tests/migration.rs` goes on from here.
     #[test]
-    fn what_is_written_before_there_is_a_log_is_remembered() {
+    fn writes_before_the_log_exists_are_remembered() {
         let bitmap = LogBitmap::default();
         assert_eq!(bitmap.shared.unlogged.range(), None);
         bitmap.mark_dirty(0x5000, 0);

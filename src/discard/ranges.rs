@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_at_the_end_of_the_address_space_does_not_overflow() {
+    fn rounding_at_the_address_space_end_never_overflows() {
         assert_eq!(round_inward(u64::MAX - 1, 1, 4096), None);
         assert_eq!(round_inward(u64::MAX - 8191, 8191, 4096), Some((u64::MAX - 8191, 4096)));
         assert_eq!(round_inward(0, u64::MAX, 4096), Some((0, u64::MAX - 4095)));
@@ -295,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn leading_tells_pages_apart_as_a_page_by_page_reference_would(
+        fn leading_agrees_with_a_page_by_page_reference(
             start in 0u64..100, pages in 1u64..30, shift in 0u32..5, pins in small_ranges(8),
         ) {
             let page_size = 1u64 << shift;

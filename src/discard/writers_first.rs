@@ -45,7 +45,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_reader_that_comes_back_at_once_does_not_overtake_a_writer() {
+    fn returning_reader_does_not_overtake_a_writer() {
         let lock = &WritersFirst::<u32>::default();
         thread::scope(|scope| {
             let (inside, entered) = channel();

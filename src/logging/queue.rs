@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_in_order_and_lost_ones_are_counted_in_their_place() {
+    fn lines_are_ordered_and_lost_ones_counted_in_place() {
         let (queue, written, go_on) = queue();
         queue.push("first\n");
         assert_eq!(written.recv().unwrap(), "first\n");

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_the_operators_and_changes_nothing_for_others() {
+    fn counter_reset_changes_only_the_operators_view() {
         let counters = busy();
         counters.reset();
         assert_eq!(counters.since_reset(), Snapshot::default());

@@ -77,7 +77,7 @@ impl PunchHole for &Recorder {
 
 /// No huge page has to be free: none is touched.
 #[test]
-fn a_huge_page_goes_back_when_one_chain_names_all_of_it() {
+fn huge_page_named_whole_by_one_chain_is_discarded() {
     const HUGE: u64 = 2 * MIB;
     const LISTS: u64 = 1 << 30;
     let map = |name: &std::ffi::CStr, flags| {
@@ -191,7 +191,7 @@ fn tell(guest: &mut Attachment, queue: u16, offset: u64, free_bytes: u64) -> u16
 }
 
 #[test]
-fn a_statistics_buffer_stays_with_the_device_and_survives_a_stop_and_another_backend() {
+fn statistics_buffer_survives_stop_and_new_backend() {
     let (device, ram) = (Device::complete(), ram());
     let (mut guest, session) = device.attach(&ram, AttachOptions::default());
     let queue = guest.index(BalloonQueue::Stats).unwrap();
@@ -245,7 +245,7 @@ fn command(guest: &mut Attachment, queue: u16, id: u32) {
 }
 
 #[test]
-fn a_round_of_hinting_gives_memory_back_and_ends_with_done() {
+fn hinting_round_discards_memory_and_ends_with_done() {
     let (device, ram) = (Device::complete(), ram());
     let (mut guest, session) = device.attach(&ram, AttachOptions::default());
     let queue = guest.index(BalloonQueue::FreePage).unwrap();
@@ -289,7 +289,7 @@ fn report(guest: &mut Attachment, queue: u16, start: u64) -> bool {
 }
 
 #[test]
-fn every_combination_of_queues_is_served_in_both_numberings() {
+fn queue_combinations_are_served_in_both_numberings() {
     let optional =
         [balloon::feature::STATS_VQ, balloon::feature::FREE_PAGE_HINT, balloon::feature::REPORTING];
     for combination in 0..8_usize {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_taken_and_a_file_on_disk_on_demand() {
+    fn shared_memory_is_accepted_and_disk_file_by_option() {
         let memory = tempfile::tempfile_in("/dev/shm").unwrap();
         memory.set_len(8192).unwrap();
         let size = admit(memory.as_fd(), false).unwrap();

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_one_message_that_wants_no_answer() {
+    fn config_change_is_one_message_without_a_reply() {
         let link = link();
         let (mut frontend, backend) = UnixStream::pair().unwrap();
         seen(&link, FrontendReq::SET_BACKEND_REQ_FD, [backend.into()]);

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_out_as_they_went_in_with_their_descriptors() {
+    fn messages_are_relayed_unchanged_with_descriptors() {
         let setting = start();
         let first = message(5, &[7; 4096]);
         let mut sent = Message::new();
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_answer_reaches_a_frontend_that_has_no_more_to_say() {
+    fn last_reply_reaches_a_frontend_that_stopped_writing() {
         let mut setting = start();
         setting.frontend.write_all(&message(9, &[])).unwrap();
         setting.frontend.shutdown(Shutdown::Write).unwrap();

@@ -84,7 +84,7 @@ fn total(guest: &LinuxGuest) -> u64 {
 /// guest's again.
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn a_target_takes_memory_from_the_guest_and_gives_it_back() {
+fn target_takes_guest_memory_and_later_returns_it() {
     let daemon = Daemon::start(&[]);
     let guest = boot(&daemon, GuestConfig::default());
     let agent = guest.agent();
@@ -161,7 +161,7 @@ fn linux_sends_its_statistics_when_asked() {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn while_paused_nothing_is_given_back_and_afterwards_it_is() {
+fn guest_pages_while_paused_stay_until_resume() {
     let daemon = Daemon::start(&["--paused"]);
     let guest = boot(&daemon, GuestConfig::default());
     let agent = guest.agent();
@@ -250,7 +250,7 @@ fn memory_that_is_added_is_reported_and_given_back() {
 /// Memory of huge pages, which the daemon gives back whole and only when it is allowed to.
 #[test]
 #[ignore = "needs a Linux guest and huge pages: cargo xtask test"]
-fn a_guest_on_huge_pages_gives_them_back_where_that_is_allowed() {
+fn huge_page_guest_memory_if_allowed_is_reclaimed() {
     const PAGE: u64 = 2 * MIB;
     let memory = 512 * MIB;
     let _alone = crate::huge_pages();

@@ -74,7 +74,7 @@ fn given_back(guest: &mut Attachment) -> bool {
 /// A daemon that was killed took with it what the driver had told it, and the driver does not say it
 /// again. The pages may have to keep their contents.
 #[test]
-fn a_poison_that_was_told_to_another_daemon_keeps_the_pages() {
+fn poison_unknown_to_a_new_daemon_keeps_the_pages() {
     let first = start();
     let mut guest = first.attach(AttachOptions { poison: None, ..AttachOptions::default() });
     guest.write_config(12, &[0; 4]).unwrap();
@@ -110,7 +110,7 @@ fn tell_free(guest: &mut Attachment, bytes: u64) {
 /// Neither a new VM nor QEMU's way to reboot a guest comes with a message that says so: the queues
 /// of a driver that begins do.
 #[test]
-fn a_driver_that_begins_inherits_nothing_of_the_one_before() {
+fn new_driver_inherits_no_state_from_the_last_one() {
     let device = start();
     let mut guest = device.attach(AttachOptions::default());
     guest.use_balloon().unwrap();

@@ -46,14 +46,14 @@ fn meet(kinds: impl Iterator<Item = FaultKind>) {
 }
 
 #[test]
-fn the_model_survives_a_faulty_device_or_fails_as_documented() {
+fn model_with_a_faulty_device_behaves_as_documented() {
     meet(FaultKind::ALL.into_iter().filter(|kind| kind.injector() == Injector::FaultyDevice));
 }
 
 /// The one promise that reporting rests on. Without it the guest's memory does not survive, which
 /// shows that the others would not have gone unnoticed.
 #[test]
-fn an_acknowledgement_ahead_of_the_discard_costs_memory_in_use() {
+fn acknowledgement_before_discard_loses_used_memory() {
     // Long enough for the guest to use its memory before that is discarded.
     let fault = Fault { times: 0, ms: Some(3000), ..Fault::new(FaultKind::EarlyAck) };
     let kind = fault.kind;
@@ -88,7 +88,7 @@ fn the_daemon_survives_what_happens_to_it() {
 /// Linux waits without a timeout; nothing else in the guest does.
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn linux_waits_for_ever_for_an_acknowledgement_that_never_comes() {
+fn linux_without_acknowledgement_waits_forever() {
     let toolbox = qemu::available().unwrap();
     let fault = Fault::new(FaultKind::DropAck);
     let met = linux::meet(&fault, &toolbox, binary()).unwrap();

@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 #[test]
-fn all_that_is_free_comes_back_and_nothing_in_use_is_lost() {
+fn all_free_memory_is_reclaimed_and_used_memory_kept() {
     let daemon = start();
     // Blocks lie on both sides of where the regions meet.
     let regions = Some(vec![0..1, 1..3, 3..4]);
@@ -47,7 +47,7 @@ fn all_that_is_free_comes_back_and_nothing_in_use_is_lost() {
 
 /// Freed and used again while reports are under way, with the reporter on a thread of its own.
 #[test]
-fn memory_that_is_used_again_at_once_keeps_its_contents() {
+fn memory_reused_at_once_keeps_its_contents() {
     let daemon = start();
     let config = ModelConfig::new(GuestMemory::flat(256 * MIB, 2));
     let guest = Guest::hurried(&daemon, config, Duration::from_millis(1));
@@ -156,7 +156,7 @@ fn memory_comes_and_goes_under_a_running_reporter() {
 }
 
 #[test]
-fn a_daemon_that_was_killed_is_replaced_under_a_running_reporter() {
+fn killed_daemon_is_replaced_under_a_running_reporter() {
     let mut daemon = start();
     let memory = GuestMemory::flat(2 * SECTION, 1).with_slot(1);
     let config = ModelConfig::new(memory);
@@ -186,7 +186,7 @@ fn a_daemon_that_was_killed_is_replaced_under_a_running_reporter() {
 }
 
 #[test]
-fn a_guest_without_a_device_is_told_that_nothing_will_come() {
+fn report_without_a_device_fails() {
     let mut daemon = start();
     let mut guest = Guest::start(&daemon, ModelConfig::new(GuestMemory::flat(2 * SECTION, 1)));
     daemon.kill().unwrap();

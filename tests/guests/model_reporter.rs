@@ -24,7 +24,7 @@ use crate::model::{
 /// A daemon that is stopped answers late. What it was given stays held until then, and is discarded
 /// once.
 #[test]
-fn what_a_stopped_daemon_was_given_is_held_until_it_goes_on() {
+fn pages_sent_to_a_stopped_daemon_are_held() {
     for holding in [Holding::Isolate, Holding::Pull] {
         let mut daemon = start();
         let config = ModelConfig::new(GuestMemory::flat(2 * SECTION, 1));
@@ -73,7 +73,7 @@ fn what_a_stopped_daemon_was_given_is_held_until_it_goes_on() {
 
 /// As on a thread, with nobody to settle it: the next pass does.
 #[test]
-fn a_reporter_on_its_thread_goes_on_after_a_late_acknowledgement() {
+fn reporter_thread_continues_after_a_late_ack() {
     let mut daemon = start();
     let config = ModelConfig::new(GuestMemory::flat(2 * SECTION, 1));
     let (delay, patience) = (Duration::from_millis(2), Some(Duration::from_millis(5)));

@@ -80,7 +80,7 @@ fn starve(option: Option<&str>) -> Outcome {
 /// Linux empties the balloon before it looks for a process to kill (`virtio_balloon_oom_notify`).
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn with_deflate_on_oom_a_guest_takes_what_it_needs_out_of_the_balloon() {
+fn guest_oom_with_deflate_on_oom_deflates_the_balloon() {
     let outcome = starve(Some("--deflate-on-oom"));
     assert_eq!((outcome.end, outcome.killed), (ProcessEnd::Done, 0));
     assert!(outcome.actual < outcome.target, "{} of {}", outcome.actual, outcome.target);
@@ -91,7 +91,7 @@ fn with_deflate_on_oom_a_guest_takes_what_it_needs_out_of_the_balloon() {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn without_deflate_on_oom_the_balloon_stays_and_the_guest_kills() {
+fn guest_oom_without_deflate_on_oom_kills_a_process() {
     let outcome = starve(None);
     assert_eq!(outcome.end, ProcessEnd::Killed { signal: OOM_KILLER });
     assert_eq!(outcome.killed, 1);

@@ -55,7 +55,7 @@ fn wait_until_resident(guest: &LinuxGuest, bytes: u64) {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn freed_memory_returns_within_three_passes_and_memory_in_use_survives() {
+fn freed_memory_is_reclaimed_and_used_memory_survives() {
     let daemon = daemon();
     let guest = boot(&daemon);
     let (kept, filled) = (64 * MIB, 512 * MIB);
@@ -114,7 +114,7 @@ fn qemu_and_linux_have_nothing_to_complain_about() {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole() {
+fn daemon_killed_at_work_leaves_guest_memory_intact() {
     let mut daemon = daemon();
     let guest = boot(&daemon);
     let agent = guest.agent();
@@ -141,7 +141,7 @@ fn a_daemon_killed_in_mid_work_leaves_the_guest_running_and_its_memory_whole() {
 /// drops reporting in such a guest unless the device takes its poison value, here zero.
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn a_guest_with_init_on_free_gives_back_what_it_touched_at_boot() {
+fn init_on_free_guest_memory_is_reclaimed_after_boot() {
     let daemon = daemon();
     let toolbox = qemu::available().unwrap();
     let config = config(&daemon, &["init_on_free=1"]);

@@ -67,7 +67,7 @@ fn end(guest: UserModeLinux, daemon: &DaemonProcess, sessions: usize) {
 
 #[test]
 #[ignore = "needs user-mode Linux: cargo xtask test"]
-fn what_user_mode_linux_frees_is_reported_and_given_back() {
+fn user_mode_linux_freed_memory_is_reclaimed() {
     let (daemon, _) = daemon();
     let guest = boot_reporting(&daemon.socket(), MEMORY).unwrap();
     let agent = guest.agent();
@@ -92,7 +92,7 @@ fn what_user_mode_linux_frees_is_reported_and_given_back() {
 
 #[test]
 #[ignore = "needs user-mode Linux: cargo xtask test"]
-fn user_mode_linux_follows_a_target_and_the_next_one_is_served() {
+fn user_mode_linux_follows_target_and_next_is_served() {
     let (daemon, control) = daemon();
     let (kept, target) = (32 * MIB, 128 * MIB);
     for session in 1..=2 {

@@ -33,7 +33,7 @@ fn a_connected_session_that_fails_has_a_status() {
 }
 
 #[test]
-fn a_daemon_out_of_descriptors_does_not_blame_the_frontend() {
+fn daemon_out_of_descriptors_never_blames_frontend() {
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     // A SET_OWNER, which has no answer: a session begins with a message.

@@ -240,7 +240,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn who_hangs_up_in_the_middle_of_anything_is_forgotten() {
+fn client_disconnect_at_any_byte_frees_its_connection() {
     let one = start();
     let fresh = one.daemon.fd_count().unwrap();
     one.beside_a_guest(|| {

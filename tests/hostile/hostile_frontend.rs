@@ -234,7 +234,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn a_chain_that_breaks_off_is_returned_and_nothing_of_it_discarded() {
+fn broken_chain_is_returned_and_none_of_it_discarded() {
     let daemon = start();
     let ram = ram();
     let mut guest = Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();

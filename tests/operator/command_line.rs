@@ -31,7 +31,7 @@ fn refused(args: &[&str]) -> (i32, String) {
 /// Whatever else is asked for, and before anything is opened (vhost-user specification, "Backend
 /// program conventions").
 #[test]
-fn capabilities_are_printed_and_everything_else_ignored() {
+fn print_capabilities_ignores_all_other_options() {
     for args in [
         &["--print-capabilities"][..],
         &["--socket-path", "/nonexistent/s", "--print-capabilities"],
@@ -162,7 +162,7 @@ const BAD: &[(&[&str], i32, &str)] = &[
 ];
 
 #[test]
-fn a_bad_value_is_told_what_was_expected_and_leaves_nothing_behind() {
+fn bad_value_is_refused_with_the_expected_values() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     for (bad, status, expected) in BAD {
@@ -225,7 +225,7 @@ fn a_taken_metrics_port_ends_it_before_it_listens() {
 
 /// Bad values of the client's commands.
 #[test]
-fn a_bad_command_of_the_client_is_told_what_was_expected() {
+fn bad_client_command_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c");
     // Nobody is asked: it would wait for an answer.

@@ -17,7 +17,7 @@ use vmm_integration::daemon::DaemonProcess;
 use crate::controlled::{MIB, SOON, given_back, range, start};
 
 #[test]
-fn the_status_tells_who_is_connected_and_what_is_negotiated() {
+fn status_shows_the_connection_and_its_features() {
     let one = start(&["--statistics", "--target", "8M"]);
     let status = one.status();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
@@ -143,7 +143,7 @@ fn a_target_that_the_guest_cannot_be_told_of_is_none() {
 }
 
 #[test]
-fn who_is_paused_gives_nothing_back_until_it_is_resumed() {
+fn paused_device_discards_nothing_until_resumed() {
     let one = start(&["--paused"]);
     let mut guest = one.attach();
     assert_eq!(one.status()["paused_by"], json!(["operator"]));
@@ -159,7 +159,7 @@ fn who_is_paused_gives_nothing_back_until_it_is_resumed() {
 }
 
 #[test]
-fn what_is_pinned_stays_and_the_rest_of_the_report_goes() {
+fn pinned_range_is_kept_and_rest_of_report_discarded() {
     let one = start(&[]);
     let mut guest = one.attach();
     let pin = json!({"address": 8 * MIB + 4096, "bytes": 1}).to_string();

@@ -138,7 +138,7 @@ fn pins_are_bounded() {
 }
 
 #[test]
-fn the_socket_is_for_its_user_and_goes_with_the_daemon() {
+fn control_socket_is_private_and_removed_at_exit() {
     let mut one = start(&[]);
     let mode = fs::symlink_metadata(&one.path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -148,7 +148,7 @@ fn the_socket_is_for_its_user_and_goes_with_the_daemon() {
 }
 
 #[test]
-fn a_stale_control_socket_is_replaced_and_anything_else_refused() {
+fn control_path_is_replaced_only_if_stale_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let refused = |control: &str| {
@@ -205,7 +205,7 @@ fn the_client_tells_a_refusal_from_silence() {
 }
 
 #[test]
-fn the_client_does_not_wait_for_a_silent_guest_for_ever() {
+fn client_with_a_silent_guest_times_out() {
     let one = start(&["--statistics"]);
     let _guest = one.attach();
     // Enough for the daemon to answer: it is the guest that does not.

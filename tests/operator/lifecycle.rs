@@ -59,7 +59,7 @@ fn ends_with_a_frontend_connected() {
 
 /// A shell starts background jobs with SIGINT ignored.
 #[test]
-fn sigint_ends_it_even_if_it_was_started_with_sigint_ignored() {
+fn sigint_ignored_at_start_still_ends_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let script = format!(
@@ -73,7 +73,7 @@ fn sigint_ends_it_even_if_it_was_started_with_sigint_ignored() {
 }
 
 #[test]
-fn refuses_what_it_cannot_listen_on_and_leaves_it_alone() {
+fn unusable_socket_path_is_refused_and_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
 
@@ -139,7 +139,7 @@ fn held(daemon: &DaemonProcess) -> (usize, usize) {
 }
 
 #[test]
-fn serves_one_frontend_after_another_and_leaks_nothing() {
+fn successive_frontends_are_served_without_leaks() {
     let daemon = spawn();
     let fresh = held(&daemon);
     for _ in 0..50 {

@@ -143,7 +143,7 @@ fn reported_bytes(line: &str) -> Option<u64> {
 }
 
 #[test]
-fn a_pipe_read_late_gets_lines_in_order_and_the_count_of_lost_ones() {
+fn log_pipe_read_late_has_lines_in_order_and_losses() {
     const REPORTS: u64 = 6000;
     let (read, stderr) = small_pipe();
     let daemon = Daemon::start("debug", stderr);

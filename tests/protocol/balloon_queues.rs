@@ -62,7 +62,7 @@ fn descending(start: u64) -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn inflated_memory_goes_back_to_the_host_and_comes_back_when_it_is_touched() {
+fn inflated_memory_is_discarded_and_refilled_on_touch() {
     let daemon = start();
     let ram = ram();
     // The balloon's pages may go whatever the guest fills its pages with: only reports may not.
@@ -108,7 +108,7 @@ fn the_balloon_has_the_size_that_the_driver_writes() {
 }
 
 #[test]
-fn hostile_lists_of_pages_lose_nothing_that_they_do_not_name() {
+fn hostile_page_lists_lose_only_the_pages_they_name() {
     let daemon = start();
     let ram = ram();
     let mut guest = Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();

@@ -70,7 +70,7 @@ fn state_of(features: u64, hint_id: u32, seconds: u64) -> Vec<u8> {
 
 /// Or it would wait for the end of a round that nobody here has begun.
 #[test]
-fn a_driver_that_migrated_in_a_round_of_hinting_is_told_of_its_end() {
+fn driver_migrated_during_hinting_gets_the_round_end() {
     let args = vec!["--statistics".into(), "--free-page-hints".into()];
     let options = DaemonOptions { args, ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
@@ -85,7 +85,7 @@ fn a_driver_that_migrated_in_a_round_of_hinting_is_told_of_its_end() {
 
 /// Nothing else happens that could remind the daemon of its timer.
 #[test]
-fn statistics_are_polled_in_the_interval_that_migrated_here() {
+fn statistics_after_migration_poll_at_its_interval() {
     let options = DaemonOptions { args: vec!["--statistics".into()], ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
     let mut guest =
@@ -128,7 +128,7 @@ fn statistics_are_polled_in_their_interval() {
 }
 
 #[test]
-fn a_connected_socket_is_served_until_the_frontend_hangs_up() {
+fn connected_socket_is_served_until_disconnect() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut daemon = start_on(theirs);
     let mut guest = Attachment::over(ours, &ram(), AttachOptions::default()).unwrap();
@@ -145,7 +145,7 @@ fn a_connected_socket_is_served_until_the_frontend_hangs_up() {
 }
 
 #[test]
-fn a_listening_socket_is_served_and_its_file_left_alone() {
+fn listening_socket_is_served_and_its_file_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut daemon = start_on(UnixListener::bind(&path).unwrap());
@@ -197,7 +197,7 @@ fn expect_closed(mut stream: UnixStream) {
 }
 
 #[test]
-fn a_message_that_cannot_be_one_ends_the_session_and_says_why() {
+fn invalid_message_ends_the_session_with_the_reason() {
     let daemon = start();
     for (message, told) in [
         (&[1_u32, 1, 4097][..], "message 1 announces 4097 bytes, expected at most 4096"),

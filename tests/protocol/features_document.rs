@@ -41,7 +41,7 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_cell_of_ours_names_tests_that_exist_or_says_no() {
+fn each_own_cell_names_existing_tests_or_says_no() {
     let mut tests = BTreeSet::new();
     FOLDERS.iter().for_each(|folder| tests_in(&Path::new(ROOT).join(folder), &mut tests));
     let page = fs::read_to_string(Path::new(ROOT).join("docs/user/features.md")).unwrap();

@@ -37,7 +37,7 @@ fn limited(args: &[&str]) -> (bool, serde_json::Value, String) {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn limited_tmpfs_is_kept_unless_an_option_says_otherwise() {
+fn limited_tmpfs_without_the_option_is_kept() {
     let (gone, kept_for, log) = limited(&[]);
     assert!(!gone && kept_for == "limited_tmpfs", "{kept_for} {log}");
     let line = log.lines().filter(|line| line.contains("--allow-limited-tmpfs"));

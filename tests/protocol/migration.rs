@@ -74,7 +74,7 @@ fn log() -> DirtyLog {
 }
 
 #[test]
-fn what_is_written_is_logged_while_the_frontend_asks_for_it() {
+fn writes_while_logging_is_enabled_are_logged() {
     let daemon = start();
     let mut guest = connect(&daemon, &ram());
     let log = log();
@@ -139,7 +139,7 @@ fn regions_that_arrive_after_the_log_are_logged() {
 /// A ring that lies in the new region itself, as after a guest's driver was set up anew in memory
 /// that was plugged in.
 #[test]
-fn a_ring_in_a_region_that_arrives_after_the_log_is_logged() {
+fn ring_in_a_region_added_after_the_log_is_logged() {
     let daemon = start();
     let ram = ram();
     // The third region begins at 32 MiB; the rings are told of once it is there.
@@ -159,7 +159,7 @@ fn a_ring_in_a_region_that_arrives_after_the_log_is_logged() {
 }
 
 #[test]
-fn a_log_that_is_too_small_for_a_new_region_is_refused_by_name() {
+fn log_too_small_for_a_new_region_is_refused() {
     let daemon = start();
     let ram = ram();
     let options = AttachOptions { regions: Some(vec![0]), ..AttachOptions::default() };

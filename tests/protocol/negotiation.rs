@@ -21,7 +21,7 @@ const QUEUE: u16 = 2;
 /// The worker may be between two chains while a frontend stops a queue, negotiates anew and starts
 /// it again: then it took reports for statistics, and kept them.
 #[test]
-fn queue_negotiated_anew_under_the_worker_changes_its_role() {
+fn queue_renegotiated_under_the_worker_changes_role() {
     let args = vec!["--statistics".into()];
     let options = DaemonOptions { args, ..DaemonOptions::default() };
     let daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();

@@ -124,7 +124,7 @@ fn qemu_outlives_targets_that_no_driver_is_there_for() {
 
 /// Without SET_VRING_ENABLE, too, since what counts is that a queue runs.
 #[test]
-fn a_change_is_told_when_a_queue_starts_and_not_before() {
+fn config_change_while_stopped_is_sent_at_queue_start() {
     let device = Device::start(&[]);
     let mut guest = device.attach();
     let queues = guest.stop().unwrap();
@@ -145,7 +145,7 @@ fn a_change_is_told_when_a_queue_starts_and_not_before() {
 /// Its driver may be unbound right behind its last chain: it is told a little later, and not at all
 /// if its queues have stopped by then.
 #[test]
-fn the_end_of_a_round_is_not_told_to_a_driver_that_has_gone() {
+fn round_end_after_driver_removal_is_not_sent() {
     let device = Device::start(&["--statistics", "--free-page-hints"]);
     let mut guest = device.attach();
     let id = device.control.done("POST", "/v1/hinting/start", "").unwrap()["requested_id"].clone();

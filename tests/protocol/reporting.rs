@@ -182,7 +182,7 @@ fn summary(daemon: &DaemonProcess, guest: Attachment) -> Summary {
 }
 
 #[test]
-fn adjacent_ranges_of_a_chain_cost_one_call_in_any_order() {
+fn adjacent_ranges_in_any_order_take_one_call() {
     let adjacent: Vec<Buffer> = (0..32).map(|i| report(8 * MIB + i * 8192, 8192)).collect();
     let descending = adjacent.iter().rev().copied().collect();
     let mut shuffled = adjacent.clone();
@@ -215,7 +215,7 @@ fn adjacent_ranges_of_a_chain_cost_one_call_in_any_order() {
 
 /// Linux counts only the queues that were negotiated, the specification counts all.
 #[test]
-fn reports_are_taken_on_each_queue_that_a_driver_may_use() {
+fn reports_on_each_permitted_queue_are_discarded() {
     let daemon = start();
     for queue in [2, 3, 4] {
         let ram = ram();
@@ -228,7 +228,7 @@ fn reports_are_taken_on_each_queue_that_a_driver_may_use() {
 }
 
 #[test]
-fn what_is_deflated_and_what_is_no_list_of_pages_changes_nothing() {
+fn deflated_pages_and_invalid_lists_discard_nothing() {
     let daemon = start();
     let ram = ram();
     let mut guest = Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();
@@ -292,7 +292,7 @@ fn what_is_skipped_is_counted_by_its_reason() {
 }
 
 #[test]
-fn any_configuration_access_is_answered_and_only_the_drivers_fields_change() {
+fn config_write_changes_only_driver_fields() {
     let daemon = start();
     let mut guest =
         Attachment::connect(&daemon.socket(), &ram(), AttachOptions::default()).unwrap();

@@ -21,7 +21,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 /// sees the rings at two addresses.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn guest_that_reports_its_rings_on_a_full_tmpfs_is_served() {
+fn guest_reporting_its_rings_on_full_tmpfs_is_served() {
     let mut layout = RamLayout::default();
     let file = layout.file(Backing::LimitedTmpfs { limit_bytes: 16 * MIB });
     let layout = layout.region(Gpa(0), 32 * MIB, file, 0).region(Gpa(4 * GIB), MIB, file, 0);

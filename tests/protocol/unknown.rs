@@ -103,7 +103,7 @@ fn a_poison_told_before_the_first_report_is_unknown() {
 /// QEMU sends the whole space with what it has read. A driver that probes does so before its
 /// features arrive; one that goes on has acked them when it writes `actual`.
 #[test]
-fn a_whole_space_of_zeros_tells_only_what_a_probe_writes() {
+fn zeros_over_whole_config_set_only_probe_fields() {
     let first = Device::start();
     let mut guest = first.attach();
     guest.write_config(12, &[0xaa; 4]).unwrap();
@@ -123,7 +123,7 @@ fn a_whole_space_of_zeros_tells_only_what_a_probe_writes() {
 }
 
 #[test]
-fn actual_is_unknown_to_a_daemon_in_the_place_of_another() {
+fn actual_after_daemon_replacement_is_unknown() {
     let first = Device::start();
     let mut guest = first.attach();
     // A driver that begins has nothing in its balloon.
@@ -206,7 +206,7 @@ fn a_flood_of_one_kind_does_not_hide_another() {
 /// A call that fails is the host's business, and rare; what is not memory a guest names as often as
 /// it likes.
 #[test]
-fn a_flood_of_what_is_not_memory_does_not_hide_a_call_that_fails() {
+fn flood_outside_memory_does_not_hide_a_failed_call() {
     let device = Device::start();
     let mut guest = device.attach();
     guest.write_config(12, &[0; 4]).unwrap();

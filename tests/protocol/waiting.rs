@@ -84,7 +84,7 @@ fn a_connection_that_says_nothing_keeps_no_vmm_out() {
 }
 
 #[test]
-fn a_second_vmm_is_shown_and_served_when_the_first_has_gone() {
+fn second_vmm_is_shown_waiting_then_served() {
     let device = Device::start();
     let first = device.attach();
     let mut second = device.connect();
@@ -113,7 +113,7 @@ fn a_second_vmm_is_shown_and_served_when_the_first_has_gone() {
 }
 
 #[test]
-fn many_silent_connections_take_few_descriptors_and_keep_no_vmm_out() {
+fn silent_connections_are_bounded_and_block_no_vmm() {
     let device = Device::start();
     device.until_waiting(0);
     let fresh = device.daemon.fd_count().unwrap();

@@ -171,7 +171,7 @@ fn sigterm_ends_it_although_the_main_thread_is_stuck() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn session_that_is_stuck_ends_it_with_a_status_of_its_own() {
+fn stuck_session_ends_the_daemon_with_its_own_status() {
     let mut daemon = spawn();
     let ram = Ram::new(&RamLayout::flat(64 << 20, Backing::Memfd)).unwrap();
     let guest = Attachment::connect(&daemon.socket(), &ram, AttachOptions::default()).unwrap();

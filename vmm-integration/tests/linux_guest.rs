@@ -55,7 +55,7 @@ fn a_guest_without_a_balloon_keeps_its_memory() {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn requests_that_cannot_be_met_are_refused_and_the_agent_goes_on() {
+fn impossible_requests_are_refused_and_agent_survives() {
     let toolbox = qemu::available().unwrap();
     let config = GuestConfig { memory_bytes: 512 * MIB, cpus: 1, ..GuestConfig::default() };
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
@@ -169,7 +169,7 @@ fn qemus_own_balloon_gives_freed_memory_back() {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn a_kernel_that_does_not_boot_is_reported_with_its_console() {
+fn kernel_boot_failure_is_reported_with_the_console() {
     let toolbox = qemu::available().unwrap();
     let config =
         GuestConfig { kernel_args: vec!["rdinit=/nowhere".to_owned()], ..GuestConfig::default() };

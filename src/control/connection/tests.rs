@@ -70,7 +70,7 @@ fn of_many_requests_at_once_each_waits_for_its_turn() {
 }
 
 #[test]
-fn what_is_no_request_is_answered_and_the_rest_of_it_dropped() {
+fn malformed_request_is_answered_and_its_rest_dropped() {
     let (mut client, mut connection, now) = pair();
     client.write_all(b"\0\0\0").unwrap();
     assert_eq!(go_on(&mut connection, now), (WAIT, None));

@@ -58,7 +58,7 @@ fn page(gpa: u64) -> Option<Vec<GuestRange>> {
 }
 
 #[test]
-fn reported_pages_are_handed_on_unless_something_forbids_it() {
+fn reported_pages_unless_forbidden_are_discarded() {
     let reported = |acked, poison: Option<u32>| {
         let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
         if let Some(poison) = poison {
@@ -81,7 +81,7 @@ fn reported_pages_are_handed_on_unless_something_forbids_it() {
 }
 
 #[test]
-fn inflated_pages_are_handed_on_whatever_their_poison_and_deflated_ones_never() {
+fn inflated_pages_are_discarded_and_deflated_never() {
     let balloon = everything();
     balloon.config().write(12, &7_u32.to_le_bytes(), false);
     balloon.set_acked_features(POISON);
@@ -118,7 +118,7 @@ fn a_statistics_buffer_is_read_and_kept() {
 }
 
 #[test]
-fn hints_are_handed_on_during_a_round_and_done_follows() {
+fn hints_during_a_round_are_discarded_and_done_sent() {
     let balloon = everything();
     assert_eq!(balloon.start_hinting(), Err(HintingError::NotAcked));
     balloon.set_acked_features(HINTS | STATISTICS);
@@ -140,7 +140,7 @@ fn hints_are_handed_on_during_a_round_and_done_follows() {
 }
 
 #[test]
-fn stopping_in_the_middle_of_a_discard_keeps_the_pages_from_the_driver_until_its_end() {
+fn round_stopped_during_discard_is_done_after_it() {
     let balloon = everything();
     balloon.set_acked_features(HINTS | STATISTICS);
     let id = start_hinting(&balloon);
@@ -159,7 +159,7 @@ fn stopping_in_the_middle_of_a_discard_keeps_the_pages_from_the_driver_until_its
 }
 
 #[test]
-fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
+fn driver_reads_the_target_and_writes_actual() {
     let options = DeviceOptions { target_bytes: 1 << 20, ..DeviceOptions::default() };
     let balloon = Balloon::new(options, Arc::default());
     assert_eq!(balloon.config().read(0, 4), 256_u32.to_le_bytes());
@@ -174,7 +174,7 @@ fn the_target_is_what_the_driver_reads_and_actual_what_it_writes() {
 }
 
 #[test]
-fn a_new_driver_finds_what_the_operator_set_and_nothing_of_the_last_one() {
+fn reset_keeps_operator_settings_not_driver_state() {
     let balloon = everything();
     let interval = Duration::from_secs(5);
     balloon.set_target(1 << 20, false).unwrap();

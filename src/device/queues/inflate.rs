@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn page_frame_numbers_are_pages_of_4_kib_up_to_the_last() {
+    fn page_frame_numbers_up_to_the_maximum_are_4_kib() {
         let (pages, counters) = inflated(&[(LIST, 12, 0, 0)], &[u32::MAX, 0, 7]);
         assert_eq!(pages, [0xfff_ffff_f000, 0, 0x7000]);
         assert_eq!(counters.snapshot().all_skipped_bytes(), 0);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_that_runs_out_of_memory_the_read_part_counts() {
+    fn list_past_the_memory_end_counts_up_to_the_end() {
         // At the border of a copy, and within one.
         for read in [u32::try_from(COPY_SIZE).unwrap(), 8] {
             let list = MEMORY - u64::from(read);

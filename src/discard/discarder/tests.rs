@@ -110,7 +110,7 @@ fn a_long_range_is_cut_so_that_a_stop_is_heard() {
 }
 
 #[test]
-fn what_is_left_when_the_caller_is_wanted_elsewhere_is_counted() {
+fn chain_interrupted_by_its_caller_counts_the_rest() {
     let pages = 2 * MOST_BYTES_A_CALL / PAGE;
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
     let mut chain = ranges(&[(0, 2 * PAGE), (4 * PAGE, PAGE), (6 * PAGE, MOST_BYTES_A_CALL)]);
@@ -122,7 +122,7 @@ fn what_is_left_when_the_caller_is_wanted_elsewhere_is_counted() {
 
 /// A change of the memory table waits for the call under way, and not for the rest of its chain.
 #[test]
-fn memory_table_change_under_a_long_chain_waits_for_one_call() {
+fn table_change_during_a_chain_waits_for_one_call() {
     let (started, calls) = channel();
     let (finish, go_on) = channel();
     let counters = Arc::<Counters>::default();
@@ -192,13 +192,13 @@ fn forbid_during_a_call(forbid: impl FnOnce(&Inhibit) -> Ticket + Send, left: Sk
 }
 
 #[test]
-fn a_pause_is_answered_after_the_call_under_way_and_before_the_next() {
+fn pause_during_a_call_takes_effect_before_the_next() {
     forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Operator), SkipReason::Paused);
     forbid_during_a_call(|inhibit| inhibit.forbid(Cause::Migration), SkipReason::Migrating);
 }
 
 #[test]
-fn a_pin_is_answered_after_the_call_under_way_and_before_the_next() {
+fn pin_during_a_call_takes_effect_before_the_next() {
     let pin = |inhibit: &Inhibit| inhibit.pin(GuestRange::new(4 * PAGE, 1).unwrap()).unwrap();
     forbid_during_a_call(pin, SkipReason::Pinned);
 }
@@ -260,7 +260,7 @@ fn calls(recorder: &Recorder) -> Vec<u64> {
 }
 
 #[test]
-fn what_is_pinned_stays_at_every_address_and_in_every_table() {
+fn pinned_page_is_kept_at_all_addresses_and_tables() {
     // Guest pages 0 to 7 and 100 to 107 are the same; 200 is another file.
     let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
@@ -283,7 +283,7 @@ fn what_is_pinned_stays_at_every_address_and_in_every_table() {
 }
 
 #[test]
-fn what_holds_a_ring_stays_at_every_address_while_it_does() {
+fn page_with_a_ring_is_kept_at_every_address() {
     let both = overlapping(&[(0, 8, 0), (100, 8, 0)]);
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &both);
     let places = Arc::new(Places::default());

@@ -194,7 +194,7 @@ mod tests {
 
     /// The flags of a file are those of everyone who has it.
     #[test]
-    fn a_pipe_that_blocks_is_not_changed_and_not_waited_for() {
+    fn blocking_pipe_is_neither_changed_nor_waited_for() {
         let transfers = Transfers::default();
         for large in [false, true] {
             let (read, write) = pipe().unwrap();

@@ -149,7 +149,7 @@ fn one_chain_is_kept_and_the_order_stays() {
 }
 
 #[test]
-fn a_kept_chain_is_seen_again_when_the_queue_starts_again() {
+fn kept_chain_is_available_after_a_queue_restart() {
     let driver = Driver::new();
     driver.add(1);
     driver.serve(Outcome::Return);
@@ -215,7 +215,7 @@ fn a_queue_that_is_enabled_again_is_looked_at_again() {
 
 /// Dirty logging begins with the addresses of queues that run.
 #[test]
-fn addresses_that_come_again_change_nothing_and_others_are_another_ring() {
+fn only_changed_addresses_are_another_ring() {
     let driver = Driver::new();
     driver.add(1);
     driver.serve(Outcome::Keep);
@@ -233,7 +233,7 @@ fn addresses_that_come_again_change_nothing_and_others_are_another_ring() {
 
 /// After it the used ring would be behind, and later chains would be served twice.
 #[test]
-fn chain_past_the_table_stops_the_queue_until_it_starts_again() {
+fn chain_past_the_table_stops_the_queue_until_restart() {
     let driver = Driver::new();
     let (served, snapshot) = (RefCell::new(Vec::new()), || driver.snapshot());
     let drain = || {

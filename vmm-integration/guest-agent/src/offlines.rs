@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_report_under_way_at_the_start_can_hold_a_block() {
+    fn offline_waits_only_for_a_report_begun_before_it() {
         let reports = spans([(10, 20), (30, 100), (110, 120), (200, 300)]);
         let offlines = spans([(0, 5), (40, 160), (210, 230), (400, 407)]);
         let summary = summary(&offlines, &reports);

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filled_buffer_verifies_and_a_changed_word_is_found() {
+    fn filled_buffer_verifies_and_a_changed_word_fails() {
         let mut words = vec![0; 3 * PAGE_WORDS];
         fill(&mut words, 5, 9);
         assert_eq!(words[PAGE_WORDS + 2], word(5, 9, 1, 16));

@@ -38,7 +38,7 @@ fn small<'a>(args: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_what_was_expected_before_anything_runs() {
+fn bad_argument_is_refused_before_anything_runs() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     for (args, expected) in [
@@ -74,7 +74,7 @@ fn what_is_wrong_is_named_with_what_was_expected_before_anything_runs() {
 }
 
 #[test]
-fn every_experiment_is_listed_with_its_parameters_and_cases() {
+fn list_shows_each_experiment_with_parameters() {
     let output = run(&["list"], Path::new("."));
     let text = String::from_utf8(output.stdout).unwrap();
     for name in [
@@ -108,7 +108,7 @@ const ONE: [&str; 8] = [
 ];
 
 #[test]
-fn a_folder_that_records_cannot_be_kept_in_is_named_before_anything_runs() {
+fn unusable_record_folder_is_refused_before_any_run() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -128,7 +128,7 @@ fn a_folder_that_records_cannot_be_kept_in_is_named_before_anything_runs() {
 }
 
 #[test]
-fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
+fn unwritable_record_is_printed_and_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
@@ -146,7 +146,7 @@ fn a_record_that_cannot_be_kept_is_printed_and_ends_the_run() {
 }
 
 #[test]
-fn a_run_whose_output_nobody_reads_keeps_what_it_finds() {
+fn run_with_closed_output_keeps_its_records() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let closed = || {
@@ -162,7 +162,7 @@ fn a_run_whose_output_nobody_reads_keeps_what_it_finds() {
 }
 
 #[test]
-fn a_run_that_goes_on_with_other_parameters_says_what_it_replaces() {
+fn resume_with_other_parameters_names_differences() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     assert!(run(&ONE, &out).status.success());
@@ -210,7 +210,7 @@ fn the_fault_of_a_plan_is_repeated_by_its_command() {
 }
 
 #[test]
-fn a_run_that_was_interrupted_keeps_what_it_has_and_goes_on() {
+fn interrupted_run_keeps_its_records_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     // Longer than anybody waits, so that it cannot end before it is interrupted.
@@ -270,7 +270,7 @@ fn by_case(records: Vec<CaseRecord>) -> BTreeMap<String, CaseRecord> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_figures_and_another_one_does_not() {
+fn same_seed_repeats_figures_and_another_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let bench = |name: &str, seed: &str| {
         let out = folder.path().join(name);
@@ -308,7 +308,7 @@ fn the_same_seed_gives_the_same_figures_and_another_one_does_not() {
 }
 
 #[test]
-fn the_command_of_a_record_repeats_it_and_the_report_has_them_all() {
+fn record_command_repeats_it_and_is_in_the_report() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let args = [

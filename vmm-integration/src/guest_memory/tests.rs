@@ -27,7 +27,7 @@ fn punch(ram: &Ram, file: usize, offset: u64, len: u64) {
 }
 
 #[test]
-fn the_pattern_shows_what_was_lost_and_looking_fills_nothing() {
+fn pattern_check_finds_losses_and_fills_no_hole() {
     let ram = ram();
     assert_eq!(ram.resident_bytes().unwrap(), 0);
     let all = range(0, 2 * MIB);
@@ -81,7 +81,7 @@ fn a_hole_is_not_ram() {
 }
 
 #[test]
-fn what_can_be_given_back_is_whole_pages_within_a_region() {
+fn range_is_cut_to_whole_pages_within_a_region() {
     let ram = ram();
     let pages = |start, len| ram.whole_pages(range(start, len)).collect::<Vec<_>>();
     assert_eq!(pages(0, MIB + 4096), [range(0, MIB), range(MIB, 4096)]);

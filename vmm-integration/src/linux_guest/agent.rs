@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_guest_is_a_timeout_and_its_late_answer_does_no_harm() {
+    fn silent_guest_times_out_and_late_reply_is_ignored() {
         let (ours, port) = UnixStream::pair().unwrap();
         let client = AgentClient::new(ours).unwrap();
         let error = client.call(Command::MemInfo, Duration::from_millis(5)).unwrap_err();

@@ -95,7 +95,7 @@ mod tests {
     use cpio::newc::Reader;
 
     #[test]
-    fn entries_come_back_in_the_order_that_the_kernel_needs() {
+    fn archive_entries_are_in_the_order_the_kernel_needs() {
         let bytes = archive(b"init!", &[("a", b"module".to_vec())]).unwrap();
         let mut rest = bytes.as_slice();
         let mut found = Vec::new();

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_taken_back_once_and_what_others_added_stays() {
+    fn own_pages_are_removed_once_and_others_kept() {
         let folder = pool("20");
         // Nothing is missing: eight are free and unreserved.
         drop(Pool::raised(folder.path(), 8).unwrap());

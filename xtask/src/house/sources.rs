@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What every source file keeps: its license, and a size that fits in a head.
+//! What every source file keeps: its license, a size that fits in a head, and short names of tests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 const LICENSE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause";
 const MOST_LINES: usize = 450;
+const MOST_NAME: usize = 50;
 
 /// Checks each of these files.
 ///
@@ -29,7 +30,17 @@ fn problems(text: &str) -> Vec<String> {
     let long =
         (lines > MOST_LINES).then(|| format!("{lines} lines, expected at most {MOST_LINES}"));
     let bare = text.lines().next() != Some(LICENSE);
-    long.into_iter().chain(bare.then(|| format!("the first line is not `{LICENSE}`"))).collect()
+    let names = test_names(text).filter(|name| name.len() > MOST_NAME);
+    let names = names.map(|name| {
+        format!("the test `{name}` has {} characters, expected at most {MOST_NAME}", name.len())
+    });
+    let bare = bare.then(|| format!("the first line is not `{LICENSE}`"));
+    long.into_iter().chain(bare).chain(names).collect()
+}
+
+fn test_names(text: &str) -> impl Iterator<Item = &str> {
+    let tests = text.split("#[test]\n").skip(1);
+    tests.filter_map(|test| Some(test.split_once("fn ")?.1.split_once('(')?.0))
 }
 
 #[cfg(test)]
@@ -42,5 +53,12 @@ mod tests {
         assert_eq!(problems(&file(MOST_LINES)), [""; 0]);
         assert_eq!(problems(&file(MOST_LINES + 1)).len(), 1);
         assert_eq!(problems("//! No license.\n").len(), 1);
+    }
+
+    #[test]
+    fn long_test_name_is_a_problem() {
+        let test = |len| format!("{LICENSE}\n#[test]\n#[ignore]\nfn {}() {{}}\n", "x".repeat(len));
+        assert_eq!(problems(&test(MOST_NAME)), [""; 0]);
+        assert_eq!(problems(&test(MOST_NAME + 1)).len(), 1);
     }
 }

@@ -42,7 +42,7 @@ fn give_back(memory: Arc<GuestMemory>) -> (Discarded, crate::metrics::Snapshot) 
 }
 
 #[test]
-fn memory_that_may_not_be_written_is_skipped_without_a_call() {
+fn read_only_memory_is_skipped_without_a_call() {
     for seals in [libc::F_SEAL_WRITE, libc::F_SEAL_FUTURE_WRITE] {
         let file = sealable(8);
         seal(&file, seals);
@@ -68,7 +68,7 @@ fn memory_of_a_sealed_size_is_given_back() {
 }
 
 #[test]
-fn a_seal_that_comes_later_is_found_out_with_the_first_call() {
+fn seal_added_later_is_detected_by_the_first_call() {
     let file = sealable(8);
     let counters = Arc::<Counters>::default();
     let options = MemoryOptions::default();

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_that_were_reset_meanwhile_do_not_go_below_zero() {
+    fn counts_after_a_reset_do_not_go_below_zero() {
         let early = Discards { ranges: 3, bytes: 30, calls: 2 };
         let late = Discards { ranges: 5, bytes: 50, calls: 1 };
         assert_eq!(late.since(early), Discards { ranges: 2, bytes: 20, calls: 0 });

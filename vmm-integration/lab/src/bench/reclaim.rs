@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(bytes, 6);
     }
     #[test]
-    fn cpu_time_counts_where_memory_falls_and_one_look_longer() {
+    fn cpu_time_counts_while_memory_falls_and_one_sample() {
         let sample = |host_resident_bytes, nanoseconds| Sample {
             seconds: 0.0,
             guest_used_bytes: Some(nanoseconds),

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_or_a_wait_is_a_failure_unless_it_is_documented() {
+    fn undocumented_loss_or_wait_is_a_failure() {
         let met = |lost_bytes, waits| Met { lost_bytes, waits, ..Met::default() };
         for kind in FaultKind::ALL {
             assert_eq!(met(0, false).judge(kind), Judgement::Survived);

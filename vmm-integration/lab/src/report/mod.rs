@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_has_every_figure_with_its_command_and_needs_nothing_else() {
+    fn report_page_has_all_figures_and_is_self_contained() {
         let mut records =
             vec![record("d-uniform", 2.0), record("e-uniform", 3.0), record("race", 1.0)];
         for record in &mut records[..2] {

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn claim_excludes_other_runs_and_removes_partial_files() {
+    fn claim_excludes_other_runs_and_drops_partial_files() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::new(folder.path());
         store.put(&record("one")).unwrap();

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_meet_are_one_region_and_the_driver_lies_behind_all() {
+    fn adjacent_runs_are_one_region_with_the_driver_last() {
         let memory = sparse(&[4..6, 0..2, 2..3], 10).with_slot(2);
         let plan = Plan::new(&memory, 128).unwrap();
         assert_eq!(plan.boot, [Gpa(0), Gpa(4 * (128 << 20))]);

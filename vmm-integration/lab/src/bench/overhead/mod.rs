@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_reports_when_it_should_not_fails_the_case() {
+    fn guest_reporting_while_off_fails_the_case() {
         let error = format!("{:#}", compared(false).unwrap_err());
         assert!(error.contains("pair 0, reporting off: "), "{error}");
         assert!(error.contains("bytes were reported, expected none"), "{error}");

@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_reported_and_not_touched_is_a_duplicate_and_what_was_not_is_lost() {
+    fn untouched_report_is_duplicate_and_unreported_lost() {
         let mut guest = Guest::new(256 << 20, 9, SPEED).unwrap();
         let mut reporter = Reporter::new(Arc::clone(&guest.mm), Config::DEFAULT).unwrap();
         assert_eq!(guest.lost_reports(), 128, "nothing was reported yet");
