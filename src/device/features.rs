@@ -136,7 +136,7 @@ pub enum QueueRole {
     Hinting,
     /// Free pages that the driver reports.
     Reporting,
-    /// Hints in the specification's numbering and reports in Linux's: nobody can tell.
+    /// Hints in the numbering of the specification, reports in that of Linux: the device cannot tell.
     Ambiguous,
 }
 

@@ -39,7 +39,7 @@ pub enum SkipReason {
     Postcopy,
     /// The operator has pinned the memory.
     Pinned,
-    /// Memory of hugetlbfs, which is not given back unless an option says so.
+    /// Memory of hugetlbfs, which is not discarded unless an option allows it.
     Hugetlb,
     /// What backs the memory may not be written, and so not punched.
     ReadOnly,
@@ -62,9 +62,9 @@ pub enum SkipReason {
     Unreadable,
     /// Pages that hold a ring: the device uses them.
     Ring,
-    /// Memory of a tmpfs with a size limit, which is not given back unless an option says so.
+    /// Memory of a tmpfs with a size limit, which is not discarded unless an option allows it.
     LimitedTmpfs,
-    /// What backs the memory cannot give pages back at all.
+    /// What backs the memory supports no discarding call.
     CannotPunch,
     /// Pages of the balloon whose larger page of the host is not all in it yet.
     Collecting,
