@@ -27,7 +27,7 @@ pub(crate) trait Frontend: Send + Sync {
     /// If the frontend has no channel for it, or it broke.
     fn config_changed(&self) -> io::Result<()>;
 
-    /// Has the driver send its statistics anew.
+    /// Asks the driver for new statistics.
     ///
     /// # Errors
     /// If the queue's thread cannot be woken.
@@ -206,7 +206,7 @@ impl State {
         let _ = self.sessions.set(wake);
     }
 
-    /// Has whoever tells the driver of changes wait for this, too.
+    /// Adds an event that the announcer waits for.
     pub(crate) fn on_change_owed(&self, wake: Arc<Wake>) {
         // There is one such thread.
         let _ = self.change_owed.set(wake);
@@ -236,13 +236,13 @@ impl State {
         self.balloon.queue_runs();
     }
 
-    /// Has whoever asks for statistics in their interval wait for this event, too.
+    /// Adds an event that the timer of the statistics waits for.
     pub(crate) fn on_interval_changed(&self, event: EventFd) {
         // There is one such timer.
         let _ = self.interval_changed.set(event);
     }
 
-    /// The interval of the statistics was changed by somebody who does not keep the time.
+    /// The interval of the statistics was changed by a thread other than the timer's.
     ///
     /// # Errors
     /// If the event cannot be signalled.

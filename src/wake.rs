@@ -22,7 +22,7 @@ impl Wake {
 
     pub(crate) fn signal(&self) -> io::Result<()> {
         match rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
-            // The counter is full: whoever polls is told.
+            // The counter is full: the poller is woken.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
             Err(error) => Err(error.into()),
         }

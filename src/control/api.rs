@@ -333,7 +333,7 @@ fn unpin(state: &State, bytes: &[u8]) -> Answer {
 fn start_hinting(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
     state.frontend().ok_or_else(|| conflict(NO_FRONTEND))?;
-    // A round that nobody begins would stay under way.
+    // A round that no driver begins would never end.
     let runs = state.driver().runs();
     state.balloon.check_hinting().map_err(conflict)?;
     if !runs {

@@ -116,7 +116,7 @@ impl Client {
         }
     }
 
-    /// A daemon that lets nobody in has a full backlog, and then connecting waits, too.
+    /// A daemon that accepts no client has a full backlog, and then connecting waits, too.
     fn connect(&self, deadline: Instant) -> Result<UnixStream, ClientError> {
         let connected = || -> io::Result<UnixStream> {
             let address = SocketAddrUnix::new(&self.path)?;
@@ -203,7 +203,7 @@ mod tests {
         let client = Client::new(&path, Duration::from_millis(20));
         let ask = || client.ask("GET", "/", None).unwrap_err();
         assert!(matches!(ask(), ClientError::NoDaemon { .. }));
-        // Its backlog takes what is asked, and nobody looks at it.
+        // Its backlog takes what is asked, and no thread reads it.
         let listener = UnixListener::bind(&path).unwrap();
         assert!(matches!(ask(), ClientError::Timeout(_)));
         drop(listener);

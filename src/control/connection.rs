@@ -22,7 +22,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
 /// The most requests that a connection may send. The answer to the last says that it is.
 pub(super) const MOST_REQUESTS: u32 = 1024;
-/// The most bytes that are read at once, so that nobody else waits for long.
+/// The most bytes that are read at once, so that no other client waits for long.
 const CHUNK: usize = 16 << 10;
 
 /// What a connection is doing.
@@ -39,7 +39,7 @@ enum Phase {
     Lingering,
 }
 
-/// How a request is to be answered.
+/// How a request is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Manner {
     keep_alive: bool,
@@ -68,7 +68,7 @@ pub(super) struct Connection {
     moved: Instant,
     /// What was read and not answered yet: a request, and what came along with its end.
     input: Vec<u8>,
-    /// There may be a request in `input` that nobody has looked at.
+    /// There may be a request in `input` that was not parsed yet.
     untried: bool,
     /// The answer that is not there yet.
     later: Option<Later>,
@@ -105,7 +105,7 @@ impl Connection {
         }
     }
 
-    /// When it is to be closed, whatever it is doing then; or, if it waits for an answer, polled.
+    /// When it is closed, whatever it is doing then; or, if it waits for an answer, polled.
     pub(super) fn deadline(&self) -> Instant {
         match self.phase {
             Phase::Asking | Phase::Answering(_) => self.since + PATIENCE,

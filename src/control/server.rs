@@ -28,7 +28,7 @@ pub(crate) const MOST_CONNECTIONS: usize = 32;
 /// A connection that has sent fewer requests is not the one that keeps others out.
 const FEW_REQUESTS: u32 = 16;
 
-/// How long nobody is let in after the kernel could not, for lack of descriptors.
+/// How long no client is accepted after the kernel could not, for lack of descriptors.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves the clients of one listening socket.
@@ -54,7 +54,7 @@ const TIMER: u32 = 1001;
 const ANSWERS: u32 = 1002;
 
 impl Server {
-    /// Lets whoever connects to `listener` see and set everything.
+    /// Lets clients of `listener` see and set everything.
     ///
     /// # Errors
     /// What the kernel says.
@@ -63,7 +63,7 @@ impl Server {
         Self::new(Listener::Unix(listener), Access::Everything, state)
     }
 
-    /// Lets whoever connects to `listener` see the metrics.
+    /// Lets clients of `listener` see the metrics.
     ///
     /// # Errors
     /// What the kernel says.
@@ -247,7 +247,7 @@ impl Server {
             }
         }
         let deadlines = self.connections.iter().flatten().map(Connection::deadline);
-        // Setting the timer also makes it unreadable. It is never read: it might have been set anew
+        // Setting the timer also makes it unreadable. It is never read: it might have been set again
         // since it fired, and a read would wait for it.
         let set = match deadlines.chain(room).min() {
             // A duration of zero would stop it.

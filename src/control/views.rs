@@ -44,7 +44,7 @@ pub(crate) struct StatusView {
     pub statistics_interval_seconds: f64,
     /// Free page hinting.
     pub hinting: HintingView,
-    /// Why nothing is given back now.
+    /// Why discarding is paused.
     #[serde(flatten)]
     pub paused: PausedView,
     /// Memory that stays.
@@ -110,7 +110,7 @@ pub(crate) struct QueueView {
     pub runs: bool,
 }
 
-/// Why nothing is given back now; each cause comes and goes by itself.
+/// Why discarding is paused; each cause holds and is lifted on its own.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct PausedView {
     /// `operator`, `migration` and `postcopy`, those that hold.

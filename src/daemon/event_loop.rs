@@ -214,7 +214,7 @@ struct Daemon {
     statistics_limit: LogLimit,
     /// Was told to end, and waits for the session to be down.
     ending: bool,
-    /// How the event loop is to be left.
+    /// How the event loop ends.
     ended: Option<Result<(), Failure>>,
 }
 
@@ -305,7 +305,7 @@ impl Daemon {
         self.serve(ops)
     }
 
-    /// Sets the timer for statistics to the interval that holds now, whoever changed it.
+    /// Sets the timer for statistics to the present interval.
     fn keep_time(&mut self) {
         let interval = match &self.session {
             Some(_) => self.state.balloon.statistics_interval(),

@@ -22,7 +22,7 @@ pub(crate) enum SocketError {
     /// Another process answers there.
     #[error("another process already listens on {}", .0.display())]
     InUse(PathBuf),
-    /// Something that is not a socket; it is left alone.
+    /// Something that is not a socket; it stays.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
     /// Another daemon does not finish replacing a dead socket.
@@ -51,7 +51,7 @@ pub(crate) enum SocketError {
     },
     /// `--fd` names nothing.
     #[error(
-        "--fd {0}: this descriptor is not open; expected a Unix socket that whoever starts the \
+        "--fd {0}: this descriptor is not open; expected a Unix socket that the program that starts the \
          daemon leaves open for it"
     )]
     NotOpen(RawFd),
@@ -92,7 +92,7 @@ pub(crate) fn adopt(fd: RawFd) -> Result<Frontends, SocketError> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(SocketError::NotOpen(fd));
     }
-    // SAFETY: it is open, and nothing here has opened anything yet, so it came from whoever
+    // SAFETY: it is open, and nothing here has opened anything yet, so it came from the program that
     // started this process, and is ours alone.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let is_unix = socket_domain(&socket) == Ok(AddressFamily::UNIX)

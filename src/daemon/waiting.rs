@@ -5,7 +5,7 @@
 //! Any program may connect and say nothing: another daemon that looks whether the socket is in use,
 //! a port scanner, a VMM that hangs. So a session begins with a first message, not with a
 //! connection, and every connection is accepted: the kernel's queue of them is not the place to
-//! wait, because nobody can be told of one that is there, nor can one that says nothing be passed.
+//! wait, because no operator sees a connection there, and a silent one cannot be passed.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};

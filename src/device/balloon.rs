@@ -228,7 +228,7 @@ impl Balloon {
 
     /// Whether the configuration space has changed without the driver's knowledge since this was
     /// asked last, by a chain that was served or by [`Balloon::owe_config_change`]: then the driver
-    /// is to be told ([`crate::state::State::tell_driver`]).
+    /// must be notified ([`crate::state::State::tell_driver`]).
     pub(crate) fn take_config_changed(&self) -> bool {
         self.config_changed.swap(false, Ordering::Relaxed)
     }
@@ -238,7 +238,7 @@ impl Balloon {
         self.changed_by_chain.swap(false, Ordering::Relaxed)
     }
 
-    /// Sets how many bytes are wanted in the balloon. The driver is to be told
+    /// Sets the target of the balloon in bytes. The driver must be notified
     /// ([`crate::state::State::announce_change`]).
     ///
     /// `forced` lets it take more than [`super::target::largest_target`], now and from a guest to come.
@@ -340,7 +340,7 @@ impl Balloon {
         Ok(())
     }
 
-    /// Asks the driver for its free pages. It is to be told
+    /// Asks the driver for its free pages. It must be notified
     /// ([`crate::state::State::announce_change`]).
     ///
     /// # Errors
@@ -364,7 +364,7 @@ impl Balloon {
         Ok(())
     }
 
-    /// Asks the driver for no more free pages and lets it use those that it named. It is to be told
+    /// Asks the driver for no more free pages and lets it use those that it named. It must be notified
     /// ([`crate::state::State::announce_change`]).
     ///
     /// Does not wait for a chain that is being served. The driver gets its pages back after that,

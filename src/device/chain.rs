@@ -2,7 +2,7 @@
 
 //! Walks the descriptors of a chain (virtio 1.3, sections 2.7.5 and 2.7.13), as a guest wrote them.
 //!
-//! The iterator of `virtio-queue` ends in silence where a chain breaks off, and at 4 GiB: a guest
+//! The iterator of `virtio-queue` ends in silence where a chain is broken, and at 4 GiB: a guest
 //! with 512 MiB pageblocks passes that with nine ranges. This walk takes a chain of any number of
 //! bytes, and tells a whole chain from a broken one.
 

@@ -43,7 +43,7 @@ impl DeviceLog {
 
     /// A chain that breaks, on the queue that `limit` is for.
     pub(super) fn broken(limit: &LogLimit, what: &str, error: ChainError) {
-        limit.run(|| warn!("{what} breaks off, nothing of it is used: {error}"));
+        limit.run(|| warn!("{what} is broken, nothing of it is used: {error}"));
     }
 
     /// Whether reports are skipped because this daemon does not know the guest's poison value.

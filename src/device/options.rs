@@ -29,7 +29,7 @@ pub(crate) struct DeviceOptions {
     pub must_tell_host: bool,
     /// `VIRTIO_BALLOON_F_PAGE_REPORTING` and `VIRTIO_BALLOON_F_PAGE_POISON`.
     pub reporting: bool,
-    /// How large the balloon is to be at first, in bytes.
+    /// The first target of the balloon, in bytes.
     pub target_bytes: u64,
     /// Lets that size leave less than a reserve to the guest.
     pub force_target: bool,

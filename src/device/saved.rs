@@ -13,7 +13,7 @@ use super::options::IntervalError;
 use crate::lock::lock;
 
 /// What a guest has made of its device, and what it was told by it: all that another daemon needs
-/// to go on under the same driver. Plain data; whoever writes it somewhere adds a version.
+/// to go on under the same driver. Plain data; its writer adds a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedBalloon {
     /// The features that the driver has acked; none if there is no driver.
@@ -69,13 +69,13 @@ impl Balloon {
     }
 
     /// Goes on from what another device saved, its target included. A round of hinting that was
-    /// under way there is over; [`Balloon::take_config_changed`] says that the driver is to be told.
+    /// under way there is over; [`Balloon::take_config_changed`] says that the driver must be notified.
     ///
     /// # Errors
     /// [`RestoreError`]; nothing changes.
     pub(crate) fn restore(&self, saved: SavedBalloon) -> Result<(), RestoreError> {
         let acked = saved.acked_features.unwrap_or(0);
-        // The transport's bits are negotiated with each frontend anew.
+        // The transport's bits are negotiated with each frontend.
         let missing = acked & DEVICE_FEATURES & !self.offered();
         if missing != 0 {
             return Err(RestoreError::NotOffered { acked, missing });

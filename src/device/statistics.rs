@@ -32,7 +32,7 @@ pub(crate) struct Statistics {
     pub major_faults: Option<u64>,
     /// 3: page faults that had not.
     pub minor_faults: Option<u64>,
-    /// 4: bytes that nobody uses.
+    /// 4: free bytes.
     pub free_bytes: Option<u64>,
     /// 5: bytes of memory in all.
     pub total_bytes: Option<u64>,
@@ -113,7 +113,7 @@ impl Statistics {
 pub(crate) struct Sample {
     /// What it told.
     pub values: Statistics,
-    /// Statistics in it with tags that nobody here knows.
+    /// Statistics in it with unknown tags.
     pub unknown_tags: u32,
     /// When it came.
     pub at: Instant,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What backs the guest's memory, for somebody to look at.
+//! What backs the guest's memory, as operators see it.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,11 +17,11 @@ pub(crate) struct Backing {
     pub address: u64,
     /// Length.
     pub bytes: u64,
-    /// Size of the smallest part that can be given back.
+    /// Size in bytes of the smallest part that can be discarded.
     pub page_bytes: u64,
     /// Whether it is memory of hugetlbfs.
     pub hugetlb: bool,
-    /// Why none of it is given back, by the name of the reason in the counters; none if it is.
+    /// Why none of it is discarded, by the name of the reason in the counters; none if it is.
     #[serde(default)]
     pub kept_for: Option<String>,
 }

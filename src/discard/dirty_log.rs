@@ -4,7 +4,7 @@
 //! shares with `VHOST_USER_SET_LOG_BASE` (vhost-user protocol, "Migration").
 //!
 //! vhost-user-backend 0.24 has a bitmap of its own for it, which loses what is written to a region
-//! that arrives after the log, and logs for ever once it has begun. This one can be [joined] to a
+//! that arrives after the log, and never stops logging once it has begun. This one can be [joined] to a
 //! log later, and listens to `VHOST_F_LOG_ALL`.
 //!
 //! [joined]: LogBitmap::join

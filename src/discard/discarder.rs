@@ -20,7 +20,7 @@ use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::{Counters, Discarded, SkipReason};
 
-/// The most bytes that one call gives back, unless a single page is larger.
+/// The most bytes that one call discards, unless a single page is larger.
 ///
 /// A punch cannot be interrupted, and a pause, a hang-up, a signal or a message of the frontend waits
 /// for it: with 4 KiB pages, of which the kernel frees some 5 GiB a second, about 6 ms for a piece of

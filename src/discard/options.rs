@@ -5,16 +5,16 @@
 /// What may be discarded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemoryOptions {
-    /// Whether pages of hugetlbfs are given back.
+    /// Whether pages of hugetlbfs are discarded.
     ///
-    /// Off by default: a page that went back to the pool may be taken by somebody else, and the
+    /// Off by default: a page that went back to the pool may be taken by another program, and the
     /// guest that touches it again is killed.
     pub hugetlb: bool,
     /// Whether guest memory may lie in a file of a local file system on disk.
     ///
     /// Off by default: a discard there waits for a disk, and the guest's memory with it.
     pub files: bool,
-    /// Whether pages of a tmpfs of limited size are given back.
+    /// Whether pages of a tmpfs of limited size are discarded.
     ///
     /// Off by default, for the reason of `hugetlb`: others may fill the space.
     pub limited_tmpfs: bool,

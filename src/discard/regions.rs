@@ -19,7 +19,7 @@ use crate::metrics::SkipReason;
 /// Why a memory table from the frontend cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegionError {
-    /// The region has no file, so that nothing can be given back.
+    /// The region has no file, so that nothing can be discarded.
     #[error("memory region at guest address {0:#x} has no file behind it")]
     NoFile(u64),
     /// The region is empty or passes the end of the address space.

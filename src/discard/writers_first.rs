@@ -11,7 +11,7 @@ use std::thread;
 /// `RwLock` wakes a waiting writer when a reader leaves, but a reader that comes back at once is
 /// there before the writer is awake: a worker that always has work would keep the control thread
 /// waiting for as long as its guest likes. Here a writer waits for those who read when it comes,
-/// and for nobody who comes after. A thread that reads must not ask to read again.
+/// and for no later one. A thread that reads must not ask to read again.
 #[derive(Debug, Default)]
 pub(super) struct WritersFirst<T> {
     waiting: AtomicUsize,

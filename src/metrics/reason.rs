@@ -23,7 +23,7 @@ pub enum SkipReason {
     Overlap,
     /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
     Poisoned,
-    /// A descriptor chain that breaks off or breaks the rules: none of it is trusted.
+    /// A descriptor chain that violates the specification: none of it is used.
     BrokenChain,
     /// The guest has not negotiated free page reporting.
     NotNegotiated,
@@ -51,7 +51,7 @@ pub enum SkipReason {
     Malformed,
     /// More page frame numbers or statistics than are read of one chain.
     TooMany,
-    /// Hinted pages that nobody has asked for, or not any more.
+    /// Hinted pages outside a round of hinting.
     NotHinting,
     /// The guest poisons its free pages and has not told this daemon with what: its driver has
     /// outlived another one.

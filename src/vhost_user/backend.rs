@@ -169,7 +169,7 @@ impl BalloonBackend {
     }
 
     /// Returns the buffers that the driver has given for its statistics, so that it fills them
-    /// anew.
+    /// again.
     fn ask_for_statistics(&self, vrings: &[Vring]) {
         self.link.statistics_wanted();
         for (index, vring) in vrings.iter().enumerate() {

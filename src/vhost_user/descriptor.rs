@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a descriptor of the frontend is, asked in ways that cannot wait for whoever serves the file.
+//! What a descriptor of the frontend is, asked in ways that cannot wait for the server of the file.
 //!
 //! `fstat`, `fstatfs` and an `ioctl` go to the server of a FUSE or NFS file, which may never answer.
 //! `fcntl(F_GET_SEALS)` is answered by the kernel alone, and only for memory (shmem and hugetlbfs);

@@ -64,7 +64,7 @@ impl Link {
 
     /// Closes the channel.
     pub(super) fn close(&self) {
-        // Closed after the lock is given back: a close may take its time.
+        // Closed after the lock is released: a close may take its time.
         let channel = self.lock_channel().take();
         drop(channel);
     }

@@ -30,10 +30,10 @@ use vhost::vhost_user::message::VhostUserHeaderFlag;
 ///
 /// This is a socket pair in effect, for a framework that accepts connections and nothing else. The
 /// listener's address is one that the kernel makes up, in no file system. It takes one connection
-/// at a time (a backlog of 0), and is ours: that ours was taken proves that nobody came first.
+/// at a time (a backlog of 0), and is ours: that ours was taken proves that no other came first.
 ///
 /// # Errors
-/// What the kernel says; `EAGAIN` if somebody did.
+/// What the kernel says; `EAGAIN` if another did.
 pub(super) fn pair() -> io::Result<(UnixStream, UnixListener)> {
     let new = |flags| socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let listener = new(SocketFlags::CLOEXEC)?;
@@ -59,7 +59,7 @@ impl Relay {
     /// Passes messages on until one side hangs up or `stop` is signalled. `look` decides on each of
     /// the frontend's before the framework sees it.
     ///
-    /// A side that stalls, in the middle of a message or because it does not read, stalls nobody
+    /// A side that stalls, in the middle of a message or because it does not read, stalls no other
     /// but the other, and not even that when it hangs up.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Relay {
                     Step::Waits => {}
                     Step::Closed => {
                         goes_there = false;
-                        // The framework hears of it when it has done what came before.
+                        // The framework sees it when it has done what came before.
                         let _ = self.framework.shutdown(Shutdown::Write);
                     }
                 }
@@ -135,7 +135,7 @@ impl Relay {
     }
 
     /// Tells a frontend that waits for it that a message failed. It is hung up on then, and one that
-    /// does not read hears of that alone.
+    /// does not read sees that alone.
     fn refuse(&self, message: &Message) {
         let flags = VhostUserHeaderFlag::REPLY.bits() | 1;
         let header = [message.request(), flags, 8].map(u32::to_ne_bytes).concat();

@@ -77,7 +77,7 @@ struct Shared {
 struct Progress {
     /// The chain that the device keeps (`Outcome::Keep`).
     kept: Option<u16>,
-    /// Chains that were returned since the driver was notified; [`MUST_NOTIFY`] if it is to be
+    /// Chains that were returned since the driver was notified; [`MUST_NOTIFY`] if it must be
     /// notified whatever it says.
     unnotified: u32,
     /// A chain could not be returned, and no other may be served.
@@ -134,7 +134,7 @@ impl Vring {
     }
 
     /// Whether a message of the frontend waits for the queue. Then what is left of the chain that is
-    /// being served is to be skipped.
+    /// being served is skipped.
     pub(crate) fn control_waits(&self) -> bool {
         self.shared.waiting.load(Ordering::Acquire) > 0
     }
@@ -334,7 +334,7 @@ impl VringT<Memory> for Vring {
     }
 
     /// Disabling is also what becomes of a queue when the frontend resets the device. Then another
-    /// driver may have begun it anew, in the same place.
+    /// driver may have begun it again, in the same place.
     fn set_enabled(&self, enabled: bool) {
         self.control(|vring| {
             let mut state = vring.get_mut();

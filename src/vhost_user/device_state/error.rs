@@ -63,7 +63,7 @@ pub(crate) enum StateError {
     Device(#[from] RestoreError),
 }
 
-/// Where a state cannot be read, and not what is there: that is the text of whoever sent it.
+/// Where a state cannot be read, and not what is there: that is the text of the sender.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("it {what} at line {line}, column {column}")]
 pub(crate) struct Broken {

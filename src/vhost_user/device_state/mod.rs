@@ -3,7 +3,7 @@
 //! The device on its way to another daemon: what `VHOST_USER_SET_DEVICE_STATE_FD` and
 //! `VHOST_USER_CHECK_DEVICE_STATE` carry (vhost-user protocol, "Migrating back-end state").
 //!
-//! The state is a line of JSON, so that whoever has to find out why a migration failed can read it:
+//! The state is a line of JSON, so that an engineer can read it when a migration failed:
 //!
 //! ```json
 //! {"format":"vhost-device-balloon","version":1,"balloon":{…}}

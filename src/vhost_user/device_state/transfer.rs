@@ -85,7 +85,7 @@ impl Transfer {
                 let result = work(&mut pipe);
                 // Closed before the frontend can learn that all is done.
                 drop(pipe);
-                // Nobody is left to be told where nobody waits.
+                // No caller waits for the result any more.
                 let _ = sender.send(result);
                 // It fails only for a descriptor that is not an eventfd.
                 let _ = theirs.done.signal();

@@ -116,7 +116,7 @@ mod tests {
         u64::from_ne_bytes(bytes)
     }
 
-    /// What is signalled and what hears of it, all of them blocking.
+    /// What is signalled and what receives it, all of them blocking.
     fn pairs() -> Vec<(OwnedFd, OwnedFd)> {
         let event = eventfd(0, EventfdFlags::empty()).unwrap();
         let (read, write) = pipe().unwrap();

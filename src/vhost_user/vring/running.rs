@@ -49,7 +49,7 @@ impl Rings {
     }
 
     /// Descriptor table, available ring and used ring of each queue that runs, as guest physical
-    /// addresses that nobody has checked.
+    /// unchecked addresses.
     pub(crate) fn places(&self) -> Vec<GuestRange> {
         self.running_queues().iter().flatten().flatten().flatten().copied().collect()
     }
