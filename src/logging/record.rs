@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn control_characters_are_escaped_on_one_line() {
         let mut record = Record::default();
-        write!(record, "unknown field {}", "a\nb").unwrap();
+        record.write_str("unknown field a\nb").unwrap();
         assert_eq!(record.into_line(), "unknown field a\\nb\n");
     }
 
