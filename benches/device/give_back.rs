@@ -3,7 +3,7 @@
 //! How fast reported memory goes back to the host through the real queue and the daemon's process,
 //! beside what the kernel makes of the same memory without them.
 //!
-//! All ways take turns over the same ranges of the same memory, filled anew each time, round after
+//! All ways take turns over the same ranges of the same memory, filled again each time, round after
 //! round. Of each chain its best round counts: what disturbs one only ever makes it slower. With
 //! several chains outstanding they cannot be told apart, and the best round of all of them counts.
 //!

@@ -26,7 +26,7 @@ pub(crate) enum ClientError {
         #[source]
         source: io::Error,
     },
-    /// Somebody is there, and does not say anything.
+    /// The peer is connected and does not answer.
     #[error("the daemon did not answer within {0:?}")]
     Timeout(Duration),
     /// The guest does not say anything.

@@ -205,7 +205,7 @@ struct Daemon {
     statistics: TimerFd,
     /// What that timer is set to; zero if it stands.
     statistics_every: Duration,
-    /// Somebody else has set the interval: a device that migrated here.
+    /// Another thread has set the interval: a device migrated here.
     interval_changed: EventFd,
     session: Option<Session>,
     session_ended: EventFd,

@@ -206,7 +206,7 @@ fn statistics_buffer_survives_stop_and_new_backend() {
     assert_eq!(second.values.free_bytes, Some(77));
     assert_eq!(guest.ring(queue).unwrap().pop_used().unwrap(), None);
 
-    // The VMM connects anew, under the same driver.
+    // The VMM connects again, under the same driver.
     let (mut guest, session) = device.serve(Some(session), |path| guest.reconnect(path).unwrap());
     let third = device.sample(Some(&second));
     assert_eq!(third.values.free_bytes, Some(77));

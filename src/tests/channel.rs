@@ -157,7 +157,7 @@ fn statistics(ram: &Ram, at: Gpa, free: u64) -> Buffer {
 }
 
 /// The buffer stays with the device until statistics are asked for, and then comes back to be
-/// filled anew.
+/// filled again.
 #[test]
 fn statistics_come_when_they_are_asked_for() {
     let device = DeviceOptions { statistics: true, ..DeviceOptions::default() };

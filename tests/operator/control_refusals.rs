@@ -179,13 +179,13 @@ fn the_client_tells_a_refusal_from_silence() {
     assert_eq!(output.status.code(), Some(3));
     assert!(errors.contains("no daemon answers at") && errors.contains("No such file"), "{errors}");
 
-    // Somebody who listens and says nothing.
+    // A listener that says nothing.
     let listener = UnixListener::bind(&path).unwrap();
     let (output, errors) = ctl(&path, &["--timeout", "1", "status"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(errors.contains("did not answer within 1s"), "{errors}");
 
-    // Somebody who is not this daemon.
+    // A peer that is not this daemon.
     let other = std::thread::spawn(move || {
         // The one that has given up comes first.
         for _ in 0..2 {

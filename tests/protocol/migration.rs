@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! What a live migration asks of the daemon: the log of dirty pages, the device's state, and a
-//! device that starts anew.
+//! device that starts again.
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
@@ -136,7 +136,7 @@ fn regions_that_arrive_after_the_log_are_logged() {
     expect_logged(&mut guest, &log);
 }
 
-/// A ring that lies in the new region itself, as after a guest's driver was set up anew in memory
+/// A ring that lies in the new region itself, as after a guest's driver was set up again in memory
 /// that was plugged in.
 #[test]
 fn ring_in_a_region_added_after_the_log_is_logged() {

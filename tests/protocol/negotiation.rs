@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// Statistics where they were negotiated, else reports.
 const QUEUE: u16 = 2;
 
-/// The worker may be between two chains while a frontend stops a queue, negotiates anew and starts
+/// The worker may be between two chains while a frontend stops a queue, negotiates again and starts
 /// it again: then it took reports for statistics, and kept them.
 #[test]
 fn queue_renegotiated_under_the_worker_changes_role() {

@@ -11,7 +11,7 @@ use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::{Zone, ZoneId, ZoneType};
 
-/// Somebody else holds the pages, or they cannot be had (`-EBUSY`).
+/// Another holder has the pages, or they cannot be isolated (`-EBUSY`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("device or resource busy")]
 pub struct Busy;

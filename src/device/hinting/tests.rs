@@ -195,7 +195,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     /// Whatever comes in whatever order: pages count only under the ID that is wanted now, no
-    /// ID comes twice, and a round that ends leaves no page with the driver for ever.
+    /// ID comes twice, and a round that ends keeps no page from the driver.
     #[test]
     fn pages_count_only_under_the_present_id(steps in steps()) {
         let (mut hinting, counters) = (Hinting::new(0), Counters::default());

@@ -195,7 +195,7 @@ fn a_disabled_queue_puts_its_chain_back() {
     assert!(driver.return_kept());
 }
 
-/// A driver that is reset starts its rings anew, and may well put them where they were.
+/// A driver that is reset starts its rings again, and may well put them where they were.
 #[test]
 fn a_queue_that_is_enabled_again_is_looked_at_again() {
     let driver = Driver::new();
