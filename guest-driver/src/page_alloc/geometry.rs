@@ -97,8 +97,9 @@ pub struct Geometry {
     pub pcp_order: u8,
     /// The least and the most that the min watermark of a movable zone may be, in pages.
     pub min_watermark: (u64, u64),
-    /// The least and the most pages that a per-CPU list moves at once.
-    pub pcp_batch: (u32, u32),
+    /// The most pages of which `pcp->batch` is made: 256 KiB. How many a per-CPU list moves at once
+    /// is one less than a power of two near it.
+    pub pcp_batch_pages: u32,
     /// How often that doubles while a CPU only allocates (`CONFIG_PCP_BATCH_SCALE_MAX`).
     pub pcp_batch_scale: u8,
 }
@@ -112,7 +113,7 @@ impl Geometry {
         sections_per_block: 1,
         pcp_order: 3,
         min_watermark: (32, 128),
-        pcp_batch: (1, 63),
+        pcp_batch_pages: 64,
         pcp_batch_scale: 5,
     };
 
@@ -125,7 +126,7 @@ impl Geometry {
         sections_per_block: 1,
         pcp_order: 0,
         min_watermark: (0, 0),
-        pcp_batch: (1, 1),
+        pcp_batch_pages: 1,
         pcp_batch_scale: 0,
     };
 

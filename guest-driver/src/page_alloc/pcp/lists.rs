@@ -52,6 +52,15 @@ pub(super) fn order_of(geometry: &Geometry, slot: usize) -> u8 {
     }
 }
 
+/// How many pages the lists of a zone of `managed` pages move at once (`zone_batchsize`): one less
+/// than a power of two, so that runs do not resonate.
+fn batch_size(geometry: &Geometry, managed: u64) -> u32 {
+    let most = geometry.pcp_batch_pages;
+    let batch = u32::try_from(managed >> 12).unwrap_or(most).min(most);
+    let rounded = (batch + batch / 2).checked_ilog2().map_or(0, |log| (1 << log) - 1);
+    rounded.max(1)
+}
+
 impl Pcp {
     pub(crate) fn new(geometry: &Geometry) -> Self {
         let lists = (usize::from(geometry.pcp_order) + 2) * MigrateType::PCP_COUNT;
@@ -69,10 +78,7 @@ impl Pcp {
 
     /// For a zone of `managed` pages, `share` of whose low watermark is this CPU's.
     pub(crate) fn set_size(&mut self, geometry: &Geometry, managed: u64, share: u64) {
-        let (least, most) = geometry.pcp_batch;
-        let batch = u32::try_from(managed >> 12).unwrap_or(most).clamp(least, most);
-        // One less than a power of two (`zone_batchsize`), so that runs do not resonate.
-        self.batch = ((batch + 1).next_power_of_two() - 1).clamp(least, most);
+        self.batch = batch_size(geometry, managed);
         self.high = u32::try_from(share).unwrap_or(u32::MAX).max(4 * self.batch);
     }
 
@@ -113,5 +119,18 @@ impl Pcp {
             list.iter().map(move |&pfn| (pfn, order)).collect::<Vec<_>>()
         };
         self.lists.iter().enumerate().flat_map(of).collect()
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_is_one_less_than_a_power_of_two() {
+        let batch = |mib: u64| batch_size(&Geometry::LINUX, mib << 8);
+        assert_eq!([16, 32, 48, 64].map(batch), [1, 1, 3, 3]);
+        assert_eq!([128, 256, 512, 1024, 4096].map(batch), [7, 15, 31, 63, 63]);
+        assert_eq!(batch_size(&Geometry::TINY, 1 << 20), 1);
     }
 }
