@@ -2,6 +2,7 @@
 
 //! Explores the models: see `--help`.
 
+use core::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -65,6 +66,10 @@ struct Arguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 20_000, conflicts_with = "configuration")]
     least: u64,
 
+    /// Configurations to search side by side; the results do not depend on it [default: number of CPUs]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "configuration")]
+    jobs: Option<NonZero<usize>>,
+
     /// File that the results are written to, as a page in Markdown
     #[arg(long, value_name = "FILE", conflicts_with_all = ["configuration", "strategy"])]
     table: Option<PathBuf>,
@@ -107,6 +112,7 @@ impl Arguments {
             least: self.least,
             preemptions: self.preemptions,
             most_exhaustive: 2_000_000,
+            jobs: self.jobs.unwrap_or_else(table::jobs),
         }
     }
 }

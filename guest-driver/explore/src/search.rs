@@ -2,12 +2,13 @@
 
 //! Runs a case under the schedules of a strategy until one breaks an invariant.
 
+use core::cell::Cell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 
-use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
+use shuttle::scheduler::{RandomScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use crate::strategies::{Scheduling, Strategy};
@@ -136,21 +137,33 @@ impl Scheduler for Driver {
     }
 }
 
-/// Keeps panics from being printed: they are what a search looks for. One search at a time.
-struct Quiet(#[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
+/// Keeps the panics of this thread from being printed: they are what a search looks for.
+struct Quiet;
 
-static SEARCHING: Mutex<()> = Mutex::new(());
+thread_local! {
+    static SEARCHING: Cell<bool> = const { Cell::new(false) };
+}
 
 impl Quiet {
     fn new() -> Self {
-        let one = SEARCHING.lock().unwrap_or_else(PoisonError::into_inner);
-        std::panic::set_hook(Box::new(|_| {}));
-        Self(one)
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let usual = std::panic::take_hook();
+            // The first run installs a hook of shuttle's, which prints. This is that run.
+            Runner::new(RandomScheduler::new(1), Config::new()).run(|| {});
+            std::panic::set_hook(Box::new(move |panic| {
+                if !SEARCHING.get() {
+                    usual(panic);
+                }
+            }));
+        });
+        SEARCHING.set(true);
+        Self
     }
 }
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        let _ = std::panic::take_hook();
+        SEARCHING.set(false);
     }
 }

@@ -3,7 +3,11 @@
 //! `docs/research/exploration.md`, from a search of every configuration.
 
 use core::fmt::Write;
+use core::num::NonZero;
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread;
 
 use crate::search::{Found, search};
 use crate::strategies::Strategy;
@@ -25,6 +29,13 @@ pub struct Effort {
     pub preemptions: usize,
     /// The most of those schedules.
     pub most_exhaustive: u64,
+    /// Configurations that are searched side by side. Results do not depend on it.
+    pub jobs: NonZero<usize>,
+}
+
+/// A job for each CPU that this process may use.
+pub fn jobs() -> NonZero<usize> {
+    thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
 }
 
 /// What a search of one configuration has found.
@@ -118,22 +129,53 @@ fn slowest(wrong: &[Row]) -> u64 {
     wrong.iter().filter(bad).map(|row| row.found.schedules).max().unwrap_or(0)
 }
 
-/// Searches every configuration of a model; `each` sees a row as soon as it is done.
+/// Searches every configuration of a model; `each` sees a row as soon as it and those before it are done.
 pub fn search_all(model: &'static Entry, effort: Effort, mut each: impl FnMut(&Row)) -> Results {
-    let mut run = |case: Case, strategy, schedules: u64| {
-        let row = Row::search(case, strategy, 0..schedules);
-        each(&row);
-        row
+    let mut run = |cases: Vec<Case>, strategy, schedules: u64| {
+        let search = |case| Row::search(case, strategy, 0..schedules);
+        side_by_side(effort.jobs, cases, &search, &mut each)
     };
     let (small, drawn): (Vec<_>, Vec<_>) = (model.cases)().into_iter().partition(|c| c.small);
     let (good, wrong): (Vec<_>, Vec<_>) = drawn.into_iter().partition(|c| c.kind == Kind::Good);
-    let wrong: Vec<Row> =
-        wrong.into_iter().map(|case| run(case, effort.strategy, effort.most)).collect();
+    let wrong = run(wrong, effort.strategy, effort.most);
     let enough = (MARGIN * slowest(&wrong)).max(effort.least);
-    let good = good.into_iter().map(|case| run(case, effort.strategy, enough)).collect();
+    let good = run(good, effort.strategy, enough);
     let every = Strategy::BoundedPreemptions(effort.preemptions);
-    let small = small.into_iter().map(|case| run(case, every, effort.most_exhaustive)).collect();
+    let small = run(small, every, effort.most_exhaustive);
     Results { model, wrong, good, small, preemptions: effort.preemptions }
+}
+
+/// Searches `cases`, `jobs` of them at a time. Rows are in the order of their cases, for `each` too.
+fn side_by_side(
+    jobs: NonZero<usize>,
+    cases: Vec<Case>,
+    search: &(impl Fn(Case) -> Row + Sync),
+    each: &mut impl FnMut(&Row),
+) -> Vec<Row> {
+    let queue = Mutex::new(cases.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let (sender, receiver) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..jobs.get() {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                while let Some((at, case)) = next() {
+                    // The receiver waits until the last sender is gone.
+                    let _ = sender.send((at, search(case)));
+                }
+            });
+        }
+        drop(sender);
+        let (mut early, mut rows) = (BTreeMap::new(), Vec::new());
+        for (at, row) in receiver {
+            early.insert(at, row);
+            while let Some(row) = early.remove(&rows.len()) {
+                each(&row);
+                rows.push(row);
+            }
+        }
+        rows
+    })
 }
 
 /// The page about these models.

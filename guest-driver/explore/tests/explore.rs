@@ -3,8 +3,10 @@
 //! What is known to be wrong is found, and nothing is found in what is meant to work, in at least
 //! ten times as many schedules. A seed names one schedule.
 
+use core::num::NonZero;
+
 use explore::strategies::Strategy;
-use explore::table::{Effort, Row, search_all};
+use explore::table::{self, Effort, Row, search_all};
 use explore::{Kind, MODELS, model};
 
 #[test]
@@ -12,14 +14,40 @@ fn exploration_finds_what_is_wrong_and_nothing_else() {
     // Without optimization a schedule takes several times as long.
     let (least, most_exhaustive) =
         if cfg!(debug_assertions) { (0, 5_000) } else { (5_000, 50_000) };
-    let effort =
-        Effort { strategy: Strategy::Mixed, most: 20_000, least, preemptions: 3, most_exhaustive };
+    let effort = Effort {
+        strategy: Strategy::Mixed,
+        most: 20_000,
+        least,
+        preemptions: 3,
+        most_exhaustive,
+        jobs: table::jobs(),
+    };
     for model in MODELS {
         let results = search_all(model, effort, |row| println!("{}", row.line()));
         let unexpected: Vec<String> =
             results.rows().filter(|row| !row.as_expected()).map(Row::line).collect();
         assert!(unexpected.is_empty(), "{unexpected:#?}");
     }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_jobs() {
+    let lines = |jobs| {
+        let mut lines = Vec::new();
+        let effort = Effort {
+            strategy: Strategy::Mixed,
+            most: 3,
+            least: 3,
+            preemptions: 0,
+            most_exhaustive: 3,
+            jobs: NonZero::new(jobs).expect("some"),
+        };
+        let model = model("reporting").expect("it is there");
+        let results = search_all(model, effort, |row| lines.push(row.line()));
+        assert_eq!(lines, results.rows().map(Row::line).collect::<Vec<_>>());
+        lines
+    };
+    assert_eq!(lines(3), lines(1));
 }
 
 #[test]
