@@ -77,6 +77,20 @@ impl Case {
         }
     }
 
+    /// Whether `pattern` is its name; in a pattern `*` stands for any characters.
+    pub fn is_named(&self, pattern: &str) -> bool {
+        let mut parts = pattern.split('*');
+        let first = parts.next().unwrap_or_default();
+        let Some(mut rest) = self.name.strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = parts.collect();
+        let Some(last) = parts.pop() else { return rest.is_empty() };
+        for part in parts {
+            let Some((_, behind)) = rest.split_once(part) else { return false };
+            rest = behind;
+        }
+        rest.ends_with(last)
+    }
+
     /// Runs it once. The decisions of its actors follow from `seed`; the order of their steps is the
     /// scheduler's, or the machine's.
     ///

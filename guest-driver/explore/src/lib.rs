@@ -16,11 +16,14 @@
 //! | [`shadow`] | state kept beside a model's own |
 //! | `strategies` | ways to choose a schedule, a file each |
 //! | `search` | runs a case under the schedules of a strategy |
+//! | `rounds` | searches many cases until the first falls |
 //! | `table` | `docs/research/exploration.md` |
 //! | [`scenarios`] | the models, a folder each |
 
 mod case;
 mod model;
+#[cfg(feature = "shuttle")]
+pub mod rounds;
 pub mod scenarios;
 #[cfg(feature = "shuttle")]
 pub mod search;

@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum, builder::PossibleValuesParser};
+use explore::rounds::first_to_fall;
 use explore::strategies::Strategy;
 use explore::table::{self, Effort, Row};
-use explore::{Case, Entry, MODELS};
+use explore::{Case, Entry, Kind, MODELS};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,11 +23,21 @@ Examples:
       repeats one schedule: take the seed from the output of the search
   cargo explore --configuration section-bit-smallest --strategy bounded-preemptions
       runs every schedule with at most three preemptions
+  cargo explore --configuration 'section-bit-*' --first --json
+      searches the good configurations of a tracker, until the first falls
   cargo explore --table docs/research/exploration.md
       searches everything and writes the page; takes minutes
 
 A configuration that is known to break an invariant must break it, and a good one must stand. The exit
 status is 0 if so, 1 if not, 2 for a wrong command line.
+
+With --json each configuration is an object on a line of its own:
+  model, configuration, kind (good, known-bad, candidate)
+  schedules    that were run; cut_off of them showed nothing, because an actor spun
+  complete     whether there are no other schedules
+  as_expected  whether a good configuration stood, or another one broke what it should
+  seed, invariant, what
+               of the schedule that broke an invariant; null if none did
 
 A finding is a finding about the model. It says nothing of Linux until a real guest shows it.";
 
@@ -41,9 +52,15 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(MODELS.iter().map(|model| model.name)))]
     model: Option<String>,
 
-    /// Configuration to search [default: every configuration of the model]
-    #[arg(long, value_name = "NAME")]
-    configuration: Option<String>,
+    /// Configurations to search, by name; in a name * stands for any characters [default: every
+    /// configuration of the model]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    configuration: Vec<String>,
+
+    /// Search only the good ones of them, in rounds of rising numbers of schedules, until the first
+    /// falls
+    #[arg(long, conflicts_with_all = ["seed", "table"])]
+    first: bool,
 
     /// Run only the schedule of this seed, to repeat what a search has found with the same strategy
     #[arg(long, value_name = "NUMBER", requires = "configuration")]
@@ -77,6 +94,10 @@ struct Arguments {
     /// List the configurations and exit
     #[arg(long, conflicts_with_all = ["configuration", "table"])]
     list: bool,
+
+    /// Print results as JSON, a line a configuration
+    #[arg(long, conflicts_with_all = ["list", "table"])]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -137,12 +158,28 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         }
         return Ok(true);
     }
-    if let Some(name) = &arguments.configuration {
-        return Ok(one(find(arguments, name)?, arguments));
+    let chosen = chosen(arguments)?;
+    if arguments.first {
+        let good = chosen.into_iter().filter(|case| case.kind == Kind::Good).collect();
+        let rows = first_to_fall(good, arguments.strategy(), arguments.schedules);
+        rows.iter().for_each(|row| print(row, arguments));
+        return Ok(rows.iter().all(Row::as_expected));
+    }
+    if !arguments.configuration.is_empty() {
+        let numbers = match arguments.seed {
+            Some(seed) => seed..seed.saturating_add(1),
+            None => 0..arguments.schedules,
+        };
+        let search = |case| {
+            let row = Row::search(case, arguments.strategy(), numbers.clone());
+            print(&row, arguments);
+            row.as_expected()
+        };
+        // Each of them, also behind one that is not as expected.
+        return Ok(chosen.into_iter().map(search).fold(true, |all, one| all & one));
     }
     let start = Instant::now();
-    let search =
-        |model| table::search_all(model, arguments.effort(), |row| println!("{}", row.line()));
+    let search = |model| table::search_all(model, arguments.effort(), |row| print(row, arguments));
     let results: Vec<_> = arguments.models().map(search).collect();
     if let Some(path) = &arguments.table {
         std::fs::write(path, table::markdown(&results, start.elapsed()))
@@ -151,21 +188,32 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     Ok(results.iter().flat_map(table::Results::rows).all(Row::as_expected))
 }
 
-fn find(arguments: &Arguments, name: &str) -> Result<Case, String> {
-    arguments
-        .models()
-        .find_map(|model| model.case(name))
-        .ok_or_else(|| format!("no configuration is called {name:?}; --list has their names"))
+/// The configurations that the patterns name, all of them without one.
+fn chosen(arguments: &Arguments) -> Result<Vec<Case>, String> {
+    let mut cases: Vec<Case> = arguments.models().flat_map(|model| (model.cases)()).collect();
+    let patterns = &arguments.configuration;
+    for pattern in patterns {
+        if !cases.iter().any(|case| case.is_named(pattern)) {
+            return Err(format!("no configuration is called {pattern:?}; --list has their names"));
+        }
+    }
+    if !patterns.is_empty() {
+        cases.retain(|case| patterns.iter().any(|pattern| case.is_named(pattern)));
+    }
+    if arguments.seed.is_some() && cases.len() != 1 {
+        return Err(format!("--seed repeats one configuration (got {})", cases.len()));
+    }
+    Ok(cases)
 }
 
-fn one(case: Case, arguments: &Arguments) -> bool {
-    let numbers = match arguments.seed {
-        Some(seed) => seed..seed.saturating_add(1),
-        None => 0..arguments.schedules,
-    };
-    let row = Row::search(case, arguments.strategy(), numbers);
+fn print(row: &Row, arguments: &Arguments) {
+    if arguments.json {
+        println!("{}", row.json());
+        return;
+    }
     println!("{}", row.line());
-    if arguments.seed.is_none() && row.found.violation.is_some() {
+    let one = !arguments.configuration.is_empty() || arguments.first;
+    if one && arguments.seed.is_none() && row.found.violation.is_some() {
         let strategy = match arguments.strategy {
             Choice::Mixed => String::new(),
             Choice::Random => " --strategy random".to_owned(),
@@ -176,5 +224,4 @@ fn one(case: Case, arguments: &Arguments) -> bool {
         };
         println!("again: {}{strategy}", row.replay());
     }
-    row.as_expected()
 }

@@ -168,6 +168,17 @@ pub enum Kind {
     Candidate,
 }
 
+impl Kind {
+    /// Its name in output for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::KnownBad => "known-bad",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
 /// Text of a model on its page, in Markdown.
 #[derive(Clone, Copy, Debug)]
 pub struct Notes {

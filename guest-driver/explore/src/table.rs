@@ -81,6 +81,24 @@ impl Row {
         }
     }
 
+    /// The same for programs, as a JSON object; `cargo explore --help` documents its members.
+    pub fn json(&self) -> serde_json::Value {
+        let Case { model, name, kind, .. } = &self.case;
+        let Found { schedules, cut_off, complete, violation } = &self.found;
+        serde_json::json!({
+            "model": model,
+            "configuration": name,
+            "kind": kind.name(),
+            "schedules": schedules,
+            "cut_off": cut_off,
+            "complete": complete,
+            "as_expected": self.as_expected(),
+            "seed": violation.as_ref().map(|(seed, _)| seed),
+            "invariant": violation.as_ref().map(|(_, violation)| violation.invariant),
+            "what": violation.as_ref().map(|(_, violation)| &violation.what),
+        })
+    }
+
     /// The command that repeats what was found with the default strategy; empty for nothing.
     pub fn replay(&self) -> String {
         let Case { model, name, .. } = &self.case;

@@ -5,6 +5,7 @@
 
 use core::num::NonZero;
 
+use explore::rounds::first_to_fall;
 use explore::strategies::Strategy;
 use explore::table::{self, Effort, Row, search_all};
 use explore::{Kind, MODELS, model};
@@ -62,6 +63,35 @@ fn a_seed_repeats_what_a_search_has_found() {
             assert_eq!((again.violation, again.schedules), (first, 1), "{name}, {strategy:?}");
         }
     }
+}
+
+#[test]
+fn rounds_end_with_the_first_that_falls() {
+    let case = |name: &str| model("reporting").and_then(|model| model.case(name)).expect(name);
+    let (good, bad) = ("section-bit-isolate-churn", "trust-the-lockless-look");
+    let expected = Row::search(case(bad), Strategy::Mixed, 0..20_000).found;
+    let rows = first_to_fall(vec![case(good), case(bad)], Strategy::Mixed, 20_000);
+    let fallen: Vec<_> = rows.iter().map(|row| (&*row.case.name, &row.found.violation)).collect();
+    assert_eq!(fallen, [(bad, &expected.violation)]);
+    assert_eq!(rows[0].found.schedules, expected.schedules);
+    let rows = first_to_fall(vec![case(good), case(good)], Strategy::Mixed, 100);
+    let stood: Vec<_> = rows.iter().map(|row| (row.found.schedules, row.as_expected())).collect();
+    assert_eq!(stood, [(100, true), (100, true)]);
+}
+
+#[test]
+fn json_of_a_search_has_what_help_documents() {
+    let case = |name: &str| model("reporting").and_then(|model| model.case(name)).expect(name);
+    let row = Row::search(case("trust-the-lockless-look"), Strategy::Mixed, 0..20_000);
+    let (seed, violation) = row.found.violation.clone().expect("it is known to be wrong");
+    let json = row.json();
+    assert_eq!(json["configuration"], "trust-the-lockless-look");
+    assert_eq!((&json["kind"], &json["cut_off"]), (&"known-bad".into(), &0.into()));
+    assert_eq!((&json["seed"], &json["schedules"]), (&seed.into(), &(seed + 1).into()));
+    assert_eq!(json["invariant"], violation.invariant);
+    assert_eq!((&json["what"], &json["as_expected"]), (&violation.what.into(), &true.into()));
+    let json = Row::search(case("section-bit-isolate-churn"), Strategy::Mixed, 0..10).json();
+    assert!(json["seed"].is_null() && json["invariant"].is_null() && json["what"].is_null());
 }
 
 /// Every command of the page repeats what its row says.

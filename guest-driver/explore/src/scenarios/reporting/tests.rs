@@ -30,3 +30,14 @@ fn every_configuration_has_a_name_of_its_own() {
     names.dedup();
     assert_eq!(names.len(), all);
 }
+
+#[test]
+fn pattern_names_whole_names_only() {
+    let cases = cases::<Reporting>();
+    let named = |pattern: &str| cases.iter().filter(|case| case.is_named(pattern)).count();
+    let one = "section-bit-isolate-churn";
+    assert_eq!((named(one), named("section-bit-isolate"), named("isolate-churn")), (1, 0, 0));
+    assert_eq!((named("section-bit-isolate-ch*"), named("*bit-isolate-churn")), (1, 1));
+    assert_eq!((named("sec*bit*late-churn"), named("*section-bit-*isolate-churn*")), (2, 1));
+    assert_eq!((named("*"), named("*-isolate-*isolate-churn")), (cases.len(), 0));
+}
