@@ -9,6 +9,9 @@
 //!
 //! A finding is a finding about the model. It says nothing of Linux until a real guest shows it.
 //!
+//! A schedule is sequentially consistent: every thread sees each step at once. A lost report that needs
+//! a processor to reorder two steps is outside it. The package `litmus` has those questions.
+//!
 //! | file | |
 //! |---|---|
 //! | `model` | the trait, and what a run records |

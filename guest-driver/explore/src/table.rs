@@ -264,5 +264,9 @@ A schedule is one order of all the steps of a configuration's actors. A number, 
 of three are random, either uniform or with a bias to stay, and one is of probabilistic concurrency \
 testing, with priorities that change at three steps. The same seed repeats it.
 
+Schedules are sequentially consistent: every actor sees each step at once, whatever its memory ordering. \
+What a processor or a compiler may reorder is not explored; [litmus tests](../design/model.md#memory-order) \
+ask for it, a step at a time.
+
 All of this is about the model. It says nothing of Linux until a real guest shows it.
 ";
