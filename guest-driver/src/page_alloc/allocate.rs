@@ -46,7 +46,7 @@ impl Mm {
                 for zone in 0..self.zone_count() {
                     self.drain_all(super::ZoneId(zone));
                 }
-                self.alloc_above(cpu, request, |zone| zone.watermarks().min)
+                self.alloc_locked(request)
             })
             .ok_or(AllocError::OutOfMemory)
     }
@@ -66,6 +66,23 @@ impl Mm {
             }
             let pfn = self.alloc_in(zone, cpu, request)?;
             self.set_state(pfn, FrameState::Allocated { order: request.order, movable });
+            Some(pfn)
+        })
+    }
+
+    /// The last try, with the zone's lock held: a free block that is being split is missing from the
+    /// counters for a moment. Linux tries more often than such a moment lasts.
+    fn alloc_locked(&self, request: AllocRequest) -> Option<Pfn> {
+        let AllocRequest { order, migratetype, node } = request;
+        let movable = migratetype == MigrateType::Movable;
+        let mut zones = self.zonelists.of(node, movable).iter().map(|&id| self.zone(id));
+        zones.find_map(|zone| {
+            let mut area = zone.lock();
+            if !zone.watermark_ok(order, zone.watermarks().min, movable) {
+                return None;
+            }
+            let pfn = self.rmqueue(zone, &mut area, order, migratetype)?;
+            self.set_state(pfn, FrameState::Allocated { order, movable });
             Some(pfn)
         })
     }
