@@ -3,6 +3,7 @@
 //! A row of bits that many set and one takes.
 
 use alloc::boxed::Box;
+use core::ops::Range;
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -40,7 +41,7 @@ impl Bits {
     }
 
     /// Clears a range of bits, a word at a time.
-    pub(crate) fn clear(&self, bits: core::ops::Range<usize>) {
+    pub(crate) fn clear(&self, bits: Range<usize>) {
         if bits.is_empty() {
             return;
         }
@@ -52,29 +53,44 @@ impl Bits {
         }
     }
 
-    /// Whether any bit is set.
-    pub(crate) fn any(&self) -> bool {
-        self.0.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    /// Whether a bit is set now.
+    pub(crate) fn is_set(&self, bit: usize) -> bool {
+        self.0[bit / 64].load(Ordering::SeqCst) & (1 << (bit % 64)) != 0
     }
 
     /// The bits of `range` that are set now, each word read once.
-    pub(crate) fn ones(&self, range: core::ops::Range<usize>) -> impl Iterator<Item = usize> + '_ {
-        let words = range.start / 64..range.end.div_ceil(64);
-        words
-            .flat_map(|word| {
-                let mut bits = self.0[word].load(Ordering::SeqCst);
-                core::iter::from_fn(move || {
-                    let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                    bits &= bits - 1;
-                    Some(word * 64 + bit)
-                })
-            })
-            .filter(move |bit| range.contains(bit))
+    pub(crate) fn ones(&self, range: Range<usize>) -> impl Iterator<Item = usize> + '_ {
+        ones(range, |word| self.0[word].load(Ordering::SeqCst))
+    }
+
+    /// The same for those that are set in this or in `other`.
+    pub(crate) fn ones_of_either<'a>(
+        &'a self,
+        other: &'a Self,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let load = |bits: &Self, word: usize| bits.0[word].load(Ordering::SeqCst);
+        ones(range, move |word| load(self, word) | load(other, word))
     }
 
     pub(crate) fn len(&self) -> usize {
         self.0.len() * 64
     }
+}
+
+/// The bits of `range` that are set in the words that `load` reads, one after another.
+fn ones(range: Range<usize>, load: impl Fn(usize) -> u64) -> impl Iterator<Item = usize> {
+    let words = range.start / 64..range.end.div_ceil(64);
+    words
+        .flat_map(move |word| {
+            let mut bits = load(word);
+            core::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Some(word * 64 + bit)
+            })
+        })
+        .filter(move |bit| range.contains(bit))
 }
 
 #[cfg(all(test, not(feature = "shuttle")))]

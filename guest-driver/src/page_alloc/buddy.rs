@@ -107,6 +107,7 @@ impl Mm {
         origin: Origin,
     ) {
         let mt = self.sections.migratetype(pfn);
+        let freed = PfnRange::block(pfn, order);
         zone.account(mt, 1 << order);
         while order < self.geometry.max_order {
             let buddy = pfn.buddy(order);
@@ -140,10 +141,13 @@ impl Mm {
         let to_tail = origin == Origin::PutBack || self.merge_is_likely(pfn, order);
         self.link(area, pfn, order, mt, to_tail);
         match (origin, hook) {
-            (Origin::Freed, Some(installed)) => installed.hook.after_insert(pfn, order),
+            (Origin::Freed, Some(installed)) => {
+                installed.hook.after_insert(pfn, order, freed);
+            }
             (Origin::Moved, Some(installed)) => installed.hook.moved(pfn, order),
             _ => {}
         }
+        self.check_recovery(zone);
     }
 
     /// Whether the next larger buddy is free: then this block will soon be needed to merge, and is
@@ -329,6 +333,13 @@ impl Mm {
             let found = self.state(head).buddy_order()?;
             (found >= order).then_some((head, found))
         })
+    }
+
+    /// The free block of `pfn` if it is flagged as reported; by a look without a lock.
+    pub(crate) fn reported_block(&self, pfn: Pfn) -> Option<PfnRange> {
+        let (head, order) = self.buddy_around(pfn)?;
+        let flagged = self.state(head) == (FrameState::Buddy { order, reported: true });
+        flagged.then(|| PfnRange::block(head, order))
     }
 
     /// The block behind this one on its list. Under the zone's lock.

@@ -124,16 +124,12 @@ impl Mm {
                 emptied
             });
         if result.is_ok() {
-            self.remove_offline(zone, range);
-            for section in sections {
-                if let Some(of) = self.sections.get(section) {
-                    of.set_online(false);
-                }
-                if let Some(hook) = self.hook() {
-                    hook.section_offline(section);
-                }
-            }
+            self.remove_offline(zone, sections, range);
             self.zone(zone).set_watermarks(&self.geometry);
+            // What was awaited of the zone followed from its old watermarks.
+            let zone = self.zone(zone);
+            let _area = zone.lock();
+            self.tell_recovered(zone);
         }
         if self.semantics.disable_pcp_for_offline {
             self.pcp_enable(zone);
@@ -186,8 +182,8 @@ impl Mm {
     }
 
     /// Takes the free pages of an isolated range away from the allocator
-    /// (`__offline_isolated_pages`).
-    fn remove_offline(&self, zone: ZoneId, range: PfnRange) {
+    /// (`__offline_isolated_pages`), and ends its sections for all that remember something of them.
+    fn remove_offline(&self, zone: ZoneId, sections: core::ops::Range<usize>, range: PfnRange) {
         let zone = self.zone(zone);
         let mut area = zone.lock();
         for (head, order) in self.buddies_in(range) {
@@ -201,5 +197,14 @@ impl Mm {
             zone.isolated_blocks.fetch_sub(1, Ordering::Relaxed);
         }
         zone.managed.fetch_sub(u64::from(range.pages()), Ordering::Relaxed);
+        // Still under the lock, under which marks are set: none can follow.
+        for section in sections {
+            if let Some(of) = self.sections.get(section) {
+                of.set_online(false);
+            }
+            if let Some(hook) = self.hook() {
+                hook.section_offline(section);
+            }
+        }
     }
 }

@@ -201,6 +201,7 @@ impl Mm {
         if self.is_isolated(block) {
             let range = PfnRange::block(block, order);
             self.move_buddies(zone, area, range, |mm| mm.mark_isolated(zone, block, false));
+            self.check_recovery(zone);
         }
     }
 
@@ -254,6 +255,28 @@ impl Mm {
                     self.sections.set_migratetype(block, MigrateType::Movable);
                 }
             }
+        }
+        true
+    }
+
+    /// The same for the part of `order` at `part` alone of a block, given by its head and order. The rest
+    /// stays free.
+    pub(crate) fn isolate_free_part(
+        &self,
+        zone: ZoneId,
+        area: &mut FreeArea,
+        (head, of): (Pfn, u8),
+        part: Pfn,
+        order: u8,
+    ) -> bool {
+        if !self.isolate_free_page(zone, area, head, of) {
+            return false;
+        }
+        // It is held before the rest is freed, which cannot merge with it then.
+        self.set_state(head, FrameState::Tail);
+        self.set_state(part, FrameState::Held { order });
+        for rest in PfnRange::block(head, of).step(order).filter(|&rest| rest != part) {
+            self.free_one(self.zone(zone), area, rest, order, Origin::PutBack);
         }
         true
     }

@@ -38,7 +38,7 @@ mod tests;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 pub use allocate::{AllocError, AllocRequest};
 pub use frame::{Frame, FrameState};
@@ -50,7 +50,7 @@ pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use crate::bits::Bits;
-use crate::sync::{Lock, OnceLock};
+use crate::sync::{Guard, Lock, OnceLock};
 use section::Sections;
 use zone::{Zone, Zonelists};
 
@@ -71,16 +71,19 @@ pub trait FreeHook: Send + Sync {
     /// listens here.
     fn before_insert(&self, _head: Pfn, _order: u8) {}
 
-    /// The block is on its free list.
-    fn after_insert(&self, head: Pfn, order: u8);
+    /// The block is on its free list. `freed` is the part of it that was in use until now.
+    fn after_insert(&self, head: Pfn, order: u8, freed: PfnRange);
 
     /// A block's pages have been moved by isolation or its undoing: nothing was freed.
     fn moved(&self, _head: Pfn, _order: u8) {}
 
+    /// A zone has as many free pages as [`Mm::await_free_pages`] was asked for.
+    fn zone_recovered(&self) {}
+
     /// A section has come online, with nothing in it reported.
     fn section_online(&self, section: usize);
 
-    /// A section has gone offline.
+    /// A section has gone offline: nothing of it may be remembered.
     fn section_offline(&self, section: usize);
 }
 
@@ -168,6 +171,8 @@ pub struct Mm {
     known: Arc<Bits>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: Lock<()>,
+    /// Callers of [`Mm::get_online_mems`] that wait.
+    hotplug_waiters: AtomicUsize,
 }
 
 impl Mm {
@@ -189,6 +194,7 @@ impl Mm {
             hook_order: AtomicU8::new(NO_HOOK),
             known: Arc::new(Bits::new(layout.sections)),
             hotplug: Lock::new(()),
+            hotplug_waiters: AtomicUsize::new(0),
         };
         for (id, zone) in layout.zones.iter().enumerate() {
             for section in zone.sections.iter().flat_map(Clone::clone) {
@@ -234,7 +240,46 @@ impl Mm {
         let order = self.hook().filter(|_| enable).map_or(NO_HOOK, FreeHook::order);
         self.hook_order.store(order, Ordering::Release);
         // It is called with a zone's lock held.
-        self.zones.iter().for_each(|zone| drop(zone.lock()));
+        for zone in &self.zones {
+            let _area = zone.lock();
+            zone.set_awaited(None);
+        }
+    }
+
+    /// Has the hook called once the zone has `pages` free pages; false, and it is not called, if the
+    /// zone has them already.
+    pub(crate) fn await_free_pages(&self, zone: ZoneId, pages: u64) -> bool {
+        let zone = self.zone(zone);
+        let _area = zone.lock();
+        let missing = zone.free_pages() < pages;
+        zone.set_awaited(missing.then_some(pages));
+        missing
+    }
+
+    /// Calls the hook if the zone has the free pages that it awaits. Under the zone's lock, after
+    /// pages were booked as free.
+    pub(crate) fn check_recovery(&self, zone: &Zone) {
+        if zone.has_recovered() {
+            self.tell_recovered(zone);
+        }
+    }
+
+    /// Calls the hook if it awaits free pages of the zone. Under the zone's lock.
+    #[cold]
+    pub(crate) fn tell_recovered(&self, zone: &Zone) {
+        if let Some(hook) = self.hook().filter(|_| zone.is_awaited()) {
+            zone.set_awaited(None);
+            hook.zone_recovered();
+        }
+    }
+
+    /// Calls `mark` unless the section is offline, and before it can go offline.
+    pub(crate) fn while_online(&self, section: usize, mark: impl FnOnce()) {
+        let Some(of) = self.sections.get(section) else { return };
+        let _area = self.zone(of.zone).lock();
+        if of.is_online() {
+            mark();
+        }
     }
 
     /// Takes and releases the lock of this frame's zone, so that its last holder is done.
@@ -242,6 +287,20 @@ impl Mm {
         if let Some(id) = self.zone_of(pfn) {
             drop(self.zone(id).lock());
         }
+    }
+
+    /// Keeps memory from going off- or online while the guard lives (`get_online_mems`). One caller at
+    /// a time, unlike Linux's.
+    pub(crate) fn get_online_mems(&self) -> Guard<'_, ()> {
+        self.hotplug_waiters.fetch_add(1, Ordering::Relaxed);
+        let guard = self.hotplug.lock();
+        self.hotplug_waiters.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// How many reporters wait until on- or offlining ends.
+    pub fn hotplug_waiters(&self) -> usize {
+        self.hotplug_waiters.load(Ordering::Relaxed)
     }
 
     /// Orders and sizes.

@@ -37,13 +37,18 @@ pub struct Watermarks {
 
 /// What every holder of the zone's lock writes and every allocation reads: apart from the lock, for
 /// which others wait, and from what seldom changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Counters {
     /// NR_FREE_PAGES: free pages that are not isolated and not on a per-CPU list.
     free: AtomicU64,
     free_cma: AtomicU64,
+    /// Free pages at which the hook hears that the zone has recovered; [`NOT_AWAITED`] if it need not.
+    awaited: AtomicU64,
 }
+
+/// No zone has so many free pages.
+const NOT_AWAITED: u64 = u64::MAX;
 
 /// A zone. Its pages are those of the sections that name it.
 #[derive(Debug)]
@@ -70,7 +75,11 @@ impl Zone {
             area: Lock::new(FreeArea::new()),
             pcp: (0..cpus).map(|_| Lock::new(Pcp::new(geometry))).collect(),
             pcp_disabled: AtomicU32::new(0),
-            counters: Counters::default(),
+            counters: Counters {
+                free: AtomicU64::new(0),
+                free_cma: AtomicU64::new(0),
+                awaited: AtomicU64::new(NOT_AWAITED),
+            },
             managed: AtomicU64::new(0),
             isolated_blocks: AtomicU64::new(0),
             watermarks: Default::default(),
@@ -98,6 +107,21 @@ impl Zone {
             }
             _ => add(&self.counters.free),
         }
+    }
+
+    /// Whether the zone has as many free pages as are awaited. Under the zone's lock.
+    pub(crate) fn has_recovered(&self) -> bool {
+        self.free_pages() >= self.counters.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Awaits this many free pages, or with `None` no longer any. Under the zone's lock.
+    pub(crate) fn set_awaited(&self, pages: Option<u64>) {
+        self.counters.awaited.store(pages.unwrap_or(NOT_AWAITED), Ordering::Relaxed);
+    }
+
+    /// Whether any number of free pages is awaited. Under the zone's lock.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.counters.awaited.load(Ordering::Relaxed) != NOT_AWAITED
     }
 
     /// NR_FREE_PAGES, in pages.

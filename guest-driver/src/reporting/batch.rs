@@ -124,7 +124,7 @@ impl<'a> Batch<'a> {
         }
         for range in self.held.drain(..) {
             if let (Err(_), Some(marks)) = (result, marks) {
-                range.step(granule_order).for_each(|granule| marks.mark(granule));
+                range.step(granule_order).for_each(|granule| marks.mark(self.mm, granule));
             }
             release(self.mm, &self.config, range, result.is_ok());
         }

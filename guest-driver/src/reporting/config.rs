@@ -85,6 +85,10 @@ pub struct Config {
     pub watermark_guard: bool,
     /// What to do with granules that another isolator holds.
     pub on_busy: OnBusy,
+    /// Whether each look for a free block takes the hotplug lock, as Linux must to look at the memory
+    /// map of a section (`get_online_mems`). Known to be wrong with [`Holding::Pull`]: a reporter that
+    /// holds pages waits for an offliner, which waits for those pages.
+    pub hotplug_lock: bool,
     /// Whether a granule that does not look free is looked at again, with the zone's lock held,
     /// before its mark is forgotten. Known to be wrong without: a
     /// free block that is being split or merged looks as if its parts were in use.
@@ -105,6 +109,7 @@ impl Config {
         on_timeout: OnTimeout::Hold,
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
+        hotplug_lock: false,
         look_again: true,
     };
 }

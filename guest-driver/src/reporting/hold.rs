@@ -3,7 +3,7 @@
 //! The two ways to keep reported pages from being allocated.
 
 use super::config::{Config, Holding};
-use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange};
+use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange, ZoneId};
 
 /// What came of an attempt to hold a granule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +16,13 @@ pub(super) enum Attempt {
     Busy,
     /// It was no longer free when it was isolated.
     LostRace,
-    /// The zone cannot spare it.
-    LowMemory,
+    /// The zone cannot spare it while it has fewer than `wanted` free pages.
+    LowMemory {
+        /// The zone.
+        zone: ZoneId,
+        /// In pages.
+        wanted: u64,
+    },
 }
 
 /// The free block of at least `order` that `granule` is in.
@@ -42,18 +47,22 @@ fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)>
     })
 }
 
-/// Tries to hold the free block around `granule`, a block of `order`.
+/// Tries to hold the free block around `granule`, a block of `order`, or that granule alone.
 pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt {
     let &Config { holding, watermark_guard, look_again, .. } = config;
+    let _online = config.hotplug_lock.then(|| mm.get_online_mems());
     loop {
         let Some((head, found)) = find(mm, granule, order, look_again) else {
             return Attempt::NotFree;
         };
         let Some(id) = mm.zone_of(head) else { return Attempt::NotFree };
-        let range = PfnRange::block(head, found);
+        let block = PfnRange::block(head, found);
+        let whole = config.tracker.reports_whole_blocks();
+        let range = if whole { block } else { PfnRange::block(granule, order) };
         let zone = mm.zone(id);
-        if watermark_guard && !zone.watermark_ok(0, zone.watermarks().low + (1 << found), true) {
-            return Attempt::LowMemory;
+        let spare = zone.watermarks().low + u64::from(range.pages());
+        if watermark_guard && !zone.watermark_ok(0, spare, true) {
+            return Attempt::LowMemory { zone: id, wanted: spare + 1 };
         }
         match holding {
             Holding::Isolate => {
@@ -75,10 +84,13 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
                     if mm.is_isolated(head) {
                         return Attempt::Busy;
                     }
-                    return if mm.isolate_free_page(id, &mut area, head, found) {
-                        Attempt::Held(range)
-                    } else {
-                        Attempt::LowMemory
+                    let held = match whole {
+                        true => mm.isolate_free_page(id, &mut area, head, found),
+                        false => mm.isolate_free_part(id, &mut area, (head, found), granule, order),
+                    };
+                    return match held {
+                        true => Attempt::Held(range),
+                        false => Attempt::LowMemory { zone: id, wanted: spare + 1 },
                     };
                 }
                 if !look_again {

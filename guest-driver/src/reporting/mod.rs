@@ -66,7 +66,7 @@ mod tests;
 pub use batch::PassStats;
 pub use clock::{Clock, RealClock, VirtualClock};
 pub use config::{Config, Holding, OnBusy, OnTimeout};
-pub use reporter::{AlreadyRegistered, Reporter};
+pub use reporter::{AlreadyRegistered, Memory, Reporter};
 pub use schedule::Schedule;
 pub use sink::{ReportError, ReportSink};
 pub use tracker::kind::{TrackerFlaw, TrackerKind};

@@ -3,6 +3,7 @@
 //! The reporter, and its pass.
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -14,12 +15,23 @@ use super::schedule::Schedule;
 use super::sink::ReportSink;
 use super::tracker::marks::{Marks, Visit};
 use super::tracker::{self, Tracker};
-use crate::page_alloc::{Mm, Pfn, PfnRange};
+use crate::page_alloc::{Mm, Pfn, PfnRange, ZoneId};
 
 /// Free pages of this memory are reported already (`-EBUSY` of `page_reporting_register`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("free pages of this memory are reported already")]
 pub struct AlreadyRegistered;
+
+/// What a tracker remembers.
+#[derive(Clone)]
+pub struct Memory(Option<Arc<dyn Marks>>);
+
+impl Memory {
+    /// Whether anything of a section is marked. What frames remember by themselves goes with them.
+    pub fn has_section(&self, section: usize) -> bool {
+        self.0.as_ref().is_some_and(|marks| marks.remembers(section))
+    }
+}
 
 /// Finds and reports free pages of one guest.
 pub struct Reporter {
@@ -83,13 +95,18 @@ impl Reporter {
         &self.schedule
     }
 
-    /// Whether something may need reporting: then a pass is due within the delay.
+    /// Whether a pass may find something to report: then one is due within the delay. Free memory of
+    /// a zone at its low watermark is no work until the zone recovers.
     pub fn has_work(&self) -> bool {
-        let marked = match &self.tracker {
-            Tracker::Marks(marks) => marks.has_work(),
-            Tracker::Flags(_) => self.schedule.is_requested(),
-        };
-        marked || !self.late.is_empty()
+        !self.schedule.is_idle() || !self.late.is_empty()
+    }
+
+    /// What the tracker remembers, for others to ask while the reporter works.
+    pub fn memory(&self) -> Memory {
+        Memory(match &self.tracker {
+            Tracker::Marks(marks) => Some(Arc::clone(marks)),
+            Tracker::Flags(_) => None,
+        })
     }
 
     /// Pages held for a report that was not acknowledged in time.
@@ -116,10 +133,7 @@ impl Reporter {
             let mut batch = Batch::new(&self.mm, self.config, sink);
             again = match &self.tracker {
                 Tracker::Flags(flags) => flags.pass(&mut batch),
-                Tracker::Marks(marks) => {
-                    self.marks_pass(marks.as_ref(), &mut batch);
-                    marks.has_work()
-                }
+                Tracker::Marks(marks) => self.marks_pass(marks.as_ref(), &mut batch),
             };
             let Batch { stats: made, late, .. } = batch;
             stats += made;
@@ -167,12 +181,31 @@ impl Reporter {
         true
     }
 
-    fn marks_pass(&self, marks: &dyn Marks, batch: &mut Batch<'_>) {
-        marks.take(&self.mm, &mut |granule| self.visit(granule, marks, batch));
+    /// Makes a pass by marks; true if another one must follow.
+    fn marks_pass(&self, marks: &dyn Marks, batch: &mut Batch<'_>) -> bool {
+        let mut left = false;
+        let mut low: Vec<Option<u64>> = vec![None; self.mm.zone_count()];
+        marks.take(&self.mm, &mut |granule| {
+            let visit = self.visit(granule, marks, batch, &mut low);
+            left |= matches!(visit, Visit::Keep | Visit::Stop);
+            visit
+        });
         batch.submit(Some(marks));
+        // What a zone cannot spare waits until it can. Nothing is held any more, so that a zone which
+        // has recovered meanwhile is seen here.
+        for (zone, wanted) in low.into_iter().enumerate() {
+            left |= wanted.is_some_and(|pages| !self.mm.await_free_pages(ZoneId(zone), pages));
+        }
+        left || batch.stats.failed
     }
 
-    fn visit(&self, granule: Pfn, marks: &dyn Marks, batch: &mut Batch<'_>) -> Visit {
+    fn visit(
+        &self,
+        granule: Pfn,
+        marks: &dyn Marks,
+        batch: &mut Batch<'_>,
+        low: &mut [Option<u64>],
+    ) -> Visit {
         if batch.stats.failed {
             return Visit::Stop;
         }
@@ -201,15 +234,17 @@ impl Reporter {
                     OnBusy::Drop => Visit::Done,
                 }
             }
-            Attempt::LowMemory => {
+            Attempt::LowMemory { zone, wanted } => {
                 batch.stats.low_memory += 1;
-                // What is held is what the zone lacks: release it first. If the pass stopped here, the
-                // next one would begin with the same pages and never reach the others.
-                if batch.held.is_empty() {
-                    return Visit::Stop;
+                // What is held may be what the zone lacks: release it first.
+                if !batch.held.is_empty() {
+                    batch.submit(Some(marks));
+                    return self.visit(granule, marks, batch, low);
                 }
-                batch.submit(Some(marks));
-                self.visit(granule, marks, batch)
+                // Other blocks may be smaller, or of other zones.
+                let least = &mut low[zone.0];
+                *least = Some(least.map_or(wanted, |least| least.min(wanted)));
+                Visit::Wait
             }
         }
     }
@@ -220,7 +255,8 @@ impl Reporter {
         let online = (0..self.mm.section_count()).filter(|&section| self.mm.is_online(section));
         for section in online {
             let range = self.mm.geometry().section_range(section);
-            range.step(self.config.granule_order).for_each(|granule| marks.mark(granule));
+            let granules = range.step(self.config.granule_order);
+            granules.for_each(|granule| marks.mark(&self.mm, granule));
         }
     }
 }

@@ -83,10 +83,6 @@ impl Schedule {
         self.changed.notify_all();
     }
 
-    pub(super) fn is_requested(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == REQUESTED
-    }
-
     /// A pass begins: what is freed from now on asks for another.
     pub(super) fn begin(&self) {
         self.timer().due = None;

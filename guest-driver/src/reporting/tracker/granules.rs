@@ -45,6 +45,12 @@ impl Granules {
         first..first + (1 << (order - self.order))
     }
 
+    /// The granules that `range`, which may be smaller than one, lies in.
+    pub(super) fn around(self, range: PfnRange) -> core::ops::Range<usize> {
+        let last = Pfn(range.end.0 - 1);
+        self.index(range.start)..self.index(last) + 1
+    }
+
     pub(super) fn first_pfn(self, section: usize) -> Pfn {
         self.pfn(section * self.per_section())
     }

@@ -35,8 +35,13 @@ pub enum TrackerKind {
     ZoneBitmapRcu,
     /// A bitmap a section, and a bit a section that says where to look.
     SectionBitmap,
+    /// The same bitmap, and a granule that is marked is reported by itself, not with all of the free
+    /// block around it.
+    SectionBitmapExact,
     /// One bit a section; all free memory of a marked section is reported.
     SectionBit,
+    /// The same bit, and a flag on each free block that was reported, which a pass passes over.
+    SectionBitFlag,
     /// A flag on each free block, and the lists rotated past what has it, as in mainline.
     ReportedFlag,
 }
@@ -55,11 +60,18 @@ impl TrackerKind {
     /// Whether a free block remembers by itself that it was reported.
     pub(in super::super) fn flags_blocks(self) -> bool {
         match self {
-            Self::ReportedFlag => true,
-            Self::ZoneBitmap | Self::ZoneBitmapRcu | Self::SectionBitmap | Self::SectionBit => {
-                false
-            }
+            Self::SectionBitFlag | Self::ReportedFlag => true,
+            Self::ZoneBitmap
+            | Self::ZoneBitmapRcu
+            | Self::SectionBitmap
+            | Self::SectionBitmapExact
+            | Self::SectionBit => false,
         }
+    }
+
+    /// Whether a granule is reported with all of the free block that it is in.
+    pub(in super::super) fn reports_whole_blocks(self) -> bool {
+        self != Self::SectionBitmapExact
     }
 }
 

@@ -13,15 +13,29 @@ pub(in super::super) enum Visit {
     Done,
     /// It was held and is reported, or will be, with all of this block.
     Held(PfnRange),
-    /// It needs reporting still.
+    /// It needs reporting still, in the next pass.
     Keep,
+    /// It needs reporting still, once its zone has recovered: the hook hears of that.
+    Wait,
     /// As [`Visit::Keep`], and the pass ends.
     Stop,
 }
 
+impl Visit {
+    /// Whether the granule needs reporting still.
+    pub(super) fn is_left(self) -> bool {
+        match self {
+            Self::Done | Self::Held(_) => false,
+            Self::Keep | Self::Wait | Self::Stop => true,
+        }
+    }
+}
+
 /// Remembers what has been freed since it was last reported.
 ///
-/// Marked under the zone's lock by the free path, taken without it by the reporter.
+/// Marked under the zone's lock, by the free path and by a reporter that leaves something
+/// ([`Mm::while_online`]), so that nothing of a section is marked once it is offline. Taken without it
+/// by the reporter.
 pub(in super::super) trait Marks: FreeHook {
     /// Itself, to be installed as the hook of frees.
     fn hook(self: Arc<Self>) -> Arc<dyn FreeHook>;
@@ -30,14 +44,14 @@ pub(in super::super) trait Marks: FreeHook {
     /// `visit` says [`Visit::Stop`].
     fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit);
 
-    /// Marks a granule by hand.
-    fn mark(&self, granule: Pfn);
+    /// Marks a granule by hand, unless its section is offline.
+    fn mark(&self, mm: &Mm, granule: Pfn);
 
     /// Forgets the marks of pages that are held, which cannot be freed meanwhile.
     fn unmark(&self, held: PfnRange);
 
-    /// Whether anything is marked.
-    fn has_work(&self) -> bool;
+    /// Whether anything of a section is marked.
+    fn remembers(&self, section: usize) -> bool;
 
     /// Bytes of bits that it needs for the sections that are there.
     fn bytes(&self, mm: &Mm) -> usize;

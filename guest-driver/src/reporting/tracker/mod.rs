@@ -50,8 +50,12 @@ pub(super) fn new(config: &Config, mm: &Mm, passes: Arc<Schedule>) -> Tracker {
     Tracker::Marks(match config.tracker {
         TrackerKind::ZoneBitmap => Arc::new(ZoneBitmap::new(granules, passes, flaw)),
         TrackerKind::ZoneBitmapRcu => Arc::new(ZoneBitmapRcu::new(granules, passes, flaw)),
-        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, passes, flaw)),
-        TrackerKind::SectionBit => Arc::new(SectionBit::new(mm, granules, passes, flaw)),
+        TrackerKind::SectionBitmap => Arc::new(SectionBitmap::new(granules, passes, false, flaw)),
+        TrackerKind::SectionBitmapExact => {
+            Arc::new(SectionBitmap::new(granules, passes, true, flaw))
+        }
+        TrackerKind::SectionBit => Arc::new(SectionBit::new(mm, granules, passes, false, flaw)),
+        TrackerKind::SectionBitFlag => Arc::new(SectionBit::new(mm, granules, passes, true, flaw)),
         TrackerKind::ReportedFlag => {
             return Tracker::Flags(Arc::new(ReportedFlag::new(config.granule_order, passes)));
         }

@@ -35,7 +35,7 @@ impl FreeHook for ReportedFlag {
         self.order
     }
 
-    fn after_insert(&self, _head: Pfn, _order: u8) {
+    fn after_insert(&self, _head: Pfn, _order: u8, _freed: PfnRange) {
         self.passes.request();
     }
 
@@ -76,7 +76,8 @@ impl ReportedFlag {
             }
             batch.submit(None);
         }
-        again || batch.stats.failed
+        // A report that failed asks for nothing, as in mainline.
+        again
     }
 }
 
@@ -86,58 +87,98 @@ fn zone_is_low(batch: &Batch<'_>, zone: ZoneId) -> bool {
     !zone.watermark_ok(0, zone.watermarks().low + reserve, true)
 }
 
+/// Where a walk along a list has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// At the end of the list.
+    Through,
+    /// At a block for which the batch has no room.
+    Full,
+    /// At a block that the zone cannot spare.
+    Low,
+    /// At a block that is for another pass.
+    OverBudget,
+}
+
 /// Walks one free list; true if there is more for another pass (`page_reporting_cycle`).
+///
+/// A batch is reported when there is a block for which it has no room. One that is full at the end of
+/// the list goes on to the next list, or is the last of its zone.
 fn cycle(id: ZoneId, order: u8, mt: MigrateType, batch: &mut Batch<'_>) -> bool {
-    let mm = batch.mm;
-    let zone = mm.zone(id);
-    let mut budget = {
+    let zone = batch.mm.zone(id);
+    let mut attempts = {
         let area = zone.lock();
         if area.first(order, mt).is_none() {
             return false;
         }
-        area.nr_free[usize::from(order)].div_ceil(BUDGET_SHARE).cast_signed()
+        area.nr_free[usize::from(order)]
     };
+    let mut budget = attempts.div_ceil(BUDGET_SHARE).cast_signed();
+    let mut again = false;
     loop {
-        // Takes as many as fit, under the lock; isolating takes the lock by itself.
-        let mut wanted = Vec::new();
-        {
-            let mut area = zone.lock();
-            let mut at = area.first(order, mt);
-            while let Some(pfn) = at {
-                at = mm.next_free(pfn);
-                if mm.state(pfn) != (FrameState::Buddy { order, reported: false }) {
-                    continue;
-                }
-                if budget < 0 {
+        let (wanted, ended) = walk(id, order, mt, budget, batch);
+        attempts = attempts.saturating_sub(wanted.len() as u64);
+        again |= isolate_wanted(&wanted, order, batch);
+        match ended {
+            Ended::Through | Ended::Low => return again,
+            Ended::OverBudget => return true,
+            // Blocks that could not be isolated have left room.
+            Ended::Full if batch.held.len() < batch.capacity() => {
+                if attempts == 0 {
                     return true;
                 }
-                if batch.held.len() + wanted.len() >= batch.capacity() {
-                    mm.rotate_to(&mut area, order, mt, pfn);
-                    break;
+            }
+            Ended::Full => {
+                batch.submit(None);
+                if batch.stats.failed {
+                    return again;
                 }
-                batch.stats.offered += 1;
-                match batch.config.holding {
-                    Holding::Pull => {
-                        if !mm.isolate_free_page(id, &mut area, pfn, order) {
-                            batch.stats.low_memory += 1;
-                            break;
-                        }
-                        batch.push(PfnRange::block(pfn, order));
-                    }
-                    Holding::Isolate => wanted.push(pfn),
-                }
+                budget -= 1;
             }
         }
-        let more = isolate_wanted(&wanted, order, batch);
-        if batch.held.len() < batch.capacity() {
-            return more;
-        }
-        batch.submit(None);
-        if batch.stats.failed {
-            return true;
-        }
-        budget -= 1;
     }
+}
+
+/// Takes blocks that were not reported off a list, as many as the batch has room for. Those to be
+/// isolated are returned, since isolating takes the zone's lock by itself.
+fn walk(
+    id: ZoneId,
+    order: u8,
+    mt: MigrateType,
+    budget: i64,
+    batch: &mut Batch<'_>,
+) -> (Vec<Pfn>, Ended) {
+    let mm = batch.mm;
+    let mut wanted = Vec::new();
+    let mut area = mm.zone(id).lock();
+    let mut at = area.first(order, mt);
+    while let Some(pfn) = at {
+        at = mm.next_free(pfn);
+        if mm.state(pfn) != (FrameState::Buddy { order, reported: false }) {
+            continue;
+        }
+        if budget < 0 {
+            mm.rotate_to(&mut area, order, mt, pfn);
+            return (wanted, Ended::OverBudget);
+        }
+        if batch.held.len() + wanted.len() >= batch.capacity() {
+            mm.rotate_to(&mut area, order, mt, pfn);
+            return (wanted, Ended::Full);
+        }
+        batch.stats.offered += 1;
+        match batch.config.holding {
+            Holding::Pull => {
+                if !mm.isolate_free_page(id, &mut area, pfn, order) {
+                    batch.stats.low_memory += 1;
+                    mm.rotate_to(&mut area, order, mt, pfn);
+                    return (wanted, Ended::Low);
+                }
+                batch.push(PfnRange::block(pfn, order));
+            }
+            Holding::Isolate => wanted.push(pfn),
+        }
+    }
+    (wanted, Ended::Through)
 }
 
 /// Isolates what was found; true if something has to be looked at again.
@@ -151,7 +192,7 @@ fn isolate_wanted(wanted: &[Pfn], order: u8, batch: &mut Batch<'_>) -> bool {
                 batch.stats.busy += 1;
                 again = true;
             }
-            Attempt::LowMemory => {
+            Attempt::LowMemory { .. } => {
                 batch.stats.low_memory += 1;
                 return true;
             }

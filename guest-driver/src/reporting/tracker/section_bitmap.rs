@@ -12,7 +12,7 @@ use crate::page_alloc::{FreeHook, Mm, Pfn, PfnRange};
 use crate::reporting::schedule::Schedule;
 
 /// [`TrackerKind::SectionBitmap`](super::kind::TrackerKind::SectionBitmap), the first idea of David
-/// Hildenbrand's.
+/// Hildenbrand's, and [`TrackerKind::SectionBitmapExact`](super::kind::TrackerKind::SectionBitmapExact).
 #[derive(Debug)]
 pub(super) struct SectionBitmap {
     granules: Granules,
@@ -20,6 +20,8 @@ pub(super) struct SectionBitmap {
     /// One behind the other here; a kernel would keep each with its section.
     bits: Bits,
     meta: Bits,
+    /// Of a block that has merged, what was freed is marked and not the rest.
+    exact: bool,
     /// The section's bit is cleared before its bitmap is looked at, as it must be.
     clear_first: bool,
 }
@@ -28,6 +30,7 @@ impl SectionBitmap {
     pub(super) fn new(
         granules: Granules,
         passes: Arc<Schedule>,
+        exact: bool,
         flaw: Option<TrackerFlaw>,
     ) -> Self {
         let len = granules.sections * granules.per_section();
@@ -36,6 +39,7 @@ impl SectionBitmap {
             passes,
             bits: Bits::new(len),
             meta: Bits::new(granules.sections),
+            exact,
             clear_first: flaw != Some(TrackerFlaw::ClearedAfterScan),
         }
     }
@@ -46,11 +50,16 @@ impl FreeHook for SectionBitmap {
         self.granules.order
     }
 
-    fn after_insert(&self, head: Pfn, order: u8) {
-        for granule in self.granules.of_block(head, order) {
+    fn after_insert(&self, head: Pfn, order: u8, freed: PfnRange) {
+        let block = self.granules.of_block(head, order);
+        for granule in if self.exact { self.granules.around(freed) } else { block } {
             self.bits.set(granule);
         }
         self.meta.set(self.granules.section(head));
+        self.passes.request();
+    }
+
+    fn zone_recovered(&self) {
         self.passes.request();
     }
 
@@ -67,46 +76,49 @@ impl Marks for SectionBitmap {
         self
     }
 
-    fn take(&self, _mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+    fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
         for section in self.meta.ones(0..self.granules.sections) {
             if self.clear_first {
                 self.meta.take(section);
             }
-            let mut left = false;
+            let mut left = None;
             for granule in self.bits.ones(self.granules.of_section(section)) {
                 if !self.bits.take(granule) {
                     continue;
                 }
-                let verdict = visit(self.granules.pfn(granule));
-                if matches!(verdict, Visit::Keep | Visit::Stop) {
-                    self.bits.set(granule);
-                    left = true;
+                let pfn = self.granules.pfn(granule);
+                let verdict = visit(pfn);
+                if verdict.is_left() {
+                    self.mark(mm, pfn);
+                    left = Some(pfn);
                 }
                 if verdict == Visit::Stop {
-                    self.meta.set(section);
+                    // Those behind it are marked still, and so is their section now.
                     return;
                 }
             }
             if !self.clear_first {
                 self.meta.take(section);
-            }
-            if left {
-                self.meta.set(section);
+                left.into_iter().for_each(|pfn| self.mark(mm, pfn));
             }
         }
     }
 
-    fn mark(&self, granule: Pfn) {
-        self.bits.set(self.granules.index(granule));
-        self.meta.set(self.granules.section(granule));
+    fn mark(&self, mm: &Mm, granule: Pfn) {
+        let section = self.granules.section(granule);
+        mm.while_online(section, || {
+            self.bits.set(self.granules.index(granule));
+            self.meta.set(section);
+        });
     }
 
     fn unmark(&self, held: PfnRange) {
         self.bits.clear(self.granules.of_range(held));
     }
 
-    fn has_work(&self) -> bool {
-        self.meta.any()
+    fn remembers(&self, section: usize) -> bool {
+        let bits = self.granules.of_section(section);
+        self.meta.is_set(section) || self.bits.ones(bits).next().is_some()
     }
 
     fn bytes(&self, mm: &Mm) -> usize {

@@ -53,10 +53,14 @@ impl FreeHook for ZoneBitmap {
         self.mark_block(head, order);
     }
 
-    fn after_insert(&self, head: Pfn, order: u8) {
+    fn after_insert(&self, head: Pfn, order: u8, _freed: PfnRange) {
         if self.ordered {
             self.mark_block(head, order);
         }
+    }
+
+    fn zone_recovered(&self) {
+        self.passes.request();
     }
 
     fn section_online(&self, _section: usize) {}
@@ -71,14 +75,15 @@ impl Marks for ZoneBitmap {
         self
     }
 
-    fn take(&self, _mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+    fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
         for granule in self.bits.ones(0..self.bits.len()) {
             if !self.bits.take(granule) {
                 continue;
             }
-            let verdict = visit(self.granules.pfn(granule));
-            if matches!(verdict, Visit::Keep | Visit::Stop) {
-                self.bits.set(granule);
+            let pfn = self.granules.pfn(granule);
+            let verdict = visit(pfn);
+            if verdict.is_left() {
+                self.mark(mm, pfn);
             }
             if verdict == Visit::Stop {
                 return;
@@ -86,16 +91,17 @@ impl Marks for ZoneBitmap {
         }
     }
 
-    fn mark(&self, granule: Pfn) {
-        self.bits.set(self.granules.index(granule));
+    fn mark(&self, mm: &Mm, granule: Pfn) {
+        let set = || self.bits.set(self.granules.index(granule));
+        mm.while_online(self.granules.section(granule), set);
     }
 
     fn unmark(&self, held: PfnRange) {
         self.bits.clear(self.granules.of_range(held));
     }
 
-    fn has_work(&self) -> bool {
-        self.bits.any()
+    fn remembers(&self, section: usize) -> bool {
+        self.bits.ones(self.granules.of_section(section)).next().is_some()
     }
 
     fn bytes(&self, _mm: &Mm) -> usize {

@@ -73,8 +73,12 @@ impl FreeHook for ZoneBitmapRcu {
         self.granules.order
     }
 
-    fn after_insert(&self, head: Pfn, order: u8) {
+    fn after_insert(&self, head: Pfn, order: u8, _freed: PfnRange) {
         self.mark_all(self.granules.of_block(head, order));
+        self.passes.request();
+    }
+
+    fn zone_recovered(&self) {
         self.passes.request();
     }
 
@@ -92,8 +96,12 @@ impl Marks for ZoneBitmapRcu {
         self
     }
 
-    fn take(&self, _mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
+    fn take(&self, mm: &Mm, visit: &mut dyn FnMut(Pfn) -> Visit) {
         let old = self.current.load(Ordering::SeqCst);
+        if self.bitmaps[old].marks.load(Ordering::SeqCst) == 0 {
+            // Marked after this look, it requests another pass.
+            return;
+        }
         self.current.store(old ^ 1, Ordering::SeqCst);
         if self.grace {
             // `synchronize_rcu`: frees that still mark in the old one began before the swap.
@@ -107,9 +115,10 @@ impl Marks for ZoneBitmapRcu {
             if !old.bits.take(granule) {
                 continue;
             }
-            let verdict = if stopped { Visit::Stop } else { visit(self.granules.pfn(granule)) };
-            if matches!(verdict, Visit::Keep | Visit::Stop) {
-                self.mark_all(granule..granule + 1);
+            let pfn = self.granules.pfn(granule);
+            let verdict = if stopped { Visit::Stop } else { visit(pfn) };
+            if verdict.is_left() {
+                self.mark(mm, pfn);
             }
             stopped = verdict == Visit::Stop;
         }
@@ -118,9 +127,9 @@ impl Marks for ZoneBitmapRcu {
         old.marks.store(0, Ordering::SeqCst);
     }
 
-    fn mark(&self, granule: Pfn) {
-        let granule = self.granules.index(granule);
-        self.mark_all(granule..granule + 1);
+    fn mark(&self, mm: &Mm, granule: Pfn) {
+        let at = self.granules.index(granule);
+        mm.while_online(self.granules.section(granule), || self.mark_all(at..at + 1));
     }
 
     fn unmark(&self, held: PfnRange) {
@@ -129,8 +138,10 @@ impl Marks for ZoneBitmapRcu {
         }
     }
 
-    fn has_work(&self) -> bool {
-        self.bitmaps[self.current.load(Ordering::SeqCst)].marks.load(Ordering::SeqCst) > 0
+    fn remembers(&self, section: usize) -> bool {
+        let marked =
+            |bitmap: &Counted| bitmap.bits.ones(self.granules.of_section(section)).next().is_some();
+        self.bitmaps.iter().any(marked)
     }
 
     fn bytes(&self, _mm: &Mm) -> usize {

@@ -153,8 +153,11 @@ impl Model for Reporting {
             }
             // Whatever changes now, the reporter has changed.
             let before = Pages::migratetypes(&world.mm);
-            reporter.pass(&mut host.of(world));
+            let failed = reporter.pass(&mut host.of(world)).failed;
             world.pages.check_migratetypes(&world.mm, &before, setting.keeps_types);
+            if failed && setting.nudge && !reporter.has_work() {
+                actors::nudge(world);
+            }
             passes += 1;
         }
         validate(world, &reporter, "after all is reported");

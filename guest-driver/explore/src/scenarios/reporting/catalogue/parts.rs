@@ -27,6 +27,7 @@ pub(super) fn reporter(scenario: &Scenario, tracker: TrackerKind, holding: Holdi
         on_timeout: OnTimeout::Hold,
         watermark_guard: true,
         on_busy: OnBusy::Requeue,
+        hotplug_lock: false,
         look_again: true,
     }
 }
