@@ -61,7 +61,9 @@ impl Mm {
         let movable = request.migratetype == MigrateType::Movable;
         let mut zones = self.zonelists.of(request.node, movable).iter().map(|&id| self.zone(id));
         zones.find_map(|zone| {
-            if !zone.watermark_ok(request.order, mark(zone), movable) {
+            if !zone.is_above_high(request.order, movable)
+                && !zone.watermark_ok(request.order, mark(zone), movable)
+            {
                 return None;
             }
             let pfn = self.alloc_in(zone, cpu, request)?;

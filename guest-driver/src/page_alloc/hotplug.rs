@@ -56,7 +56,7 @@ impl Mm {
             self.online_section(section);
         }
         if let Some(section) = self.sections.get(sections.start) {
-            self.zone(section.zone).set_watermarks(&self.geometry);
+            self.zone(section.zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
         }
         Ok(())
     }
@@ -125,7 +125,7 @@ impl Mm {
             });
         if result.is_ok() {
             self.remove_offline(zone, sections, range);
-            self.zone(zone).set_watermarks(&self.geometry);
+            self.zone(zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
             // What was awaited of the zone followed from its old watermarks.
             let zone = self.zone(zone);
             let _area = zone.lock();

@@ -45,6 +45,7 @@ pub use frame::{Frame, FrameState};
 pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
 pub use hotplug::{MovePages, OfflineError};
 pub use isolation::{Busy, IsolateMode};
+pub use pcp::VMSTAT_INTERVAL;
 pub use semantics::KernelSemantics;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
@@ -201,7 +202,7 @@ impl Mm {
                 mm.add_section(section, ZoneId(id));
                 mm.online_section(section);
             }
-            mm.zones[id].set_watermarks(&geometry);
+            mm.zones[id].set_watermarks(&geometry, layout.semantics.tune_pcp_high);
         }
         mm
     }

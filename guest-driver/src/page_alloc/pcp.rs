@@ -4,9 +4,12 @@
 //! them: a page on such a list is free to its CPU only.
 
 pub(crate) mod lists;
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use lists::{Pcp, order_of, slot};
 
@@ -15,6 +18,9 @@ use super::buddy::Origin;
 use super::frame::{Frame, FrameState};
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::{Zone, ZoneId};
+
+/// How often Linux updates a CPU's statistics (`sysctl_stat_interval`).
+pub const VMSTAT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Mm {
     /// Takes a block off this CPU's lists, filling them first if need be (`rmqueue_pcplist`). None
@@ -32,7 +38,7 @@ impl Mm {
         }
         let mut pcp = zone.pcp[cpu].lock();
         if pcp.lists[slot].is_empty() {
-            let blocks = pcp.nr_alloc(&self.geometry, order);
+            let blocks = pcp.nr_alloc(&self.geometry, order, zone.is_below_high());
             self.rmqueue_bulk(zone, &mut zone.lock(), order, mt, blocks, &mut pcp.taken);
             self.fill(&mut pcp, slot, order);
         }
@@ -79,11 +85,12 @@ impl Mm {
         frame.set_state(FrameState::Pcp { order });
         pcp.lists[slot].push_back(pfn);
         pcp.count += 1 << order;
-        let surplus = pcp.nr_free(&self.geometry, order);
+        let surplus = pcp.nr_free(&self.geometry, order, zone.is_below_high());
         if zone.pcp_disabled.load(Ordering::Relaxed) > 0 {
             self.free_pcppages_bulk(zone, &mut pcp, u32::MAX, slot);
         } else if let Some(pages) = surplus {
             self.free_pcppages_bulk(zone, &mut pcp, pages, slot);
+            zone.leave_below_high();
         }
         true
     }
@@ -153,6 +160,27 @@ impl Mm {
         for cpu in 0..self.zone(zone).pcp.len() {
             self.drain_cpu(zone, cpu);
         }
+    }
+
+    /// Updates one CPU's statistics, as far as the model has any (`vmstat_update`): it lowers how
+    /// many pages the CPU's lists may hold towards their least, and returns those beyond it to their
+    /// zones. False once that least is reached and nothing will change until the CPU allocates or
+    /// frees.
+    ///
+    /// Linux does it for each CPU once a second ([`VMSTAT_INTERVAL`]). In the model the owner of the
+    /// guest's time must call it. Without, what a CPU freed may stay on its lists, and no reporter
+    /// finds it there. Some pages stay in any case, as in Linux, until [`Mm::drain_all`].
+    pub fn update_vmstat(&self, cpu: usize) -> bool {
+        let mut above = false;
+        for zone in &self.zones {
+            let mut pcp = zone.pcp[cpu].lock();
+            let pages = pcp.decay_high(&self.geometry);
+            if pages > 0 {
+                self.free_pcppages_bulk(zone, &mut pcp, pages, 0);
+            }
+            above |= pcp.is_above_min();
+        }
+        above
     }
 
     /// Turns the per-CPU lists of a zone off and empties them, so that no page can be on one until

@@ -25,6 +25,9 @@ pub struct KernelSemantics {
     /// there a block of two pageblocks goes to the list of the first, though the second may have
     /// been isolated meanwhile (`pull-isolated-half` of the explorer).
     pub putback_by_pageblock: bool,
+    /// How many pages per-CPU lists may hold follows what their CPU does. Since 6.7; before, it was
+    /// the share of the low watermark that it begins with now.
+    pub tune_pcp_high: bool,
 }
 
 impl KernelSemantics {
@@ -37,6 +40,7 @@ impl KernelSemantics {
         drain_on_offline_retry: true,
         standalone_isolate_bit: true,
         putback_by_pageblock: false,
+        tune_pcp_high: true,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -51,6 +55,7 @@ impl KernelSemantics {
         drain_on_offline_retry: true,
         standalone_isolate_bit: false,
         putback_by_pageblock: false,
+        tune_pcp_high: false,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not

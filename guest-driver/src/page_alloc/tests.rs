@@ -80,36 +80,6 @@ fn a_range_is_made_of_its_largest_aligned_blocks() {
     assert_eq!(blocks(range(5, 5), 9), []);
 }
 
-/// As `alloc_factor` and `free_count` do: 63, 126, 252 ... pages while only allocating, as many as
-/// were freed while only freeing, up to the lists' `high`.
-#[test]
-fn one_sided_cpu_moves_larger_batches() {
-    let mm = Mm::new(&Layout::flat(G, 1, 64));
-    let zone = mm.zone(ZoneId(0));
-    let mut taken = Vec::new();
-    let (mut moved, mut free) = (Vec::new(), zone.free_pages());
-    while taken.len() < 10_000 {
-        taken.push(mm.alloc(0, AllocRequest::movable(0)).unwrap());
-        if zone.free_pages() != free {
-            moved.push(free - zone.free_pages());
-            free = zone.free_pages();
-        }
-    }
-    assert_eq!(moved[..6], [63, 126, 252, 504, 1008, 2016]);
-    moved.clear();
-    free = zone.free_pages();
-    for pfn in taken {
-        mm.free(0, pfn);
-        if zone.free_pages() != free {
-            moved.push(zone.free_pages() - free);
-            free = zone.free_pages();
-        }
-    }
-    assert!(moved.is_sorted(), "{moved:?}");
-    assert_eq!(moved.last(), Some(&2016));
-    mm.validate().unwrap();
-}
-
 /// Whatever order the pages of a pageblock are freed in, and with a page among them in use.
 #[test]
 fn pcp_merge_equals_zone_merge() {

@@ -4,7 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::buddy::free_area::FreeArea;
 use super::geometry::{Geometry, MigrateType};
@@ -58,6 +58,8 @@ pub struct Zone {
     area: Lock<FreeArea>,
     pub(crate) pcp: Box<[Lock<Pcp>]>,
     pub(crate) pcp_disabled: AtomicU32,
+    /// An allocation has found the zone below its high watermark (`ZONE_BELOW_HIGH`).
+    below_high: AtomicBool,
     counters: Counters,
     pub(crate) managed: AtomicU64,
     /// `nr_isolate_pageblock`.
@@ -75,6 +77,7 @@ impl Zone {
             area: Lock::new(FreeArea::new()),
             pcp: (0..cpus).map(|_| Lock::new(Pcp::new(geometry))).collect(),
             pcp_disabled: AtomicU32::new(0),
+            below_high: AtomicBool::new(false),
             counters: Counters {
                 free: AtomicU64::new(0),
                 free_cma: AtomicU64::new(0),
@@ -167,7 +170,7 @@ impl Zone {
 
     /// Sets the marks as for a zone of `managed_pages` (`__setup_per_zone_wmarks`), and the sizes
     /// of the per-CPU lists that follow from them.
-    pub(crate) fn set_watermarks(&self, geometry: &Geometry) {
+    pub(crate) fn set_watermarks(&self, geometry: &Geometry, tunes_pcp_high: bool) {
         let managed = self.managed_pages();
         let (least, most) = geometry.min_watermark;
         let min = match self.kind {
@@ -180,9 +183,39 @@ impl Zone {
         for (mark, pages) in self.watermarks.iter().zip([min, min + gap, min + 2 * gap]) {
             mark.store(pages, Ordering::Relaxed);
         }
+        let kernel = (geometry, tunes_pcp_high);
         for pcp in &self.pcp {
-            pcp.lock().set_size(geometry, managed, (min + gap) / self.pcp.len().max(1) as u64);
+            pcp.lock().set_size(kernel, managed, min + gap, self.pcp.len() as u64);
         }
+    }
+
+    /// Whether an allocation of `order` may go on without looking at a lower mark: it would leave
+    /// more than the high watermark. If not, the per-CPU lists hold less from now on.
+    pub(crate) fn is_above_high(&self, order: u8, may_use_cma: bool) -> bool {
+        if self.is_below_high() {
+            return false;
+        }
+        let above = self.watermark_ok(order, self.high(), may_use_cma);
+        if !above {
+            self.below_high.store(true, Ordering::Relaxed);
+        }
+        above
+    }
+
+    /// Whether the zone was below its high watermark, as far as allocations and frees have looked.
+    pub(crate) fn is_below_high(&self) -> bool {
+        self.below_high.load(Ordering::Relaxed)
+    }
+
+    /// Looks whether enough was freed that the zone is above its high watermark.
+    pub(crate) fn leave_below_high(&self) {
+        if self.is_below_high() && self.watermark_ok(0, self.high(), false) {
+            self.below_high.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn high(&self) -> u64 {
+        self.watermarks[2].load(Ordering::Relaxed)
     }
 
     /// Whether an allocation of `order` would leave more than `mark` pages free

@@ -54,6 +54,10 @@ pub(super) struct Blocks<'a, R> {
 }
 
 impl<'a, R: GuestRam + Sync> Blocks<'a, R> {
+    pub(super) fn mm(&self) -> &Mm {
+        self.mm
+    }
+
     /// None yet.
     pub(super) fn new(mm: &'a Mm, slots: Slots<'a, R>) -> Self {
         Self { mm, slots, history: History::default(), counters: Counters::default() }

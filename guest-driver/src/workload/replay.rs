@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::blocks::{Blocks, Done, LostBytes};
 use super::slots::Slots;
 use super::trace::{Action, Trace, TraceEvent};
-use crate::page_alloc::{AllocRequest, MigrateType, Mm};
+use crate::page_alloc::{AllocRequest, MigrateType, Mm, VMSTAT_INTERVAL};
 use crate::ram::GuestRam;
 
 /// How fast a trace is replayed with threads.
@@ -106,12 +106,21 @@ impl<'a, R: GuestRam + Sync> Replay<'a, R> {
     }
 
     /// Replays it once in the order of the trace and in virtual time, the same each time. Ahead of
-    /// each event `until` gets its time, to run what is due until then.
+    /// each event and each second `until` gets its time, to run what is due until then. The CPUs' statistics are
+    /// updated once a second of that time ([`Mm::update_vmstat`]).
     ///
     /// # Errors
     /// [`LostBytes`], the first that was found.
     pub fn run_in_steps(self, mut until: impl FnMut(Duration)) -> Result<Done, LostBytes> {
+        let mut second = VMSTAT_INTERVAL;
         for step in &self.steps {
+            while second <= step.event.at {
+                until(second);
+                for cpu in 0..self.cpus {
+                    self.blocks.mm().update_vmstat(cpu);
+                }
+                second += VMSTAT_INTERVAL;
+            }
             until(step.event.at);
             self.step(step)?;
         }

@@ -8,6 +8,9 @@ use alloc::vec::Vec;
 
 use crate::page_alloc::geometry::{Geometry, MigrateType, Pfn, PfnRange};
 
+/// What part of a zone all its per-CPU lists may hold (`MIN_PERCPU_PAGELIST_HIGH_FRACTION`).
+const HIGH_FRACTION: u64 = 8;
+
 /// The lists of one CPU for one zone (`struct per_cpu_pages`).
 #[derive(Debug)]
 pub(crate) struct Pcp {
@@ -15,9 +18,12 @@ pub(crate) struct Pcp {
     pub(super) lists: Box<[VecDeque<Pfn>]>,
     /// Pages on them.
     pub(super) count: u32,
-    /// At this many, some return to the zone. Linux may move it between two bounds, which are one here,
-    /// as with `percpu_pagelist_high_fraction` set.
+    /// At this many, some return to the zone. It follows what the CPU does, between two bounds.
     high: u32,
+    /// A share of the zone's low watermark.
+    high_min: u32,
+    /// A share of an eighth of the zone; as `high_min` in a kernel that does not tune `high`.
+    high_max: u32,
     /// So many pages move at once, and more while a CPU only allocates or only frees.
     pub(super) batch: u32,
     /// How often that is doubled for allocations (`alloc_factor`).
@@ -68,6 +74,8 @@ impl Pcp {
             lists: (0..lists).map(|_| VecDeque::new()).collect(),
             count: 0,
             high: 0,
+            high_min: 0,
+            high_max: 0,
             batch: 1,
             alloc_factor: 0,
             free_count: 0,
@@ -76,10 +84,23 @@ impl Pcp {
         }
     }
 
-    /// For a zone of `managed` pages, `share` of whose low watermark is this CPU's.
-    pub(crate) fn set_size(&mut self, geometry: &Geometry, managed: u64, share: u64) {
+    /// Sets the sizes for one of `cpus` CPUs of a zone of `managed` pages whose low watermark is
+    /// `low` (`zone_set_pageset_high_and_batch`).
+    pub(crate) fn set_size(
+        &mut self,
+        kernel: (&Geometry, bool),
+        managed: u64,
+        low: u64,
+        cpus: u64,
+    ) {
+        let (geometry, tunes) = kernel;
         self.batch = batch_size(geometry, managed);
-        self.high = u32::try_from(share).unwrap_or(u32::MAX).max(4 * self.batch);
+        let share = |pages: u64| u32::try_from(pages / cpus.max(1)).unwrap_or(u32::MAX);
+        self.high_min = share(low).max(4 * self.batch);
+        // The model's smallest zones have a low watermark above an eighth of them.
+        self.high_max =
+            if tunes { share(managed / HIGH_FRACTION).max(self.high_min) } else { self.high_min };
+        self.high = self.high.clamp(self.high_min, self.high_max);
     }
 
     pub(crate) fn pages(&self) -> u32 {
@@ -87,11 +108,14 @@ impl Pcp {
     }
 
     /// How many blocks to take for an empty list (`nr_pcp_alloc`): each time that there was nothing
-    /// freed in between twice as many pages, as far as there is room.
-    pub(super) fn nr_alloc(&mut self, geometry: &Geometry, order: u8) -> u32 {
-        let mut pages = self.batch;
+    /// freed in between twice as many pages, as far as there is room. Longer lists would have
+    /// avoided it, so `high` rises by as much, but not in a zone `below_high`.
+    pub(super) fn nr_alloc(&mut self, geometry: &Geometry, order: u8, below_high: bool) -> u32 {
+        let mut pages = if order == 0 { self.batch << self.alloc_factor } else { self.batch };
+        if !below_high {
+            self.high = (self.high + pages).min(self.high_max);
+        }
         if order == 0 {
-            pages <<= self.alloc_factor;
             let most = self.high.saturating_sub(self.count + self.batch).max(self.batch);
             if pages <= most && self.alloc_factor < geometry.pcp_batch_scale {
                 self.alloc_factor += 1;
@@ -103,13 +127,52 @@ impl Pcp {
 
     /// Counts a freed block; how many pages to return if there are enough (`nr_pcp_free`): as
     /// many as were freed with no allocation in between, but a batch stays.
-    pub(super) fn nr_free(&mut self, geometry: &Geometry, order: u8) -> Option<u32> {
+    pub(super) fn nr_free(
+        &mut self,
+        geometry: &Geometry,
+        order: u8,
+        below_high: bool,
+    ) -> Option<u32> {
         self.alloc_factor >>= 1;
         if self.free_count < self.batch << geometry.pcp_batch_scale {
             self.free_count += 1 << order;
         }
-        (self.count >= self.high)
-            .then(|| self.free_count.clamp(self.batch, self.high.max(2 * self.batch) - self.batch))
+        let high = self.tune_high(below_high);
+        (self.count >= high)
+            .then(|| self.free_count.clamp(self.batch, high.max(2 * self.batch) - self.batch))
+    }
+
+    /// Lets `high` follow the frees; how many pages may stay this time (`nr_pcp_high`).
+    fn tune_high(&mut self, below_high: bool) -> u32 {
+        let high = self.high;
+        if self.high_min == self.high_max {
+            return high;
+        }
+        if below_high {
+            let freed = self.free_count.max(self.batch);
+            self.high = high.saturating_sub(freed).max(self.high_min);
+            return self.count.max(self.high_min);
+        }
+        if self.count >= high {
+            // So that what was freed at once fits, next time.
+            let needed = (self.free_count + self.batch).min(self.high_max);
+            self.high = high.max(needed);
+        }
+        high
+    }
+
+    /// Lowers `high` by an eighth of itself, by less where that many pages would return at once;
+    /// how many pages are beyond it then (`decay_pcp_high`).
+    pub(super) fn decay_high(&mut self, geometry: &Geometry) -> u32 {
+        let most = self.batch << geometry.pcp_batch_scale;
+        let eighth = self.high - (self.high >> 3);
+        self.high = self.count.saturating_sub(most).max(eighth).max(self.high_min);
+        self.count.saturating_sub(self.high)
+    }
+
+    /// Whether it would fall if the CPU did nothing.
+    pub(super) fn is_above_min(&self) -> bool {
+        self.high > self.high_min
     }
 
     /// Every block on the lists.
@@ -123,14 +186,4 @@ impl Pcp {
 }
 
 #[cfg(all(test, not(feature = "shuttle")))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batch_is_one_less_than_a_power_of_two() {
-        let batch = |mib: u64| batch_size(&Geometry::LINUX, mib << 8);
-        assert_eq!([16, 32, 48, 64].map(batch), [1, 1, 3, 3]);
-        assert_eq!([128, 256, 512, 1024, 4096].map(batch), [7, 15, 31, 63, 63]);
-        assert_eq!(batch_size(&Geometry::TINY, 1 << 20), 1);
-    }
-}
+mod tests;

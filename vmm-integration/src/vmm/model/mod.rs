@@ -8,6 +8,7 @@
 //! | `layout` | where the model's sections lie in memory files and regions |
 //! | `holdings` | the guest's memory in use, whose contents name it |
 //! | `reporter_thread` | the reporter in real time |
+//! | `vmstat_thread` | the statistics of the guest's CPUs in real time |
 //! | `faulting` | programs that fault memory in |
 //! | `guest` | all of these as a [`crate::guest::Guest`] |
 //! | `end_to_end` | how fast memory is reclaimed from the model, and what takes the time |
@@ -20,6 +21,7 @@ mod holdings;
 mod large;
 mod layout;
 mod reporter_thread;
+mod vmstat_thread;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use guest_driver::page_alloc::geometry::PAGE_BYTES;
 use guest_driver::page_alloc::zone::Zone;
-use guest_driver::page_alloc::{Mm, MovePages, ZoneId};
+use guest_driver::page_alloc::{Mm, MovePages, VMSTAT_INTERVAL, ZoneId};
 use guest_driver::ram::Gpa;
 use guest_driver::virtio::balloon::BalloonQueue;
 use guest_driver::virtio::balloon_driver::{
@@ -50,6 +52,7 @@ pub use layout::{GuestMemory, Slot};
 pub use reporter_thread::{Ended, ReporterThread};
 
 use layout::Plan;
+use vmstat_thread::VmstatThread;
 
 /// Where each queue's buffer lies in the driver's memory, in bytes from its start.
 const BUFFERS: [(BalloonQueue, u64); 4] = [
@@ -129,6 +132,8 @@ pub struct ModelVm {
     dimms: Vec<Dimm>,
     /// None after a reconnection has failed.
     device: Option<Attachment>,
+    /// Time passes for the guest while it is there.
+    _vmstat: VmstatThread,
 }
 
 impl ModelVm {
@@ -162,7 +167,9 @@ impl ModelVm {
         };
         let mm = Arc::new(Mm::new(&config.memory.layout));
         let device = Some(Attachment::connect(socket, &ram, options)?);
-        Ok(Self { config, mm, ram, dimms, device })
+        let cpus = config.memory.layout.cpus;
+        let vmstat = VmstatThread::start(Arc::clone(&mm), cpus, VMSTAT_INTERVAL)?;
+        Ok(Self { config, mm, ram, dimms, device, _vmstat: vmstat })
     }
 
     /// The guest's memory management.

@@ -21,9 +21,9 @@ use crate::store::{CellState, MemoryMap};
 pub(super) const GRANULE_ORDER: u8 = 9;
 const GRANULE_PAGES: u32 = 1 << GRANULE_ORDER;
 pub(super) const GRANULE_BYTES: u64 = 4096 << GRANULE_ORDER;
-/// The programs run on one CPU and free its lists now and then, as `vmstat_update` does.
+/// The programs run on one CPU, whose statistics are updated as often as Linux does.
 const CPU: usize = 0;
-const DRAIN_EVERY: u64 = SECOND;
+const VMSTAT_EVERY: u64 = SECOND;
 /// Cells of a map at the most.
 const MAP_CELLS: usize = 128;
 
@@ -91,7 +91,7 @@ pub(super) struct Guest {
     granules: Vec<Granule>,
     order: u8,
     host: HostSpeed,
-    next_drain: u64,
+    next_vmstat: u64,
 }
 
 impl Guest {
@@ -110,7 +110,7 @@ impl Guest {
             granules: vec![Granule::default(); granules],
             order,
             host,
-            next_drain: DRAIN_EVERY,
+            next_vmstat: VMSTAT_EVERY,
         })
     }
 
@@ -130,7 +130,7 @@ impl Guest {
         self.programs = Some(programs);
         self.counts = Counts::new()?;
         self.now = 0;
-        self.next_drain = DRAIN_EVERY;
+        self.next_vmstat = VMSTAT_EVERY;
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl Guest {
     /// When something happens by itself next.
     pub(super) fn next_at(&self) -> u64 {
         let step = self.programs.as_ref().map_or(u64::MAX, Programs::next_at);
-        step.min(self.next_drain)
+        step.min(self.next_vmstat)
     }
 
     /// Lets time pass, with what happens until then.
@@ -153,9 +153,9 @@ impl Guest {
                 break;
             }
             self.now = at;
-            if at == self.next_drain {
-                self.drain();
-                self.next_drain += DRAIN_EVERY;
+            if at == self.next_vmstat {
+                self.mm.update_vmstat(CPU);
+                self.next_vmstat += VMSTAT_EVERY;
                 continue;
             }
             let Some(programs) = &mut self.programs else { break };

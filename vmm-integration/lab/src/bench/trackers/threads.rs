@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use guest_driver::page_alloc::{
-    AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, ZoneId,
+    AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, VMSTAT_INTERVAL, ZoneId,
 };
 use guest_driver::random::Random;
 use guest_driver::reporting::{PassStats, ReportError, ReportSink, Reporter};
@@ -201,7 +201,14 @@ fn meet(
         }
         let mut sink = Instantly::new();
         let end = Instant::now() + time;
+        let mut vmstat = Instant::now() + VMSTAT_INTERVAL;
         while Instant::now() < end && !progress::interrupted() {
+            if Instant::now() >= vmstat {
+                for cpu in 0..2 {
+                    mm.update_vmstat(cpu);
+                }
+                vmstat += VMSTAT_INTERVAL;
+            }
             if reporter.has_work() {
                 let start = Instant::now();
                 met.stats += reporter.pass(&mut sink);

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+use crate::page_alloc::{AllocRequest, Geometry, KernelSemantics, Layout, Mm, Pfn, ZoneId};
+use alloc::vec::Vec;
+
+const G: Geometry = Geometry::LINUX;
+
+/// As `alloc_factor` and `free_count` do: 63, 126, 252 ... pages while only allocating, as many as
+/// were freed while only freeing, up to the lists' `high`, which stays where it is.
+#[test]
+fn one_sided_cpu_moves_larger_batches() {
+    let semantics = KernelSemantics { tune_pcp_high: false, ..KernelSemantics::V6_19 };
+    let mm = Mm::new(&Layout { semantics, ..Layout::flat(G, 1, 64) });
+    let zone = mm.zone(ZoneId(0));
+    let mut taken = Vec::new();
+    let (mut moved, mut free) = (Vec::new(), zone.free_pages());
+    while taken.len() < 10_000 {
+        taken.push(mm.alloc(0, AllocRequest::movable(0)).unwrap());
+        if zone.free_pages() != free {
+            moved.push(free - zone.free_pages());
+            free = zone.free_pages();
+        }
+    }
+    assert_eq!(moved[..6], [63, 126, 252, 504, 1008, 2016]);
+    moved.clear();
+    free = zone.free_pages();
+    for pfn in taken {
+        mm.free(0, pfn);
+        if zone.free_pages() != free {
+            moved.push(zone.free_pages() - free);
+            free = zone.free_pages();
+        }
+    }
+    assert!(moved.is_sorted(), "{moved:?}");
+    assert_eq!(moved.last(), Some(&2016));
+    mm.validate().unwrap();
+}
+
+/// A zone of 2 GiB with two CPUs: what one allocates and frees stays on its lists, up to a
+/// sixteenth of the zone, until its statistics have been updated for a while.
+#[test]
+fn freed_pages_stay_with_the_cpu_until_it_rests() {
+    const PAGES: usize = 20_000;
+    let mm = Mm::new(&Layout::flat(G, 2, 16));
+    let zone = mm.zone(ZoneId(0));
+    let all = zone.free_pages();
+    let churn = || {
+        let taken: Vec<Pfn> =
+            (0..PAGES).map(|_| mm.alloc(0, AllocRequest::movable(0)).unwrap()).collect();
+        taken.into_iter().for_each(|pfn| mm.free(0, pfn));
+        all - zone.free_pages()
+    };
+    let kept = churn();
+    assert!(kept >= PAGES as u64, "{kept} pages");
+    assert_eq!(churn(), kept, "nothing needs the zone's lock any more");
+    let left: Vec<u64> =
+        core::iter::from_fn(|| mm.update_vmstat(0).then(|| all - zone.free_pages()))
+            .take(100)
+            .collect();
+    // At most 32 batches of 63 at once, and an eighth of what may stay.
+    let steps = core::iter::once(kept).chain(left.iter().copied()).collect::<Vec<_>>();
+    assert!(steps.windows(2).all(|step| step[0] - step[1] <= 32 * 63 + 63), "{left:?}");
+    assert!(left.len() < 60, "{left:?}");
+    let low = zone.watermarks().low;
+    assert!(all - zone.free_pages() <= low / 2, "{left:?}");
+    assert!(!mm.update_vmstat(0) && !mm.update_vmstat(1));
+    mm.drain_all(ZoneId(0));
+    assert_eq!(zone.free_pages(), all);
+    mm.validate().unwrap();
+}
+
+/// Below its high watermark a zone gets back what a CPU frees beyond the least.
+#[test]
+fn cpu_keeps_less_of_a_zone_below_its_high_watermark() {
+    let mm = Mm::new(&Layout::flat(G, 1, 16));
+    let zone = mm.zone(ZoneId(0));
+    let marks = zone.watermarks();
+    let mut taken = Vec::new();
+    while zone.managed_pages() - taken.len() as u64 > marks.low + 10 {
+        taken.push(mm.alloc(0, AllocRequest::movable(0)).unwrap());
+    }
+    mm.drain_all(ZoneId(0));
+    assert!(!zone.is_above_high(0, true) && zone.is_below_high());
+    while zone.is_below_high() {
+        mm.free(0, taken.pop().unwrap());
+    }
+    assert!(zone.free_pages() > marks.high);
+    let kept = u64::from(zone.pcp[0].lock().pages());
+    assert!(kept <= marks.low, "{kept} pages");
+    let freed = taken.into_iter().map(|pfn| {
+        mm.free(0, pfn);
+        zone.pcp[0].lock().pages()
+    });
+    let high = 32 * 63 + 63;
+    assert_eq!(freed.max(), Some(high - 1), "as many as are freed at once, and a batch");
+}
