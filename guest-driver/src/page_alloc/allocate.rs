@@ -113,7 +113,7 @@ impl Mm {
             panic!("bad page state: {pfn:?} is freed and is {:?}", frame.state());
         };
         frame.set_owner(None);
-        let zone = self.zone(section.zone);
+        let zone = self.zone(self.sections.zone_in(section, pfn));
         let mt = self.sections.migratetype_in(section, pfn);
         if !self.pcp_free(zone, cpu, pfn, frame, order, mt) {
             let mut area = zone.lock();

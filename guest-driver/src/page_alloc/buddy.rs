@@ -138,7 +138,10 @@ impl Mm {
             installed.hook.before_insert(pfn, order);
         }
         self.set_state(pfn, FrameState::Buddy { order, reported: false });
-        let to_tail = origin == Origin::PutBack || self.merge_is_likely(pfn, order);
+        let to_tail = match origin {
+            Origin::Freed | Origin::Moved => self.merge_is_likely(pfn, order),
+            Origin::PutBack => true,
+        };
         self.link(area, pfn, order, mt, to_tail);
         match (origin, hook) {
             (Origin::Freed, Some(installed)) => {

@@ -145,6 +145,11 @@ impl Geometry {
         1 << self.pageblock_order
     }
 
+    /// Pages of so many pageblocks of a section.
+    pub(crate) fn pageblocks(&self, blocks: usize) -> u32 {
+        u32::try_from(blocks << self.pageblock_order).unwrap_or(u32::MAX)
+    }
+
     /// The frames of a section.
     pub fn section_range(&self, section: usize) -> PfnRange {
         let pages = self.section_pages();

@@ -2,6 +2,7 @@
 
 //! Memory blocks on- and offline (`mm/memory_hotplug.c`).
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use super::Mm;
@@ -9,6 +10,7 @@ use super::buddy::Origin;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::isolation::IsolateMode;
+use super::section::Zones;
 use super::zone::ZoneId;
 use crate::sync;
 
@@ -35,37 +37,66 @@ pub enum OfflineError {
 }
 
 impl Mm {
-    /// Gives a section that was not there before to a zone; it is offline.
+    /// Gives a section that is not present to a zone (`arch_add_memory`); it is offline. One that is
+    /// present keeps its zone.
     pub fn add_section(&self, section: usize, zone: ZoneId) {
-        self.sections.add(section, zone);
+        let _hotplug = self.hotplug.lock();
+        self.sections.add(section, self.one_zone(zone));
+    }
+
+    pub(super) fn one_zone(&self, zone: ZoneId) -> Zones {
+        Zones { first: zone, second: zone, boundary: self.geometry.section_pages() }
+    }
+
+    /// The sections of a memory block, their frames and their zone, if it has one and each section is
+    /// present and on- or offline, as `online` says.
+    fn of_one_zone(&self, block: usize, online: bool) -> Option<(Range<usize>, PfnRange, ZoneId)> {
+        let sections = self.geometry.memory_block(block);
+        let zone = self.sections.only_zone(sections.start)?;
+        let fits =
+            |index| self.sections.only_zone(index) == Some(zone) && self.is_online(index) == online;
+        let range = PfnRange {
+            start: self.geometry.section_range(sections.start).start,
+            end: self.geometry.section_range(sections.end - 1).end,
+        };
+        sections.clone().all(fits).then_some((sections, range, zone))
     }
 
     /// Takes a memory block online (`online_pages`). All of it is free then, and nothing of it
     /// reported.
     ///
     /// # Errors
-    /// [`OfflineError::Invalid`] if a section of it is missing or online already.
+    /// [`OfflineError::Invalid`] if a section of it is missing or online already, or they are of two
+    /// zones.
     pub fn online_block(&self, block: usize) -> Result<(), OfflineError> {
         let _hotplug = self.hotplug.lock();
-        let sections = self.geometry.memory_block(block);
-        let offline = |section| self.sections.get(section).is_some_and(|s| !s.is_online());
-        if !sections.clone().all(offline) {
-            return Err(OfflineError::Invalid);
-        }
-        for section in sections.clone() {
-            self.online_section(section);
-        }
-        if let Some(section) = self.sections.get(sections.start) {
-            self.zone(section.zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
+        let (sections, range, zone) =
+            self.of_one_zone(block, false).ok_or(OfflineError::Invalid)?;
+        self.online_range(zone, range);
+        self.set_online(sections.clone(), true);
+        self.zone(zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
+        if let Some(hook) = self.hook() {
+            sections.for_each(|section| hook.section_online(section));
         }
         Ok(())
     }
 
-    /// Frees all pages of an offline section to its zone.
-    pub(crate) fn online_section(&self, index: usize) {
-        let Some(section) = self.sections.get(index) else { return };
-        let zone = self.zone(section.zone);
-        let range = self.geometry.section_range(index);
+    /// Frees all pages of a section that is there when the guest boots.
+    pub(crate) fn online_at_boot(&self, index: usize) {
+        for (zone, range) in self.sections.by_zone(index) {
+            self.online_range(zone, range);
+        }
+        self.set_online(index..index + 1, true);
+    }
+
+    fn set_online(&self, sections: Range<usize>, online: bool) {
+        let all = sections.filter_map(|index| self.sections.get(index));
+        all.for_each(|section| section.set_online(online));
+    }
+
+    /// Frees the absent pages of `range`.
+    fn online_range(&self, zone: ZoneId, range: PfnRange) {
+        let zone = self.zone(zone);
         // From the first step to the last under the lock: a CPU that has looked at the section before it
         // went offline must find its frames absent, or free, and not isolate what is neither.
         let mut area = zone.lock();
@@ -74,10 +105,6 @@ impl Mm {
         }
         for block in range.step(self.geometry.pageblock_order) {
             self.sections.set_migratetype(block, MigrateType::Movable);
-        }
-        section.set_online(true);
-        if let Some(hook) = self.hook() {
-            hook.section_online(index);
         }
         zone.managed.fetch_add(u64::from(range.pages()), Ordering::Relaxed);
         let order = self.geometry.max_order;
@@ -98,18 +125,7 @@ impl Mm {
         give_up: &dyn Fn() -> bool,
     ) -> Result<(), OfflineError> {
         let _hotplug = self.hotplug.lock();
-        let sections = self.geometry.memory_block(block);
-        let zone =
-            self.sections.get(sections.start).map(|s| s.zone).ok_or(OfflineError::Invalid)?;
-        let online_there =
-            |section| self.sections.get(section).is_some_and(|s| s.zone == zone && s.is_online());
-        if !sections.clone().all(online_there) {
-            return Err(OfflineError::Invalid);
-        }
-        let range = PfnRange {
-            start: self.geometry.section_range(sections.start).start,
-            end: self.geometry.section_range(sections.end - 1).end,
-        };
+        let (sections, range, zone) = self.of_one_zone(block, true).ok_or(OfflineError::Invalid)?;
         if self.semantics.disable_pcp_for_offline {
             self.pcp_disable(zone);
         }
@@ -125,14 +141,16 @@ impl Mm {
             });
         if result.is_ok() {
             self.remove_offline(zone, sections, range);
+        }
+        if self.semantics.disable_pcp_for_offline {
+            self.pcp_enable(zone);
+        }
+        if result.is_ok() {
             self.zone(zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
             // What was awaited of the zone followed from its old watermarks.
             let zone = self.zone(zone);
             let _area = zone.lock();
             self.tell_recovered(zone);
-        }
-        if self.semantics.disable_pcp_for_offline {
-            self.pcp_enable(zone);
         }
         result
     }
@@ -183,7 +201,7 @@ impl Mm {
 
     /// Takes the free pages of an isolated range away from the allocator
     /// (`__offline_isolated_pages`), and ends its sections for all that remember something of them.
-    fn remove_offline(&self, zone: ZoneId, sections: core::ops::Range<usize>, range: PfnRange) {
+    fn remove_offline(&self, zone: ZoneId, sections: Range<usize>, range: PfnRange) {
         let zone = self.zone(zone);
         let mut area = zone.lock();
         for (head, order) in self.buddies_in(range) {
@@ -198,13 +216,9 @@ impl Mm {
         }
         zone.managed.fetch_sub(u64::from(range.pages()), Ordering::Relaxed);
         // Still under the lock, under which marks are set: none can follow.
-        for section in sections {
-            if let Some(of) = self.sections.get(section) {
-                of.set_online(false);
-            }
-            if let Some(hook) = self.hook() {
-                hook.section_offline(section);
-            }
+        self.set_online(sections.clone(), false);
+        if let Some(hook) = self.hook() {
+            sections.for_each(|section| hook.section_offline(section));
         }
     }
 }

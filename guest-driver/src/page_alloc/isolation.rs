@@ -43,8 +43,13 @@ impl Mm {
     /// Isolates every pageblock of `range`, or none (`start_isolate_page_range`).
     ///
     /// # Errors
-    /// [`Busy`] if one of them is isolated already or holds a page that cannot be moved.
+    /// [`Busy`] if one of them is isolated already or holds a page that cannot be moved, or if they are
+    /// not all of one zone.
     pub fn start_isolate_page_range(&self, range: PfnRange, mode: IsolateMode) -> Result<(), Busy> {
+        let zone = self.zone_of(range.start);
+        if range.step(self.geometry.pageblock_order).any(|block| self.zone_of(block) != zone) {
+            return Err(Busy);
+        }
         for block in range.step(self.geometry.pageblock_order) {
             if let Err(busy) = self.isolate_pageblock(block, mode) {
                 let done = PfnRange { start: range.start, end: block };
@@ -55,23 +60,25 @@ impl Mm {
         Ok(())
     }
 
-    /// Ends the isolation of every pageblock of `range` (`undo_isolate_page_range`). Kernels without
-    /// a standalone isolate bit have forgotten what the blocks were, and make them
-    /// `migratetype`.
+    /// Ends the isolation of every pageblock of `range` (`undo_isolate_page_range`), each under the zone's
+    /// lock by itself. Kernels without a standalone isolate bit have forgotten what the blocks were, and
+    /// make them `migratetype`.
     pub fn undo_isolate_page_range(&self, range: PfnRange, migratetype: Option<MigrateType>) {
         for block in range.step(self.geometry.pageblock_order) {
-            self.unisolate_pageblock(block, migratetype);
+            if let Some((id, mut area)) = self.lock_zone_of(block) {
+                let zone = self.zone(id);
+                self.unisolate_pageblock(zone, &mut area, block, migratetype);
+            }
         }
     }
 
     /// Ends the isolation of `range`, all of it free and reported, and flags the free blocks that lie
     /// whole within it as reported: before a CPU can take and free one of them.
     pub(crate) fn undo_reported(&self, range: PfnRange) {
-        let Some(id) = self.zone_of(range.start) else { return };
-        let zone = self.zone(id);
-        let mut area = zone.lock();
+        let Some((id, mut area)) = self.lock_zone_of(range.start) else { return };
+        let (zone, movable) = (self.zone(id), Some(MigrateType::Movable));
         for block in range.step(self.geometry.pageblock_order) {
-            self.unisolate_locked(zone, &mut area, block, Some(MigrateType::Movable));
+            self.unisolate_pageblock(zone, &mut area, block, movable);
         }
         for (head, order) in self.buddies_in(range) {
             if head.plus(1 << order) <= range.end {
@@ -90,8 +97,7 @@ impl Mm {
         if range.step(blocks).any(|block| !self.is_isolated(block)) {
             return Err(Busy);
         }
-        let zone = self.zone_of(range.start).ok_or(Busy)?;
-        let _area = self.zone(zone).lock();
+        let (_, _area) = self.lock_zone_of(range.start).ok_or(Busy)?;
         let mut pfn = range.start;
         while pfn < range.end {
             // The first may lie within a block that begins before the range.
@@ -112,10 +118,9 @@ impl Mm {
 
     /// `set_migratetype_isolate`.
     fn isolate_pageblock(&self, block: Pfn, mode: IsolateMode) -> Result<(), Busy> {
-        let id = self.zone_of(block).ok_or(Busy)?;
-        let zone = self.zone(id);
-        {
-            let mut area = zone.lock();
+        let zone = {
+            let (id, mut area) = self.lock_zone_of(block).ok_or(Busy)?;
+            let zone = self.zone(id);
             if self.semantics.refuse_double_isolation && self.is_isolated(block) {
                 return Err(Busy);
             }
@@ -127,9 +132,10 @@ impl Mm {
             if !self.is_isolated(block) {
                 self.move_buddies(zone, &mut area, range, |mm| mm.mark_isolated(zone, block, true));
             }
-        }
+            id
+        };
         if self.semantics.drain_on_isolate {
-            self.drain_all(id);
+            self.drain_all(zone);
         }
         Ok(())
     }
@@ -164,13 +170,7 @@ impl Mm {
     }
 
     /// `unset_migratetype_isolate`.
-    fn unisolate_pageblock(&self, block: Pfn, migratetype: Option<MigrateType>) {
-        let Some(id) = self.zone_of(block) else { return };
-        let zone = self.zone(id);
-        self.unisolate_locked(zone, &mut zone.lock(), block, migratetype);
-    }
-
-    fn unisolate_locked(
+    fn unisolate_pageblock(
         &self,
         zone: &Zone,
         area: &mut FreeArea,

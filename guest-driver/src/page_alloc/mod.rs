@@ -52,6 +52,7 @@ pub use zone::{Watermarks, ZoneId, ZoneType};
 
 use crate::bits::Bits;
 use crate::sync::{Guard, Lock, OnceLock};
+use buddy::free_area::FreeArea;
 use section::Sections;
 use zone::{Zone, Zonelists};
 
@@ -108,8 +109,25 @@ pub struct Layout {
     pub cpus: usize,
     /// The zones, each a list of runs of whole sections that are online from the start.
     pub zones: Vec<ZoneLayout>,
+    /// Sections with pages of two zones, online from the start, in no list of `zones`.
+    pub shared: Vec<SharedSection>,
     /// Sections of address space, those for memory to come included.
     pub sections: usize,
+}
+
+/// A section with pages of two zones, as the one has in which a zone of movable pages begins. It stays
+/// online: only memory of one zone can be taken offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedSection {
+    /// Its index.
+    pub section: usize,
+    /// The zone of its first pages.
+    pub first: ZoneId,
+    /// The zone of the others.
+    pub second: ZoneId,
+    /// The pageblock of the section at which the second begins. It must begin a block of the largest
+    /// order: blocks of different zones never merge.
+    pub boundary_block: usize,
 }
 
 /// One zone of a [`Layout`].
@@ -135,6 +153,7 @@ impl Layout {
                 kind: ZoneType::Movable,
                 sections: core::iter::once(0..sections).collect(),
             }],
+            shared: Vec::new(),
             sections,
         }
     }
@@ -178,6 +197,9 @@ pub struct Mm {
 
 impl Mm {
     /// Memory of this layout, all of it free.
+    ///
+    /// # Panics
+    /// If the zones of a shared section meet within a block of the largest order.
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry;
         let zones: Vec<Zone> = layout
@@ -199,11 +221,22 @@ impl Mm {
         };
         for (id, zone) in layout.zones.iter().enumerate() {
             for section in zone.sections.iter().flat_map(Clone::clone) {
-                mm.add_section(section, ZoneId(id));
-                mm.online_section(section);
+                mm.sections.add(section, mm.one_zone(ZoneId(id)));
+                mm.online_at_boot(section);
             }
-            mm.zones[id].set_watermarks(&geometry, layout.semantics.tune_pcp_high);
         }
+        for &SharedSection { section, first, second, boundary_block } in &layout.shared {
+            let boundary = geometry.pageblocks(boundary_block);
+            assert!(
+                Pfn(boundary).is_aligned(geometry.max_order)
+                    && (1..geometry.section_pages()).contains(&boundary),
+                "zones of section {section} meet within a block of the largest order"
+            );
+            mm.sections.add(section, section::Zones { first, second, boundary });
+            mm.online_at_boot(section);
+        }
+        let tune = layout.semantics.tune_pcp_high;
+        mm.zones.iter().for_each(|zone| zone.set_watermarks(&geometry, tune));
         mm
     }
 
@@ -230,7 +263,7 @@ impl Mm {
     }
 
     /// The bits of the sections in which the hook need not see frees, for it to set and to clear.
-    /// After clearing one, it calls [`Mm::pass_zone_lock`] before it looks for freed blocks.
+    /// After clearing one, it calls [`Mm::pass_zone_locks`] before it looks for freed blocks.
     pub(crate) fn known_sections(&self) -> Arc<Bits> {
         Arc::clone(&self.known)
     }
@@ -277,17 +310,29 @@ impl Mm {
     /// Calls `mark` unless the section is offline, and before it can go offline.
     pub(crate) fn while_online(&self, section: usize, mark: impl FnOnce()) {
         let Some(of) = self.sections.get(section) else { return };
-        let _area = self.zone(of.zone).lock();
+        // One of two zones stays online.
+        let _area = self.zone(of.first_zone()).lock();
         if of.is_online() {
             mark();
         }
     }
 
-    /// Takes and releases the lock of this frame's zone, so that its last holder is done.
-    pub(crate) fn pass_zone_lock(&self, pfn: Pfn) {
-        if let Some(id) = self.zone_of(pfn) {
-            drop(self.zone(id).lock());
-        }
+    /// Takes and releases the lock of each zone that the section has pages of, so that their last
+    /// holders are done.
+    pub(crate) fn pass_zone_locks(&self, section: usize) {
+        self.sections.by_zone(section).for_each(|(zone, _)| drop(self.zone(zone).lock()));
+    }
+
+    /// Takes and releases the lock of the section's first zone only.
+    pub(crate) fn pass_first_zone_lock(&self, section: usize) {
+        let zones = self.sections.by_zone(section);
+        zones.take(1).for_each(|(zone, _)| drop(self.zone(zone).lock()));
+    }
+
+    /// Locks the zone of a frame.
+    pub(crate) fn lock_zone_of(&self, pfn: Pfn) -> Option<(ZoneId, Guard<'_, FreeArea>)> {
+        let id = self.zone_of(pfn)?;
+        Some((id, self.zone(id).lock()))
     }
 
     /// Keeps memory from going off- or online while the guard lives (`get_online_mems`). One caller at
@@ -319,9 +364,9 @@ impl Mm {
         &self.zones[zone.0]
     }
 
-    /// The zone that a page frame belongs to; none if its section was never added.
+    /// The zone that a page frame belongs to; none if its section is not present.
     pub fn zone_of(&self, pfn: Pfn) -> Option<ZoneId> {
-        self.sections.of(pfn).map(|section| section.zone)
+        self.sections.zone(pfn)
     }
 
     /// How many sections of address space there are.
@@ -344,7 +389,7 @@ impl Mm {
         self.sections.frame(pfn).map_or(FrameState::Absent, Frame::state)
     }
 
-    /// Bytes of metadata of all sections that were ever added.
+    /// Bytes of metadata of all sections that are present.
     pub fn metadata_bytes(&self) -> usize {
         self.sections.metadata_bytes()
     }

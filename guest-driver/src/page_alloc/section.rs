@@ -12,16 +12,34 @@ use crate::sync::{AtomicBool, AtomicU8, OnceLock, Ordering};
 /// The standalone isolate bit of a pageblock (`PB_migrate_isolate`), beside its migratetype.
 const ISOLATED: u8 = 1 << 7;
 
+/// The zones of a section's frames: at most two, one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Zones {
+    pub(crate) first: ZoneId,
+    pub(crate) second: ZoneId,
+    /// The first frame of the second, counted from the section's start.
+    pub(crate) boundary: u32,
+}
+
 /// The metadata of one section (`struct mem_section`).
 #[derive(Debug)]
 pub(crate) struct Section {
-    pub(crate) zone: ZoneId,
+    /// The zone of the frames before `boundary`.
+    first: ZoneId,
+    second: ZoneId,
+    /// The section's pages, if it has one zone.
+    boundary: u32,
     frames: Box<[Frame]>,
     pageblocks: Box<[AtomicU8]>,
     online: AtomicBool,
 }
 
 impl Section {
+    /// The zone of the section's first frame.
+    pub(crate) fn first_zone(&self) -> ZoneId {
+        self.first
+    }
+
     pub(crate) fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
     }
@@ -47,17 +65,27 @@ impl Sections {
         self.sections.len()
     }
 
-    /// Gives a section its metadata; its frames are absent until it comes online.
-    pub(crate) fn add(&self, section: usize, zone: ZoneId) {
+    /// Gives a section its metadata; its frames are absent until it comes online. One that is present
+    /// keeps its zones.
+    pub(crate) fn add(&self, index: usize, zones: Zones) {
+        let Zones { first, second, boundary } = zones;
         let frames = (0..self.geometry.section_pages()).map(|_| Frame::absent()).collect();
         let movable = MigrateType::Movable as u8;
         let blocks = self.geometry.section_blocks();
         let pageblocks = (0..blocks).map(|_| AtomicU8::new(movable)).collect();
         let online = AtomicBool::new(false);
-        // A section that is there already keeps its zone.
-        let _ = self.sections[section].set(Section { zone, frames, pageblocks, online });
+        // The hotplug lock is held, so that nothing else sets it.
+        let _ = self.sections[index].set(Section {
+            first,
+            second,
+            boundary,
+            frames,
+            pageblocks,
+            online,
+        });
     }
 
+    /// A section that is present.
     pub(crate) fn get(&self, section: usize) -> Option<&Section> {
         self.sections.get(section)?.get()
     }
@@ -67,8 +95,38 @@ impl Sections {
         (pfn.0 >> self.geometry.section_order) as usize
     }
 
+    /// The section of a frame, present or removed.
     pub(crate) fn of(&self, pfn: Pfn) -> Option<&Section> {
-        self.get(self.index_of(pfn))
+        self.sections.get(self.index_of(pfn))?.get()
+    }
+
+    /// The zone of a frame of a section that is present.
+    pub(crate) fn zone_in(&self, section: &Section, pfn: Pfn) -> ZoneId {
+        if self.within(pfn) < section.boundary { section.first_zone() } else { section.second }
+    }
+
+    /// The zone of a frame; none if its section is not present. Read without a lock, it was true a moment
+    /// ago.
+    pub(crate) fn zone(&self, pfn: Pfn) -> Option<ZoneId> {
+        let section = self.of(pfn)?;
+        Some(self.zone_in(section, pfn))
+    }
+
+    /// The frames of a section that is present by their zones: one run, or two.
+    pub(crate) fn by_zone(&self, index: usize) -> impl Iterator<Item = (ZoneId, PfnRange)> + use<> {
+        let PfnRange { start, end } = self.geometry.section_range(index);
+        let runs = self.get(index).map(|section| {
+            let middle = start.plus(section.boundary);
+            let first = (section.first_zone(), PfnRange { start, end: middle });
+            [first, (section.second, PfnRange { start: middle, end })]
+        });
+        runs.into_iter().flatten().filter(|(_, range)| range.pages() > 0)
+    }
+
+    /// The zone of a section that has one.
+    pub(crate) fn only_zone(&self, index: usize) -> Option<ZoneId> {
+        let section = self.get(index)?;
+        (section.boundary == self.geometry.section_pages()).then(|| section.first_zone())
     }
 
     fn within(&self, pfn: Pfn) -> u32 {
@@ -138,6 +196,6 @@ impl Sections {
         let table = self.sections.len() * size_of::<OnceLock<Section>>();
         let of =
             |section: &Section| size_of_val(&*section.frames) + size_of_val(&*section.pageblocks);
-        table + self.sections.iter().filter_map(OnceLock::get).map(of).sum::<usize>()
+        table + (0..self.len()).filter_map(|index| self.get(index)).map(of).sum::<usize>()
     }
 }

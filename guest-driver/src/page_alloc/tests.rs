@@ -4,6 +4,7 @@ mod books;
 mod contig;
 mod hotplug;
 mod isolation;
+mod sections;
 
 use super::*;
 

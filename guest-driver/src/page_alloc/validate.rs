@@ -76,6 +76,7 @@ impl Mm {
                     if state.buddy_order() != Some(order)
                         || self.sections.migratetype(pfn) != migratetype
                         || !pfn.is_aligned(order)
+                        || self.zone_of(pfn) != Some(id)
                     {
                         return Err(Inconsistency::Listed { pfn, order, migratetype, state });
                     }
@@ -117,12 +118,9 @@ impl Mm {
     fn validate_frames(&self, id: ZoneId, on_lists: u64, on_pcp: u64) -> Result<(), Inconsistency> {
         let zone = self.zone(id);
         let (mut managed, mut free, mut pcp, mut isolated) = (0, 0, 0, 0);
-        for index in 0..self.section_count() {
-            let Some(section) = self.sections.get(index).filter(|s| s.zone == id) else { continue };
-            if !section.is_online() {
-                continue;
-            }
-            let range = self.geometry.section_range(index);
+        let sections = (0..self.section_count()).filter(|&index| self.is_online(index));
+        let of_zone = sections.flat_map(|index| self.sections.by_zone(index));
+        for (_, range) in of_zone.filter(|&(zone, _)| zone == id) {
             let mut pfn = range.start;
             while pfn < range.end {
                 let pages = match self.state(pfn) {

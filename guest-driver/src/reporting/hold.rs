@@ -41,7 +41,7 @@ fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)>
         | FrameState::Held { .. }
         | FrameState::Absent => None,
         FrameState::Buddy { .. } | FrameState::Tail => {
-            let _area = mm.zone(mm.zone_of(granule)?).lock();
+            let _locked = mm.lock_zone_of(granule)?;
             look()
         }
     })

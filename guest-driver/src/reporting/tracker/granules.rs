@@ -51,10 +51,6 @@ impl Granules {
         self.index(range.start)..self.index(last) + 1
     }
 
-    pub(super) fn first_pfn(self, section: usize) -> Pfn {
-        self.pfn(section * self.per_section())
-    }
-
     pub(super) fn of_section(self, section: usize) -> core::ops::Range<usize> {
         let per = self.per_section();
         section * per..(section + 1) * per

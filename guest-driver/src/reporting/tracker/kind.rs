@@ -98,6 +98,9 @@ pub enum TrackerFlaw {
     ClearedAfterScan,
     /// Counts the moves that isolation itself makes as frees, and never comes to rest.
     SelfTrigger,
+    /// Passes the lock of only one of a section's zones: a free under the other's lock may have found
+    /// the section marked and not be through.
+    OneZoneLock,
 }
 
 impl TrackerFlaw {
@@ -115,7 +118,7 @@ impl TrackerFlaw {
             Self::MarkedBeforeFree => &[TrackerKind::ZoneBitmap],
             Self::NoGracePeriod => &[TrackerKind::ZoneBitmapRcu],
             Self::ClearedAfterScan => &[TrackerKind::SectionBitmap, TrackerKind::SectionBit],
-            Self::SelfTrigger => &[TrackerKind::SectionBit],
+            Self::SelfTrigger | Self::OneZoneLock => &[TrackerKind::SectionBit],
         }
     }
 }

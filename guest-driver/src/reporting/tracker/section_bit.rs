@@ -29,6 +29,8 @@ pub(super) struct SectionBit {
     clear_first: bool,
     /// Isolation's own moves count as frees.
     self_trigger: bool,
+    /// Waits for the frees in one of a section's zones only.
+    one_zone_lock: bool,
 }
 
 impl SectionBit {
@@ -47,6 +49,7 @@ impl SectionBit {
             skip_flagged,
             clear_first: flaw != Some(TrackerFlaw::ClearedAfterScan),
             self_trigger: flaw == Some(TrackerFlaw::SelfTrigger),
+            one_zone_lock: flaw == Some(TrackerFlaw::OneZoneLock),
         }
     }
 
@@ -123,8 +126,11 @@ impl Marks for SectionBit {
             self.waiting.take(section);
             if self.clear_first {
                 self.bits.take(section);
-                // A free that found the bit set is over.
-                mm.pass_zone_lock(self.granules.first_pfn(section));
+                // A free that found the bit set is over, in each zone that the section has pages of.
+                match self.one_zone_lock {
+                    false => mm.pass_zone_locks(section),
+                    true => mm.pass_first_zone_lock(section),
+                }
             }
             let left =
                 if mm.is_online(section) { self.scan(mm, section, visit) } else { Left::default() };

@@ -12,7 +12,8 @@ use super::world::World;
 use super::{actors, catalogue};
 use crate::{Actor, Configuration, Model, Notes, Run};
 use guest_driver::page_alloc::{
-    IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, ZoneId, ZoneLayout, ZoneType,
+    IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, SharedSection, ZoneId, ZoneLayout,
+    ZoneType,
 };
 use guest_driver::random::Random;
 use guest_driver::reporting::{Holding, Reporter, VirtualClock};
@@ -70,17 +71,30 @@ impl Model for Reporting {
         let mut layout = Layout::flat(scenario.geometry, scenario.cpus + 1, scenario.sections);
         layout.sections += spare;
         layout.semantics = setting.semantics;
+        let zone = |kind, sections: core::ops::Range<usize>| ZoneLayout {
+            node: 0,
+            kind,
+            sections: vec![sections],
+        };
         if scenario.movable > 0 {
             let normal = scenario.sections - scenario.movable;
-            let zone = |kind, sections: core::ops::Range<usize>| ZoneLayout {
-                node: 0,
-                kind,
-                sections: vec![sections],
-            };
             layout.zones = vec![
                 zone(ZoneType::Normal, 0..normal),
                 zone(ZoneType::Movable, normal..scenario.sections),
             ];
+        }
+        if scenario.shared {
+            let last = scenario.sections - 1;
+            layout.zones = vec![
+                ZoneLayout { node: 1, ..zone(ZoneType::Movable, 0..last) },
+                zone(ZoneType::Movable, 0..0),
+            ];
+            layout.shared = vec![SharedSection {
+                section: last,
+                first: ZoneId(0),
+                second: ZoneId(1),
+                boundary_block: scenario.geometry.section_blocks() / 2,
+            }];
         }
         let mm = Arc::new(Mm::new(&layout));
         if scenario.cma {

@@ -34,6 +34,8 @@ pub struct Scenario {
     /// Of them, those of a second zone, for movable pages as all of the first is without one. With
     /// one the first is a normal zone.
     pub movable: usize,
+    /// The second half of the last section is a second zone, from which allocations are made first.
+    pub shared: bool,
     /// A pageblock is a reserve for contiguous allocations, and an actor makes some.
     pub cma: bool,
     /// Number of CPUs.

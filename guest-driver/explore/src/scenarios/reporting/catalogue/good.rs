@@ -17,6 +17,10 @@ pub(super) fn good() -> Vec<Named> {
                 if tracker == TrackerKind::ReportedFlag {
                     // Mainline forgets what it has no memory to spare for, so there is enough.
                     (scenario.sections, scenario.movable) = match scenario.movable {
+                        0 if scenario.shared => {
+                            scenario.geometry.section_order = 6;
+                            (1, 0)
+                        }
                         0 => (8, 0),
                         _ => (12, 4),
                     };

@@ -6,7 +6,7 @@ use super::super::invariant::Holds;
 use super::super::setting::{CpuPlan, Scenario, Setting};
 use super::parts::{Named, reporter, setting, wrong};
 use super::scenarios::{
-    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, PRESSURE, SMALL_CHURN,
+    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, PRESSURE, SHARED_SECTION, SMALL_CHURN,
 };
 use crate::Kind::KnownBad;
 use guest_driver::page_alloc::KernelSemantics;
@@ -37,6 +37,11 @@ fn flawed(flaw: TrackerFlaw, tracker: TrackerKind) -> Named {
         TrackerFlaw::SelfTrigger => {
             ("isolation's own moves count as frees", CHURN, &[Holds::QuietGuestRests])
         }
+        TrackerFlaw::OneZoneLock => (
+            "the lock of only one of a section's zones passed",
+            SHARED_SECTION,
+            &[Holds::EveryFreeBlockReported],
+        ),
     };
     let setting = setting(scenario, Config { flaw: Some(flaw), ..isolating(tracker) });
     let (name, about) = (format!("{tracker}-{flaw}"), format!("{tracker}, {about}"));

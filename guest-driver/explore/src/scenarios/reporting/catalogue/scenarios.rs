@@ -16,6 +16,7 @@ pub(super) const CHURN: Scenario = Scenario {
     geometry: Geometry::TINY,
     sections: 4,
     movable: 0,
+    shared: false,
     cma: false,
     cpus: 2,
     plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, unmovable: false },
@@ -74,6 +75,17 @@ pub(super) const PRESSURE: Scenario = Scenario {
     ..CHURN
 };
 
+/// One CPU and a section with two zones. With a pageblock each, they would have less than the watermarks
+/// let the reporter hold.
+pub(super) const SHARED_SECTION: Scenario = Scenario {
+    name: "shared-section",
+    geometry: Geometry { section_order: 4, ..NO_STRADDLING },
+    sections: 1,
+    shared: true,
+    cpus: 1,
+    ..SMALL_CHURN
+};
+
 /// One CPU frees one block while the reporter runs: small enough to take every schedule.
 pub(super) const SMALLEST: Scenario = Scenario {
     name: "smallest",
@@ -103,5 +115,5 @@ pub(super) const ZONES: Scenario = Scenario {
 pub(super) const CMA: Scenario = Scenario { name: "cma", cma: true, ..CHURN };
 
 /// Those that every good configuration must stand.
-pub(super) const ALL: [Scenario; 8] =
-    [SMALL_CHURN, CHURN, ISOLATORS, HOTPLUG, PRESSURE, FAULTY_HOST, ZONES, CMA];
+pub(super) const ALL: [Scenario; 9] =
+    [SMALL_CHURN, CHURN, ISOLATORS, HOTPLUG, PRESSURE, FAULTY_HOST, ZONES, SHARED_SECTION, CMA];
