@@ -62,7 +62,7 @@ impl Mm {
         let mut zones = self.zonelists.of(request.node, movable).iter().map(|&id| self.zone(id));
         zones.find_map(|zone| {
             if !zone.is_above_high(request.order, movable)
-                && !zone.watermark_ok(request.order, mark(zone), movable)
+                && !zone.watermark_ok(request.order, mark(zone) + zone.reserve(movable), movable)
             {
                 return None;
             }
@@ -80,7 +80,8 @@ impl Mm {
         let mut zones = self.zonelists.of(node, movable).iter().map(|&id| self.zone(id));
         zones.find_map(|zone| {
             let mut area = zone.lock();
-            if !zone.watermark_ok(order, zone.watermarks().min, movable) {
+            let mark = zone.watermarks().min + zone.reserve(movable);
+            if !zone.watermark_ok(order, mark, movable) {
                 return None;
             }
             let pfn = self.rmqueue(zone, &mut area, order, migratetype)?;

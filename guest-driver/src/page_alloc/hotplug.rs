@@ -74,7 +74,7 @@ impl Mm {
             self.of_one_zone(block, false).ok_or(OfflineError::Invalid)?;
         self.online_range(zone, range);
         self.set_online(sections.clone(), true);
-        self.zone(zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
+        self.set_watermarks();
         if let Some(hook) = self.hook() {
             sections.for_each(|section| hook.section_online(section));
         }
@@ -146,11 +146,7 @@ impl Mm {
             self.pcp_enable(zone);
         }
         if result.is_ok() {
-            self.zone(zone).set_watermarks(&self.geometry, self.semantics.tune_pcp_high);
-            // What was awaited of the zone followed from its old watermarks.
-            let zone = self.zone(zone);
-            let _area = zone.lock();
-            self.tell_recovered(zone);
+            self.set_watermarks();
         }
         result
     }

@@ -12,7 +12,8 @@
 //! | [`frame`], [`section`] | `struct page`, sparse sections, pageblock flags |
 //! | [`buddy`] | `__free_one_page`, `expand`, free lists by order and migratetype |
 //! | [`pcp`] | per-CPU page lists |
-//! | [`zone`] | zones, watermarks, accounting |
+//! | [`zone`] | zones, accounting |
+//! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |
 //! | [`allocate`] | `__alloc_pages`, `__free_pages` |
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
@@ -30,6 +31,7 @@ pub mod pcp;
 pub mod section;
 pub mod semantics;
 pub mod validate;
+mod watermarks;
 pub mod zone;
 
 #[cfg(all(test, not(feature = "shuttle")))]
@@ -235,8 +237,7 @@ impl Mm {
             mm.sections.add(section, section::Zones { first, second, boundary });
             mm.online_at_boot(section);
         }
-        let tune = layout.semantics.tune_pcp_high;
-        mm.zones.iter().for_each(|zone| zone.set_watermarks(&geometry, tune));
+        mm.set_watermarks();
         mm
     }
 

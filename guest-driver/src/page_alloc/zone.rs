@@ -65,6 +65,8 @@ pub struct Zone {
     /// `nr_isolate_pageblock`.
     pub(crate) isolated_blocks: AtomicU64,
     watermarks: [AtomicU64; 3],
+    /// `lowmem_reserve` of requests that a movable zone of the node could serve.
+    lowmem_reserve: AtomicU64,
     /// How often all per-CPU lists were drained.
     pub(crate) drains: AtomicU64,
 }
@@ -86,6 +88,7 @@ impl Zone {
             managed: AtomicU64::new(0),
             isolated_blocks: AtomicU64::new(0),
             watermarks: Default::default(),
+            lowmem_reserve: AtomicU64::new(0),
             drains: AtomicU64::new(0),
         }
     }
@@ -168,34 +171,35 @@ impl Zone {
         Watermarks { min, low, high }
     }
 
-    /// Sets the marks as for a zone of `managed_pages` (`__setup_per_zone_wmarks`), and the sizes
-    /// of the per-CPU lists that follow from them.
-    pub(crate) fn set_watermarks(&self, geometry: &Geometry, tunes_pcp_high: bool) {
-        let managed = self.managed_pages();
-        let (least, most) = geometry.min_watermark;
-        let min = match self.kind {
-            ZoneType::Movable => (managed / 1024).clamp(least, most),
-            // min_free_kbytes = 4 * sqrt(kilobytes), all of it this zone's.
-            ZoneType::Normal => (4 * (managed * 4).isqrt() / 4).clamp(least, 65536),
-        };
-        // watermark_scale_factor of 10, in parts of 10000.
-        let gap = (min / 4).max(managed / 1000);
-        for (mark, pages) in self.watermarks.iter().zip([min, min + gap, min + 2 * gap]) {
+    pub(crate) fn set_watermarks(&self, marks: Watermarks, lowmem_reserve: u64) {
+        let Watermarks { min, low, high } = marks;
+        for (mark, pages) in self.watermarks.iter().zip([min, low, high]) {
             mark.store(pages, Ordering::Relaxed);
         }
-        let kernel = (geometry, tunes_pcp_high);
+        self.lowmem_reserve.store(lowmem_reserve, Ordering::Relaxed);
+    }
+
+    /// Sets the sizes of the per-CPU lists, which follow from the zone's size and low watermark.
+    pub(crate) fn size_lists(&self, kernel: (&Geometry, bool)) {
+        let (managed, low) = (self.managed_pages(), self.watermarks().low);
         for pcp in &self.pcp {
-            pcp.lock().set_size(kernel, managed, min + gap, self.pcp.len() as u64);
+            pcp.lock().set_size(kernel, managed, low, self.pcp.len() as u64);
         }
+    }
+
+    /// Pages above a mark that an allocation leaves in the zone, if a higher zone of the node could
+    /// serve it.
+    pub(crate) fn reserve(&self, movable: bool) -> u64 {
+        if movable { self.lowmem_reserve.load(Ordering::Relaxed) } else { 0 }
     }
 
     /// Whether an allocation of `order` may go on without looking at a lower mark: it would leave
     /// more than the high watermark. If not, the per-CPU lists hold less from now on.
-    pub(crate) fn is_above_high(&self, order: u8, may_use_cma: bool) -> bool {
+    pub(crate) fn is_above_high(&self, order: u8, movable: bool) -> bool {
         if self.is_below_high() {
             return false;
         }
-        let above = self.watermark_ok(order, self.high(), may_use_cma);
+        let above = self.watermark_ok(order, self.high() + self.reserve(movable), movable);
         if !above {
             self.below_high.store(true, Ordering::Relaxed);
         }
@@ -209,7 +213,7 @@ impl Zone {
 
     /// Looks whether enough was freed that the zone is above its high watermark.
     pub(crate) fn leave_below_high(&self) {
-        if self.is_below_high() && self.watermark_ok(0, self.high(), false) {
+        if self.is_below_high() && self.watermark_ok(0, self.high() + self.reserve(true), false) {
             self.below_high.store(false, Ordering::Relaxed);
         }
     }
@@ -219,7 +223,7 @@ impl Zone {
     }
 
     /// Whether an allocation of `order` would leave more than `mark` pages free
-    /// (`zone_watermark_ok`); pages of the CMA reserve count for an allocation that may use them.
+    /// (`zone_watermark_ok`), whatever the zone reserves; pages of the CMA reserve count for an allocation that may use them.
     pub fn watermark_ok(&self, order: u8, mark: u64, may_use_cma: bool) -> bool {
         let unusable = if may_use_cma { 0 } else { self.free_cma_pages() };
         let free = self.free_pages().saturating_sub(unusable);
