@@ -48,6 +48,28 @@ impl Mm {
         Zones { first: zone, second: zone, boundary: self.geometry.section_pages() }
     }
 
+    /// Removes an offline section (`arch_remove_memory`): it is as if it had never been added, and may
+    /// be added again, to any zone.
+    ///
+    /// # Errors
+    /// [`OfflineError::Invalid`] if it is not present, [`OfflineError::Busy`] if it is online.
+    pub fn remove_section(&self, index: usize) -> Result<(), OfflineError> {
+        let _hotplug = self.hotplug.lock();
+        let section = self.sections.get(index).ok_or(OfflineError::Invalid)?;
+        if section.is_online() {
+            return Err(OfflineError::Busy);
+        }
+        if let Some(zone) = section.first_zone() {
+            // A reader that holds the lock of a frame's zone may rely on it.
+            let _area = self.zone(zone).lock();
+            self.sections.remove(section);
+        }
+        if let Some(hook) = self.hook() {
+            hook.section_removed(index);
+        }
+        Ok(())
+    }
+
     /// The sections of a memory block, their frames and their zone, if it has one and each section is
     /// present and on- or offline, as `online` says.
     fn of_one_zone(&self, block: usize, online: bool) -> Option<(Range<usize>, PfnRange, ZoneId)> {

@@ -89,6 +89,12 @@ pub trait FreeHook: Send + Sync {
 
     /// A section has gone offline: nothing of it may be remembered.
     fn section_offline(&self, section: usize);
+
+    /// An offline section is removed with all its metadata (`arch_remove_memory`). Linux calls no notifier
+    /// here: what is kept in the section's metadata is freed with it, so it must not be looked at again.
+    fn section_removed(&self, section: usize) {
+        self.section_offline(section);
+    }
 }
 
 /// A hook, and whether it wants to be called before as well as after.
@@ -310,10 +316,10 @@ impl Mm {
 
     /// Calls `mark` unless the section is offline, and before it can go offline.
     pub(crate) fn while_online(&self, section: usize, mark: impl FnOnce()) {
-        let Some(of) = self.sections.get(section) else { return };
-        // One of two zones stays online.
-        let _area = self.zone(of.first_zone()).lock();
-        if of.is_online() {
+        let first = self.geometry.section_range(section).start;
+        // One with two zones stays online.
+        let Some(_locked) = self.lock_zone_of(first) else { return };
+        if self.is_online(section) {
             mark();
         }
     }
@@ -330,10 +336,16 @@ impl Mm {
         zones.take(1).for_each(|(zone, _)| drop(self.zone(zone).lock()));
     }
 
-    /// Locks the zone of a frame.
+    /// Locks the zone of a frame. It is the frame's zone until the guard is dropped; before the lock is
+    /// taken the section may be removed, and added to another.
     pub(crate) fn lock_zone_of(&self, pfn: Pfn) -> Option<(ZoneId, Guard<'_, FreeArea>)> {
-        let id = self.zone_of(pfn)?;
-        Some((id, self.zone(id).lock()))
+        loop {
+            let id = self.zone_of(pfn)?;
+            let area = self.zone(id).lock();
+            if self.zone_of(pfn) == Some(id) {
+                return Some((id, area));
+            }
+        }
     }
 
     /// Keeps memory from going off- or online while the guard lives (`get_online_mems`). One caller at

@@ -3,6 +3,7 @@
 //! Sparse sections: the metadata of memory that is there, and none for holes.
 
 use alloc::boxed::Box;
+use core::sync::atomic::AtomicUsize as PlainUsize;
 
 use super::frame::Frame;
 use super::geometry::{Geometry, MigrateType, Pfn, PfnRange};
@@ -11,6 +12,9 @@ use crate::sync::{AtomicBool, AtomicU8, OnceLock, Ordering};
 
 /// The standalone isolate bit of a pageblock (`PB_migrate_isolate`), beside its migratetype.
 const ISOLATED: u8 = 1 << 7;
+
+/// The zone of a section that was removed.
+const REMOVED: usize = usize::MAX;
 
 /// The zones of a section's frames: at most two, one behind the other.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +28,9 @@ pub(crate) struct Zones {
 /// The metadata of one section (`struct mem_section`).
 #[derive(Debug)]
 pub(crate) struct Section {
-    /// The zone of the frames before `boundary`.
-    first: ZoneId,
+    /// The zone of the frames before `boundary`. It changes only while the section is offline, when it is
+    /// removed (under that zone's lock) and added again.
+    first: PlainUsize,
     second: ZoneId,
     /// The section's pages, if it has one zone.
     boundary: u32,
@@ -35,9 +40,9 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// The zone of the section's first frame.
-    pub(crate) fn first_zone(&self) -> ZoneId {
-        self.first
+    /// The zone of the section's first frame; none if the section was removed.
+    pub(crate) fn first_zone(&self) -> Option<ZoneId> {
+        Some(self.first.load(Ordering::Relaxed)).filter(|&zone| zone != REMOVED).map(ZoneId)
     }
 
     pub(crate) fn is_online(&self) -> bool {
@@ -49,7 +54,10 @@ impl Section {
     }
 }
 
-/// Every section that there is room for. One that was added stays, online or not.
+/// Every section that there is room for.
+///
+/// The frames of one that was removed stay, all of them absent: a reader without a lock may have looked up
+/// the section before. To every other lookup it is as if it had never been added.
 #[derive(Debug)]
 pub(crate) struct Sections {
     geometry: Geometry,
@@ -69,11 +77,19 @@ impl Sections {
     /// keeps its zones.
     pub(crate) fn add(&self, index: usize, zones: Zones) {
         let Zones { first, second, boundary } = zones;
+        if let Some(section) = self.sections[index].get() {
+            if section.first_zone().is_none() {
+                self.set_pageblocks(section, MigrateType::Movable as u8);
+                section.first.store(first.0, Ordering::Relaxed);
+            }
+            return;
+        }
         let frames = (0..self.geometry.section_pages()).map(|_| Frame::absent()).collect();
         let movable = MigrateType::Movable as u8;
         let blocks = self.geometry.section_blocks();
         let pageblocks = (0..blocks).map(|_| AtomicU8::new(movable)).collect();
         let online = AtomicBool::new(false);
+        let first = PlainUsize::new(first.0);
         // The hotplug lock is held, so that nothing else sets it.
         let _ = self.sections[index].set(Section {
             first,
@@ -85,9 +101,19 @@ impl Sections {
         });
     }
 
+    /// Takes the metadata of an offline section away. Under its zone's lock.
+    pub(crate) fn remove(&self, section: &Section) {
+        self.set_pageblocks(section, MigrateType::Movable as u8 | ISOLATED);
+        section.first.store(REMOVED, Ordering::Relaxed);
+    }
+
+    fn set_pageblocks(&self, section: &Section, bits: u8) {
+        section.pageblocks.iter().for_each(|block| block.store(bits, Ordering::Relaxed));
+    }
+
     /// A section that is present.
     pub(crate) fn get(&self, section: usize) -> Option<&Section> {
-        self.sections.get(section)?.get()
+        self.sections.get(section)?.get().filter(|section| section.first_zone().is_some())
     }
 
     /// The section's index, whether or not it is there.
@@ -100,25 +126,28 @@ impl Sections {
         self.sections.get(self.index_of(pfn))?.get()
     }
 
-    /// The zone of a frame of a section that is present.
+    /// The zone of a frame in use, whose section is therefore present.
     pub(crate) fn zone_in(&self, section: &Section, pfn: Pfn) -> ZoneId {
-        if self.within(pfn) < section.boundary { section.first_zone() } else { section.second }
+        match self.within(pfn) < section.boundary {
+            true => ZoneId(section.first.load(Ordering::Relaxed)),
+            false => section.second,
+        }
     }
 
     /// The zone of a frame; none if its section is not present. Read without a lock, it was true a moment
     /// ago.
     pub(crate) fn zone(&self, pfn: Pfn) -> Option<ZoneId> {
         let section = self.of(pfn)?;
-        Some(self.zone_in(section, pfn))
+        Some(self.zone_in(section, pfn)).filter(|zone| zone.0 != REMOVED)
     }
 
     /// The frames of a section that is present by their zones: one run, or two.
     pub(crate) fn by_zone(&self, index: usize) -> impl Iterator<Item = (ZoneId, PfnRange)> + use<> {
         let PfnRange { start, end } = self.geometry.section_range(index);
-        let runs = self.get(index).map(|section| {
+        let runs = self.get(index).and_then(|section| {
             let middle = start.plus(section.boundary);
-            let first = (section.first_zone(), PfnRange { start, end: middle });
-            [first, (section.second, PfnRange { start: middle, end })]
+            let first = (section.first_zone()?, PfnRange { start, end: middle });
+            Some([first, (section.second, PfnRange { start: middle, end })])
         });
         runs.into_iter().flatten().filter(|(_, range)| range.pages() > 0)
     }
@@ -126,7 +155,7 @@ impl Sections {
     /// The zone of a section that has one.
     pub(crate) fn only_zone(&self, index: usize) -> Option<ZoneId> {
         let section = self.get(index)?;
-        (section.boundary == self.geometry.section_pages()).then(|| section.first_zone())
+        section.first_zone().filter(|_| section.boundary == self.geometry.section_pages())
     }
 
     fn within(&self, pfn: Pfn) -> u32 {

@@ -80,7 +80,7 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
             }
             Holding::Pull => {
                 let mut area = zone.lock();
-                if mm.state(head).buddy_order() == Some(found) {
+                if mm.zone_of(head) == Some(id) && mm.state(head).buddy_order() == Some(found) {
                     if mm.is_isolated(head) {
                         return Attempt::Busy;
                     }

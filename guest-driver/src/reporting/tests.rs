@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod hotplug;
 mod in_time;
 mod trackers;
 mod zones;

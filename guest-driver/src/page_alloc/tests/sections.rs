@@ -79,3 +79,46 @@ fn memory_block_of_two_zones_stays_online() {
 fn zones_that_meet_within_a_block_are_refused() {
     Mm::new(&shared(7));
 }
+
+/// What a lookup finds of a section: a zone, a pageblock that is not isolated, whether it is online.
+fn found(mm: &Mm, section: usize) -> (Option<ZoneId>, bool, bool) {
+    let first = G.section_range(section).start;
+    assert_eq!(mm.state(first) == FrameState::Absent, !mm.is_online(section));
+    (mm.zone_of(first), !mm.is_isolated(first), mm.is_online(section))
+}
+
+#[test]
+fn removed_section_is_as_if_never_added() {
+    let mm = Mm::new(&Layout { sections: 4, ..shared(8) });
+    assert_eq!(found(&mm, 3), (None, false, false));
+    let bytes = mm.metadata_bytes();
+    assert_eq!(mm.remove_section(3), Err(OfflineError::Invalid));
+    assert_eq!(mm.remove_section(2), Err(OfflineError::Busy));
+    mm.offline_block(2, &Nobody, &never).unwrap();
+    assert_eq!(found(&mm, 2), (Some(ZoneId(1)), true, false));
+    mm.remove_section(2).unwrap();
+    assert_eq!(found(&mm, 2), (None, false, false));
+    assert!(mm.metadata_bytes() < bytes);
+    assert_eq!(mm.online_block(2), Err(OfflineError::Invalid));
+    assert_eq!(mm.remove_section(2), Err(OfflineError::Invalid));
+    mm.validate().unwrap();
+}
+
+#[test]
+fn removed_section_is_added_to_another_zone() {
+    let mm = Mm::new(&shared(8));
+    mm.offline_block(2, &Nobody, &never).unwrap();
+    mm.add_section(2, ZoneId(0));
+    assert_eq!(
+        mm.zone_of(G.section_range(2).start),
+        Some(ZoneId(1)),
+        "one that is present keeps it"
+    );
+    mm.remove_section(2).unwrap();
+    mm.add_section(2, ZoneId(0));
+    let before = mm.zone(ZoneId(0)).free_pages();
+    mm.online_block(2).unwrap();
+    assert_eq!(found(&mm, 2), (Some(ZoneId(0)), true, true));
+    assert_eq!(mm.zone(ZoneId(0)).free_pages(), before + 32768);
+    mm.validate().unwrap();
+}

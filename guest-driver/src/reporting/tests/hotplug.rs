@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Memory that is removed.
+
+use super::*;
+use crate::page_alloc::MovePages;
+
+struct Nobody;
+
+impl MovePages for Nobody {
+    fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
+        false
+    }
+}
+
+#[test]
+fn removed_memory_is_forgotten_and_new_one_reported() {
+    for config in every_config() {
+        let (mm, mut reporter) = guest(4, config);
+        let mut host = Host::default();
+        mm.offline_block(2, &Nobody, &|| false).unwrap();
+        mm.remove_section(2).unwrap();
+        settle(&mut reporter, &mut host);
+        assert_eq!(host.pages(), 3 * 32768, "{config:?}");
+        assert!(!reporter.has_work(), "{config:?}");
+        mm.add_section(2, ZoneId(0));
+        mm.online_block(2).unwrap();
+        host.reports.clear();
+        settle(&mut reporter, &mut host);
+        let section = G.section_range(2);
+        let of_it = |range: &&PfnRange| section.contains(range.start);
+        let pages: u32 =
+            host.reports.iter().flatten().filter(of_it).map(|range| range.pages()).sum();
+        assert_eq!(pages, 32768, "{config:?}");
+        mm.validate().unwrap();
+    }
+}
