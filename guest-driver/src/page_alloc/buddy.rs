@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 
 use free_area::{FreeArea, List};
 
-use super::Mm;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
 use super::zone::Zone;
+use super::{InstalledHook, Mm};
 
 /// Why a block is put on a free list (`fpi_t`, in effect).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,9 @@ pub(crate) enum Origin {
     Moved,
     /// The reporter puts it back (`FPI_SKIP_REPORT_NOTIFY | FPI_TO_TAIL`).
     PutBack,
+    /// The isolation of another than the reporter ends, and it merges again. In Linux it is put back as
+    /// by the reporter.
+    Undone,
 }
 
 impl Mm {
@@ -140,12 +143,18 @@ impl Mm {
         self.set_state(pfn, FrameState::Buddy { order, reported: false });
         let to_tail = match origin {
             Origin::Freed | Origin::Moved => self.merge_is_likely(pfn, order),
-            Origin::PutBack => true,
+            Origin::PutBack | Origin::Undone => true,
         };
         self.link(area, pfn, order, mt, to_tail);
         match (origin, hook) {
             (Origin::Freed, Some(installed)) => {
                 installed.hook.after_insert(pfn, order, freed);
+            }
+            (Origin::Undone, Some(InstalledHook { hook, .. }))
+                if freed.pages() < 1 << hook.order() =>
+            {
+                // What it has merged with beyond that was seen when it was freed.
+                hook.merged(freed.start.align_down(hook.order()), hook.order());
             }
             (Origin::Moved, Some(installed)) => installed.hook.moved(pfn, order),
             _ => {}

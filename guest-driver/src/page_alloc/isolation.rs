@@ -2,6 +2,7 @@
 
 //! Page isolation: pageblocks whose free pages are withheld from allocation (`mm/page_isolation.c`).
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::Mm;
@@ -67,20 +68,23 @@ impl Mm {
         for block in range.step(self.geometry.pageblock_order) {
             if let Some((id, mut area)) = self.lock_zone_of(block) {
                 let zone = self.zone(id);
-                self.unisolate_pageblock(zone, &mut area, block, migratetype);
+                self.unisolate_pageblock(zone, &mut area, block, migratetype, Origin::Undone);
             }
         }
     }
 
-    /// Ends the isolation of `range`, all of it free and reported, and flags the free blocks that lie
-    /// whole within it as reported: before a CPU can take and free one of them.
-    pub(crate) fn undo_reported(&self, range: PfnRange) {
+    /// Ends the isolation of `range`, all of it free and reported; nothing in it needs reporting now. With
+    /// `flag` the free blocks that lie whole within it are flagged as reported.
+    ///
+    /// All of it is under the lock at once. Between two pageblocks a CPU could take one and free it again,
+    /// too small to be seen by the [`FreeHook`](super::FreeHook), and it would merge with the other here.
+    pub(crate) fn undo_reported(&self, range: PfnRange, flag: bool) {
         let Some((id, mut area)) = self.lock_zone_of(range.start) else { return };
         let (zone, movable) = (self.zone(id), Some(MigrateType::Movable));
         for block in range.step(self.geometry.pageblock_order) {
-            self.unisolate_pageblock(zone, &mut area, block, movable);
+            self.unisolate_pageblock(zone, &mut area, block, movable, Origin::PutBack);
         }
-        for (head, order) in self.buddies_in(range) {
+        for (head, order) in if flag { self.buddies_in(range) } else { Vec::new() } {
             if head.plus(1 << order) <= range.end {
                 self.set_state(head, FrameState::Buddy { order, reported: true });
             }
@@ -176,6 +180,7 @@ impl Mm {
         area: &mut FreeArea,
         block: Pfn,
         migratetype: Option<MigrateType>,
+        origin: Origin,
     ) {
         if !self.is_isolated(block) {
             return;
@@ -194,7 +199,7 @@ impl Mm {
         if merges {
             self.take(zone, area, block, order);
             self.mark_isolated(zone, block, false);
-            self.free_one(zone, area, block, order, Origin::PutBack);
+            self.free_one(zone, area, block, order, origin);
             return;
         }
         self.split_straddling(zone, area, block, false);

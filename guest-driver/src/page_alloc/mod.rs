@@ -81,6 +81,11 @@ pub trait FreeHook: Send + Sync {
     /// A block's pages have been moved by isolation or its undoing: nothing was freed.
     fn moved(&self, _head: Pfn, _order: u8) {}
 
+    /// The end of another's isolation has made a free block of [`FreeHook::order`] out of smaller ones.
+    /// Each of them may have been freed meanwhile, and was too small to be seen then. Linux tells nothing
+    /// here.
+    fn merged(&self, _head: Pfn, _order: u8) {}
+
     /// A zone has as many free pages as [`Mm::await_free_pages`] was asked for.
     fn zone_recovered(&self) {}
 

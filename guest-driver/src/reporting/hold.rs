@@ -102,8 +102,8 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
     }
 }
 
-/// Ends an isolation. Kernels whose isolation forgets a pageblock's migratetype need it from the
-/// caller, and a reporter cannot know it.
+/// Ends an isolation of pages that were not reported. Kernels whose isolation forgets a pageblock's
+/// migratetype need it from the caller, and a reporter cannot know it.
 fn undo(mm: &Mm, range: PfnRange) {
     mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
 }
@@ -111,7 +111,7 @@ fn undo(mm: &Mm, range: PfnRange) {
 /// Releases held pages, `reported` or not.
 pub(super) fn release(mm: &Mm, config: &Config, range: PfnRange, reported: bool) {
     match config.holding {
-        Holding::Isolate if reported && config.tracker.flags_blocks() => mm.undo_reported(range),
+        Holding::Isolate if reported => mm.undo_reported(range, config.tracker.flags_blocks()),
         Holding::Isolate => undo(mm, range),
         Holding::Pull => {
             let FrameState::Held { order } = mm.state(range.start) else {

@@ -4,6 +4,7 @@
 
 mod hotplug;
 mod in_time;
+mod isolation;
 mod trackers;
 mod zones;
 

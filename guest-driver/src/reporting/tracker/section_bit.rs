@@ -104,6 +104,10 @@ impl FreeHook for SectionBit {
         }
     }
 
+    fn merged(&self, head: Pfn, order: u8) {
+        self.after_insert(head, order, PfnRange::block(head, order));
+    }
+
     fn zone_recovered(&self) {
         self.passes.request();
     }

@@ -59,6 +59,10 @@ impl FreeHook for ZoneBitmap {
         }
     }
 
+    fn merged(&self, head: Pfn, order: u8) {
+        self.mark_block(head, order);
+    }
+
     fn zone_recovered(&self) {
         self.passes.request();
     }

@@ -78,6 +78,10 @@ impl FreeHook for ZoneBitmapRcu {
         self.passes.request();
     }
 
+    fn merged(&self, head: Pfn, order: u8) {
+        self.after_insert(head, order, PfnRange::block(head, order));
+    }
+
     fn zone_recovered(&self) {
         self.passes.request();
     }
