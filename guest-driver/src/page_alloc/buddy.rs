@@ -4,6 +4,7 @@
 //! lock.
 
 pub(crate) mod free_area;
+mod rmqueue;
 
 use alloc::vec::Vec;
 
@@ -194,110 +195,6 @@ impl Mm {
             self.link(area, half, high, mt, false);
             zone.account(mt, 1 << high);
         }
-    }
-
-    /// Takes a block of `order` for an allocation of type `mt` (`__rmqueue`). It is a tail until the
-    /// caller sets its state: left as free, a buddy that is freed would merge with it as soon as
-    /// the lock is released.
-    pub(crate) fn rmqueue(
-        &self,
-        zone: &Zone,
-        area: &mut FreeArea,
-        order: u8,
-        mt: MigrateType,
-    ) -> Option<Pfn> {
-        self.rmqueue_smallest(zone, area, order, mt)
-            .or_else(|| {
-                // Movable pages may live in the reserve for contiguous allocations.
-                (mt == MigrateType::Movable)
-                    .then(|| self.rmqueue_smallest(zone, area, order, MigrateType::Cma))
-                    .flatten()
-            })
-            .or_else(|| self.rmqueue_fallback(zone, area, order, mt))
-            .inspect(|&pfn| self.set_state(pfn, FrameState::Tail))
-    }
-
-    fn rmqueue_smallest(
-        &self,
-        zone: &Zone,
-        area: &mut FreeArea,
-        order: u8,
-        mt: MigrateType,
-    ) -> Option<Pfn> {
-        let (from, head) = (order..=self.geometry.max_order)
-            .find_map(|from| Some((from, area.first(from, mt)?)))?;
-        self.take(zone, area, head, from);
-        self.expand(zone, area, head, from, order, mt);
-        Some(head)
-    }
-
-    /// Takes up to `want` blocks of `order` for a per-CPU list (`rmqueue_bulk`), and notes in `runs`
-    /// where they are, tails all of them. What one by one would come from splitting the same block
-    /// again and again is cut out of it at once, and to make blocks of a run is for the caller when
-    /// he has let the lock go: it is held that much shorter.
-    pub(crate) fn rmqueue_bulk(
-        &self,
-        zone: &Zone,
-        area: &mut FreeArea,
-        order: u8,
-        mt: MigrateType,
-        want: u32,
-        runs: &mut Vec<PfnRange>,
-    ) {
-        let mut left = want;
-        while left > 0 {
-            let found = (order..=self.geometry.max_order)
-                .find_map(|from| Some((from, area.first(from, mt)?)));
-            let Some((from, head)) = found else {
-                let Some(pfn) = self.rmqueue(zone, area, order, mt) else { return };
-                runs.push(PfnRange::block(pfn, order));
-                left -= 1;
-                continue;
-            };
-            self.take(zone, area, head, from);
-            self.set_state(head, FrameState::Tail);
-            let taken = left.min(1 << (from - order));
-            let run = PfnRange { start: head, end: head.plus(taken << order) };
-            runs.push(run);
-            left -= taken;
-            // The rest goes back as the blocks that splitting would have left.
-            let rest = PfnRange { start: run.end, end: head.plus(1 << from) };
-            for (block, part) in rest.blocks(from) {
-                self.set_state(block, FrameState::Buddy { order: part, reported: false });
-                self.link(area, block, part, mt, false);
-                zone.account(mt, 1 << part);
-            }
-        }
-    }
-
-    /// Steals from another migratetype, the largest block first (`__rmqueue_fallback`). A whole
-    /// pageblock, or one at least half free, changes its type.
-    fn rmqueue_fallback(
-        &self,
-        zone: &Zone,
-        area: &mut FreeArea,
-        order: u8,
-        mt: MigrateType,
-    ) -> Option<Pfn> {
-        let (from, other, head) = (order..=self.geometry.max_order).rev().find_map(|from| {
-            mt.fallbacks().iter().find_map(|&other| Some((from, other, area.first(from, other)?)))
-        })?;
-        let blocks = self.geometry.pageblock_order;
-        if from >= blocks {
-            self.take(zone, area, head, from);
-            self.set_blocks(PfnRange::block(head, from), mt);
-            self.expand(zone, area, head, from, order, mt);
-            return Some(head);
-        }
-        let block = PfnRange::block(head.align_down(blocks), blocks);
-        let free: u32 = self.buddies_in(block).iter().map(|&(_, order)| 1u32 << order).sum();
-        if free >= block.pages() / 2 {
-            self.move_buddies(zone, area, block, |mm| mm.sections.set_migratetype(block.start, mt));
-            return self.rmqueue_smallest(zone, area, order, mt);
-        }
-        self.take(zone, area, head, from);
-        self.expand(zone, area, head, from, order, other);
-        Some(head)
     }
 
     /// The free blocks that begin in `range`.

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`geometry`] | orders, pageblocks, sections, memory blocks |
 //! | [`frame`], [`section`] | `struct page`, sparse sections, pageblock flags |
-//! | [`buddy`] | `__free_one_page`, `expand`, free lists by order and migratetype |
+//! | [`buddy`] | `__free_one_page`, `__rmqueue`, free lists by order and migratetype |
 //! | [`pcp`] | per-CPU page lists |
 //! | [`zone`] | zones, accounting |
 //! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |

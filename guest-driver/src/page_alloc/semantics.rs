@@ -28,6 +28,12 @@ pub struct KernelSemantics {
     /// How many pages per-CPU lists may hold follows what their CPU does. Since 6.7; before, it was
     /// the share of the low watermark that it begins with now.
     pub tune_pcp_high: bool,
+    /// Movable pages come from the reserve for contiguous allocation while it is more than half of
+    /// what is free. Since 5.7; before, only when nothing else was free.
+    pub balance_cma: bool,
+    /// A page of another type comes from the smallest free block if no pageblock can be claimed.
+    /// Since 6.15; before, from the largest one, unless it is small and the page movable.
+    pub steal_smallest: bool,
 }
 
 impl KernelSemantics {
@@ -41,6 +47,8 @@ impl KernelSemantics {
         standalone_isolate_bit: true,
         putback_by_pageblock: false,
         tune_pcp_high: true,
+        balance_cma: true,
+        steal_smallest: true,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -56,11 +64,13 @@ impl KernelSemantics {
         standalone_isolate_bit: false,
         putback_by_pageblock: false,
         tune_pcp_high: false,
+        balance_cma: true,
+        steal_smallest: false,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not
     /// at all.
-    pub const V5_4: Self = Self::V5_8;
+    pub const V5_4: Self = Self { balance_cma: false, ..Self::V5_8 };
 
     /// Linux 4.16 and before: two isolators may hold the same pageblock.
     pub const V4_16: Self = Self { refuse_double_isolation: false, ..Self::V5_4 };
