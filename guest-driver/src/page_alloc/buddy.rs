@@ -20,6 +20,8 @@ use super::{InstalledHook, Mm};
 pub(crate) enum Origin {
     /// It was in use and is freed.
     Freed,
+    /// It has come online (`FPI_TO_TAIL`).
+    Onlined,
     /// Isolation split or moved it (`FPI_NONE` in Linux, which notifies page reporting as well).
     Moved,
     /// The reporter puts it back (`FPI_SKIP_REPORT_NOTIFY | FPI_TO_TAIL`).
@@ -137,18 +139,19 @@ impl Mm {
             order += 1;
         }
         let hook = self.hook_for(pfn, order);
-        if let (Origin::Freed, Some(installed)) = (origin, hook.filter(|hook| hook.listens_before))
+        if let (Origin::Freed | Origin::Onlined, Some(installed)) =
+            (origin, hook.filter(|hook| hook.listens_before))
         {
             installed.hook.before_insert(pfn, order);
         }
         self.set_state(pfn, FrameState::Buddy { order, reported: false });
         let to_tail = match origin {
             Origin::Freed | Origin::Moved => self.merge_is_likely(pfn, order),
-            Origin::PutBack | Origin::Undone => true,
+            Origin::Onlined | Origin::PutBack | Origin::Undone => true,
         };
         self.link(area, pfn, order, mt, to_tail);
         match (origin, hook) {
-            (Origin::Freed, Some(installed)) => {
+            (Origin::Freed | Origin::Onlined, Some(installed)) => {
                 installed.hook.after_insert(pfn, order, freed);
             }
             (Origin::Undone, Some(InstalledHook { hook, .. }))

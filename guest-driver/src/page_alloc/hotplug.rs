@@ -87,6 +87,9 @@ impl Mm {
     /// Takes a memory block online (`online_pages`). All of it is free then, and nothing of it
     /// reported.
     ///
+    /// Its pages are isolated while they are freed, and only afterwards left to the allocator. Others may
+    /// come in between, and find pageblocks of another isolator.
+    ///
     /// # Errors
     /// [`OfflineError::Invalid`] if a section of it is missing or online already, or they are of two
     /// zones.
@@ -94,8 +97,13 @@ impl Mm {
         let _hotplug = self.hotplug.lock();
         let (sections, range, zone) =
             self.of_one_zone(block, false).ok_or(OfflineError::Invalid)?;
-        self.online_range(zone, range);
+        let isolated = self.semantics.isolate_on_online;
+        self.move_range_to_zone(zone, range, isolated);
+        self.online_pages_range(zone, range);
         self.set_online(sections.clone(), true);
+        if isolated {
+            self.undo_isolate_page_range(range, Some(MigrateType::Movable));
+        }
         self.set_watermarks();
         if let Some(hook) = self.hook() {
             sections.for_each(|section| hook.section_online(section));
@@ -103,10 +111,12 @@ impl Mm {
         Ok(())
     }
 
-    /// Frees all pages of a section that is there when the guest boots.
+    /// Frees all pages of a section that is there when the guest boots: none of its pageblocks is
+    /// isolated.
     pub(crate) fn online_at_boot(&self, index: usize) {
         for (zone, range) in self.sections.by_zone(index) {
-            self.online_range(zone, range);
+            self.move_range_to_zone(zone, range, false);
+            self.online_pages_range(zone, range);
         }
         self.set_online(index..index + 1, true);
     }
@@ -116,22 +126,38 @@ impl Mm {
         all.for_each(|section| section.set_online(online));
     }
 
-    /// Frees the absent pages of `range`.
-    fn online_range(&self, zone: ZoneId, range: PfnRange) {
+    /// Makes the pageblocks of `range` movable ones, `isolated` or not (`move_pfn_range_to_zone`). The
+    /// frames stay absent.
+    fn move_range_to_zone(&self, zone: ZoneId, range: PfnRange, isolated: bool) {
         let zone = self.zone(zone);
-        // From the first step to the last under the lock: a CPU that has looked at the section before it
-        // went offline must find its frames absent, or free, and not isolate what is neither.
-        let mut area = zone.lock();
-        for pfn in range.step(0) {
-            self.set_state(pfn, FrameState::Tail);
-        }
+        let _area = zone.lock();
         for block in range.step(self.geometry.pageblock_order) {
             self.sections.set_migratetype(block, MigrateType::Movable);
+            if isolated {
+                self.mark_isolated(zone, block, true);
+            }
         }
-        zone.managed.fetch_add(u64::from(range.pages()), Ordering::Relaxed);
+    }
+
+    /// Frees the absent pages of `range`, a block of the largest order at a time
+    /// (`online_pages_range`, `__free_pages_core`).
+    fn online_pages_range(&self, zone: ZoneId, range: PfnRange) {
+        let zone = self.zone(zone);
         let order = self.geometry.max_order;
+        // By pageblocks, as everything larger is freed (`split_large_buddy`).
+        let part = order.min(self.geometry.pageblock_order);
+        let tail = self.semantics.isolate_on_online;
+        let origin = if tail { Origin::Onlined } else { Origin::Freed };
         for head in range.step(order) {
-            self.free_one(zone, &mut area, head, order, Origin::Freed);
+            zone.managed.fetch_add(1 << order, Ordering::Relaxed);
+            // A CPU that has looked at the section before it went offline must find its frames absent or
+            // free, and not isolate what is neither.
+            let mut area = zone.lock();
+            let block = PfnRange::block(head, order);
+            block.step(0).for_each(|pfn| self.set_state(pfn, FrameState::Tail));
+            for pfn in block.step(part) {
+                self.free_one(zone, &mut area, pfn, part, origin);
+            }
         }
     }
 

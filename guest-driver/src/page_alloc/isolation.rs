@@ -145,7 +145,7 @@ impl Mm {
     }
 
     /// Sets or clears the isolate bit of a block and books it.
-    fn mark_isolated(&self, zone: &Zone, block: Pfn, isolated: bool) {
+    pub(super) fn mark_isolated(&self, zone: &Zone, block: Pfn, isolated: bool) {
         self.sections.set_isolated(block, isolated);
         let delta = if isolated { 1 } else { -1 };
         let blocks = zone.isolated_blocks.load(Ordering::Relaxed).wrapping_add_signed(delta);

@@ -89,7 +89,8 @@ pub trait FreeHook: Send + Sync {
     /// A zone has as many free pages as [`Mm::await_free_pages`] was asked for.
     fn zone_recovered(&self) {}
 
-    /// A section has come online, with nothing in it reported.
+    /// A section has come online, with nothing in it reported (`MEM_ONLINE`). It runs without the zone's
+    /// lock, after the frees of the section's pages, which were isolated and not online at that time.
     fn section_online(&self, section: usize);
 
     /// A section has gone offline: nothing of it may be remembered.

@@ -19,6 +19,9 @@ pub struct KernelSemantics {
     /// without it and without the one above, a page that reached a per-CPU list after the drain
     /// stays there, and offlining never ends.
     pub drain_on_offline_retry: bool,
+    /// Memory that comes online is isolated while its pages are freed, and these go to the tails of their
+    /// lists, as those of boot memory do. Since 5.10; before, each could be allocated at once.
+    pub isolate_on_online: bool,
     /// Isolation is a bit of its own and the migratetype beneath it stays. Since 6.17.
     pub standalone_isolate_bit: bool,
     /// A block that the reporter pulled out is put back pageblock by pageblock. In no kernel:
@@ -44,6 +47,7 @@ impl KernelSemantics {
         split_straddling_buddy: true,
         disable_pcp_for_offline: true,
         drain_on_offline_retry: true,
+        isolate_on_online: true,
         standalone_isolate_bit: true,
         putback_by_pageblock: false,
         tune_pcp_high: true,
@@ -61,6 +65,7 @@ impl KernelSemantics {
         split_straddling_buddy: false,
         disable_pcp_for_offline: false,
         drain_on_offline_retry: true,
+        isolate_on_online: false,
         standalone_isolate_bit: false,
         putback_by_pageblock: false,
         tune_pcp_high: false,

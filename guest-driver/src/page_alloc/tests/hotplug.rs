@@ -52,3 +52,65 @@ fn memory_can_be_added_later() {
     assert_eq!(mm.zone(ZoneId(0)).free_pages(), 2 * 32768);
     assert_eq!(mm.state(Pfn(2 * 32768)), FrameState::Absent);
 }
+
+/// Hears what comes online, and looks at it in each call.
+#[derive(Default)]
+struct Listener {
+    mm: std::sync::OnceLock<std::sync::Weak<Mm>>,
+    freed: core::sync::atomic::AtomicU64,
+    online: core::sync::atomic::AtomicU64,
+}
+
+impl Listener {
+    fn mm(&self) -> Arc<Mm> {
+        self.mm.get().and_then(std::sync::Weak::upgrade).expect("it is set and alive")
+    }
+}
+
+impl FreeHook for Listener {
+    fn order(&self) -> u8 {
+        10
+    }
+
+    fn after_insert(&self, head: Pfn, _order: u8, _freed: PfnRange) {
+        assert!(self.mm().is_isolated(head) && !self.mm().is_online(1));
+        assert_eq!(self.mm().zone(ZoneId(0)).free_pages(), 32768, "it cannot be allocated yet");
+        self.freed.fetch_add(1024, Ordering::Relaxed);
+    }
+
+    fn section_online(&self, section: usize) {
+        assert!(self.mm().is_online(section));
+        assert_eq!(self.mm().zone(ZoneId(0)).free_pages(), 2 * 32768);
+        assert_eq!(self.mm().zone(ZoneId(0)).isolated_blocks(), 0);
+        self.online.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn section_offline(&self, _section: usize) {}
+}
+
+#[test]
+fn memory_is_isolated_until_it_is_online() {
+    let mm = Arc::new(Mm::new(&Layout { sections: 2, ..Layout::flat(G, 1, 1) }));
+    let hook = Arc::new(Listener::default());
+    hook.mm.set(Arc::downgrade(&mm)).unwrap();
+    assert!(mm.set_free_hook(Arc::clone(&hook) as _).is_ok());
+    mm.add_section(1, ZoneId(0));
+    mm.online_block(1).unwrap();
+    let [freed, online] = [&hook.freed, &hook.online].map(|count| count.load(Ordering::Relaxed));
+    assert_eq!((freed, online), (32768, 1));
+    mm.validate().unwrap();
+    // It is last on its list.
+    let first = mm.alloc(0, AllocRequest::movable(10)).unwrap();
+    assert_eq!(first, Pfn(0));
+}
+
+#[test]
+fn kernel_5_9_onlines_without_isolation() {
+    let layout = Layout { sections: 2, semantics: KernelSemantics::V5_9, ..Layout::flat(G, 1, 1) };
+    let mm = Mm::new(&layout);
+    mm.add_section(1, ZoneId(0));
+    mm.online_block(1).unwrap();
+    mm.validate().unwrap();
+    // The last that was freed is the first of its list.
+    assert_eq!(mm.alloc(0, AllocRequest::movable(10)), Ok(Pfn(2 * 32768 - 1024)));
+}

@@ -36,7 +36,7 @@ fn frames_of_a_shared_section_are_of_two_zones() {
 
 #[test]
 fn pages_of_a_shared_section_return_to_their_zone() {
-    let mm = Mm::new(&shared(8));
+    let mm = Mm::new(&shared(32));
     let before = [0, 1].map(|zone| mm.zone(ZoneId(zone)).free_pages());
     let mut taken = Vec::new();
     while let Ok(pfn) = mm.alloc(0, AllocRequest::movable(9)) {

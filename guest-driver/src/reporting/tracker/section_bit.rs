@@ -112,7 +112,11 @@ impl FreeHook for SectionBit {
         self.passes.request();
     }
 
-    fn section_online(&self, _section: usize) {}
+    /// A pass before this may have found the section not online, and dropped the marks of its pages.
+    fn section_online(&self, section: usize) {
+        self.bits.set(section);
+        self.passes.request();
+    }
 
     fn section_offline(&self, section: usize) {
         self.bits.take(section);

@@ -67,7 +67,11 @@ impl FreeHook for ZoneBitmap {
         self.passes.request();
     }
 
-    fn section_online(&self, _section: usize) {}
+    /// A pass before this may have found the section not online, and dropped the marks of its pages.
+    fn section_online(&self, section: usize) {
+        self.granules.of_section(section).for_each(|granule| self.bits.set(granule));
+        self.passes.request();
+    }
 
     fn section_offline(&self, section: usize) {
         self.bits.clear(self.granules.of_section(section));

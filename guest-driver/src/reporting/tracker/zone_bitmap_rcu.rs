@@ -86,7 +86,11 @@ impl FreeHook for ZoneBitmapRcu {
         self.passes.request();
     }
 
-    fn section_online(&self, _section: usize) {}
+    /// A pass before this may have found the section not online, and dropped the marks of its pages.
+    fn section_online(&self, section: usize) {
+        self.mark_all(self.granules.of_section(section));
+        self.passes.request();
+    }
 
     fn section_offline(&self, section: usize) {
         for bitmap in &self.bitmaps {
