@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use balloon_lab::store::{CaseRecord, Store};
+use guest_driver::reporting::{Holding, TrackerKind};
 use rustix::process::{Pid, Signal, kill_process};
 use vmm_integration::measure::host::wait_until;
 
@@ -81,7 +82,7 @@ fn list_shows_each_experiment_with_parameters() {
         "trackers",
         "scale",
         "    memory: memory of the guest; a size from 256M",
-        "50 cases: zone-bitmap-isolate-uniform, ",
+        &format!("{} cases: zone-bitmap-isolate-uniform, ", 5 * schemes()),
         "with --full also: zone-bitmap-pull",
         "stalled-control",
     ] {
@@ -91,8 +92,14 @@ fn list_shows_each_experiment_with_parameters() {
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     assert_eq!(listed[0]["parameters"][2]["takes"], "sizes from 1G to 16T, such as 512M,4G");
-    assert_eq!(listed[0]["cases"]["quick"][4], "reported-flag-isolate");
+    let isolating = TrackerKind::ALL.len();
+    assert_eq!(listed[0]["cases"]["quick"][isolating - 1], "reported-flag-isolate");
     assert_eq!(listed[1]["subcommand"], "race");
+}
+
+/// Trackers with either way to hold pages.
+fn schemes() -> usize {
+    TrackerKind::ALL.len() * Holding::ALL.len()
 }
 
 /// One case that is done at once.
@@ -221,17 +228,19 @@ fn interrupted_run_keeps_its_records_and_resumes() {
     let store = Store::new(&out);
     wait_until(Duration::from_secs(120), Duration::from_millis(10), || {
         let kept = store.kept().map_err(|error| format!("{error:#}"))?.records;
-        if kept.len() >= 10 { Ok(()) } else { Err(format!("{} records", kept.len())) }
+        if kept.len() >= schemes() { Ok(()) } else { Err(format!("{} records", kept.len())) }
     })
     .unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
-    assert!(said.contains("interrupted: 10 of 20 cases are kept; to go on: "), "{said}");
+    let kept =
+        format!("interrupted: {} of {} cases are kept; to go on: ", schemes(), 2 * schemes());
+    assert!(said.contains(&kept), "{said}");
     assert!(said.contains("--resume"), "{said}");
     let before = by_case(store.kept().unwrap().records);
-    assert_eq!(before.len(), 10);
+    assert_eq!(before.len(), schemes());
 
     // It goes on, with a shorter second half: those that are kept are of the same parameters only if
     // these are what was set.
@@ -250,12 +259,16 @@ fn interrupted_run_keeps_its_records_and_resumes() {
     let output = run(&again, &out);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("skipped, already recorded: 9 of 10 cases"),
+        stderr(&output).contains(&format!(
+            "skipped, already recorded: {} of {} cases",
+            schemes() - 1,
+            schemes()
+        )),
         "{}",
         stderr(&output)
     );
     let after = by_case(store.kept().unwrap().records);
-    assert_eq!(after.len(), 10);
+    assert_eq!(after.len(), schemes());
     for (case, record) in &before {
         if case == "reported-flag-pull-uniform" {
             assert_eq!(after[case].figures, record.figures, "the seed repeats it");
