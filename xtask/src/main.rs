@@ -11,6 +11,7 @@ mod files;
 #[cfg(test)]
 mod house;
 mod lab;
+mod mutants;
 mod setup;
 mod test;
 
@@ -62,6 +63,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Plants known faults in a copy of the sources, and says whether the checks notice each.
+    ///
+    /// A mutant is one edit of one source file, listed in mutants/ with the check that must notice it:
+    /// the explorer, in configurations that stand without the edit, or a test. The exit status is 1 if
+    /// one survives. The results of the last whole run are in docs/research/mutants.md.
+    Mutants(mutants::Options),
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.
     Dist,
@@ -119,6 +126,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Some(Bench::Guest { all, json }), .. } => {
             bench("guest", &[("--all", all), ("--json", json)])
         }
+        Command::Mutants(options) => mutants::run(&options),
         Command::Dist => dist::run(),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
+use crate::mutants;
 
 /// Runs the checks one after the other and goes on past a failure, so that one run shows them all.
 ///
@@ -52,6 +53,9 @@ pub(crate) fn all() -> Result<()> {
     let explore = ["test", "--locked", "--profile", "explore", "--package", "explore"];
     let only = ["--features", "shuttle", "--test", "explore"];
     step("exploration", run(cargo(&explore).args(only)));
+
+    heading("mutants");
+    step("mutants", mutants::quick());
 
     let seconds = started.elapsed().as_secs();
     if !failed.is_empty() {

@@ -268,5 +268,8 @@ Schedules are sequentially consistent: every actor sees each step at once, whate
 What a processor or a compiler may reorder is not explored; [litmus tests](../design/model.md#memory-order) \
 ask for it, a step at a time.
 
+That nothing is found means something only where a fault would be found: [mutants](mutants.md) has the \
+faults that were planted in the model, and which of these configurations found each.
+
 All of this is about the model. It says nothing of Linux until a real guest shows it.
 ";
