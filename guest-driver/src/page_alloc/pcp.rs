@@ -33,10 +33,11 @@ impl Mm {
         mt: MigrateType,
     ) -> Option<Pfn> {
         let slot = slot(&self.geometry, order, mt)?;
+        let mut pcp = zone.pcp[cpu].lock();
+        // Under the lock that emptying the lists takes, after they were turned off: nothing is left on one.
         if zone.pcp_disabled.load(Ordering::Relaxed) > 0 {
             return None;
         }
-        let mut pcp = zone.pcp[cpu].lock();
         if pcp.lists[slot].is_empty() {
             let blocks = pcp.nr_alloc(&self.geometry, order, zone.is_below_high());
             self.rmqueue_bulk(zone, &mut zone.lock(), order, mt, blocks, &mut pcp.taken);

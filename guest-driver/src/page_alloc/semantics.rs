@@ -15,9 +15,9 @@ pub struct KernelSemantics {
     pub split_straddling_buddy: bool,
     /// Offlining turns the per-CPU lists off while it runs. Since 5.11.
     pub disable_pcp_for_offline: bool,
-    /// Offlining drains the per-CPU lists each time that it finds pages not isolated. Since 5.9;
-    /// without it and without the one above, a page that reached a per-CPU list after the drain
-    /// stays there, and offlining never ends.
+    /// Offlining drains the per-CPU lists each time that it finds pages not isolated. In 5.9 and 5.10:
+    /// later kernels drain once, as they turn the lists off. With neither, a page that reached a
+    /// per-CPU list after the drain stays there, and offlining never ends.
     pub drain_on_offline_retry: bool,
     /// Memory that comes online is isolated while its pages are freed, and these go to the tails of their
     /// lists, as those of boot memory do. Since 5.10; before, each could be allocated at once.
@@ -46,7 +46,7 @@ impl KernelSemantics {
         drain_on_isolate: false,
         split_straddling_buddy: true,
         disable_pcp_for_offline: true,
-        drain_on_offline_retry: true,
+        drain_on_offline_retry: false,
         isolate_on_online: true,
         standalone_isolate_bit: true,
         putback_by_pageblock: false,

@@ -114,3 +114,37 @@ fn kernel_5_9_onlines_without_isolation() {
     // The last that was freed is the first of its list.
     assert_eq!(mm.alloc(0, AllocRequest::movable(10)), Ok(Pfn(2 * 32768 - 1024)));
 }
+
+/// How often the lists are drained while a page stays in use for three tries.
+fn drains_while_offlining(semantics: KernelSemantics) -> u64 {
+    let mm = old(semantics, 2);
+    let pfn = mm.alloc(0, AllocRequest::movable(4)).unwrap_or_default();
+    let isolated = mm.zone(ZoneId(0)).drains();
+    let calls = core::cell::Cell::new(0);
+    let signal = || calls.replace(calls.get() + 1) == 3;
+    let of = (pfn.0 >> G.section_order) as usize;
+    assert_eq!(mm.offline_block(of, &Nobody, &signal), Err(OfflineError::Interrupted));
+    mm.zone(ZoneId(0)).drains() - isolated
+}
+
+#[test]
+fn offlining_drains_once_since_lists_are_turned_off() {
+    assert_eq!(drains_while_offlining(KernelSemantics::V6_19), 1);
+    // Those of its 64 pageblocks come first.
+    assert_eq!(drains_while_offlining(KernelSemantics::V5_9), 64 + 3);
+    assert_eq!(drains_while_offlining(KernelSemantics::V5_8), 64);
+}
+
+#[test]
+fn disabled_per_cpu_lists_stay_empty() {
+    let mm = Mm::new(&Layout::flat(G, 1, 2));
+    let pfn = mm.alloc(0, AllocRequest::movable(0)).unwrap();
+    mm.pcp_disable(ZoneId(0));
+    let free = mm.zone(ZoneId(0)).free_pages();
+    let another = mm.alloc(0, AllocRequest::movable(0)).unwrap();
+    assert_eq!(mm.zone(ZoneId(0)).free_pages(), free - 1);
+    [pfn, another].into_iter().for_each(|pfn| mm.free(0, pfn));
+    assert_eq!(mm.zone(ZoneId(0)).free_pages(), 2 * 32768);
+    mm.pcp_enable(ZoneId(0));
+    mm.validate().unwrap();
+}
