@@ -9,7 +9,7 @@ use super::geometry::{MigrateType, PfnRange};
 use super::hotplug::MovePages;
 use super::isolation::{Busy, IsolateMode};
 
-/// How often pages in use are moved before it is given up.
+/// How often a block in use is moved before it is given up.
 const TRIES: usize = 5;
 
 impl Mm {
@@ -17,8 +17,8 @@ impl Mm {
     /// of those in use moved by `movers`.
     ///
     /// # Errors
-    /// [`Busy`] if another isolator holds part of it, or it stayed in use for a few tries; everything
-    /// is as before then.
+    /// [`Busy`] if another isolator holds part of it, or part of it is not free after what is in use was
+    /// moved; everything is as before then. Linux looks once, and callers try later or elsewhere.
     pub fn alloc_contig_range(
         &self,
         range: PfnRange,
@@ -27,19 +27,36 @@ impl Mm {
     ) -> Result<(), Busy> {
         let zone = self.zone_of(range.start).ok_or(Busy)?;
         self.start_isolate_page_range(range, mode)?;
-        let mut result = Err(Busy);
-        for _ in 0..TRIES {
-            self.drain_all(zone);
-            if !self.migrate_range(range, movers) {
-                break;
-            }
-            result = self.test_pages_isolated(range).and_then(|()| self.take_range(range));
-            if result.is_ok() {
-                break;
-            }
-        }
+        self.drain_all(zone);
+        self.migrate_for_contig(range, movers);
+        let result = self.test_pages_isolated(range).and_then(|()| self.take_range(range));
         self.undo_isolate_page_range(range, Some(mode.migratetype()));
         result
+    }
+
+    /// Has the blocks in use in `range` moved, and ends at the first that no try has moved
+    /// (`__alloc_contig_migrate_range`). Whether that was enough is for the test to say.
+    fn migrate_for_contig(&self, range: PfnRange, movers: &dyn MovePages) {
+        let mut pfn = range.start;
+        while pfn < range.end {
+            let state = self.state(pfn);
+            let pages = match state {
+                FrameState::Allocated { order, movable: true } => {
+                    let owner = self.sections.frame(pfn).and_then(super::Frame::owner);
+                    let mut tries = 0..TRIES;
+                    // It may be freed by its user meanwhile, too.
+                    if !tries.any(|_| {
+                        movers.move_pages(self, pfn, order, owner) || self.state(pfn) != state
+                    }) {
+                        return;
+                    }
+                    1 << order
+                }
+                FrameState::Buddy { order, .. } => 1 << order,
+                _ => 1,
+            };
+            pfn = pfn.plus(pages);
+        }
     }
 
     /// Makes the pageblocks of `range` a reserve for contiguous allocations, in which others may

@@ -226,7 +226,7 @@ impl Mm {
 
     /// Has every block in use in `range` moved, as far as that is possible now
     /// (`do_migrate_range`); false if one is there that can never be moved.
-    pub(super) fn migrate_range(&self, range: PfnRange, movers: &dyn MovePages) -> bool {
+    fn migrate_range(&self, range: PfnRange, movers: &dyn MovePages) -> bool {
         let mut pfn = range.start;
         while pfn < range.end {
             match self.state(pfn) {

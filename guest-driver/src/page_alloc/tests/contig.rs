@@ -26,3 +26,30 @@ fn a_contiguous_range_is_taken_from_under_its_users() {
     mm.drain_all(ZoneId(0));
     mm.validate().unwrap();
 }
+
+/// Moves a page only at one of the requests, and counts them.
+struct Reluctant {
+    moves_at: usize,
+    asked: core::sync::atomic::AtomicUsize,
+}
+
+impl MovePages for Reluctant {
+    fn move_pages(&self, mm: &Mm, from: Pfn, order: u8, owner: Option<u32>) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed) + 1 == self.moves_at
+            && Anywhere.move_pages(mm, from, order, owner)
+    }
+}
+
+#[test]
+fn a_block_in_use_is_moved_in_five_tries() {
+    for (moves_at, expected) in [(1, Ok(())), (5, Ok(())), (6, Err(Busy))] {
+        let mm = Mm::new(&Layout::flat(G, 1, 1));
+        let pfn = mm.alloc(0, AllocRequest::movable(4)).unwrap();
+        let movers = Reluctant { moves_at, asked: Default::default() };
+        let range = PfnRange::block(pfn.align_down(9), 9);
+        assert_eq!(mm.alloc_contig_range(range, IsolateMode::Other, &movers), expected);
+        assert_eq!(movers.asked.load(Ordering::Relaxed), moves_at.min(5));
+        assert_eq!(mm.zone(ZoneId(0)).drains(), 1);
+        mm.validate().unwrap();
+    }
+}
