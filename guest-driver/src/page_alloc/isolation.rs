@@ -219,6 +219,13 @@ impl Mm {
             return true;
         }
         let mut pfn = range.start;
+        // The first page may be a tail of a larger block in use: Linux looks at the folio's head.
+        if let Some((head, order, movable)) = self.in_use_around(pfn) {
+            if !movable && zone.kind == ZoneType::Normal {
+                return true;
+            }
+            pfn = head.plus(1 << order);
+        }
         while pfn < range.end {
             let pages = match self.state(pfn) {
                 FrameState::Absent => return true,
@@ -234,6 +241,20 @@ impl Mm {
             pfn = pfn.plus(pages);
         }
         false
+    }
+
+    /// The block in use of which `pfn` is a tail: its head, its order, and whether it can be moved.
+    fn in_use_around(&self, pfn: Pfn) -> Option<(Pfn, u8, bool)> {
+        if self.state(pfn) != FrameState::Tail {
+            return None;
+        }
+        let heads = (1..=self.geometry.max_order).map(|order| (pfn.align_down(order), order));
+        heads.filter(|&(head, _)| head != pfn).find_map(|(head, least)| match self.state(head) {
+            FrameState::Allocated { order, movable } if order >= least => {
+                Some((head, order, movable))
+            }
+            _ => None,
+        })
     }
 
     /// Takes a free block off its list for the reporter, if the zone can spare it

@@ -78,3 +78,26 @@ fn kernel_5_4_drains_per_pageblock_and_moves_buddies() {
     mm.start_isolate_page_range(section, IsolateMode::Other).unwrap();
     assert_eq!(mm.zone(ZoneId(0)).drains(), 0);
 }
+
+/// A guest with a normal zone, in which unmovable pages may be.
+fn normal() -> Mm {
+    let mut layout = Layout::flat(G, 1, 1);
+    layout.zones[0].kind = ZoneType::Normal;
+    Mm::new(&layout)
+}
+
+fn unmovable(order: u8) -> AllocRequest {
+    AllocRequest { migratetype: MigrateType::Unmovable, ..AllocRequest::movable(order) }
+}
+
+#[test]
+fn tail_of_an_unmovable_block_is_not_isolated() {
+    let mm = normal();
+    let pfn = mm.alloc(0, unmovable(10)).unwrap();
+    let tail = PfnRange::block(pfn.plus(512), 9);
+    assert_eq!(mm.state(tail.start), FrameState::Tail);
+    assert_eq!(mm.start_isolate_page_range(tail, IsolateMode::Other), Err(Busy));
+    mm.free(0, pfn);
+    mm.start_isolate_page_range(tail, IsolateMode::Other).unwrap();
+    mm.validate().unwrap();
+}
