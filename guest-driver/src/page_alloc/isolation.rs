@@ -275,10 +275,15 @@ impl Mm {
         self.take(zone, area, head, order);
         self.set_state(head, FrameState::Held { order });
         if order >= self.geometry.pageblock_order.saturating_sub(1) {
-            // As in Linux, whose pulled blocks come back as movable ones.
-            for block in PfnRange::block(head, order).step(self.geometry.pageblock_order) {
-                if self.sections.underlying_migratetype(block).is_mergeable() {
-                    self.sections.set_migratetype(block, MigrateType::Movable);
+            // As in Linux, whose pulled blocks come back as movable ones, what else is free in their
+            // pageblocks included. That looks at each frame, whether or not there is something to move.
+            let pageblock = self.geometry.pageblock_order;
+            for part in PfnRange::block(head, order).step(pageblock) {
+                let block = PfnRange::block(part.align_down(pageblock), pageblock);
+                if self.sections.underlying_migratetype(block.start).is_mergeable() {
+                    self.move_buddies(zone, area, block, |mm| {
+                        mm.sections.set_migratetype(block.start, MigrateType::Movable);
+                    });
                 }
             }
         }

@@ -101,3 +101,26 @@ fn tail_of_an_unmovable_block_is_not_isolated() {
     mm.start_isolate_page_range(tail, IsolateMode::Other).unwrap();
     mm.validate().unwrap();
 }
+
+/// Linux moves what is free in a pageblock to the movable lists when half of it is pulled.
+#[test]
+fn pulling_half_a_pageblock_moves_the_other_half() {
+    let mm = normal();
+    let order = G.pageblock_order - 1;
+    // A pageblock of which one half is free, and all but a block of 16 pages of the other.
+    let first = mm.alloc(0, unmovable(order)).unwrap();
+    let second = mm.alloc(0, unmovable(4)).unwrap();
+    let of = PfnRange::block(first.align_down(9), 9);
+    assert!(of.contains(second));
+    mm.free(0, first);
+    assert_eq!(mm.underlying_migratetype(first), MigrateType::Unmovable);
+    let mut area = mm.zone(ZoneId(0)).lock();
+    assert!(mm.isolate_free_page(ZoneId(0), &mut area, first, order));
+    assert_eq!(mm.underlying_migratetype(first), MigrateType::Movable);
+    drop(area);
+    mm.validate().unwrap();
+    let mut area = mm.zone(ZoneId(0)).lock();
+    mm.putback_isolated_page(ZoneId(0), &mut area, first, order, true);
+    drop(area);
+    mm.validate().unwrap();
+}
