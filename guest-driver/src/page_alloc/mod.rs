@@ -48,6 +48,7 @@ pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
 pub use hotplug::{MovePages, OfflineError};
 pub use isolation::{Busy, IsolateMode};
 pub use pcp::VMSTAT_INTERVAL;
+pub use pcp::lists::PcpSizes;
 pub use semantics::KernelSemantics;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::buddy::free_area::FreeArea;
 use super::geometry::{Geometry, MigrateType};
-use super::pcp::lists::Pcp;
+use super::pcp::lists::{Pcp, PcpSizes};
 use crate::sync::{Guard, Lock};
 
 /// A zone, by its place in [`super::Layout::zones`].
@@ -143,6 +143,11 @@ impl Zone {
     /// Pages that the allocator has of this zone, free or not.
     pub fn managed_pages(&self) -> u64 {
         self.managed.load(Ordering::Relaxed)
+    }
+
+    /// How full each CPU's lists of the zone are, by CPU.
+    pub fn pcp_sizes(&self) -> impl Iterator<Item = PcpSizes> + '_ {
+        self.pcp.iter().map(|lists| lists.lock().sizes())
     }
 
     /// Pageblocks that are isolated now.

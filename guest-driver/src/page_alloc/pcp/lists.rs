@@ -11,6 +11,22 @@ use crate::page_alloc::geometry::{Geometry, MigrateType, Pfn, PfnRange};
 /// What part of a zone all its per-CPU lists may hold (`MIN_PERCPU_PAGELIST_HIGH_FRACTION`).
 const HIGH_FRACTION: u64 = 8;
 
+/// How full the lists of one CPU for one zone are, and may be, in pages (`pagesets` in
+/// `/proc/zoneinfo`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PcpSizes {
+    /// Pages on them.
+    pub count: u32,
+    /// At this many, some return to the zone.
+    pub high: u32,
+    /// The least that `high` may be.
+    pub high_min: u32,
+    /// The most that `high` may be.
+    pub high_max: u32,
+    /// Pages that move at once.
+    pub batch: u32,
+}
+
 /// The lists of one CPU for one zone (`struct per_cpu_pages`).
 #[derive(Debug)]
 pub(crate) struct Pcp {
@@ -82,6 +98,11 @@ impl Pcp {
             taken: Vec::new(),
             given: Vec::new(),
         }
+    }
+
+    pub(crate) fn sizes(&self) -> PcpSizes {
+        let &Self { count, high, high_min, high_max, batch, .. } = self;
+        PcpSizes { count, high, high_min, high_max, batch }
     }
 
     /// Sets the sizes for one of `cpus` CPUs of a zone of `managed` pages whose low watermark is

@@ -15,6 +15,8 @@ fn high_lies_between_shares_of_watermark_and_zone() {
     assert_eq!((pcp.batch, pcp.high, pcp.high_min, pcp.high_max), (63, 6_985, 6_985, 31_031));
     let pcp = lists(false);
     assert_eq!((pcp.high, pcp.high_min, pcp.high_max), (6_985, 6_985, 6_985));
+    let PcpSizes { count, high, .. } = pcp.sizes();
+    assert_eq!((count, high), (0, 6_985));
     let mut small = Pcp::new(&Geometry::LINUX);
     small.set_size((&Geometry::LINUX, true), 32_768, 200, 4);
     assert_eq!((small.batch, small.high_min, small.high_max), (7, 50, 1_024));
