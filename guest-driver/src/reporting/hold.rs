@@ -102,6 +102,20 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
     }
 }
 
+/// Holds the free block of at least `order` around `granule` as a pass does, calls `reported` with its
+/// frames, and releases it as reported; false if it could not be held. For measurements of one block.
+pub fn hold_while(
+    mm: &Mm,
+    config: &Config,
+    (granule, order): (Pfn, u8),
+    reported: impl FnOnce(PfnRange),
+) -> bool {
+    let Attempt::Held(range) = hold(mm, config, granule, order) else { return false };
+    reported(range);
+    release(mm, config, range, true);
+    true
+}
+
 /// Ends an isolation of pages that were not reported. Kernels whose isolation forgets a pageblock's
 /// migratetype need it from the caller, and a reporter cannot know it.
 fn undo(mm: &Mm, range: PfnRange) {

@@ -6,6 +6,7 @@ mod daemon;
 mod footprint;
 mod footprint_trace;
 mod guests;
+mod holding;
 mod overhead;
 mod reclaim;
 mod scale;
@@ -18,6 +19,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
     &[
         &trackers::Trackers,
         &scale::Scale,
+        &holding::HoldingCost,
         &reclaim::Reclaim,
         &overhead::Overhead,
         &footprint::Footprint,

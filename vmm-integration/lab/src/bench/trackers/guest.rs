@@ -24,6 +24,8 @@ pub(super) const GRANULE_BYTES: u64 = 4096 << GRANULE_ORDER;
 /// The programs run on one CPU, whose statistics are updated as often as Linux does.
 const CPU: usize = 0;
 const VMSTAT_EVERY: u64 = SECOND;
+/// The most pages of one discarding call of the daemon: 32 MiB.
+const CALL_PAGES: u64 = (32 << 20) / 4096;
 /// Cells of a map at the most.
 const MAP_CELLS: usize = 128;
 
@@ -44,6 +46,8 @@ pub(super) struct Counts {
     /// Granules reported, and of these those that the host had already.
     pub(super) reported: u64,
     pub(super) duplicates: u64,
+    /// Calls that discard what was reported, neighboring ranges of a chain as one.
+    pub(super) host_calls: u64,
     /// From a granule's free to its acknowledged report, in microseconds.
     pub(super) back: Histogram<u64>,
     /// The most bytes in a report, and bytes times microseconds.
@@ -60,6 +64,7 @@ impl Counts {
             reused: 0,
             reported: 0,
             duplicates: 0,
+            host_calls: 0,
             back: Histogram::new_with_bounds(1, 36_000 * SECOND, 3)?,
             withheld_peak: 0,
             withheld: 0.0,
@@ -280,6 +285,7 @@ impl ReportSink for Guest {
         }
         self.counts.reported += granules;
         self.counts.duplicates += granules - there;
+        self.counts.host_calls += host_calls(ranges);
         // A hole costs next to nothing to punch again.
         let bytes = (there * GRANULE_BYTES) as f64;
         let punching = bytes / self.host.bytes_per_second * SECOND as f64;
@@ -312,6 +318,15 @@ impl ReportSink for Guest {
     }
 }
 
+/// Calls that the daemon makes for a chain: neighboring ranges as one, [`CALL_PAGES`] at most.
+fn host_calls(ranges: &[PfnRange]) -> u64 {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let runs = sorted.chunk_by(|range, next| range.end == next.start);
+    let pages = runs.map(|run| run.iter().map(|range| u64::from(range.pages())).sum::<u64>());
+    pages.map(|pages| pages.div_ceil(CALL_PAGES)).sum()
+}
+
 /// The granules that a range touches, each with how many of its pages.
 fn granules_of(range: PfnRange) -> impl Iterator<Item = (usize, u32)> {
     let granules = range.start.0 / GRANULE_PAGES..range.end.0.div_ceil(GRANULE_PAGES);
@@ -337,6 +352,15 @@ mod tests {
         assert_eq!(of(0, 1024), [(0, 512), (1, 512)]);
         assert_eq!(of(512, 516), [(1, 4)]);
         assert_eq!(of(508, 516), [(0, 4), (1, 4)]);
+    }
+
+    #[test]
+    fn host_call_takes_neighbors_up_to_its_limit() {
+        let block = |granule: u32| PfnRange::block(Pfn(granule << 9), 9);
+        assert_eq!(host_calls(&[]), 0);
+        assert_eq!(host_calls(&[block(3), block(1), block(2), block(7)]), 2);
+        let run: Vec<PfnRange> = (0..17).map(block).collect();
+        assert_eq!(host_calls(&run), 2, "34 MiB");
     }
 
     #[test]

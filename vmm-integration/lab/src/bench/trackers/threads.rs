@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use guest_driver::page_alloc::{
-    AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, VMSTAT_INTERVAL, ZoneId,
+    AllocRequest, Geometry, IsolateMode, KernelSemantics, Layout, Mm, Pfn, PfnRange,
+    VMSTAT_INTERVAL, ZoneId,
 };
 use guest_driver::random::Random;
 use guest_driver::reporting::{PassStats, ReportError, ReportSink, Reporter};
@@ -78,6 +79,39 @@ struct Met {
     operations: u64,
 }
 
+/// How many pages a CPU keeps for itself.
+#[derive(Clone, Copy)]
+enum Lists {
+    /// As many as Linux lets it, which follows what it does: more than the programs free at a time.
+    Tuned,
+    /// Fewer than a block has, so that each free reaches the zone at once.
+    Small,
+}
+
+impl Lists {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Tuned => "Linux's",
+            Self::Small => "small",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Tuned => "",
+            Self::Small => "-small-lists",
+        }
+    }
+
+    fn semantics(self) -> KernelSemantics {
+        let tuned = KernelSemantics::default();
+        match self {
+            Self::Tuned => tuned,
+            Self::Small => KernelSemantics { tune_pcp_high: false, ..tuned },
+        }
+    }
+}
+
 /// Measures a scheme.
 ///
 /// # Errors
@@ -86,49 +120,16 @@ struct Met {
 pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
     let time = Duration::from_secs_f64(settings.thread_seconds);
     let mut findings = Findings::default();
-    let rate = |count: u64, of: u64| count as f64 / of as f64 * 1e6;
 
-    context.progress.say("programs");
-    let alone = meet(scheme, settings, context.seed, time, false)?;
-    progress::check()?;
-    context.progress.say("programs and an isolator");
-    let isolator = meet(scheme, settings, context.seed, time, true)?;
-    progress::check()?;
-    let mut figure =
-        |name: &str, value: f64, unit: &str, what: &str| findings.figure(name, value, unit, what);
-    figure(
-        "lost-rate",
-        rate(alone.stats.lost_race, alone.stats.offered),
-        "of a million",
-        "granules offered that were allocated before they were isolated",
-    );
-    figure(
-        "lost-rate-isolator",
-        rate(isolator.stats.lost_race, isolator.stats.offered),
-        "of a million",
-        "the same, beside a thread that isolates random blocks",
-    );
-    figure(
-        "busy-rate-isolator",
-        rate(isolator.stats.busy, isolator.stats.offered),
-        "of a million",
-        "granules offered that another thread had isolated",
-    );
-    figure(
-        "not-free-rate",
-        rate(alone.stats.not_free, alone.stats.offered),
-        "of a million",
-        "granules offered that were not free by the first look",
-    );
-    figure("offered", alone.stats.offered as f64, "granules", "looked at, of which the rates are");
-    figure(
-        "pass-ns-per-granule",
-        alone.busy.as_secs_f64() * 1e9 / (alone.stats.pages as f64 / 512.0),
-        "ns",
-        "of the reporter's time for each granule that was reported, while two threads churn",
-    );
-    let pairs = |met: &Met| met.operations as f64 / time.as_secs_f64();
-    figure("pairs-a-second", pairs(&alone), "1/s", "allocations and frees of 2 MiB meanwhile");
+    for lists in [Lists::Tuned, Lists::Small] {
+        context.progress.say(&format!("programs, {} per-CPU lists", lists.what()));
+        let alone = meet(scheme, settings, lists, context.seed, time, false)?;
+        progress::check()?;
+        context.progress.say(&format!("programs and an isolator, {} per-CPU lists", lists.what()));
+        let isolator = meet(scheme, settings, lists, context.seed, time, true)?;
+        progress::check()?;
+        met_figures(lists, &alone, &isolator, time, &mut findings);
+    }
 
     context.progress.say("the zone's lock");
     let without = lock_waits(scheme, settings, time, false)?;
@@ -171,8 +172,60 @@ pub(super) fn run(scheme: Scheme, settings: &Settings, context: &Context<'_>) ->
     Ok(findings)
 }
 
-fn new_guest(scheme: Scheme, settings: &Settings, cpus: usize) -> Result<(Arc<Mm>, Reporter)> {
-    let mm = Arc::new(Mm::new(&Layout::flat(Geometry::LINUX, cpus, SECTIONS)));
+/// Rates of what the reporter met, by the size of the lists.
+#[allow(clippy::cast_precision_loss)] // rates
+fn met_figures(lists: Lists, alone: &Met, isolator: &Met, time: Duration, findings: &mut Findings) {
+    let rate = |count: u64, of: u64| count as f64 / of as f64 * 1e6;
+    let mut figure = |name: &str, value: f64, unit: &str, what: &str| {
+        let name = format!("{name}{}", lists.suffix());
+        let what = format!("{what}; with {} per-CPU lists", lists.what());
+        findings.figure(&name, value, unit, &what);
+    };
+    figure(
+        "lost-rate",
+        rate(alone.stats.lost_race, alone.stats.offered),
+        "of a million",
+        "granules offered that were allocated before they were isolated",
+    );
+    figure("lost", alone.stats.lost_race as f64, "granules", "that the rate is of");
+    figure(
+        "lost-rate-isolator",
+        rate(isolator.stats.lost_race, isolator.stats.offered),
+        "of a million",
+        "the same, beside a thread that isolates random blocks",
+    );
+    figure(
+        "busy-rate-isolator",
+        rate(isolator.stats.busy, isolator.stats.offered),
+        "of a million",
+        "granules offered that another thread had isolated",
+    );
+    figure(
+        "not-free-rate",
+        rate(alone.stats.not_free, alone.stats.offered),
+        "of a million",
+        "granules offered that were not free by the first look",
+    );
+    figure("offered", alone.stats.offered as f64, "granules", "looked at, of which the rates are");
+    figure(
+        "pass-ns-per-granule",
+        alone.busy.as_secs_f64() * 1e9 / (alone.stats.pages as f64 / 512.0),
+        "ns",
+        "of the reporter's time for each granule that was reported, while two threads churn",
+    );
+    let pairs = alone.operations as f64 / time.as_secs_f64();
+    figure("pairs-a-second", pairs, "1/s", "allocations and frees of 2 MiB meanwhile");
+}
+
+fn new_guest(
+    scheme: Scheme,
+    settings: &Settings,
+    lists: Lists,
+    cpus: usize,
+) -> Result<(Arc<Mm>, Reporter)> {
+    let semantics = lists.semantics();
+    let layout = Layout { semantics, ..Layout::flat(Geometry::LINUX, cpus, SECTIONS) };
+    let mm = Arc::new(Mm::new(&layout));
     let reporter = Reporter::new(Arc::clone(&mm), config(scheme, settings))?;
     Ok((mm, reporter))
 }
@@ -182,11 +235,12 @@ fn new_guest(scheme: Scheme, settings: &Settings, cpus: usize) -> Result<(Arc<Mm
 fn meet(
     scheme: Scheme,
     settings: &Settings,
+    lists: Lists,
     seed: u64,
     time: Duration,
     isolator: bool,
 ) -> Result<Met> {
-    let (mm, mut reporter) = new_guest(scheme, settings, 2)?;
+    let (mm, mut reporter) = new_guest(scheme, settings, lists, 2)?;
     let pages = mm.zone(ZoneId(0)).managed_pages();
     let stop = AtomicBool::new(false);
     let operations = AtomicU64::new(0);
@@ -235,7 +289,7 @@ fn churn(mm: &Mm, cpu: usize, seed: u64, stop: &AtomicBool, operations: &AtomicU
     let mut blocks: Vec<Pfn> = Vec::new();
     let mut done = 0;
     while !stop.load(Ordering::Relaxed) {
-        // A few at a time, so that they go past the per-CPU list.
+        // A few at a time, so that they go past a small per-CPU list.
         for _ in 0..16 {
             if let Ok(pfn) = mm.alloc(cpu, AllocRequest::movable(GRANULE_ORDER)) {
                 blocks.push(pfn);
@@ -272,7 +326,7 @@ fn lock_waits(
     time: Duration,
     reporting: bool,
 ) -> Result<Histogram<u64>> {
-    let (mm, mut reporter) = new_guest(scheme, settings, 2)?;
+    let (mm, mut reporter) = new_guest(scheme, settings, Lists::Tuned, 2)?;
     let mut sink = Instantly::new();
     while reporter.has_work() {
         reporter.pass(&mut sink);

@@ -120,6 +120,13 @@ pub(super) fn run(
     );
     figure("passes", passes as f64, "", "of the reporter while the programs ran");
     figure("reports", stats.reports as f64, "", "chains to the host");
+    figure("granules-a-report", reported / stats.reports as f64, "", "on the average");
+    figure(
+        "host-calls",
+        counts.host_calls as f64,
+        "",
+        "discards of neighboring memory of a chain as one, each of at most 32 MiB",
+    );
     figure("low-memory", stats.low_memory as f64, "", "times that a pass met the low watermark");
     figure("withheld-peak", mib(counts.withheld_peak as f64), "MiB", "held at once at the most");
     figure(
@@ -135,7 +142,10 @@ pub(super) fn run(
         "memory held times how long",
     );
     figure("failed-allocations", counts.failed as f64, "", "that found no memory");
-    figure("tracker-bytes", reporter.tracker_bytes() as f64, "B", "of the tracker itself");
+    let bytes = reporter.tracker_bytes() as f64;
+    figure("tracker-bytes", bytes, "B", "of the tracker itself");
+    let a_tib = bytes * (1_u64 << 40) as f64 / settings.memory as f64;
+    figure("tracker-bytes-a-tib", a_tib, "B", "of the tracker for 1 TiB with memory everywhere");
     figure("passes-to-rest", f64::from(to_rest), "", "until a quiet guest was all reported");
     figure("lost-reports", guest.lost_reports() as f64, "granules", "free and never reported");
     findings.series("free", ("s", "MiB"), "free memory of the guest", free);
