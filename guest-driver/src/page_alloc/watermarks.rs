@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn normal_zones_share_min_free_and_movable_ones_do_not() {
+    fn normal_zones_share_min_free_and_movable_do_not() {
         let (normal, movable) = (ZoneType::Normal, ZoneType::Movable);
         let mm = mm(vec![zone(normal, 0..4), zone(normal, 4..16), zone(movable, 16..24)], 24);
         let marks = [0, 1, 2].map(|id| mm.zone(ZoneId(id)).watermarks());
