@@ -2,6 +2,7 @@
 
 //! `cargo xtask`: the developer's commands. See `cargo xtask --help`.
 
+mod against;
 mod book;
 mod capability;
 mod cargo;
@@ -106,6 +107,17 @@ enum Bench {
         /// Prints the figures as JSON.
         #[arg(long)]
         json: bool,
+        /// Compares the allocations with those of this revision, and prints the ratio new/old of
+        /// each row with the least and the most of the rounds.
+        ///
+        /// Builds the revision in a git worktree below target/against, which is removed in the end,
+        /// and lets the two programs take turns. Three rounds take some ten minutes. Run it once at
+        /// a time.
+        #[arg(long, value_name = "REVISION")]
+        against: Option<String>,
+        /// How often the two programs take turns at each row.
+        #[arg(long, default_value_t = 3, requires = "against")]
+        rounds: u32,
     },
 }
 
@@ -123,8 +135,13 @@ fn main() -> ExitCode {
         Command::Bench { what: Some(Bench::Device { json }), .. } => {
             bench("device", &[("--json", json)])
         }
-        Command::Bench { what: Some(Bench::Guest { all, json }), .. } => {
-            bench("guest", &[("--all", all), ("--json", json)])
+        Command::Bench { what: Some(Bench::Guest { all, json, against, rounds }), .. } => {
+            match against {
+                Some(revision) => {
+                    against::run_against(&against::Options { revision, rounds, all, json })
+                }
+                None => bench("guest", &[("--all", all), ("--json", json)]),
+            }
         }
         Command::Mutants(options) => mutants::run(&options),
         Command::Dist => dist::run(),
