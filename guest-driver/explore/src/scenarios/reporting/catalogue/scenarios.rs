@@ -83,6 +83,8 @@ pub(super) const SHARED_SECTION: Scenario = Scenario {
     sections: 1,
     shared: true,
     cpus: 1,
+    plan: CpuPlan { steps: 6, orders: &[2], most: 1, ..CHURN.plan },
+    passes: 4,
     ..SMALL_CHURN
 };
 
