@@ -60,7 +60,9 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
         let whole = config.tracker.reports_whole_blocks();
         let range = if whole { block } else { PfnRange::block(granule, order) };
         let zone = mm.zone(id);
-        let spare = zone.watermarks().low + u64::from(range.pages());
+        // A part is pulled out of the whole block, which the zone lacks for a moment.
+        let taken = if holding == Holding::Pull { block } else { range };
+        let spare = zone.watermarks().low + u64::from(taken.pages());
         if watermark_guard && !zone.watermark_ok(0, spare, true) {
             return Attempt::LowMemory { zone: id, wanted: spare + 1 };
         }
