@@ -248,9 +248,9 @@ impl<I: Invariant> Run<I> {
         self.violation.get().is_some()
     }
 
-    /// Whether the actor that asks is the last one.
-    pub fn is_alone(&self) -> bool {
-        self.running.load(Ordering::Relaxed) == 1
+    /// Actors that are not done.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
     }
 
     /// An actor is done.

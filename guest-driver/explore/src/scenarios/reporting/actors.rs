@@ -8,16 +8,16 @@ use super::invariant::Holds;
 use super::setting::{CpuPlan, Patience};
 use super::world::World;
 use guest_driver::page_alloc::{
-    AllocRequest, IsolateMode, MigrateType, OfflineError, PfnRange, ZoneId,
+    AllocRequest, IsolateMode, MigrateType, OfflineError, Pfn, PfnRange, ZoneId,
 };
 use guest_driver::random::Random;
 use guest_driver::sync;
 
-/// How often an offliner that is alone may find its range not free.
+/// How often an offliner may find its range not free when no other can free anything.
 const PATIENCE: usize = 20;
 
 /// A CPU that allocates blocks of `orders` and frees them, `steps` times, with at most `most`
-/// of them at once; at the end it frees all that it holds.
+/// of them at once; at the end it frees what it holds, but for those that it keeps.
 pub(super) fn cpu(world: &World, cpu: usize, plan: &CpuPlan, mut random: Random) {
     let mut owned = 0;
     for _ in 0..plan.steps {
@@ -36,16 +36,27 @@ pub(super) fn cpu(world: &World, cpu: usize, plan: &CpuPlan, mut random: Random)
             owned -= 1;
         }
     }
-    for _ in 0..owned {
+    for _ in plan.keep..owned {
         world.free(cpu, 0);
     }
 }
 
-/// Frees a block of the largest order, as a guest does sooner or later.
-pub(super) fn nudge(world: &World) {
-    if world.allocate(0, AllocRequest::movable(world.mm.geometry().max_order)) {
-        world.free(0, 0);
+/// Takes `pages` single pages for good.
+pub(super) fn hog(world: &World, cpu: usize, pages: usize) {
+    for _ in 0..pages {
+        world.allocate(cpu, AllocRequest::movable(0));
     }
+}
+
+/// Frees a block of the largest order, as a guest does sooner or later.
+pub(super) fn nudge(world: &World) -> Option<Pfn> {
+    let request = AllocRequest::movable(world.mm.geometry().max_order);
+    world.allocate(0, request).then(|| world.free_last(0))
+}
+
+/// The memory block, of one section, that a page is in.
+pub(super) fn memory_block(world: &World, pfn: Pfn) -> usize {
+    (pfn.0 >> world.mm.geometry().section_order) as usize
 }
 
 /// Takes a memory block off- and online again.
@@ -55,8 +66,10 @@ pub(super) fn offliner(world: &World, block: usize, patience: Patience) {
         let tries = AtomicUsize::new(0);
         let alone = AtomicUsize::new(0);
         let give_up = || {
-            if world.run.is_alone() && alone.fetch_add(1, Ordering::Relaxed) == PATIENCE {
-                let what = format!("{range:?} stays in use, and the offliner is alone");
+            // Others that wait for memory to be on- or offline cannot free anything.
+            let others = world.run.running() - 1 - world.mm.hotplug_waiters();
+            if others == 0 && alone.fetch_add(1, Ordering::Relaxed) == PATIENCE {
+                let what = format!("{range:?} stays in use, and all others are done or wait");
                 world.run.violate(Holds::OffliningEnds, what);
             }
             let tries = tries.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +77,7 @@ pub(super) fn offliner(world: &World, block: usize, patience: Patience) {
         };
         match world.mm.offline_block(block, world, &give_up) {
             Ok(()) => {
-                world.pages.forget(range);
+                gone_offline(world, block);
                 sync::yield_now();
                 if let Err(error) = world.mm.online_block(block) {
                     let what = format!("{range:?} does not come online: {error}");
@@ -75,6 +88,15 @@ pub(super) fn offliner(world: &World, block: usize, patience: Patience) {
             Err(OfflineError::Busy) => sync::yield_now(),
             Err(_) => return,
         }
+    }
+}
+
+/// Books that a memory block has gone offline, and checks that nothing of it is remembered.
+pub(super) fn gone_offline(world: &World, block: usize) {
+    world.pages.forget(world.mm.geometry().section_range(block));
+    if world.memory.has_section(block) {
+        let what = format!("something of section {block}, which is offline, is marked");
+        world.run.violate(Holds::OfflineSectionForgotten, what);
     }
 }
 
@@ -98,16 +120,39 @@ pub(super) fn isolator(world: &World, range: PfnRange) {
         if world.mm.start_isolate_page_range(range, IsolateMode::Other).is_ok() {
             world.pages.isolate(range);
             sync::yield_now();
-            let blocks = world.mm.geometry().pageblock_order;
-            if let Some(block) = range.step(blocks).find(|&block| !world.mm.is_isolated(block)) {
-                let what = format!("another has ended the isolation of {block:?}");
-                world.run.violate(Holds::OneIsolatorPerPageblock, what);
-            }
-            world.pages.unisolate(range);
-            world.mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
+            unisolate(world, range);
         }
         sync::yield_now();
     }
+}
+
+/// The same by single pageblocks, the last one first.
+pub(super) fn backward_isolator(world: &World, range: PfnRange) {
+    let order = world.mm.geometry().pageblock_order;
+    for _ in 0..2 {
+        let mut isolated = Vec::new();
+        for block in range.step(order).rev().map(|block| PfnRange::block(block, order)) {
+            if world.mm.start_isolate_page_range(block, IsolateMode::Other).is_err() {
+                break;
+            }
+            world.pages.isolate(block);
+            isolated.push(block);
+            sync::yield_now();
+        }
+        isolated.into_iter().for_each(|block| unisolate(world, block));
+        sync::yield_now();
+    }
+}
+
+/// Ends an isolation of the caller's.
+fn unisolate(world: &World, range: PfnRange) {
+    let blocks = world.mm.geometry().pageblock_order;
+    if let Some(block) = range.step(blocks).find(|&block| !world.mm.is_isolated(block)) {
+        let what = format!("another has ended the isolation of {block:?}");
+        world.run.violate(Holds::OneIsolatorPerPageblock, what);
+    }
+    world.pages.unisolate(range);
+    world.mm.undo_isolate_page_range(range, Some(MigrateType::Movable));
 }
 
 /// Adds a memory block that was absent.

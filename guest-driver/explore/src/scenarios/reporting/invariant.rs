@@ -23,7 +23,8 @@ pub enum Holds {
     /// From submitting to acknowledging a report no page in it is allocated, and no page in use loses
     /// its contents.
     NoReportedPageInUse,
-    /// When all is quiet, every free block that is large enough has been reported.
+    /// When all is quiet, every free block that is large enough has been reported, but for those that
+    /// are remembered until their zone can spare a block of the largest order.
     EveryFreeBlockReported,
     /// The allocator's counters and lists agree with the frames.
     CountersMatchFrames,
@@ -31,12 +32,17 @@ pub enum Holds {
     OneIsolatorPerPageblock,
     /// A pageblock has the same migratetype after a report as before.
     MigratetypeKept,
-    /// Offlining ends.
+    /// Offlining ends: in success where everything can be moved. Where something cannot, it is refused,
+    /// and nothing has moved.
     OffliningEnds,
     /// No allocation fails because reports withhold memory.
     NoOomWhileWithheld,
     /// A reporter on a quiet guest comes to rest.
     QuietGuestRests,
+    /// Once suspending has returned, no free reaches the reporter.
+    SilentWhileSuspended,
+    /// When a section has gone offline, nothing of it is remembered.
+    OfflineSectionForgotten,
     /// The model's own assertions hold.
     ModelAssertionsHold,
 }
@@ -59,6 +65,8 @@ impl Invariant for Holds {
             Self::OffliningEnds => "offlining does not end",
             Self::NoOomWhileWithheld => "an allocation fails while reports withhold memory",
             Self::QuietGuestRests => "a quiet guest goes on reporting",
+            Self::SilentWhileSuspended => "a free reaches a suspended reporter",
+            Self::OfflineSectionForgotten => "an offline section is remembered",
             Self::ModelAssertionsHold => "an assertion of the model fails",
         }
     }

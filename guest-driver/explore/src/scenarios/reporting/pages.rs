@@ -9,6 +9,7 @@ use super::invariant::Holds;
 use crate::Run;
 use crate::shadow::Shadow;
 use guest_driver::page_alloc::{MigrateType, Mm, Pfn, PfnRange};
+use guest_driver::reporting::Memory;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Page {
@@ -176,13 +177,14 @@ impl Pages {
     fn isolated_twice(&self, range: PfnRange) {
         let theirs = |other: &&PfnRange| other.start < range.end && range.start < other.end;
         if let Some(other) = self.isolated.with(|isolated| isolated.iter().find(theirs).copied()) {
-            let what = format!("{range:?} is isolated to be reported, and {other:?} by another");
+            let what = format!("{range:?} is isolated, and {other:?} by another");
             self.violate(Holds::OneIsolatorPerPageblock, what);
         }
     }
 
     /// Another isolator than the reporter has isolated this range.
     pub(super) fn isolate(&self, range: PfnRange) {
+        self.isolated_twice(range);
         self.isolated.with(|isolated| isolated.push(range));
     }
 
@@ -191,13 +193,17 @@ impl Pages {
         self.isolated.with(|isolated| isolated.retain(|&other| other != range));
     }
 
-    /// When all is quiet, every free block of `order` or larger has been reported.
-    pub(super) fn check_reported(&self, mm: &Mm, order: u8) {
+    /// When all is quiet, every free block of `order` or larger has been reported, but for those that
+    /// are remembered until their zone can spare them.
+    pub(super) fn check_reported(&self, mm: &Mm, memory: &Memory, order: u8) {
         let geometry = mm.geometry();
         for section in (0..mm.section_count()).filter(|&section| mm.is_online(section)) {
             for head in geometry.section_range(section).step(order) {
                 let found = mm.state(head).buddy_order();
                 let Some(found) = found.filter(|&found| found >= order) else { continue };
+                if memory.has_section(section) && !can_spare(mm, head) {
+                    continue;
+                }
                 self.each(PfnRange::block(head, found), |pfn, page| {
                     if !page.reported {
                         let what = format!(
@@ -210,6 +216,16 @@ impl Pages {
             }
         }
     }
+}
+
+/// Whether the zone of this page can spare any free block. A block may have been larger when the reporter
+/// found it too large to spare, and only parts of it are free now: they wait for as many pages.
+fn can_spare(mm: &Mm, pfn: Pfn) -> bool {
+    mm.zone_of(pfn).is_some_and(|id| {
+        let zone = mm.zone(id);
+        let most = 1 << mm.geometry().max_order;
+        zone.watermark_ok(0, zone.watermarks().low + most, true)
+    })
 }
 
 /// The place of a page's pageblock in `range`.

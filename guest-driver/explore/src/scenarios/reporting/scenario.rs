@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The model: the world and actors of a scenario, and what must hold when all is quiet.
+//! The model: the world and actors of a scenario.
 
+use core::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::host::Host;
 use super::invariant::Holds;
-use super::pages::Pages;
-use super::setting::{Scenario, Setting};
+use super::rest::Rest;
+use super::setting::{Other, Scenario, Setting};
 use super::world::World;
 use super::{actors, catalogue};
 use crate::{Actor, Configuration, Model, Notes, Run};
 use guest_driver::page_alloc::{
-    IsolateMode, Layout, MigrateType, Mm, Pfn, PfnRange, SharedSection, ZoneId, ZoneLayout,
+    IsolateMode, KernelSemantics, Layout, Mm, Pfn, PfnRange, SharedSection, ZoneId, ZoneLayout,
     ZoneType,
 };
 use guest_driver::random::Random;
-use guest_driver::reporting::{Holding, Reporter, VirtualClock};
+use guest_driver::reporting::{Reporter, VirtualClock};
 use guest_driver::sync;
 
-/// Passes in which a reporter must come to rest when all is quiet.
-const REST: usize = 20;
+/// Steps of others, at least, for which a reporter is suspended.
+const SUSPENDED: usize = 8;
 
 /// Free page reporting and what it can collide with.
 #[derive(Debug)]
@@ -38,10 +39,13 @@ impl Stage {
         self.reporter.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The actor that reports: looks for work so many times.
-    fn report(&self, passes: usize) {
+    /// The actor that reports: looks for work so many times, and is suspended half-way.
+    fn report(&self, passes: usize, suspend: bool) {
         let Some((mut reporter, mut host)) = self.reporter() else { return };
-        for _ in 0..passes {
+        for pass in 0..passes {
+            if suspend && pass == passes / 2 {
+                self.suspend(&mut reporter);
+            }
             if reporter.schedule().is_due() {
                 reporter.pass(&mut host.of(&self.world));
             }
@@ -49,6 +53,20 @@ impl Stage {
         }
         let mut slot = self.reporter.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some((reporter, host));
+    }
+
+    /// Suspends the reporter and resumes it. Nothing asks for a pass in between.
+    fn suspend(&self, reporter: &mut Reporter) {
+        reporter.suspend();
+        let due = reporter.schedule().is_due();
+        for _ in 0..SUSPENDED {
+            sync::yield_now();
+        }
+        if !due && reporter.schedule().is_due() {
+            let what = "a free has asked for a pass of a suspended reporter".to_owned();
+            self.world.run.violate(Holds::SilentWhileSuspended, what);
+        }
+        reporter.resume();
     }
 }
 
@@ -67,35 +85,9 @@ impl Model for Reporting {
 
     fn world(setting: &Setting, run: Arc<Run<Holds>>) -> Result<Stage, String> {
         let scenario = &setting.scenario;
-        let spare = usize::from(scenario.hot_add);
-        let mut layout = Layout::flat(scenario.geometry, scenario.cpus + 1, scenario.sections);
-        layout.sections += spare;
-        layout.semantics = setting.semantics;
-        let zone = |kind, sections: core::ops::Range<usize>| ZoneLayout {
-            node: 0,
-            kind,
-            sections: vec![sections],
-        };
-        if scenario.movable > 0 {
-            let normal = scenario.sections - scenario.movable;
-            layout.zones = vec![
-                zone(ZoneType::Normal, 0..normal),
-                zone(ZoneType::Movable, normal..scenario.sections),
-            ];
-        }
-        if scenario.shared {
-            let last = scenario.sections - 1;
-            layout.zones = vec![
-                ZoneLayout { node: 1, ..zone(ZoneType::Movable, 0..last) },
-                zone(ZoneType::Movable, 0..0),
-            ];
-            layout.shared = vec![SharedSection {
-                section: last,
-                first: ZoneId(0),
-                second: ZoneId(1),
-                boundary_block: scenario.geometry.section_blocks() / 2,
-            }];
-        }
+        let hogs = scenario.others.iter().filter(|other| matches!(other, Other::Hog(_))).count();
+        let users = scenario.cpus + hogs;
+        let layout = layout(scenario, setting.semantics, users + 1);
         let mm = Arc::new(Mm::new(&layout));
         if scenario.cma {
             mm.reserve_cma(scenario.reserve()).map_err(|error| error.to_string())?;
@@ -105,7 +97,7 @@ impl Model for Reporting {
         let reporter = Reporter::with_clock(Arc::clone(&mm), setting.reporter, clock)
             .map_err(|error| error.to_string())?;
         let host = Host::new(setting.reporter.holding, setting.reporter.batch, scenario.answers);
-        let world = World::new(mm, run, scenario.cpus, scenario.never_out_of_memory);
+        let world = World::new(mm, reporter.memory(), run, users, scenario.never_out_of_memory);
         Ok(Stage { world, reporter: Mutex::new(Some((reporter, host))) })
     }
 
@@ -120,86 +112,92 @@ impl Model for Reporting {
             let (plan, random) = (scenario.plan, Random(random.number()));
             add(Box::new(move |world| actors::cpu(world, cpu, &plan, random)));
         }
-        let order = scenario.geometry.pageblock_order;
-        let blocks = scenario.sections * scenario.geometry.section_blocks();
-        let mut pageblock = || {
-            let block = u32::try_from(random.index(blocks)).unwrap_or(0);
-            PfnRange::block(Pfn(block << order), order)
-        };
-        let (taken, isolated) = (pageblock(), pageblock());
-        if let Some(patience) = scenario.offline {
-            let block = random.index(scenario.sections);
-            add(Box::new(move |world| actors::offliner(world, block, patience)));
+        for &other in scenario.others {
+            add(actor(scenario, other, &mut random));
         }
-        if scenario.contig {
-            add(Box::new(move |world| actors::contig(world, taken, IsolateMode::Other)));
-        }
-        if scenario.cma {
-            let reserve = scenario.reserve();
-            add(Box::new(move |world| actors::contig(world, reserve, IsolateMode::CmaAlloc)));
-        }
-        if scenario.isolate {
-            add(Box::new(move |world| actors::isolator(world, isolated)));
-        }
-        if scenario.hot_add {
-            let block = scenario.sections;
-            add(Box::new(move |world| actors::hot_adder(world, block)));
-        }
-        let passes = scenario.passes;
-        all.push(Box::new(move |stage| stage.report(passes)));
+        let (passes, suspend) = (scenario.passes, scenario.suspend);
+        all.push(Box::new(move |stage| stage.report(passes, suspend)));
         all
     }
 
-    /// The reporter is alone: it finishes its work, and then all must be in order.
     fn at_rest(setting: &Setting, stage: &Stage) {
-        let Some((mut reporter, mut host)) = stage.reporter() else { return };
-        let world = &stage.world;
-        validate(world, &reporter, "when all is quiet");
-        check_reserve(world, &setting.scenario);
-        if setting.nudge {
-            actors::nudge(world);
+        if let Some((reporter, host)) = stage.reporter() {
+            Rest { setting, world: &stage.world, reporter, host }.check();
         }
-        let mut passes = 0;
-        while reporter.schedule().is_due() && !world.run.is_over() {
-            if passes == REST {
-                let what = format!("there is work still after {REST} passes on a quiet guest");
-                world.run.violate(Holds::QuietGuestRests, what);
-            }
-            // Whatever changes now, the reporter has changed.
-            let before = Pages::migratetypes(&world.mm);
-            let failed = reporter.pass(&mut host.of(world)).failed;
-            world.pages.check_migratetypes(&world.mm, &before, setting.keeps_types);
-            if failed && setting.nudge && !reporter.has_work() {
-                actors::nudge(world);
-            }
-            passes += 1;
-        }
-        validate(world, &reporter, "after all is reported");
-        world.pages.check_reported(&world.mm, reporter.config().granule_order);
     }
 }
 
-/// Checks the allocator's counters, and that no isolation is left over.
-fn validate(world: &World, reporter: &Reporter, when: &str) {
-    if let Err(error) = world.mm.validate() {
-        world.run.violate(Holds::CountersMatchFrames, format!("{when}: {error}"));
+/// The memory of a scenario, with a CPU for each that allocates.
+fn layout(scenario: &Scenario, semantics: KernelSemantics, cpus: usize) -> Layout {
+    let spare = usize::from(scenario.has(|other| other == Other::HotAdder));
+    let mut zones = Vec::new();
+    let mut first = 0;
+    for (kind, sections) in scenario.zones.into_iter().filter(|&(_, sections)| sections > 0) {
+        zones.push(ZoneLayout {
+            node: 0,
+            kind,
+            sections: iter::once(first..first + sections).collect(),
+        });
+        first += sections;
     }
-    let zones = (0..world.mm.zone_count()).map(|zone| world.mm.zone(ZoneId(zone)));
-    let left: u64 = zones.map(|zone| zone.isolated_blocks()).sum();
-    let withheld = match reporter.config().holding {
-        Holding::Isolate => reporter.withheld_pages() >> world.mm.geometry().pageblock_order,
-        Holding::Pull => 0,
+    let mut shared = Vec::new();
+    if scenario.shared {
+        let last = first - 1;
+        let zone = |node, sections: core::ops::Range<usize>| ZoneLayout {
+            node,
+            kind: ZoneType::Movable,
+            sections: iter::once(sections).collect(),
+        };
+        zones = vec![zone(1, 0..last), zone(0, 0..0)];
+        shared.push(SharedSection {
+            section: last,
+            first: ZoneId(0),
+            second: ZoneId(1),
+            boundary_block: scenario.geometry.section_blocks() / 2,
+        });
+    }
+    Layout { geometry: scenario.geometry, semantics, cpus, zones, shared, sections: first + spare }
+}
+
+type Body = Box<dyn FnOnce(&World) + Send>;
+
+/// What an actor does beside CPUs and reporter; where, is drawn.
+fn actor(scenario: &Scenario, other: Other, random: &mut Random) -> Body {
+    let order = scenario.geometry.pageblock_order;
+    let blocks = scenario.pageblocks();
+    let mut pageblocks = |count: u32| {
+        let first = random.index(blocks + 1 - count as usize);
+        let start = Pfn(u32::try_from(first).unwrap_or(0) << order);
+        PfnRange { start, end: start.plus(count << order) }
     };
-    if left != withheld {
-        let what = format!("{when}: {left} pageblocks are isolated, {withheld} by the reporter");
-        world.run.violate(Holds::OneIsolatorPerPageblock, what);
-    }
-}
-
-fn check_reserve(world: &World, scenario: &Scenario) {
-    let reserve = scenario.reserve().start;
-    if scenario.cma && world.mm.underlying_migratetype(reserve) != MigrateType::Cma {
-        let what = format!("{reserve:?} is no longer of the reserve");
-        world.run.violate(Holds::MigratetypeKept, what);
+    match other {
+        Other::Offliner(patience) => {
+            let block = random.index(scenario.sections());
+            Box::new(move |world| actors::offliner(world, block, patience))
+        }
+        Other::Contig(count) => {
+            let range = pageblocks(count);
+            Box::new(move |world| actors::contig(world, range, IsolateMode::Other))
+        }
+        Other::ReserveUser => {
+            let reserve = scenario.reserve();
+            Box::new(move |world| actors::contig(world, reserve, IsolateMode::CmaAlloc))
+        }
+        Other::Isolator(count) => {
+            let range = pageblocks(count);
+            Box::new(move |world| actors::isolator(world, range))
+        }
+        Other::BackwardIsolator => {
+            let range = pageblocks(2);
+            Box::new(move |world| actors::backward_isolator(world, range))
+        }
+        Other::HotAdder => {
+            let block = scenario.sections();
+            Box::new(move |world| actors::hot_adder(world, block))
+        }
+        Other::Hog(pages) => {
+            let cpu = scenario.cpus;
+            Box::new(move |world| actors::hog(world, cpu, pages))
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 //! What a scenario consists of.
 
-use guest_driver::page_alloc::{Geometry, KernelSemantics, Pfn, PfnRange};
+use guest_driver::page_alloc::{Geometry, KernelSemantics, Pfn, PfnRange, ZoneType};
 use guest_driver::reporting::Config;
 
 /// A scenario with one way to report.
@@ -29,14 +29,14 @@ pub struct Scenario {
     pub name: &'static str,
     /// Orders and sizes.
     pub geometry: Geometry,
-    /// Sections that are online from the start.
-    pub sections: usize,
-    /// Of them, those of a second zone, for movable pages as all of the first is without one. With
-    /// one the first is a normal zone.
-    pub movable: usize,
+    /// What a tracker counts in, an order.
+    pub granule_order: u8,
+    /// The zones, in the order in which an allocation prefers them if they are of one kind, each with
+    /// the sections that are online from the start; none of a zone that is not there.
+    pub zones: [(ZoneType, usize); 2],
     /// The second half of the last section is a second zone, from which allocations are made first.
     pub shared: bool,
-    /// A pageblock is a reserve for contiguous allocations, and an actor makes some.
+    /// A pageblock is a reserve for contiguous allocations.
     pub cma: bool,
     /// Number of CPUs.
     pub cpus: usize,
@@ -44,14 +44,10 @@ pub struct Scenario {
     pub plan: CpuPlan,
     /// How often the reporter looks for work while the others run.
     pub passes: usize,
-    /// A memory block goes off- and online.
-    pub offline: Option<Patience>,
-    /// One pageblock is allocated as a whole.
-    pub contig: bool,
-    /// One pageblock is isolated and released.
-    pub isolate: bool,
-    /// A section comes online that was absent.
-    pub hot_add: bool,
+    /// The reporter is suspended once, and resumed.
+    pub suspend: bool,
+    /// Actors beside CPUs and reporter.
+    pub others: &'static [Other],
     /// The most ranges of a report.
     pub batch: usize,
     /// Whether the host acknowledges reports.
@@ -60,11 +56,36 @@ pub struct Scenario {
     pub never_out_of_memory: bool,
 }
 
+/// A zone that is not there.
+pub(super) const NO_ZONE: (ZoneType, usize) = (ZoneType::Movable, 0);
+
 impl Scenario {
-    /// The reserve: the second half of the first block of the largest order.
+    /// Sections that are online from the start.
+    pub(super) fn sections(&self) -> usize {
+        self.zones.iter().map(|&(_, sections)| sections).sum()
+    }
+
+    /// Pageblocks of those.
+    pub(super) fn pageblocks(&self) -> usize {
+        self.sections() * self.geometry.section_blocks()
+    }
+
+    /// The reserve: the second half of the first block of the largest order, or of a shared section the
+    /// last pageblock.
     pub(super) fn reserve(&self) -> PfnRange {
         let order = self.geometry.pageblock_order;
-        PfnRange::block(Pfn(1 << order), order)
+        let block = if self.shared { self.pageblocks() - 1 } else { 1 };
+        PfnRange::block(Pfn(u32::try_from(block).unwrap_or(0) << order), order)
+    }
+
+    /// Whether one of these actors is there.
+    pub(super) fn has(&self, of_interest: impl Fn(Other) -> bool) -> bool {
+        self.others.iter().any(|&other| of_interest(other))
+    }
+
+    /// Whether memory goes offline.
+    pub(super) fn offlines(&self) -> bool {
+        self.has(|other| matches!(other, Other::Offliner(_)))
     }
 }
 
@@ -77,8 +98,31 @@ pub struct CpuPlan {
     pub orders: &'static [u8],
     /// The most blocks that it holds at once.
     pub most: usize,
+    /// The most blocks that it keeps at the end. A block that is lost beside them stays so, where a
+    /// free would merge it with its neighbors and have all of them reported.
+    pub keep: usize,
     /// Half of them are unmovable.
     pub unmovable: bool,
+}
+
+/// An actor beside CPUs and reporter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// Takes a memory block off- and online.
+    Offliner(Patience),
+    /// Allocates so many pageblocks side by side as a whole.
+    Contig(u32),
+    /// Allocates the reserve as a whole.
+    ReserveUser,
+    /// Isolates so many pageblocks side by side and releases them.
+    Isolator(u32),
+    /// The same with two pageblocks, the last of them first.
+    BackwardIsolator,
+    /// Adds a section that was absent and takes it online.
+    HotAdder,
+    /// Allocates so many single pages and keeps them. When all is quiet it frees most of them, but some
+    /// of each pageblock.
+    Hog(usize),
 }
 
 /// How long an offliner tries.

@@ -9,11 +9,14 @@ use super::invariant::Holds;
 use super::pages::Pages;
 use crate::Run;
 use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, Pfn, PfnRange};
+use guest_driver::reporting::Memory;
 use guest_driver::sync::Lock;
 
 /// What the actors of a run share.
 pub(super) struct World {
     pub(super) mm: Arc<Mm>,
+    /// What the reporter remembers.
+    pub(super) memory: Memory,
     pub(super) run: Arc<Run<Holds>>,
     /// What is known of each page beside the model.
     pub(super) pages: Pages,
@@ -39,9 +42,10 @@ impl Owned {
 }
 
 impl World {
-    /// A world around `mm`, in which `cpus` CPUs allocate.
+    /// A world around `mm`, in which `cpus` CPUs allocate, those of actors that keep pages included.
     pub(super) fn new(
         mm: Arc<Mm>,
+        memory: Memory,
         run: Arc<Run<Holds>>,
         cpus: usize,
         never_out_of_memory: bool,
@@ -50,6 +54,7 @@ impl World {
         let pages = geometry.section_range(mm.section_count()).start.0;
         Self {
             mm,
+            memory,
             pages: Pages::new(pages, Arc::clone(&run)),
             run,
             tables: (0..cpus).map(|_| Lock::new(Vec::new())).collect(),
@@ -87,11 +92,37 @@ impl World {
         true
     }
 
-    /// Frees one of the blocks of `cpu`.
-    pub(super) fn free(&self, cpu: usize, index: usize) {
+    /// Frees one of the blocks of `cpu`; the block.
+    pub(super) fn free(&self, cpu: usize, index: usize) -> Pfn {
         let page = self.tables[cpu].lock().remove(index);
         self.pages.freed(page.range(), page.content);
         self.mm.free(cpu, page.head);
+        page.head
+    }
+
+    /// Frees the block that `cpu` has allocated last; the block.
+    pub(super) fn free_last(&self, cpu: usize) -> Pfn {
+        let count = self.tables[cpu].lock().len();
+        self.free(cpu, count - 1)
+    }
+
+    /// Frees what `cpu` has, but for one block a pageblock: no free block becomes as large as one.
+    pub(super) fn thin_out(&self, cpu: usize) {
+        let order = self.mm.geometry().pageblock_order;
+        let (mut kept, mut index) = (Vec::new(), 0);
+        loop {
+            let page = self.tables[cpu].lock().get(index).copied();
+            match page.map(|page| page.head.align_down(order)) {
+                None => break,
+                Some(block) if kept.contains(&block) => {
+                    self.free(cpu, index);
+                }
+                Some(block) => {
+                    kept.push(block);
+                    index += 1;
+                }
+            }
+        }
     }
 }
 

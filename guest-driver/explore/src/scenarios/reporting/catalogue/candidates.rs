@@ -4,11 +4,12 @@
 //! real Linux is known.
 
 use super::super::invariant::Holds;
-use super::super::setting::{CpuPlan, Scenario, Setting};
+use super::super::setting::{CpuPlan, NO_ZONE, Other, Scenario, Setting};
 use super::parts::{Named, reporter, setting, wrong};
 use super::scenarios::{CHURN, CMA, ISOLATORS, NO_STRADDLING, PRESSURE, ZONES};
 use crate::Kind::Candidate;
 use guest_driver::page_alloc::KernelSemantics;
+use guest_driver::page_alloc::ZoneType::Movable;
 use guest_driver::reporting::{Holding, TrackerKind};
 
 /// `reported-flag`, pulling, as mainline does.
@@ -31,7 +32,7 @@ pub(super) fn candidates() -> Vec<Named> {
             Candidate,
             "reported-flag-low-watermark",
             "reported-flag, pull: the pass stops for want of memory and no other one follows",
-            mainline(Scenario { sections: 3, ..PRESSURE }),
+            mainline(Scenario { zones: [(Movable, 3), NO_ZONE], ..PRESSURE }),
             &[Holds::EveryFreeBlockReported],
         ),
         wrong(
@@ -40,11 +41,10 @@ pub(super) fn candidates() -> Vec<Named> {
             "reported-flag, pull: freed while isolated, and the isolation ends without a free",
             mainline(Scenario {
                 geometry: NO_STRADDLING,
-                plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
-                sections: 3,
+                plan: CpuPlan { steps: 2, orders: &[2], most: 1, keep: 0, ..CHURN.plan },
+                zones: [(Movable, 3), NO_ZONE],
                 passes: 6,
-                offline: None,
-                contig: false,
+                others: &[Other::Isolator(1)],
                 ..ISOLATORS
             }),
             &[Holds::EveryFreeBlockReported],
@@ -54,7 +54,11 @@ pub(super) fn candidates() -> Vec<Named> {
             "reported-flag-split-behind-the-walk",
             "reported-flag, pull: a block not yet reported is split, and its rest goes to a list \
              already walked",
-            mainline(Scenario { sections: 8, never_out_of_memory: false, ..PRESSURE }),
+            mainline(Scenario {
+                zones: [(Movable, 8), NO_ZONE],
+                never_out_of_memory: false,
+                ..PRESSURE
+            }),
             &[Holds::EveryFreeBlockReported],
         ),
         wrong(
@@ -62,7 +66,12 @@ pub(super) fn candidates() -> Vec<Named> {
             "pull-isolated-half",
             "section-bit, pull: half of a held block is isolated, and it is put back whole",
             Setting { keeps_types: false, ..section_bit(ISOLATORS, Holding::Pull) },
-            &[Holds::CountersMatchFrames, Holds::ModelAssertionsHold],
+            &[
+                Holds::CountersMatchFrames,
+                Holds::NoReportedPageInUse,
+                Holds::EveryFreeBlockReported,
+                Holds::ModelAssertionsHold,
+            ],
         ),
         wrong(
             Candidate,

@@ -2,48 +2,66 @@
 
 //! What is meant to work.
 
+use super::super::setting::{NO_ZONE, Other, Scenario};
 use super::parts::{Named, reporter, setting};
-use super::scenarios::ALL;
+use super::scenarios::{ALL, LOW_ZONE};
 use crate::Kind;
 use guest_driver::reporting::{Holding, TrackerKind};
 
-/// Every tracker with both ways to hold, in every scenario.
+/// Every tracker with both ways to hold, in every scenario that is for it.
 pub(super) fn good() -> Vec<Named> {
     let mut all = Vec::new();
     for scenario in ALL {
         for &tracker in TrackerKind::ALL {
             for &holding in Holding::ALL {
-                let mut scenario = scenario.clone();
-                if tracker == TrackerKind::ReportedFlag {
-                    // Mainline forgets what it has no memory to spare for, so there is enough.
-                    (scenario.sections, scenario.movable) = match scenario.movable {
-                        0 if scenario.shared => {
-                            scenario.geometry.section_order = 6;
-                            (1, 0)
-                        }
-                        0 => (8, 0),
-                        _ => (12, 4),
-                    };
+                if is_for(&scenario, tracker, holding) {
+                    all.push(one(scenario.clone(), tracker, holding));
                 }
-                let reporter = reporter(&scenario, tracker, holding);
-                let mut setting = setting(scenario, reporter);
-                setting.nudge = tracker == TrackerKind::ReportedFlag;
-                setting.keeps_types = holding == Holding::Isolate;
-                if holding == Holding::Pull {
-                    let isolated = setting.scenario.contig || setting.scenario.cma;
-                    setting.semantics.putback_by_pageblock = isolated;
-                }
-                all.push(Named {
-                    name: format!("{tracker}-{holding}-{}", setting.scenario.name),
-                    about: format!("{tracker}, {holding}"),
-                    scenario: setting.scenario.name,
-                    setting,
-                    kind: Kind::Good,
-                    breaks: &[],
-                    small: false,
-                });
             }
         }
     }
     all
+}
+
+fn is_for(scenario: &Scenario, tracker: TrackerKind, holding: Holding) -> bool {
+    // An isolation is of whole pageblocks.
+    let isolates = scenario.granule_order >= scenario.geometry.pageblock_order;
+    // Mainline forgets what it has no memory to spare for (`reported-flag-low-watermark`).
+    let spares = scenario.name != LOW_ZONE.name || tracker != TrackerKind::ReportedFlag;
+    (isolates || holding == Holding::Pull) && spares
+}
+
+fn one(mut scenario: Scenario, tracker: TrackerKind, holding: Holding) -> Named {
+    if tracker == TrackerKind::ReportedFlag {
+        // It looks at no zone that has not a batch to spare, so there is enough.
+        scenario.zones = match scenario.zones {
+            zones if scenario.shared => {
+                scenario.geometry.section_order = 6;
+                zones
+            }
+            [(kind, _), NO_ZONE] => [(kind, 8), NO_ZONE],
+            zones => zones.map(|(kind, sections)| (kind, sections + 2)),
+        };
+    }
+    let reporter = reporter(&scenario, tracker, holding);
+    let mut setting = setting(scenario, reporter);
+    setting.nudge = tracker == TrackerKind::ReportedFlag;
+    setting.keeps_types = holding == Holding::Isolate;
+    if holding == Holding::Pull {
+        setting.semantics.putback_by_pageblock = halves_blocks(&setting.scenario);
+    }
+    Named {
+        name: format!("{tracker}-{holding}-{}", setting.scenario.name),
+        about: format!("{tracker}, {holding}"),
+        scenario: setting.scenario.name,
+        setting,
+        kind: Kind::Good,
+        breaks: &[],
+        small: false,
+    }
+}
+
+/// Whether half of a free block may be isolated, see `pull-isolated-half`.
+fn halves_blocks(scenario: &Scenario) -> bool {
+    scenario.has(|other| !matches!(other, Other::Offliner(_) | Other::HotAdder | Other::Hog(_)))
 }

@@ -3,13 +3,14 @@
 //! What is known to be wrong.
 
 use super::super::invariant::Holds;
-use super::super::setting::{CpuPlan, Scenario, Setting};
+use super::super::setting::{CpuPlan, NO_ZONE, Other, Patience, Scenario, Setting};
 use super::parts::{Named, reporter, setting, wrong};
 use super::scenarios::{
     CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, PRESSURE, SHARED_SECTION, SMALL_CHURN,
 };
 use crate::Kind::KnownBad;
 use guest_driver::page_alloc::KernelSemantics;
+use guest_driver::page_alloc::ZoneType::Movable;
 use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind};
 
 fn isolating(tracker: TrackerKind) -> Config {
@@ -39,11 +40,14 @@ fn flawed(flaw: TrackerFlaw, tracker: TrackerKind) -> Named {
         }
         TrackerFlaw::OneZoneLock => (
             "the lock of only one of a section's zones passed",
-            SHARED_SECTION,
+            // A pageblock in each zone, which the watermarks would not let the reporter hold.
+            Scenario { geometry: NO_STRADDLING, cma: false, ..SHARED_SECTION },
             &[Holds::EveryFreeBlockReported],
         ),
     };
-    let setting = setting(scenario, Config { flaw: Some(flaw), ..isolating(tracker) });
+    let watermark_guard = flaw != TrackerFlaw::OneZoneLock;
+    let reporter = Config { flaw: Some(flaw), watermark_guard, ..isolating(tracker) };
+    let setting = setting(scenario, reporter);
     let (name, about) = (format!("{tracker}-{flaw}"), format!("{tracker}, {about}"));
     wrong(KnownBad, &name, &about, setting, breaks)
 }
@@ -95,7 +99,11 @@ pub(super) fn known_bad() -> Vec<Named> {
             Setting {
                 semantics: KernelSemantics::V4_16,
                 ..setting(
-                    Scenario { geometry: NO_STRADDLING, offline: None, contig: true, ..ISOLATORS },
+                    Scenario {
+                        geometry: NO_STRADDLING,
+                        others: &[Other::Contig(1), Other::Isolator(1)],
+                        ..ISOLATORS
+                    },
                     section_bit,
                 )
             },
@@ -114,9 +122,9 @@ pub(super) fn known_bad() -> Vec<Named> {
                 ..setting(
                     Scenario {
                         geometry: NO_STRADDLING,
-                        sections: 2,
+                        zones: [(Movable, 2), NO_ZONE],
                         plan: CpuPlan { steps: 4, orders: &[0], most: 3, ..CHURN.plan },
-                        hot_add: false,
+                        others: &[Other::Offliner(Patience::Endless)],
                         ..HOTPLUG
                     },
                     section_bit,

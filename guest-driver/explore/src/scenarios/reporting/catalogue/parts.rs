@@ -19,7 +19,7 @@ pub(super) fn reporter(scenario: &Scenario, tracker: TrackerKind, holding: Holdi
         tracker,
         flaw: None,
         holding,
-        granule_order: 2,
+        granule_order: scenario.granule_order,
         // Mainline looks at no zone that has not a whole batch to spare.
         batch: if tracker == TrackerKind::ReportedFlag { 2 } else { scenario.batch },
         delay: Duration::ZERO,

@@ -3,8 +3,9 @@
 //! The scenarios.
 
 use guest_driver::page_alloc::Geometry;
+use guest_driver::page_alloc::ZoneType::{Movable, Normal};
 
-use super::super::setting::{Answers, CpuPlan, Patience, Scenario};
+use super::super::setting::{Answers, CpuPlan, NO_ZONE, Other, Patience, Scenario};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that
 /// is not what is looked for.
@@ -14,17 +15,15 @@ pub(super) const NO_STRADDLING: Geometry = Geometry { max_order: 2, ..Geometry::
 pub(super) const CHURN: Scenario = Scenario {
     name: "churn",
     geometry: Geometry::TINY,
-    sections: 4,
-    movable: 0,
+    granule_order: Geometry::TINY.pageblock_order,
+    zones: [(Movable, 4), NO_ZONE],
     shared: false,
     cma: false,
     cpus: 2,
-    plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, unmovable: false },
+    plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, keep: 1, unmovable: false },
     passes: 3,
-    offline: None,
-    contig: false,
-    isolate: false,
-    hot_add: false,
+    suspend: false,
+    others: &[],
     batch: 2,
     answers: Answers::Always,
     never_out_of_memory: false,
@@ -34,9 +33,9 @@ pub(super) const CHURN: Scenario = Scenario {
 pub(super) const SMALL_CHURN: Scenario = Scenario {
     name: "small-churn",
     geometry: NO_STRADDLING,
-    sections: 2,
+    zones: [(Movable, 2), NO_ZONE],
     cpus: 4,
-    plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
+    plan: CpuPlan { steps: 2, orders: &[2], most: 1, keep: 0, ..CHURN.plan },
     passes: 2,
     ..CHURN
 };
@@ -46,9 +45,18 @@ pub(super) const SMALL_CHURN: Scenario = Scenario {
 pub(super) const ISOLATORS: Scenario = Scenario {
     name: "isolators",
     cpus: 1,
-    offline: Some(Patience::Short),
-    contig: true,
-    isolate: true,
+    others: &[Other::Offliner(Patience::Short), Other::Contig(1), Other::Isolator(1)],
+    ..CHURN
+};
+
+/// Isolators whose ranges overlap: two that take two pageblocks from the first or from the last, and one
+/// that allocates two.
+pub(super) const OPPOSITE_ISOLATORS: Scenario = Scenario {
+    name: "opposite-isolators",
+    zones: [(Movable, 2), NO_ZONE],
+    cpus: 1,
+    plan: CpuPlan { steps: 3, ..CHURN.plan },
+    others: &[Other::Isolator(2), Other::BackwardIsolator, Other::Contig(2)],
     ..CHURN
 };
 
@@ -56,8 +64,7 @@ pub(super) const ISOLATORS: Scenario = Scenario {
 pub(super) const HOTPLUG: Scenario = Scenario {
     name: "hotplug",
     plan: CpuPlan { steps: 4, ..CHURN.plan },
-    offline: Some(Patience::Endless),
-    hot_add: true,
+    others: &[Other::Offliner(Patience::Endless), Other::HotAdder],
     ..CHURN
 };
 
@@ -66,12 +73,27 @@ pub(super) const HOTPLUG: Scenario = Scenario {
 /// can promise.
 pub(super) const PRESSURE: Scenario = Scenario {
     name: "pressure",
-    geometry: Geometry { min_watermark: (8, 8), ..Geometry::TINY },
-    sections: 6,
+    geometry: TIGHT,
+    zones: [(Movable, 6), NO_ZONE],
     cpus: 1,
-    plan: CpuPlan { steps: 8, orders: &[0], most: 1, ..CHURN.plan },
+    plan: CpuPlan { steps: 8, orders: &[0], most: 1, keep: 0, ..CHURN.plan },
     never_out_of_memory: true,
     batch: 32,
+    ..CHURN
+};
+
+/// The low watermark of a zone is at ten pages.
+const TIGHT: Geometry = Geometry { min_watermark: (8, 8), ..Geometry::TINY };
+
+/// The first of two zones is low as soon as an actor has taken half of it. The other one has plenty, and
+/// must be reported all the same. When the first recovers, by frees of single pages, so must that.
+pub(super) const LOW_ZONE: Scenario = Scenario {
+    name: "low-zone",
+    geometry: TIGHT,
+    zones: [(Movable, 3), (Movable, 3)],
+    cpus: 1,
+    plan: CpuPlan { steps: 4, orders: &[1, 2], ..CHURN.plan },
+    others: &[Other::Hog(12)],
     ..CHURN
 };
 
@@ -80,11 +102,13 @@ pub(super) const PRESSURE: Scenario = Scenario {
 pub(super) const SHARED_SECTION: Scenario = Scenario {
     name: "shared-section",
     geometry: Geometry { section_order: 4, ..NO_STRADDLING },
-    sections: 1,
+    zones: [(Movable, 1), NO_ZONE],
     shared: true,
     cpus: 1,
-    plan: CpuPlan { steps: 6, orders: &[2], most: 1, ..CHURN.plan },
-    passes: 4,
+    // The pageblock that the reporter visits last is the reserve, so that the CPU has one of the first in
+    // its zone. Blocks of this order are on no per-CPU list, where those of a granule would stay.
+    cma: true,
+    plan: CpuPlan { orders: &[1], ..SMALL_CHURN.plan },
     ..SMALL_CHURN
 };
 
@@ -92,30 +116,74 @@ pub(super) const SHARED_SECTION: Scenario = Scenario {
 pub(super) const SMALLEST: Scenario = Scenario {
     name: "smallest",
     geometry: NO_STRADDLING,
-    sections: 1,
+    zones: [(Movable, 1), NO_ZONE],
     cpus: 1,
-    plan: CpuPlan { steps: 2, orders: &[2], most: 1, ..CHURN.plan },
+    plan: CpuPlan { steps: 2, orders: &[2], most: 1, keep: 0, ..CHURN.plan },
     passes: 1,
     ..CHURN
 };
 
 /// As churn, and some reports are not taken, and some acknowledged too late.
-pub(super) const FAULTY_HOST: Scenario =
-    Scenario { name: "faulty-host", answers: Answers::OneInThree, passes: 6, ..CHURN };
+pub(super) const FAULTY_HOST: Scenario = Scenario {
+    name: "faulty-host",
+    answers: Answers::OneInThree,
+    plan: CpuPlan { steps: 5, orders: &[0, 2], keep: 2, ..CHURN.plan },
+    passes: 6,
+    ..CHURN
+};
 
 /// Two zones, one of which has pageblocks of unmovable pages. It must have some memory to spare for
 /// its watermark.
 pub(super) const ZONES: Scenario = Scenario {
     name: "zones",
-    sections: 8,
-    movable: 2,
+    zones: [(Normal, 6), (Movable, 2)],
     plan: CpuPlan { unmovable: true, ..CHURN.plan },
     ..CHURN
 };
 
+/// A memory block of either zone goes off- and online, or does not, because an unmovable page is in it.
+pub(super) const ZONES_OFFLINE: Scenario = Scenario {
+    name: "zones-offline",
+    plan: CpuPlan { steps: 4, ..ZONES.plan },
+    others: &[Other::Offliner(Patience::Endless)],
+    ..ZONES
+};
+
 /// A pageblock is a reserve, of which an actor allocates; movable pages may live in it meanwhile.
-pub(super) const CMA: Scenario = Scenario { name: "cma", cma: true, ..CHURN };
+pub(super) const CMA: Scenario =
+    Scenario { name: "cma", cma: true, others: &[Other::ReserveUser], ..CHURN };
+
+/// The reporter is suspended while CPUs allocate and free, and resumed.
+pub(super) const SUSPEND: Scenario =
+    Scenario { name: "suspend", suspend: true, passes: 4, ..CHURN };
+
+/// Granules of half a pageblock, which can only be pulled.
+pub(super) const HALF_GRANULES: Scenario =
+    Scenario { name: "half-granules", granule_order: CHURN.granule_order - 1, ..CHURN };
+
+/// Granules of two pageblocks, and an isolator of one of them.
+pub(super) const DOUBLE_GRANULES: Scenario = Scenario {
+    name: "double-granules",
+    granule_order: CHURN.granule_order + 1,
+    others: &[Other::Isolator(1)],
+    ..CHURN
+};
 
 /// Those that every good configuration must stand.
-pub(super) const ALL: [Scenario; 9] =
-    [SMALL_CHURN, CHURN, ISOLATORS, HOTPLUG, PRESSURE, FAULTY_HOST, ZONES, SHARED_SECTION, CMA];
+pub(super) const ALL: [Scenario; 15] = [
+    SMALL_CHURN,
+    CHURN,
+    ISOLATORS,
+    OPPOSITE_ISOLATORS,
+    HOTPLUG,
+    PRESSURE,
+    LOW_ZONE,
+    FAULTY_HOST,
+    ZONES,
+    ZONES_OFFLINE,
+    SHARED_SECTION,
+    CMA,
+    SUSPEND,
+    HALF_GRANULES,
+    DOUBLE_GRANULES,
+];
