@@ -31,7 +31,7 @@ pub mod pcp;
 pub mod section;
 pub mod semantics;
 pub mod validate;
-mod watermarks;
+pub mod watermarks;
 pub mod zone;
 
 #[cfg(all(test, not(feature = "shuttle")))]
@@ -87,7 +87,7 @@ pub trait FreeHook: Send + Sync {
     /// here.
     fn merged(&self, _head: Pfn, _order: u8) {}
 
-    /// A zone has as many free pages as [`Mm::await_free_pages`] was asked for.
+    /// A zone has as many free pages as `Mm::await_free_pages` was asked for.
     fn zone_recovered(&self) {}
 
     /// A section has come online, with nothing in it reported (`MEM_ONLINE`). It runs without the zone's
