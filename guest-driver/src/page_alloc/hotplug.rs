@@ -40,7 +40,7 @@ impl Mm {
     /// Gives a section that is not present to a zone (`arch_add_memory`); it is offline. One that is
     /// present keeps its zone.
     pub fn add_section(&self, section: usize, zone: ZoneId) {
-        let _hotplug = self.hotplug.lock();
+        let _hotplug = self.lock_hotplug();
         self.sections.add(section, self.one_zone(zone));
     }
 
@@ -54,7 +54,7 @@ impl Mm {
     /// # Errors
     /// [`OfflineError::Invalid`] if it is not present, [`OfflineError::Busy`] if it is online.
     pub fn remove_section(&self, index: usize) -> Result<(), OfflineError> {
-        let _hotplug = self.hotplug.lock();
+        let _hotplug = self.lock_hotplug();
         let section = self.sections.get(index).ok_or(OfflineError::Invalid)?;
         if section.is_online() {
             return Err(OfflineError::Busy);
@@ -94,7 +94,7 @@ impl Mm {
     /// [`OfflineError::Invalid`] if a section of it is missing or online already, or they are of two
     /// zones.
     pub fn online_block(&self, block: usize) -> Result<(), OfflineError> {
-        let _hotplug = self.hotplug.lock();
+        let _hotplug = self.lock_hotplug();
         let (sections, range, zone) =
             self.of_one_zone(block, false).ok_or(OfflineError::Invalid)?;
         let isolated = self.semantics.isolate_on_online;
@@ -172,7 +172,7 @@ impl Mm {
         movers: &dyn MovePages,
         give_up: &dyn Fn() -> bool,
     ) -> Result<(), OfflineError> {
-        let _hotplug = self.hotplug.lock();
+        let _hotplug = self.lock_hotplug();
         let (sections, range, zone) = self.of_one_zone(block, true).ok_or(OfflineError::Invalid)?;
         if self.semantics.disable_pcp_for_offline {
             self.pcp_disable(zone);

@@ -206,7 +206,7 @@ pub struct Mm {
     known: Arc<Bits>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: Lock<()>,
-    /// Callers of [`Mm::get_online_mems`] that wait.
+    /// Those that wait for it.
     hotplug_waiters: AtomicUsize,
 }
 
@@ -355,16 +355,16 @@ impl Mm {
         }
     }
 
-    /// Keeps memory from going off- or online while the guard lives (`get_online_mems`). One caller at
-    /// a time, unlike Linux's.
-    pub(crate) fn get_online_mems(&self) -> Guard<'_, ()> {
+    /// Keeps others from taking memory off- or online while the guard lives (`mem_hotplug_begin`, and
+    /// `get_online_mems`, which lets several readers in).
+    pub(crate) fn lock_hotplug(&self) -> Guard<'_, ()> {
         self.hotplug_waiters.fetch_add(1, Ordering::Relaxed);
         let guard = self.hotplug.lock();
         self.hotplug_waiters.fetch_sub(1, Ordering::Relaxed);
         guard
     }
 
-    /// How many reporters wait until on- or offlining ends.
+    /// How many wait until another's on- or offlining, or its look at memory, ends.
     pub fn hotplug_waiters(&self) -> usize {
         self.hotplug_waiters.load(Ordering::Relaxed)
     }

@@ -50,7 +50,7 @@ fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)>
 /// Tries to hold the free block around `granule`, a block of `order`, or that granule alone.
 pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt {
     let &Config { holding, watermark_guard, look_again, .. } = config;
-    let _online = config.hotplug_lock.then(|| mm.get_online_mems());
+    let _online = config.hotplug_lock.then(|| mm.lock_hotplug());
     loop {
         let Some((head, found)) = find(mm, granule, order, look_again) else {
             return Attempt::NotFree;

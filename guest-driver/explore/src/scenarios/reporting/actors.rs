@@ -59,8 +59,9 @@ pub(super) fn memory_block(world: &World, pfn: Pfn) -> usize {
     (pfn.0 >> world.mm.geometry().section_order) as usize
 }
 
-/// Takes a memory block off- and online again.
-pub(super) fn offliner(world: &World, block: usize, patience: Patience) {
+/// Takes a memory block off- and online again; with `remove` it is gone in between, and comes back to
+/// another zone.
+pub(super) fn offliner(world: &World, block: usize, patience: Patience, remove: bool) {
     let range = world.mm.geometry().section_range(block);
     for _ in 0..3 {
         let tries = AtomicUsize::new(0);
@@ -79,6 +80,9 @@ pub(super) fn offliner(world: &World, block: usize, patience: Patience) {
             Ok(()) => {
                 gone_offline(world, block);
                 sync::yield_now();
+                if remove {
+                    replace(world, block);
+                }
                 if let Err(error) = world.mm.online_block(block) {
                     let what = format!("{range:?} does not come online: {error}");
                     world.run.violate(Holds::OffliningEnds, what);
@@ -98,6 +102,22 @@ pub(super) fn gone_offline(world: &World, block: usize) {
         let what = format!("something of section {block}, which is offline, is marked");
         world.run.violate(Holds::OfflineSectionForgotten, what);
     }
+}
+
+/// Removes an offline section, and adds it to the next zone.
+fn replace(world: &World, section: usize) {
+    let World { mm, run, .. } = world;
+    let first = mm.geometry().section_range(section).start;
+    let zone = mm.zone_of(first).map_or(0, |zone| zone.0);
+    if let Err(error) = mm.remove_section(section) {
+        run.violate(Holds::OffliningEnds, format!("section {section} stays: {error}"));
+    }
+    if mm.zone_of(first).is_some() || world.memory.has_section(section) {
+        let what = format!("something of section {section}, which is removed, is left");
+        run.violate(Holds::OfflineSectionForgotten, what);
+    }
+    sync::yield_now();
+    mm.add_section(section, ZoneId((zone + 1) % mm.zone_count()));
 }
 
 /// Allocates `range` as a whole, twice, and frees it.

@@ -65,6 +65,10 @@ impl ReportSink for HostOf<'_> {
             return Err(ReportError::Refused);
         }
         self.host.reports += 1;
+        if self.host.answers == Answers::AllButFirst && self.host.reports == 1 {
+            sync::yield_now();
+            return Err(ReportError::Refused);
+        }
         if self.host.answers == Answers::OneInThree {
             match self.host.reports % 3 {
                 1 => {

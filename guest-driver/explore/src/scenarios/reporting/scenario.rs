@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::host::Host;
 use super::invariant::Holds;
 use super::rest::Rest;
-use super::setting::{Other, Scenario, Setting};
+use super::setting::{Other, Patience, Scenario, Setting};
 use super::world::World;
 use super::{actors, catalogue};
 use crate::{Actor, Configuration, Model, Notes, Run};
@@ -173,7 +173,11 @@ fn actor(scenario: &Scenario, other: Other, random: &mut Random) -> Body {
     match other {
         Other::Offliner(patience) => {
             let block = random.index(scenario.sections());
-            Box::new(move |world| actors::offliner(world, block, patience))
+            Box::new(move |world| actors::offliner(world, block, patience, false))
+        }
+        Other::Remover => {
+            let block = random.index(scenario.sections());
+            Box::new(move |world| actors::offliner(world, block, Patience::Endless, true))
         }
         Other::Contig(count) => {
             let range = pageblocks(count);

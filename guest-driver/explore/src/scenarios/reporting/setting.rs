@@ -85,7 +85,7 @@ impl Scenario {
 
     /// Whether memory goes offline.
     pub(super) fn offlines(&self) -> bool {
-        self.has(|other| matches!(other, Other::Offliner(_)))
+        self.has(|other| matches!(other, Other::Offliner(_) | Other::Remover))
     }
 }
 
@@ -110,6 +110,8 @@ pub struct CpuPlan {
 pub enum Other {
     /// Takes a memory block off- and online.
     Offliner(Patience),
+    /// Takes a memory block offline, removes it, adds it to the next zone and takes it online.
+    Remover,
     /// Allocates so many pageblocks side by side as a whole.
     Contig(u32),
     /// Allocates the reserve as a whole.
@@ -139,6 +141,8 @@ pub enum Patience {
 pub enum Answers {
     /// Every report, before the reporter's time is up.
     Always,
+    /// Every report but the first, which is not taken.
+    AllButFirst,
     /// Of three reports the first too late, the second not taken at all, and the third as it should.
     OneInThree,
 }

@@ -4,7 +4,7 @@
 
 use super::super::setting::{NO_ZONE, Other, Scenario};
 use super::parts::{Named, reporter, setting};
-use super::scenarios::{ALL, LOW_ZONE};
+use super::scenarios::{ALL, LOW_ZONE, OFFLINE};
 use crate::Kind;
 use guest_driver::reporting::{Holding, TrackerKind};
 
@@ -20,7 +20,17 @@ pub(super) fn good() -> Vec<Named> {
             }
         }
     }
+    all.push(under_hotplug_lock());
     all
+}
+
+/// An offliner is told that the pages which the reporter isolates are busy, and lets the lock go.
+fn under_hotplug_lock() -> Named {
+    let mut named = one(OFFLINE, TrackerKind::SectionBit, Holding::Isolate);
+    named.setting.reporter.hotplug_lock = true;
+    named.name = "section-bit-isolate-under-hotplug-lock".to_owned();
+    named.about = "section-bit, isolate, looks with the hotplug lock held".to_owned();
+    named
 }
 
 fn is_for(scenario: &Scenario, tracker: TrackerKind, holding: Holding) -> bool {
@@ -40,7 +50,10 @@ fn one(mut scenario: Scenario, tracker: TrackerKind, holding: Holding) -> Named 
                 zones
             }
             [(kind, _), NO_ZONE] => [(kind, 8), NO_ZONE],
-            zones => zones.map(|(kind, sections)| (kind, sections + 2)),
+            zones => {
+                let more = if scenario.has(|other| other == Other::Remover) { 4 } else { 2 };
+                zones.map(|(kind, sections)| (kind, sections + more))
+            }
         };
     }
     let reporter = reporter(&scenario, tracker, holding);
@@ -63,5 +76,7 @@ fn one(mut scenario: Scenario, tracker: TrackerKind, holding: Holding) -> Named 
 
 /// Whether half of a free block may be isolated, see `pull-isolated-half`.
 fn halves_blocks(scenario: &Scenario) -> bool {
-    scenario.has(|other| !matches!(other, Other::Offliner(_) | Other::HotAdder | Other::Hog(_)))
+    scenario.has(|other| {
+        !matches!(other, Other::Offliner(_) | Other::Remover | Other::HotAdder | Other::Hog(_))
+    })
 }

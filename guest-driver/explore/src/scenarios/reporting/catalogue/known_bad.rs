@@ -6,7 +6,8 @@ use super::super::invariant::Holds;
 use super::super::setting::{CpuPlan, NO_ZONE, Other, Patience, Scenario, Setting};
 use super::parts::{Named, reporter, setting, wrong};
 use super::scenarios::{
-    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, PRESSURE, SHARED_SECTION, SMALL_CHURN,
+    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, OFFLINE, PRESSURE, SHARED_SECTION,
+    SMALL_CHURN,
 };
 use crate::Kind::KnownBad;
 use guest_driver::page_alloc::KernelSemantics;
@@ -84,6 +85,20 @@ pub(super) fn known_bad() -> Vec<Named> {
                 Config { watermark_guard: false, batch: PRESSURE.batch, ..section_bit },
             ),
             &[Holds::NoOomWhileWithheld],
+        ),
+        wrong(
+            KnownBad,
+            "pull-under-hotplug-lock",
+            "section-bit, pull, waits for the hotplug lock while it holds pages that an offliner waits \
+             for",
+            setting(
+                OFFLINE,
+                Config {
+                    hotplug_lock: true,
+                    ..reporter(&OFFLINE, TrackerKind::SectionBit, Holding::Pull)
+                },
+            ),
+            &[Holds::OffliningEnds],
         ),
         wrong(
             KnownBad,

@@ -49,14 +49,14 @@ pub(super) const ISOLATORS: Scenario = Scenario {
     ..CHURN
 };
 
-/// Isolators whose ranges overlap: two that take two pageblocks from the first or from the last, and one
-/// that allocates two.
+/// Isolators whose ranges overlap: two that take two pageblocks from the first or from the last, and two
+/// that allocate two.
 pub(super) const OPPOSITE_ISOLATORS: Scenario = Scenario {
     name: "opposite-isolators",
     zones: [(Movable, 2), NO_ZONE],
     cpus: 1,
     plan: CpuPlan { steps: 3, ..CHURN.plan },
-    others: &[Other::Isolator(2), Other::BackwardIsolator, Other::Contig(2)],
+    others: &[Other::Isolator(2), Other::BackwardIsolator, Other::Contig(2), Other::Contig(2)],
     ..CHURN
 };
 
@@ -66,6 +66,18 @@ pub(super) const HOTPLUG: Scenario = Scenario {
     plan: CpuPlan { steps: 4, ..CHURN.plan },
     others: &[Other::Offliner(Patience::Endless), Other::HotAdder],
     ..CHURN
+};
+
+/// Memory goes off- and online.
+pub(super) const OFFLINE: Scenario =
+    Scenario { name: "offline", others: &[Other::Offliner(Patience::Endless)], ..HOTPLUG };
+
+/// Memory of one zone is removed, and comes back to the other.
+pub(super) const HOT_REMOVE: Scenario = Scenario {
+    name: "hot-remove",
+    zones: [(Movable, 2), (Movable, 2)],
+    others: &[Other::Remover],
+    ..HOTPLUG
 };
 
 /// One CPU needs one page, of so little memory that a batch could hold all of it. It takes no more
@@ -132,6 +144,18 @@ pub(super) const FAULTY_HOST: Scenario = Scenario {
     ..CHURN
 };
 
+/// The first report is not taken, and one CPU keeps a page of what was in it: the rest is too small to be
+/// found with it.
+pub(super) const REFUSING_HOST: Scenario = Scenario {
+    name: "refusing-host",
+    answers: Answers::AllButFirst,
+    zones: [(Movable, 2), NO_ZONE],
+    cpus: 1,
+    plan: CpuPlan { steps: 1, orders: &[0], most: 1, keep: 1, ..CHURN.plan },
+    passes: 2,
+    ..CHURN
+};
+
 /// Two zones, one of which has pageblocks of unmovable pages. It must have some memory to spare for
 /// its watermark.
 pub(super) const ZONES: Scenario = Scenario {
@@ -170,15 +194,17 @@ pub(super) const DOUBLE_GRANULES: Scenario = Scenario {
 };
 
 /// Those that every good configuration must stand.
-pub(super) const ALL: [Scenario; 15] = [
+pub(super) const ALL: [Scenario; 17] = [
     SMALL_CHURN,
     CHURN,
     ISOLATORS,
     OPPOSITE_ISOLATORS,
     HOTPLUG,
+    HOT_REMOVE,
     PRESSURE,
     LOW_ZONE,
     FAULTY_HOST,
+    REFUSING_HOST,
     ZONES,
     ZONES_OFFLINE,
     SHARED_SECTION,
