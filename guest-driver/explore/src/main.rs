@@ -131,6 +131,7 @@ impl Arguments {
             strategy: self.strategy(),
             most: self.schedules,
             least: self.least,
+            margin: table::MARGIN,
             preemptions: self.preemptions,
             most_exhaustive: 2_000_000,
             jobs: self.jobs.unwrap_or_else(table::jobs),

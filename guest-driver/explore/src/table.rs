@@ -13,7 +13,7 @@ use crate::search::{Found, search};
 use crate::strategies::Strategy;
 use crate::{Case, Entry, Kind};
 
-/// How many times as many schedules the good configurations stand as the slowest known-bad one took.
+/// [`Effort::margin`] of the page.
 pub const MARGIN: u64 = 10;
 
 /// How far searches go.
@@ -25,6 +25,8 @@ pub struct Effort {
     pub most: u64,
     /// The fewest that each good configuration stands.
     pub least: u64,
+    /// How many times as many as the slowest known-bad one took each of them stands at least.
+    pub margin: u64,
     /// Preemptions up to which every schedule of a small configuration is taken.
     pub preemptions: usize,
     /// The most of those schedules.
@@ -156,7 +158,7 @@ pub fn search_all(model: &'static Entry, effort: Effort, mut each: impl FnMut(&R
     let (small, drawn): (Vec<_>, Vec<_>) = (model.cases)().into_iter().partition(|c| c.small);
     let (good, wrong): (Vec<_>, Vec<_>) = drawn.into_iter().partition(|c| c.kind == Kind::Good);
     let wrong = run(wrong, effort.strategy, effort.most);
-    let enough = (MARGIN * slowest(&wrong)).max(effort.least);
+    let enough = (effort.margin * slowest(&wrong)).max(effort.least);
     let good = run(good, effort.strategy, enough);
     let every = Strategy::BoundedPreemptions(effort.preemptions);
     let small = run(small, every, effort.most_exhaustive);
