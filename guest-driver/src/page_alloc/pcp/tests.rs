@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use crate::page_alloc::{AllocRequest, Geometry, KernelSemantics, Layout, Mm, Pfn, ZoneId};
+use crate::page_alloc::{
+    AllocRequest, FrameState, Geometry, KernelSemantics, Layout, Mm, Pfn, ZoneId,
+};
 use alloc::vec::Vec;
 
 const G: Geometry = Geometry::LINUX;
@@ -93,4 +95,29 @@ fn cpu_keeps_less_of_a_zone_below_its_high_watermark() {
     });
     let high = 32 * 63 + 63;
     assert_eq!(freed.max(), Some(high - 1), "as many as are freed at once, and a batch");
+}
+
+fn is_on_a_list(mm: &Mm, pfn: u32) -> bool {
+    matches!(mm.state(Pfn(pfn)), FrameState::Pcp { .. })
+}
+
+#[test]
+fn lists_that_are_off_are_not_filled() {
+    let mm = Mm::new(&Layout::flat(G, 1, 1));
+    mm.pcp_disable(ZoneId(0));
+    mm.alloc(0, AllocRequest::movable(0)).unwrap();
+    assert!(!(0..32768).any(|pfn| is_on_a_list(&mm, pfn)));
+    mm.pcp_enable(ZoneId(0));
+    mm.alloc(0, AllocRequest::movable(0)).unwrap();
+    assert!((0..32768).any(|pfn| is_on_a_list(&mm, pfn)));
+}
+
+#[test]
+fn pages_that_leave_the_lists_look_like_no_block() {
+    let mm = Mm::new(&Layout::flat(G, 1, 1));
+    let pages: Vec<Pfn> =
+        (0..1024).map(|_| mm.alloc(0, AllocRequest::movable(0)).unwrap()).collect();
+    pages.into_iter().for_each(|pfn| mm.free(0, pfn));
+    mm.drain_all(ZoneId(0));
+    assert!(!(0..32768).any(|pfn| is_on_a_list(&mm, pfn)));
 }

@@ -49,6 +49,28 @@ fn nothing_isolated_is_handed_out() {
     }
 }
 
+#[test]
+fn page_freed_while_isolated_is_on_no_cpu_list() {
+    let mm = Mm::new(&Layout::flat(G, 1, 1));
+    let pfn = mm.alloc(0, AllocRequest::movable(0)).unwrap();
+    mm.drain_all(ZoneId(0));
+    let of = PfnRange::block(pfn.align_down(9), 9);
+    mm.start_isolate_page_range(of, IsolateMode::Other).unwrap();
+    mm.free(0, pfn);
+    mm.test_pages_isolated(of).unwrap();
+}
+
+#[test]
+fn large_block_is_freed_pageblock_by_pageblock() {
+    let mm = Mm::new(&Layout::flat(G, 1, 1));
+    let pfn = mm.alloc(0, AllocRequest::movable(10)).unwrap();
+    let second = PfnRange::block(pfn.plus(512), 9);
+    mm.start_isolate_page_range(second, IsolateMode::Other).unwrap();
+    mm.free(0, pfn);
+    mm.validate().unwrap();
+    assert_eq!(mm.zone(ZoneId(0)).free_pages(), 32768 - 512, "the isolated half is not free");
+}
+
 /// Before 4.17 a second isolator was let in, and the first to leave let both pages go.
 #[test]
 fn kernel_4_16_lets_two_isolate_the_same_block() {

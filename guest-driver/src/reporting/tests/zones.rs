@@ -77,3 +77,53 @@ fn suspended_reporter_does_not_hear_of_recovery() {
         assert!(!reporter.has_work(), "{config:?}");
     }
 }
+
+/// A guest with one movable zone, of which `min` pages are free; what is in use.
+fn exhausted(config: Config, min: u64) -> (Arc<Mm>, Reporter, Vec<Pfn>) {
+    let geometry = Geometry { min_watermark: (min, min), ..G };
+    let mm = Arc::new(Mm::new(&Layout::flat(geometry, 1, 1)));
+    let reporter = Reporter::new(Arc::clone(&mm), config).unwrap();
+    let mut in_use = Vec::new();
+    while let Ok(pfn) = mm.alloc(0, AllocRequest::movable(0)) {
+        in_use.push(pfn);
+    }
+    mm.drain_all(LOW);
+    (mm, reporter, in_use)
+}
+
+/// Of a zone with blocks of both orders, none of which it can spare.
+#[test]
+fn low_zone_waits_for_its_smallest_block() {
+    for config in marked_configs() {
+        let (mm, mut reporter, in_use) = exhausted(config, 2000);
+        settle(&mut reporter, &mut Host::default());
+        assert!(!reporter.has_work(), "{config:?}");
+        // Every other page, so that none of them merge.
+        let mut apart = in_use.iter().filter(|pfn| pfn.0 % 2 == 1);
+        while !reporter.has_work() {
+            mm.free(0, *apart.next().unwrap());
+            mm.drain_all(LOW);
+        }
+        let zone = mm.zone(LOW);
+        assert_eq!(zone.free_pages(), zone.watermarks().low + 512 + 1, "{config:?}");
+    }
+}
+
+/// Pages that are freed while their pageblock is isolated are free when the isolation ends.
+#[test]
+fn zone_that_recovers_by_an_undo_is_heard() {
+    for config in marked_configs() {
+        let (mm, mut reporter, in_use) = exhausted(config, 2000);
+        settle(&mut reporter, &mut Host::default());
+        let used = |block: &Pfn| in_use.iter().filter(|pfn| pfn.align_down(9) == *block).count();
+        let blocks = G.section_range(0).step(9).filter(|block| used(block) == 512);
+        // 256 pages of each, none of which merge. The zone lacks 1013.
+        for (done, block) in blocks.take(4).map(|head| PfnRange::block(head, 9)).enumerate() {
+            mm.start_isolate_page_range(block, IsolateMode::Other).unwrap();
+            block.step(1).for_each(|pfn| mm.free(0, pfn));
+            assert!(!reporter.has_work(), "{config:?}");
+            mm.undo_isolate_page_range(block, None);
+            assert_eq!(reporter.has_work(), done == 3, "{config:?}");
+        }
+    }
+}
