@@ -271,7 +271,7 @@ What a processor or a compiler may reorder is not explored; [litmus tests](../de
 ask for it, a step at a time.
 
 That nothing is found means something only where a fault would be found: [mutants](mutants.md) has the \
-faults that were planted in the model, and which of these configurations found each.
+faults that were planted in the model, and which of these configurations, or which unit test, found each.
 
 All of this is about the model. It says nothing of Linux until a real guest shows it.
 ";
