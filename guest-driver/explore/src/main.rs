@@ -161,7 +161,10 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     let chosen = chosen(arguments)?;
     if arguments.first {
-        let good = chosen.into_iter().filter(|case| case.kind == Kind::Good).collect();
+        let good: Vec<_> = chosen.into_iter().filter(|case| case.kind == Kind::Good).collect();
+        if good.is_empty() {
+            return Err("--first searches good configurations, and none is named".to_owned());
+        }
         let rows = first_to_fall(good, arguments.strategy(), arguments.schedules);
         rows.iter().for_each(|row| print(row, arguments));
         return Ok(rows.iter().all(Row::as_expected));

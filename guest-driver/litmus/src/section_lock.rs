@@ -4,7 +4,7 @@
 //!
 //! With `section-bit` a free looks at its section's bit under the zone's lock (`Mm::hook_for`), puts the
 //! block on its list, and does not mark if the bit was set. The reporter clears the bit, takes and
-//! releases the zone's lock (`Mm::pass_zone_lock`), and looks for free blocks.
+//! releases the zone's lock (`Mm::pass_zone_locks`), and looks for free blocks.
 
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::{AcqRel, Relaxed, SeqCst};

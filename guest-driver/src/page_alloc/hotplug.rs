@@ -105,7 +105,8 @@ impl Mm {
             self.undo_isolate_page_range(range, Some(MigrateType::Movable));
         }
         self.set_watermarks();
-        if let Some(hook) = self.hook() {
+        // A reporter that turns the hook on looks for online sections afterwards.
+        if let Some(hook) = self.hook().filter(|_| self.is_hook_on()) {
             sections.for_each(|section| hook.section_online(section));
         }
         Ok(())

@@ -87,7 +87,7 @@ pub trait FreeHook: Send + Sync {
     /// here.
     fn merged(&self, _head: Pfn, _order: u8) {}
 
-    /// A zone has as many free pages as `Mm::await_free_pages` was asked for.
+    /// A zone can spare what `Mm::await_spare_pages` was asked for.
     fn zone_recovered(&self) {}
 
     /// A section has come online, with nothing in it reported (`MEM_ONLINE`). It runs without the zone's
@@ -294,14 +294,24 @@ impl Mm {
         }
     }
 
-    /// Has the hook called once the zone has `pages` free pages; false, and it is not called, if the
-    /// zone has them already.
-    pub(crate) fn await_free_pages(&self, zone: ZoneId, pages: u64) -> bool {
+    /// Has the hook called once the zone can spare `pages` above its low watermark; false, and it is not
+    /// called, if it can already. While the hook is off nothing is awaited.
+    pub(crate) fn await_spare_pages(&self, zone: ZoneId, pages: u64) -> bool {
         let zone = self.zone(zone);
         let _area = zone.lock();
-        let missing = zone.free_pages() < pages;
-        zone.set_awaited(missing.then_some(pages));
+        if !self.is_hook_on() {
+            return true;
+        }
+        // Of the watermark as it is now: a change of it is followed by a look under this lock.
+        let wanted = zone.watermarks().low + pages + 1;
+        let missing = zone.free_pages() < wanted;
+        zone.set_awaited(missing.then_some(wanted));
         missing
+    }
+
+    /// Whether the hook is called.
+    pub(crate) fn is_hook_on(&self) -> bool {
+        self.hook_order.load(Ordering::Acquire) != NO_HOOK
     }
 
     /// Calls the hook if the zone has the free pages that it awaits. Under the zone's lock, after

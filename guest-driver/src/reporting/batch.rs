@@ -29,7 +29,7 @@ pub struct PassStats {
     pub busy: u64,
     /// No longer free when isolated.
     pub lost_race: u64,
-    /// Times that the pass stopped for lack of memory.
+    /// Times that the pass met a block, or a list, which its zone could not spare.
     pub low_memory: u64,
     /// The most pages held at once.
     pub most_held: u64,

@@ -81,7 +81,7 @@ pub struct Config {
     pub acknowledge_timeout: Option<Duration>,
     /// What to do when that time is over.
     pub on_timeout: OnTimeout,
-    /// Whether a pass stops before what it holds takes a zone below its low watermark.
+    /// Whether a pass leaves what would take a zone below its low watermark.
     pub watermark_guard: bool,
     /// What to do with granules that another isolator holds.
     pub on_busy: OnBusy,

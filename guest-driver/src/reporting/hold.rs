@@ -16,12 +16,12 @@ pub(super) enum Attempt {
     Busy,
     /// It was no longer free when it was isolated.
     LostRace,
-    /// The zone cannot spare it while it has fewer than `wanted` free pages.
+    /// The zone cannot spare so many pages.
     LowMemory {
         /// The zone.
         zone: ZoneId,
-        /// In pages.
-        wanted: u64,
+        /// What it had to spare.
+        pages: u64,
     },
 }
 
@@ -62,9 +62,10 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
         let zone = mm.zone(id);
         // A part is pulled out of the whole block, which the zone lacks for a moment.
         let taken = if holding == Holding::Pull { block } else { range };
-        let spare = zone.watermarks().low + u64::from(taken.pages());
-        if watermark_guard && !zone.watermark_ok(0, spare, true) {
-            return Attempt::LowMemory { zone: id, wanted: spare + 1 };
+        let pages = u64::from(taken.pages());
+        let low = Attempt::LowMemory { zone: id, pages };
+        if watermark_guard && !zone.watermark_ok(0, zone.watermarks().low + pages, true) {
+            return low;
         }
         match holding {
             Holding::Isolate => {
@@ -92,7 +93,7 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
                     };
                     return match held {
                         true => Attempt::Held(range),
-                        false => Attempt::LowMemory { zone: id, wanted: spare + 1 },
+                        false => low,
                     };
                 }
                 if !look_again {

@@ -194,7 +194,7 @@ impl Reporter {
         // What a zone cannot spare waits until it can. Nothing is held any more, so that a zone which
         // has recovered meanwhile is seen here.
         for (zone, wanted) in low.into_iter().enumerate() {
-            left |= wanted.is_some_and(|pages| !self.mm.await_free_pages(ZoneId(zone), pages));
+            left |= wanted.is_some_and(|pages| !self.mm.await_spare_pages(ZoneId(zone), pages));
         }
         left || batch.stats.failed
     }
@@ -234,7 +234,7 @@ impl Reporter {
                     OnBusy::Drop => Visit::Done,
                 }
             }
-            Attempt::LowMemory { zone, wanted } => {
+            Attempt::LowMemory { zone, pages } => {
                 batch.stats.low_memory += 1;
                 // What is held may be what the zone lacks: release it first.
                 if !batch.held.is_empty() {
@@ -243,7 +243,7 @@ impl Reporter {
                 }
                 // Other blocks may be smaller, or of other zones.
                 let least = &mut low[zone.0];
-                *least = Some(least.map_or(wanted, |least| least.min(wanted)));
+                *least = Some(least.map_or(pages, |least| least.min(pages)));
                 Visit::Wait
             }
         }

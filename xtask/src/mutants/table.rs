@@ -18,7 +18,7 @@ plants each in a copy of the sources, builds it, and runs that check. The \
 [explorer](exploration.md) searches configurations in which the sources themselves stand. A mutant falls \
 if an invariant of the [model](../design/model.md#invariants) breaks in one of them, or a schedule does not \
 end (`cut-off`), and the sources stand the same schedules of it. Where no configuration notices it, a unit \
-test must fail ("a test"). `schedules` is the number of schedules of that configuration until then.
+test must fail (\"a test\"). `schedules` is the number of schedules of that configuration until then.
 ";
 
 /// The page about these mutants, which have all been noticed.

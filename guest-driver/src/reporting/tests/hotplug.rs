@@ -35,3 +35,23 @@ fn removed_memory_is_forgotten_and_new_one_reported() {
         mm.validate().unwrap();
     }
 }
+
+#[test]
+fn suspended_reporter_hears_of_no_new_memory() {
+    for config in every_config() {
+        let (mm, mut reporter) = guest(4, config);
+        let mut host = Host::default();
+        settle(&mut reporter, &mut host);
+        mm.offline_block(2, &Nobody, &|| false).unwrap();
+        settle(&mut reporter, &mut host);
+        reporter.suspend();
+        mm.online_block(2).unwrap();
+        assert!(!reporter.has_work(), "{config:?}");
+        host.reports.clear();
+        reporter.resume();
+        settle(&mut reporter, &mut host);
+        let section = G.section_range(2);
+        let mut reports = host.reports.iter().flatten();
+        assert!(reports.any(|range| section.contains(range.start)), "{config:?}");
+    }
+}
