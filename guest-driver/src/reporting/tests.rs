@@ -9,12 +9,23 @@ mod trackers;
 mod zones;
 
 use super::*;
-use crate::page_alloc::{AllocRequest, Geometry, IsolateMode, Layout, Mm, Pfn, PfnRange, ZoneId};
+use crate::page_alloc::{
+    AllocRequest, Geometry, IsolateMode, Layout, Mm, MovePages, Pfn, PfnRange, ZoneId,
+};
 use crate::random::Random;
 use core::time::Duration;
 use std::sync::Arc;
 
 const G: Geometry = Geometry::LINUX;
+
+/// Moves nothing.
+struct Nobody;
+
+impl MovePages for Nobody {
+    fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
+        false
+    }
+}
 
 /// Acknowledges everything and remembers it.
 #[derive(Default)]
@@ -234,12 +245,6 @@ fn pages_of_a_report_without_an_answer_stay_held() {
 
 #[test]
 fn memory_that_comes_online_is_reported() {
-    struct Nobody;
-    impl crate::page_alloc::MovePages for Nobody {
-        fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
-            false
-        }
-    }
     for config in every_config() {
         let (mm, mut reporter) = guest(4, config);
         let mut host = Host::default();

@@ -3,15 +3,6 @@
 //! Memory that is removed.
 
 use super::*;
-use crate::page_alloc::MovePages;
-
-struct Nobody;
-
-impl MovePages for Nobody {
-    fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
-        false
-    }
-}
 
 #[test]
 fn removed_memory_is_forgotten_and_new_one_reported() {

@@ -3,7 +3,6 @@
 //! What each tracker reports of a freed block, and when it forgets.
 
 use super::*;
-use crate::page_alloc::MovePages;
 
 /// Pages reported after one block of a pageblock is freed, whose buddy is free and reported.
 fn reported_for_one_free(config: Config) -> u64 {
@@ -46,12 +45,6 @@ fn one_free_is_reported_with_what_each_tracker_adds() {
 
 #[test]
 fn offline_section_is_forgotten() {
-    struct Nobody;
-    impl MovePages for Nobody {
-        fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
-            false
-        }
-    }
     for config in every_config() {
         let (mm, reporter) = guest(4, config);
         let memory = reporter.memory();

@@ -15,7 +15,7 @@ pub(in super::super) enum Visit {
     Held(PfnRange),
     /// It needs reporting still, in the next pass.
     Keep,
-    /// It needs reporting still, once its zone has recovered: the hook hears of that.
+    /// It needs reporting still, once its zone has recovered, which the zone tells the hook.
     Wait,
     /// As [`Visit::Keep`], and the pass ends.
     Stop,

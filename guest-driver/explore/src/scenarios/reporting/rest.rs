@@ -10,7 +10,7 @@ use super::invariant::Holds;
 use super::pages::Pages;
 use super::setting::{Other, Scenario, Setting};
 use super::world::World;
-use guest_driver::page_alloc::{FrameState, MigrateType, Mm, MovePages, OfflineError, Pfn, ZoneId};
+use guest_driver::page_alloc::{FrameState, MigrateType, OfflineError, Pfn, ZoneId};
 use guest_driver::reporting::{Holding, Reporter};
 
 /// Passes in which a reporter must come to rest when all is quiet.
@@ -70,7 +70,8 @@ impl Rest<'_> {
         }
     }
 
-    /// A memory block with an unmovable page does not go offline, and nothing in it is moved.
+    /// A memory block with an unmovable page is refused before anything in it is moved: an offliner that
+    /// got past its isolation is interrupted at once.
     fn refuse_unmovable(&self) {
         let World { mm, run, .. } = self.world;
         let unmovable =
@@ -78,7 +79,7 @@ impl Rest<'_> {
         for block in (0..mm.section_count()).filter(|&block| mm.is_online(block)) {
             let range = mm.geometry().section_range(block);
             let Some(pfn) = range.step(0).find(unmovable) else { continue };
-            let result = mm.offline_block(block, &Immovable(self.world), &|| true);
+            let result = mm.offline_block(block, self.world, &|| true);
             if result != Err(OfflineError::Busy) {
                 let what = format!("{pfn:?} is unmovable, and offlining ends with {result:?}");
                 run.violate(Holds::OffliningEnds, what);
@@ -130,17 +131,6 @@ impl Rest<'_> {
                 format!("{when}: {left} pageblocks are isolated, {withheld} by the reporter");
             world.run.violate(Holds::OneIsolatorPerPageblock, what);
         }
-    }
-}
-
-/// Pages that are not to be moved.
-struct Immovable<'a>(&'a World);
-
-impl MovePages for Immovable<'_> {
-    fn move_pages(&self, _: &Mm, from: Pfn, _: u8, _: Option<u32>) -> bool {
-        let what = format!("{from:?} is moved to take an unmovable page offline");
-        self.0.run.violate(Holds::OffliningEnds, what);
-        false
     }
 }
 
