@@ -15,6 +15,7 @@
 //! | [`zone`] | zones, accounting |
 //! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |
 //! | [`allocate`] | `__alloc_pages`, `__free_pages` |
+//! | [`constraint`], [`nodemask`] | `ac->nodemask` and cpuset, `nodemask_t` |
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
 //! | [`contig`] | `alloc_contig_range` |
@@ -22,11 +23,13 @@
 
 pub mod allocate;
 pub mod buddy;
+pub mod constraint;
 pub mod contig;
 pub mod frame;
 pub mod geometry;
 pub mod hotplug;
 pub mod isolation;
+pub mod nodemask;
 pub mod pcp;
 pub mod section;
 pub mod semantics;
@@ -43,10 +46,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 pub use allocate::{AllocError, AllocRequest};
+pub use constraint::{Anywhere, Constraint, Look};
 pub use frame::{Frame, FrameState};
 pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
 pub use hotplug::{MovePages, OfflineError};
 pub use isolation::{Busy, IsolateMode};
+pub use nodemask::{AtomicNodeMask, NodeMask};
 pub use pcp::VMSTAT_INTERVAL;
 pub use pcp::lists::PcpSizes;
 pub use semantics::KernelSemantics;
