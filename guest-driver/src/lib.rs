@@ -11,6 +11,7 @@
 //! - [`virtio`]: the driver's half of the split ring and of the balloon device.
 //! - [`page_alloc`]: a model of Linux's page allocator.
 //! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
+//! - [`waits`]: who waits for whom, so that a deadlock is found and named.
 //! - `workload`: threads that use it as a guest's programs do.
 //! - [`random`], [`time`], [`sync`]: numbers from a seed, a clock, primitives that an explorer owns.
 //!
@@ -32,5 +33,6 @@ pub mod reporting;
 pub mod sync;
 pub mod time;
 pub mod virtio;
+pub mod waits;
 #[cfg(all(feature = "std", not(feature = "shuttle")))]
 pub mod workload;
