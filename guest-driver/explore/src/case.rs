@@ -72,7 +72,14 @@ impl Case {
             kind,
             breaks: breaks.iter().map(|invariant| invariant.name()).collect(),
             small,
-            assertion: |what| Violation::new(M::Invariant::ASSERTIONS, what),
+            assertion: |what| {
+                // The scheduler's own word begins with `deadlock!`.
+                let broken = match what.strip_prefix("deadlock") {
+                    Some(_) => M::Invariant::DEADLOCK,
+                    None => M::Invariant::ASSERTIONS,
+                };
+                Violation::new(broken, what)
+            },
             body: Arc::new(move |seed| run::<M>(&setting, seed)),
         }
     }

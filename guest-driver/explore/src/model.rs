@@ -129,6 +129,8 @@ pub trait Invariant: Copy + Debug + Send + Sync + 'static {
     const ALL: &'static [Self];
     /// The one that a panic breaks.
     const ASSERTIONS: Self;
+    /// The one that a deadlock breaks (`guest_driver::waits`, or one that the scheduler finds).
+    const DEADLOCK: Self = Self::ASSERTIONS;
 
     /// Its name in output and tables.
     fn name(self) -> &'static str;
