@@ -20,7 +20,7 @@
 //! | `strategies` | ways to choose a schedule, a file each |
 //! | `search` | runs a case under the schedules of a strategy |
 //! | `rounds` | searches many cases until the first falls |
-//! | `table` | `docs/research/exploration.md` |
+//! | `table` | `docs/research/exploration/` |
 //! | [`scenarios`] | the models, a folder each |
 
 mod case;

@@ -25,8 +25,8 @@ Examples:
       runs every schedule with at most three preemptions
   cargo explore --configuration 'section-bit-*' --first --json
       searches the good configurations of a tracker, until the first falls
-  cargo explore --table docs/research/exploration.md
-      searches everything and writes the page; takes minutes
+  cargo explore --model reporting --table docs/research/exploration
+      searches all of a model and writes its page; takes minutes
 
 A configuration that is known to break an invariant must break it, and a good one must stand. The exit
 status is 0 if so, 1 if not, 2 for a wrong command line.
@@ -87,8 +87,8 @@ struct Arguments {
     #[arg(long, value_name = "NUMBER", conflicts_with = "configuration")]
     jobs: Option<NonZero<usize>>,
 
-    /// File that the results are written to, as a page in Markdown
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["configuration", "strategy"])]
+    /// Directory that the results are written to, as a page in Markdown for each model
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["configuration", "strategy"])]
     table: Option<PathBuf>,
 
     /// List the configurations and exit
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool, String> {
     if arguments.list {
         for case in arguments.models().flat_map(|model| (model.cases)()) {
-            println!("{:10} {:48} {}", case.model, case.name, case.about);
+            println!("{:18} {:48} {}", case.model, case.name, case.about);
         }
         return Ok(true);
     }
@@ -182,14 +182,18 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         // Each of them, also behind one that is not as expected.
         return Ok(chosen.into_iter().map(search).fold(true, |all, one| all & one));
     }
-    let start = Instant::now();
-    let search = |model| table::search_all(model, arguments.effort(), |row| print(row, arguments));
-    let results: Vec<_> = arguments.models().map(search).collect();
-    if let Some(path) = &arguments.table {
-        std::fs::write(path, table::markdown(&results, start.elapsed()))
-            .map_err(|error| format!("writing {}: {error}", path.display()))?;
+    let mut as_expected = true;
+    for model in arguments.models() {
+        let start = Instant::now();
+        let results = table::search_all(model, arguments.effort(), |row| print(row, arguments));
+        if let Some(directory) = &arguments.table {
+            let path = directory.join(format!("{}.md", model.name));
+            std::fs::write(&path, table::markdown(&results, start.elapsed()))
+                .map_err(|error| format!("writing {}: {error}", path.display()))?;
+        }
+        as_expected &= results.rows().all(Row::as_expected);
     }
-    Ok(results.iter().flat_map(table::Results::rows).all(Row::as_expected))
+    Ok(as_expected)
 }
 
 /// The configurations that the patterns name, all of them without one.

@@ -24,7 +24,7 @@ pub(super) const NOTES: Notes = Notes {
     intro: "\
 A configuration is a scenario with one way to report: a few CPUs, the reporter, the host, and other \
 actors that isolate, offline or add memory, over a few sections of eight pages. Trackers and invariants \
-are listed in [model.md](../design/model.md).
+are listed in [model.md](../../design/model.md).
 ",
     good: "\
 `reported-flag` promises less than the others: a report follows the next free of a large enough block. \
@@ -37,6 +37,6 @@ puts back what it held pageblock by pageblock, which no kernel does; see `pull-i
     candidates: "\
 What the model shows of mainline's rules as it understands them, and of what the scheme would do by the \
 rules of kernels whose isolation forgets a pageblock's migratetype. No report of these is known. What real \
-Linux did with them is in [findings.md](findings.md).
+Linux did with them is in [findings.md](../findings.md).
 ",
 };
