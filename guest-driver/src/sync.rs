@@ -6,12 +6,19 @@
 //! that an exploration owns every interleaving. Otherwise they are those of `std`, or without the
 //! feature `std` locks that spin. What is only touched under a lock uses `core`'s atomics directly and
 //! is no scheduling point.
+//!
+//! With the feature `shuttle` the operations are counted as well (`cost`).
 
 #[cfg(feature = "shuttle")]
-pub use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+pub mod cost;
+#[cfg(feature = "shuttle")]
+mod counted;
+
+#[cfg(feature = "shuttle")]
+pub use counted::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
 
 #[cfg(not(feature = "shuttle"))]
-pub use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+pub use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence};
 
 pub use core::sync::atomic::Ordering;
 
@@ -46,6 +53,8 @@ impl<T> Lock<T> {
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
+        #[cfg(feature = "shuttle")]
+        cost::lock();
         self.0.lock().unwrap_or_else(plain::PoisonError::into_inner)
     }
 }
@@ -63,6 +72,8 @@ impl<T> Plain<T> {
     }
 
     pub(crate) fn lock(&self) -> PlainGuard<'_, T> {
+        #[cfg(feature = "shuttle")]
+        cost::lock();
         self.0.lock().unwrap_or_else(plain::PoisonError::into_inner)
     }
 }

@@ -51,7 +51,7 @@ pub(crate) fn all() -> Result<()> {
 
     heading("exploration");
     let explore = ["test", "--locked", "--profile", "explore", "--package", "explore"];
-    let only = ["--features", "shuttle", "--test", "explore"];
+    let only = ["--features", "shuttle", "--test", "explore", "--test", "cost"];
     step("exploration", run(cargo(&explore).args(only)));
 
     heading("mutants");

@@ -20,10 +20,13 @@
 //! | `strategies` | ways to choose a schedule, a file each |
 //! | `search` | runs a case under the schedules of a strategy |
 //! | `rounds` | searches many cases until the first falls |
+//! | `cost` | counts atomic operations, by scheme |
 //! | `table` | `docs/research/exploration/` |
 //! | [`scenarios`] | the models, a folder each |
 
 mod case;
+#[cfg(feature = "shuttle")]
+pub mod cost;
 mod model;
 #[cfg(feature = "shuttle")]
 pub mod rounds;

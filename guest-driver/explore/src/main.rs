@@ -11,7 +11,7 @@ use clap::{Parser, ValueEnum, builder::PossibleValuesParser};
 use explore::rounds::first_to_fall;
 use explore::strategies::Strategy;
 use explore::table::{self, Effort, Row};
-use explore::{Case, Entry, Kind, MODELS};
+use explore::{Case, Entry, Kind, MODELS, cost};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +25,8 @@ Examples:
       runs every schedule with at most three preemptions
   cargo explore --configuration 'section-bit-*' --first --json
       searches the good configurations of a tracker, until the first falls
+  cargo explore --cost
+      counts the atomic operations of an allocation, by scheme
   cargo explore --model reporting --table docs/research/exploration
       searches all of a model and writes its page; takes minutes
 
@@ -38,6 +40,12 @@ With --json each configuration is an object on a line of its own:
   as_expected  whether a good configuration stood, or another one broke what it should
   seed, invariant, what
                of the schedule that broke an invariant; null if none did
+With --cost each count is an object:
+  model, scheme, what
+               what was done once: fast-walk (the first walk serves the allocation), slow-walk (every
+               zone is below its low watermark, and the second walk serves it)
+  cost         loads, stores, rmws (read-modify-writes), locks; of these and of fences: acquires,
+               releases, full-barriers (sequentially consistent stores and fences)
 
 A finding is a finding about the model. It says nothing of Linux until a real guest shows it.";
 
@@ -95,7 +103,11 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["configuration", "table"])]
     list: bool,
 
-    /// Print results as JSON, a line a configuration
+    /// Count the atomic operations of an allocation by scheme, on one thread, and exit
+    #[arg(long, conflicts_with_all = ["model", "configuration", "first", "table", "list"])]
+    cost: bool,
+
+    /// Print results as JSON, a line a configuration or a count
     #[arg(long, conflicts_with_all = ["list", "table"])]
     json: bool,
 }
@@ -153,6 +165,15 @@ fn main() -> ExitCode {
 
 /// Whether every configuration does as it should.
 fn run(arguments: &Arguments) -> Result<bool, String> {
+    if arguments.cost {
+        let all = cost::count_all()?;
+        if arguments.json {
+            all.iter().for_each(|counted| println!("{}", counted.json()));
+        } else {
+            println!("{}", cost::table(&all));
+        }
+        return Ok(true);
+    }
     if arguments.list {
         for case in arguments.models().flat_map(|model| (model.cases)()) {
             println!("{:18} {:48} {}", case.model, case.name, case.about);

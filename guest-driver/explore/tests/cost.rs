@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What is counted is what the code did, and the same each time.
+
+use explore::cost::{What, count_all, table};
+use guest_driver::sync::cost::{Cost, cost_of};
+use guest_driver::sync::{AtomicU64, Lock, Ordering, fence};
+
+/// What shuttle counts of `code`.
+fn counted(code: impl Fn() + Send + Sync + 'static) -> Cost {
+    let (sender, counted) = std::sync::mpsc::sync_channel(1);
+    shuttle::check_dfs(move || sender.send(cost_of(&code).1).expect("somebody waits"), Some(1));
+    counted.recv().expect("it ran")
+}
+
+#[test]
+fn operations_are_counted_by_kind_and_ordering() {
+    let word = AtomicU64::new(1);
+    let cost = counted(move || {
+        word.load(Ordering::Relaxed);
+        word.load(Ordering::Acquire);
+        word.store(2, Ordering::Release);
+        word.fetch_add(1, Ordering::AcqRel);
+        let _ = word.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
+    });
+    let expected =
+        Cost { loads: 2, stores: 1, rmws: 2, acquires: 2, releases: 2, ..Cost::default() };
+    assert_eq!(cost, expected);
+}
+
+#[test]
+fn full_barriers_and_locks_are_counted() {
+    let (word, lock) = (AtomicU64::new(1), Lock::new(()));
+    let cost = counted(move || {
+        word.store(2, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        fence(Ordering::Acquire);
+        drop(lock.lock());
+    });
+    let expected =
+        Cost { stores: 1, acquires: 2, releases: 2, full_barriers: 2, locks: 1, ..Cost::default() };
+    assert_eq!(cost, expected);
+}
+
+#[test]
+fn walks_are_counted_exactly() {
+    let all = count_all().expect("there is memory");
+    assert_eq!(all, count_all().expect("there is memory"), "the same each time");
+    for pair in all.chunks(2) {
+        let [fast, slow] = pair else { panic!("a scheme has both: {pair:?}") };
+        assert_eq!((fast.what, slow.what), (What::FastWalk, What::SlowWalk));
+        assert_eq!(fast.cost.locks, 1, "of the CPU's list: {fast:?}");
+        assert!(slow.cost.loads >= fast.cost.loads, "{slow:?}");
+    }
+    assert_eq!(table(&all).lines().count(), all.len() + 1);
+}
