@@ -10,6 +10,7 @@
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's half of the split ring and of the balloon device.
 //! - [`page_alloc`]: a model of Linux's page allocator.
+//! - [`placement`]: cpusets and memory policies: where an allocation may go.
 //! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
 //! - [`waits`]: who waits for whom, so that a deadlock is found and named.
 //! - `workload`: threads that use it as a guest's programs do.
@@ -27,6 +28,7 @@ extern crate alloc;
 pub mod bits;
 pub mod page_alloc;
 pub mod pattern;
+pub mod placement;
 pub mod ram;
 pub mod random;
 pub mod reporting;

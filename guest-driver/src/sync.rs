@@ -59,6 +59,33 @@ impl<T> Lock<T> {
     }
 }
 
+/// The guard of one of those that share a lock.
+pub type SharedGuard<'a, T> = imp::RwLockReadGuard<'a, T>;
+/// The guard of the one that has a lock alone.
+pub type AloneGuard<'a, T> = imp::RwLockWriteGuard<'a, T>;
+
+/// A lock that several share, or one has alone (`rw_semaphore`). A panicking holder does not poison it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct RwLock<T>(imp::RwLock<T>);
+
+impl<T> RwLock<T> {
+    /// A lock around `value`.
+    pub fn new(value: T) -> Self {
+        Self(imp::RwLock::new(value))
+    }
+
+    /// Waits until it can be shared.
+    pub fn read(&self) -> SharedGuard<'_, T> {
+        self.0.read().unwrap_or_else(plain::PoisonError::into_inner)
+    }
+
+    /// Waits until no other has it.
+    pub fn write(&self) -> AloneGuard<'_, T> {
+        self.0.write().unwrap_or_else(plain::PoisonError::into_inner)
+    }
+}
+
 /// The guard of a lock that is no scheduling point.
 pub(crate) type PlainGuard<'a, T> = plain::MutexGuard<'a, T>;
 
@@ -92,7 +119,7 @@ pub fn yield_now() {
 #[cfg(not(feature = "std"))]
 #[expect(unreachable_pub, reason = "all but OnceLock is for this file")]
 mod spinning {
-    pub use spin::MutexGuard;
+    pub use spin::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
     /// `std::sync::Mutex`, which is never poisoned.
     #[derive(Debug, Default)]
@@ -105,6 +132,26 @@ mod spinning {
 
         pub fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
             Ok(self.0.lock())
+        }
+    }
+
+    /// `std::sync::RwLock`, which is never poisoned.
+    #[derive(Debug, Default)]
+    pub struct RwLock<T>(spin::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub fn new(value: T) -> Self {
+            Self(spin::RwLock::new(value))
+        }
+
+        pub fn read(&self) -> Result<RwLockReadGuard<'_, T>, PoisonError<RwLockReadGuard<'_, T>>> {
+            Ok(self.0.read())
+        }
+
+        pub fn write(
+            &self,
+        ) -> Result<RwLockWriteGuard<'_, T>, PoisonError<RwLockWriteGuard<'_, T>>> {
+            Ok(self.0.write())
         }
     }
 

@@ -90,7 +90,7 @@ impl Mm {
         })
     }
 
-    fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
+    pub(super) fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
         let AllocRequest { order, migratetype, .. } = request;
         self.pcp_alloc(zone, cpu, order, migratetype)
             .or_else(|| self.rmqueue(zone, &mut zone.lock(), order, migratetype))

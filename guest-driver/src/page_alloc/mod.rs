@@ -23,6 +23,7 @@
 
 pub mod allocate;
 pub mod buddy;
+mod constrained;
 pub mod constraint;
 pub mod contig;
 pub mod frame;

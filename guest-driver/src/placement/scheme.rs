@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The list of schemes, and of their mistakes.
+
+/// A way to update where allocations may go.
+///
+/// The one list of schemes: names, the lab's choices and the explorer's configurations follow from it.
+///
+/// ```
+/// use guest_driver::placement::Scheme;
+///
+/// assert_eq!(Scheme::CheckAtRetry.name(), "check-at-retry");
+/// assert_eq!("no-rebind".parse(), Ok(Scheme::NoRebind));
+/// ```
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Scheme {
+    /// Overwrites the task's nodes and rebinds its policies, and tells no reader.
+    InPlace,
+    /// Adds the new nodes before it removes the old ones. The sequence count changes only if the task
+    /// has a policy, or keeps no node, and is looked at after the allocation has failed (2.6.34 to 4.9).
+    TwoStep,
+    /// The same, and the slow path looks before the OOM killer, with a sequence count that it has read
+    /// itself, after the policy's nodes were chosen (4.10).
+    TwoScopes,
+    /// The sequence count always changes. Before the OOM killer and before it fails an allocation also
+    /// looks whether its nodemask and the cpuset intersect, and goes on without the nodemask if not
+    /// (4.13).
+    IntersectionCheck,
+    /// The same also before each try of the slow path (6.16).
+    CheckAtRetry,
+    /// The same after reclaim, instead of before each try (7.3).
+    CheckAfterReclaim,
+    /// Leaves policies as they are, but for relative ones, and drops a nodemask that does not intersect
+    /// the cpuset. Proposed in February 2017 and never built.
+    NoRebind,
+}
+
+impl Scheme {
+    /// All of them, in the order of their declaration.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+    /// Their names, in the same order.
+    pub const NAMES: &[&str] = <Self as strum::VariantNames>::VARIANTS;
+
+    /// Its name on command lines and in tables, which [`str::parse`] reads.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A mistake that a scheme can make. Each is known to be wrong: it is there for the explorer to find.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Flaw {
+    /// A rebound policy remembers its own new nodes in the place of the cpuset's (4.13 to 5.2).
+    RemembersPolicyNodes,
+    /// Looks at the sequence count only, not at whether nodemask and cpuset intersect.
+    TrustsSequenceCount,
+}
+
+impl Flaw {
+    /// All of them.
+    pub const ALL: &[Self] = <Self as strum::VariantArray>::VARIANTS;
+
+    /// Its name on command lines and in tables.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
