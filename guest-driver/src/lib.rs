@@ -14,6 +14,7 @@
 //! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
 //! - [`waits`]: who waits for whom, so that a deadlock is found and named.
 //! - `workload`: threads that use it as a guest's programs do.
+//! - [`swapped`]: values that are swapped for a copy while others read them.
 //! - [`random`], [`time`], [`sync`]: numbers from a seed, a clock, primitives that an explorer owns.
 //!
 //! # Features
@@ -32,6 +33,7 @@ pub mod placement;
 pub mod ram;
 pub mod random;
 pub mod reporting;
+pub mod swapped;
 pub mod sync;
 pub mod time;
 pub mod virtio;

@@ -72,14 +72,7 @@ impl Case {
             kind,
             breaks: breaks.iter().map(|invariant| invariant.name()).collect(),
             small,
-            assertion: |what| {
-                // The scheduler's own word begins with `deadlock!`.
-                let broken = match what.strip_prefix("deadlock") {
-                    Some(_) => M::Invariant::DEADLOCK,
-                    None => M::Invariant::ASSERTIONS,
-                };
-                Violation::new(broken, what)
-            },
+            assertion: |what| Violation::new(broken_by::<M::Invariant>(&what), what),
             body: Arc::new(move |seed| run::<M>(&setting, seed)),
         }
     }
@@ -125,6 +118,18 @@ impl fmt::Debug for Case {
     }
 }
 
+/// The invariant that a panic breaks, which says `what`.
+fn broken_by<I: Invariant>(what: &str) -> I {
+    // The scheduler's own word begins with `deadlock!`.
+    if what.starts_with("deadlock") {
+        I::DEADLOCK
+    } else if what.starts_with("use after free: ") {
+        I::USE_AFTER_FREE
+    } else {
+        I::ASSERTIONS
+    }
+}
+
 /// One run: the actors side by side, and what must hold when all is quiet.
 fn run<M: Model>(setting: &M::Setting, seed: u64) -> Result<(), Violation> {
     let actors = M::actors(setting, seed);
@@ -145,4 +150,42 @@ fn run<M: Model>(setting: &M::Setting, seed: u64) -> Result<(), Violation> {
         M::at_rest(setting, &world);
     }
     run.violation().map_or(Ok(()), |violation| Err(violation.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Holds {
+        Assertions,
+        Waits,
+        Memory,
+    }
+
+    impl Invariant for Holds {
+        const ALL: &'static [Self] = &[Self::Assertions, Self::Waits, Self::Memory];
+        const ASSERTIONS: Self = Self::Assertions;
+        const DEADLOCK: Self = Self::Waits;
+        const USE_AFTER_FREE: Self = Self::Memory;
+
+        fn name(self) -> &'static str {
+            "holds"
+        }
+
+        fn broken(self) -> &'static str {
+            "does not hold"
+        }
+    }
+
+    #[test]
+    fn panic_breaks_the_invariant_that_it_names() {
+        let of = [
+            ("deadlock: a waits for b, which a holds", Holds::Waits),
+            ("deadlock! blocked tasks: [..]", Holds::Waits),
+            ("use after free: copy 1 in zonelists 0 is read", Holds::Memory),
+            ("bad page state", Holds::Assertions),
+        ];
+        assert!(of.iter().all(|&(what, broken)| broken_by::<Holds>(what) == broken));
+    }
 }

@@ -131,6 +131,8 @@ pub trait Invariant: Copy + Debug + Send + Sync + 'static {
     const ASSERTIONS: Self;
     /// The one that a deadlock breaks (`guest_driver::waits`, or one that the scheduler finds).
     const DEADLOCK: Self = Self::ASSERTIONS;
+    /// The one that a use after free breaks (`guest_driver::swapped::Slots`).
+    const USE_AFTER_FREE: Self = Self::ASSERTIONS;
 
     /// Its name in output and tables.
     fn name(self) -> &'static str;

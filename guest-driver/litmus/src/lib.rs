@@ -6,10 +6,12 @@
 //! once. A processor and a compiler keep less order. Each file here has one question: a program of two
 //! threads, cut down to the atomics and locks of one step of the model, with its orderings as a value.
 //! [loom](https://docs.rs/loom) runs the program in every execution that the orderings allow. One test
-//! shows that the model's orderings lose no report, others that weaker ones do.
+//! shows that the model's orderings lose no report and free no copy in use, others that weaker ones do.
 //!
 //! | file | question |
 //! |---|---|
+//! | `counted` | can a reference be to a copy that was freed, or to another in its place? |
+//! | `epochs` | can a copy be freed while a reader uses it that is counted by epoch? |
 //! | `message_passing` | must the mark be set after the block is on its list, and with which barriers? |
 //! | `request` | can a free neither be seen by a pass nor request another? |
 //! | `section_lock` | may a free skip a mark that it finds set? |
@@ -28,6 +30,10 @@
 //! memory model of C++, which is not Linux's: the table names the barrier that Linux has for the place.
 
 #[cfg(test)]
+mod counted;
+#[cfg(test)]
+mod epochs;
+#[cfg(test)]
 mod message_passing;
 #[cfg(test)]
 mod request;
@@ -43,19 +49,19 @@ use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What became of the report in all executions of a program.
+/// What became of the report, or of the copy that a reader uses, in all executions of a program.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Executions {
-    /// Executions in which the block was reported, or a later pass reports it.
+    /// Executions in which the block was reported, or a later pass reports it; in which the copy stayed.
     kept: usize,
-    /// Executions in which the block is free and no pass reports it.
+    /// Executions in which the block is free and no pass reports it; in which the copy was freed in use.
     lost: usize,
 }
 
 #[cfg(test)]
 impl Executions {
-    /// Runs `program` in every execution. It returns whether the report was lost.
+    /// Runs `program` in every execution. It returns whether report or copy was lost.
     fn of(program: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         let counts: Arc<[AtomicUsize; 2]> = Arc::default();
         let counted = Arc::clone(&counts);
@@ -63,11 +69,11 @@ impl Executions {
             counted[usize::from(program())].fetch_add(1, Ordering::Relaxed);
         });
         let [kept, lost] = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        assert!(kept > 0, "no execution keeps the report: the program is wrong");
+        assert!(kept > 0, "no execution keeps it: the program is wrong");
         Self { kept, lost }
     }
 
-    /// Whether some execution loses the report.
+    /// Whether some execution loses it.
     fn lose(self) -> bool {
         self.lost > 0
     }
