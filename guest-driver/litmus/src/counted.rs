@@ -2,7 +2,7 @@
 
 //! Can a reader's reference be to a copy that was freed, or to another that has its slot?
 //!
-//! A reader of `Counted` loads the pointer, increments the count there unless it is zero, looks whether the
+//! A reader of `Counts` loads the pointer, increments the count there unless it is zero, looks whether the
 //! pointer is still the same, uses the copy, and drops its reference. An update swaps the pointer and drops
 //! the pointer's reference. Who drops the last one frees the slot, and another copy may have it at once.
 

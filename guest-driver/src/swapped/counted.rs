@@ -4,8 +4,8 @@
 //!
 //! Readers of one copy write its count, a cache line that they share.
 
+use super::pointer::{Grace, Pointer};
 use super::slots::{Handle, Slots};
-use crate::sync::{AtomicU64, Ordering};
 
 /// A mistake that is put there to be found.
 #[derive(
@@ -22,83 +22,61 @@ pub enum CountedFlaw {
     OnlyUnlessZero,
 }
 
-/// A pointer to the current copy, which refers to it.
-#[derive(Debug)]
-pub struct Counted {
-    current: AtomicU64,
+/// Readers and the pointer each refer to a copy; who drops the last reference frees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
     flaw: Option<CountedFlaw>,
 }
 
-/// A reader's reference, to be returned by [`Counted::put`].
-#[derive(Debug)]
-#[must_use = "the copy is never freed"]
-pub struct Reference(Handle);
-
-impl Reference {
-    /// Where the copy is.
-    pub fn handle(&self) -> Handle {
-        self.0
+impl Counts {
+    /// With a mistake.
+    pub fn new(flaw: Option<CountedFlaw>) -> Self {
+        Self { flaw }
     }
 }
 
-impl Counted {
-    /// Points to the copy at `first`, whose reference it takes over.
-    pub fn new(first: Handle, flaw: Option<CountedFlaw>) -> Self {
-        Self { current: AtomicU64::new(first.pack()), flaw }
-    }
+impl<T> Grace<T> for Counts {
+    type Section = ();
 
-    /// The copy that it points to now. Without a reference it may be freed at any time.
-    pub fn peek(&self) -> Handle {
-        Handle::unpack(self.current.load(Ordering::Acquire))
-    }
+    fn enter(&self, _cpu: usize) {}
 
-    /// Refers to the current copy: two loads and one locked instruction, if no update is in the way.
-    pub fn get<T>(&self, slots: &Slots<T>) -> Reference {
+    /// Refers to the current copy: three loads and one locked instruction, if no update is in the way.
+    fn hold(&self, slots: &Slots<T>, pointer: &Pointer) -> Option<Handle> {
         loop {
-            let seen = self.peek();
+            let seen = pointer.load()?;
             match self.flaw {
                 Some(CountedFlaw::NoLookAgain) => {
                     slots.add_reference(seen);
-                    return Reference(seen);
+                    return Some(seen);
                 }
-                Some(CountedFlaw::OnlyUnlessZero) => {
-                    if slots.add_reference_unless_none(seen) {
-                        return Reference(seen);
-                    }
-                    continue;
+                Some(CountedFlaw::OnlyUnlessZero) if slots.add_reference_unless_none(seen) => {
+                    return Some(seen);
                 }
-                Some(CountedFlaw::FreedAtOnce) | None => {}
+                _ => {}
             }
             if !slots.add_reference_unless_none(seen) {
                 // The last reference is gone: the pointer has moved on.
                 continue;
             }
-            let now = self.peek();
-            if now.is_at(seen) {
-                return Reference(now);
+            match pointer.load() {
+                Some(now) if now.is_at(seen) => return Some(now),
+                // It counts for whatever the slot holds by now, which must lose it again.
+                _ => slots.drop_reference_in(seen),
             }
-            // It counts for whatever the slot holds by now, which must lose it again.
-            slots.drop_reference_in(seen);
         }
     }
 
-    /// Refers to it no longer.
-    pub fn put<T>(&self, slots: &Slots<T>, reference: Reference) {
-        match self.flaw {
-            // Nothing counts.
-            Some(CountedFlaw::FreedAtOnce) => {}
-            _ => slots.drop_reference(reference.0),
+    fn release(&self, slots: &Slots<T>, copy: Handle) {
+        // Nothing looks at the count where copies are freed at once.
+        if self.flaw != Some(CountedFlaw::FreedAtOnce) {
+            slots.drop_reference(copy);
         }
     }
 
-    /// Points to `next` from now on, whose reference it takes over. One update at a time. Returns the copy
-    /// of before, of which the caller may let go by [`Counted::release`].
-    pub fn swap(&self, next: Handle) -> Handle {
-        Handle::unpack(self.current.swap(next.pack(), Ordering::AcqRel))
-    }
+    fn leave(&self, (): ()) {}
 
-    /// Drops the pointer's reference to a copy that was swapped out.
-    pub fn release<T>(&self, slots: &Slots<T>, old: Handle) {
+    /// Drops the pointer's reference.
+    fn retire(&self, slots: &Slots<T>, old: Handle) {
         match self.flaw {
             Some(CountedFlaw::FreedAtOnce) => slots.free(old),
             _ => slots.drop_reference(old),
@@ -115,63 +93,67 @@ mod tests {
         Slots::new("copy", || ())
     }
 
-    fn copy(slots: &Slots<()>) -> Handle {
-        slots.allocate(&Supply::new(), |()| {}).expect("there is memory")
+    fn copy(slots: &Slots<()>) -> Option<Handle> {
+        slots.allocate(&Supply::new(), |()| {}).ok()
+    }
+
+    /// Swaps another copy in.
+    fn update(counts: Counts, slots: &Slots<()>, pointer: &Pointer) {
+        let old = pointer.swap(copy(slots)).expect("there was one");
+        counts.retire(slots, old);
     }
 
     #[test]
     fn copy_in_use_outlives_the_swap() {
-        let slots = slots();
-        let pointer = Counted::new(copy(&slots), None);
-        let old = pointer.get(&slots);
-        let before = pointer.swap(copy(&slots));
-        pointer.release(&slots, before);
-        assert_eq!((before, slots.live()), (old.handle(), 2));
-        slots.get(old.handle());
-        pointer.put(&slots, old);
+        let (slots, counts) = (slots(), Counts::default());
+        let pointer = Pointer::new(copy(&slots));
+        let held = counts.hold(&slots, &pointer).unwrap();
+        update(counts, &slots, &pointer);
+        assert_eq!(slots.live(), 2);
+        slots.get(held);
+        counts.release(&slots, held);
         assert_eq!(slots.live(), 1);
     }
 
     #[test]
     fn swapped_out_copy_without_reader_is_freed() {
-        let slots = slots();
-        let pointer = Counted::new(copy(&slots), None);
-        for _ in 0..100 {
-            let before = pointer.swap(copy(&slots));
-            pointer.release(&slots, before);
-        }
+        let (slots, counts) = (slots(), Counts::default());
+        let pointer = Pointer::new(copy(&slots));
+        (0..100).for_each(|_| update(counts, &slots, &pointer));
         assert_eq!((slots.live(), slots.peak()), (1, 2));
+    }
+
+    #[test]
+    fn pointer_to_no_copy_holds_none() {
+        let slots = slots();
+        assert_eq!(Counts::default().hold(&slots, &Pointer::new(None)), None);
     }
 
     #[test]
     #[should_panic(expected = "use after free: copy 1 in copy 0 is read")]
     fn swap_without_grace_frees_a_copy_in_use() {
-        let slots = slots();
-        let pointer = Counted::new(copy(&slots), Some(CountedFlaw::FreedAtOnce));
-        let old = pointer.get(&slots);
-        let before = pointer.swap(copy(&slots));
-        pointer.release(&slots, before);
-        slots.get(old.handle());
+        let (slots, counts) = (slots(), Counts::new(Some(CountedFlaw::FreedAtOnce)));
+        let pointer = Pointer::new(copy(&slots));
+        let held = counts.hold(&slots, &pointer).unwrap();
+        update(counts, &slots, &pointer);
+        slots.get(held);
     }
 
     #[test]
     fn readers_and_updates_side_by_side() {
-        let slots = slots();
-        let pointer = Counted::new(copy(&slots), None);
+        let (slots, counts) = (slots(), Counts::default());
+        let pointer = Pointer::new(copy(&slots));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let reference = pointer.get(&slots);
-                        slots.get(reference.handle());
-                        pointer.put(&slots, reference);
+                        let held = counts.hold(&slots, &pointer).unwrap();
+                        slots.get(held);
+                        counts.release(&slots, held);
                     }
                 });
             }
-            for _ in 0..20_000 {
-                let before = pointer.swap(copy(&slots));
-                pointer.release(&slots, before);
-            }
+            (0..20_000).for_each(|_| update(counts, &slots, &pointer));
         });
         assert_eq!(slots.live(), 1);
     }

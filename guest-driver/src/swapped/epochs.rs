@@ -10,6 +10,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem;
 
+use super::pointer::{Grace, Pointer};
+use super::slots::{Handle, Slots};
 use crate::sync::{AtomicUsize, Lock, Ordering};
 
 /// A mistake that is put there to be found.
@@ -44,7 +46,7 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Grace<R> {
+struct Period<R> {
     stage: Stage,
     /// Freed as the grace period ends.
     waiting: Vec<R>,
@@ -57,7 +59,7 @@ struct Grace<R> {
 pub struct Epochs<R> {
     now: AtomicUsize,
     cpus: Box<[Readers]>,
-    grace: Lock<Grace<R>>,
+    grace: Lock<Period<R>>,
     flaw: Option<EpochFlaw>,
 }
 
@@ -72,7 +74,7 @@ pub struct Section {
 impl<R> Epochs<R> {
     /// Without readers, on `cpus` CPUs.
     pub fn new(cpus: usize, flaw: Option<EpochFlaw>) -> Self {
-        let grace = Grace { stage: Stage::Idle, waiting: Vec::new(), next: Vec::new() };
+        let grace = Period { stage: Stage::Idle, waiting: Vec::new(), next: Vec::new() };
         Self {
             now: AtomicUsize::new(0),
             cpus: core::iter::repeat_with(Readers::default).take(cpus.max(1)).collect(),
@@ -126,7 +128,7 @@ impl<R> Epochs<R> {
     }
 
     /// Goes a stage further. Returns whether it could.
-    fn advance(&self, grace: &mut Grace<R>, freed: &mut Vec<R>) -> bool {
+    fn advance(&self, grace: &mut Period<R>, freed: &mut Vec<R>) -> bool {
         let now = self.now.load(Ordering::Relaxed) & 1;
         match grace.stage {
             Stage::Idle if grace.next.is_empty() => return false,
@@ -161,9 +163,35 @@ impl<R> Epochs<R> {
         let grace = self.grace.lock();
         grace.waiting.len() + grace.next.len()
     }
+}
 
-    /// Bytes of the counts, a cache line pair a CPU.
-    pub fn bytes(&self) -> usize {
+impl<T> Grace<T> for Epochs<Handle> {
+    type Section = Section;
+
+    fn enter(&self, cpu: usize) -> Section {
+        self.enter(cpu)
+    }
+
+    fn hold(&self, _slots: &Slots<T>, pointer: &Pointer) -> Option<Handle> {
+        pointer.load()
+    }
+
+    fn release(&self, _slots: &Slots<T>, _copy: Handle) {}
+
+    fn leave(&self, section: Section) {
+        self.leave(section);
+    }
+
+    fn retire(&self, slots: &Slots<T>, old: Handle) {
+        self.retire(old, |old| slots.free(old));
+    }
+
+    fn flush(&self, slots: &Slots<T>) {
+        self.flush(|old| slots.free(old));
+    }
+
+    /// Those of the counts, a cache line pair a CPU.
+    fn bytes(&self) -> usize {
         size_of_val(&*self.cpus)
     }
 }
@@ -171,9 +199,8 @@ impl<R> Epochs<R> {
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
-    use crate::swapped::{Handle, Slots, Supply};
+    use crate::swapped::Supply;
     use alloc::vec;
-    use core::sync::atomic::AtomicU64;
 
     fn freed(epochs: &Epochs<u32>, of: impl FnOnce(&Epochs<u32>, &mut Vec<u32>)) -> Vec<u32> {
         let mut freed = Vec::new();
@@ -244,26 +271,26 @@ mod tests {
 
     #[test]
     fn readers_and_updates_side_by_side() {
-        let slots = Slots::new("copy", || ());
-        let copy = || slots.allocate(&Supply::new(), |()| {}).unwrap();
-        let (current, epochs) = (AtomicU64::new(copy().pack()), Epochs::new(2, None));
+        let (slots, epochs) = (Slots::new("copy", || ()), Epochs::new(2, None));
+        let copy = || slots.allocate(&Supply::new(), |()| {}).ok();
+        let pointer = Pointer::new(copy());
         std::thread::scope(|scope| {
             for cpu in 0..2 {
-                let (slots, current, epochs) = (&slots, &current, &epochs);
+                let (slots, pointer, epochs) = (&slots, &pointer, &epochs);
                 scope.spawn(move || {
                     for _ in 0..20_000 {
                         let section = epochs.enter(cpu);
-                        slots.get(Handle::unpack(current.load(Ordering::SeqCst)));
+                        slots.get(epochs.hold(slots, pointer).unwrap());
                         epochs.leave(section);
                     }
                 });
             }
             for _ in 0..20_000 {
-                let old = Handle::unpack(current.swap(copy().pack(), Ordering::SeqCst));
-                epochs.retire(old, |old| slots.free(old));
+                let old = pointer.swap(copy()).unwrap();
+                Grace::retire(&epochs, &slots, old);
             }
         });
-        epochs.flush(|old| slots.free(old));
+        Grace::flush(&epochs, &slots);
         assert_eq!((slots.live(), epochs.waiting()), (1, 0));
     }
 }

@@ -6,6 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | [`slots`] | the memory of the copies, which finds a use after free |
+//! | [`pointer`] | the pointer to the current one |
 //! | [`counted`] | freed with the last reference, by an atomic count in the copy |
 //! | [`epochs`] | freed when all readers of before are through, by counts a CPU and epoch |
 //! | [`rwsem`] | replaced while none reads, by a lock |
@@ -15,12 +16,14 @@
 
 pub mod counted;
 pub mod epochs;
+pub mod pointer;
 pub mod rwsem;
 pub mod slots;
 pub mod supply;
 
-pub use counted::{Counted, CountedFlaw, Reference};
+pub use counted::{CountedFlaw, Counts};
 pub use epochs::{EpochFlaw, Epochs, Section};
+pub use pointer::{Grace, Pointer};
 pub use rwsem::RwSem;
 pub use slots::{Handle, Slots};
 pub use supply::{NoMemory, Supply};

@@ -183,6 +183,11 @@ impl<T> Slots<T> {
         self.books.lock().live
     }
 
+    /// Bytes of the copies that are not freed, without what a copy points to.
+    pub fn bytes(&self) -> usize {
+        self.live() * size_of::<Slot<T>>()
+    }
+
     /// The most that there were at once.
     pub fn peak(&self) -> usize {
         self.books.lock().peak

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memory for what an update must allocate, which can run out at every allocation.
+//! Memory for what an update must allocate, which can be lacking at every allocation.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ pub struct NoMemory;
 
 const NEVER: u64 = u64::MAX;
 
-/// Counts allocations, and fails one of them.
+/// Counts allocations, and fails some of them.
 ///
 /// ```
 /// use guest_driver::swapped::{NoMemory, Supply};
@@ -24,8 +24,10 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Supply {
     taken: AtomicU64,
-    /// Allocations that succeed before one fails.
+    /// Allocations that succeed before the others fail.
     left: AtomicU64,
+    /// Allocations that fail then; after them all succeed.
+    failing: AtomicU64,
 }
 
 impl Default for Supply {
@@ -37,26 +39,31 @@ impl Default for Supply {
 impl Supply {
     /// One that never fails.
     pub const fn new() -> Self {
-        Self { taken: AtomicU64::new(0), left: AtomicU64::new(NEVER) }
+        Self { taken: AtomicU64::new(0), left: AtomicU64::new(NEVER), failing: AtomicU64::new(0) }
     }
 
     /// Lets `count` allocations succeed, then fails one.
     pub fn fail_after(&self, count: u64) {
+        self.fail(count, 1);
+    }
+
+    /// Lets `count` allocations succeed, then fails `failing`.
+    pub fn fail(&self, count: u64, failing: u64) {
+        self.failing.store(failing, Ordering::Relaxed);
         self.left.store(count, Ordering::Relaxed);
     }
 
     /// One allocation.
     ///
     /// # Errors
-    /// [`NoMemory`], if it is the one that fails.
+    /// [`NoMemory`], if it is one that fails.
     pub fn take(&self) -> Result<(), NoMemory> {
-        let next = |left: u64| match left {
-            NEVER => None,
-            0 => Some(NEVER),
-            left => Some(left - 1),
-        };
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) == Ok(0) {
-            return Err(NoMemory);
+        let less = |left: u64| (left != NEVER && left > 0).then(|| left - 1);
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Err(0) {
+            let fails = self.failing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            if fails.is_ok() {
+                return Err(NoMemory);
+            }
         }
         self.taken.fetch_add(1, Ordering::Relaxed);
         Ok(())
