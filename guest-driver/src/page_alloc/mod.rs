@@ -390,6 +390,11 @@ impl Mm {
         self.geometry
     }
 
+    /// How many CPUs have lists of their own.
+    pub fn cpus(&self) -> usize {
+        self.zones.first().map_or(0, |zone| zone.pcp.len())
+    }
+
     /// How many zones there are.
     pub fn zone_count(&self) -> usize {
         self.zones.len()

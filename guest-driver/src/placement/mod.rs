@@ -14,7 +14,9 @@
 //! | [`scheme`] | the list of schemes, and of their mistakes |
 //! | `sequence` | `mems_allowed_seq` |
 //! | [`in_place`] | schemes that change nodemasks where readers look: all that Linux has had |
+//! | [`copied`] | schemes that swap an updated copy in |
 
+pub mod copied;
 pub mod in_place;
 pub mod policy;
 pub mod remap;
@@ -29,6 +31,7 @@ pub use policy::{Mempolicy, Mode, Nodes, Policy};
 pub use scheme::{Flaw, Scheme};
 
 use crate::page_alloc::{AllocError, AllocRequest, Mm, NodeMask, Pfn};
+use crate::swapped::{Counts, Epochs, Supply};
 
 /// A task, by its place in [`Setup::tasks`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +109,17 @@ pub enum UpdateError {
     NoMemory,
 }
 
+/// Copies of a scheme that swaps them, once nothing is being updated and no allocation is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// Those that pointers lead to.
+    pub current: usize,
+    /// Those that are not freed.
+    pub live: usize,
+    /// The most that there were at once.
+    pub peak: usize,
+}
+
 /// A scheme: how allocations read where they may go, and how that is updated.
 pub trait Protocol: Send + Sync {
     /// Allocates (`alloc_pages_mpol`).
@@ -135,6 +149,14 @@ pub trait Protocol: Send + Sync {
 
     /// The policy of a VMA, or the task's, as long as nothing is being updated.
     fn mempolicy(&self, task: TaskId, vma: Option<Vma>) -> Mempolicy;
+
+    /// The copies of a scheme that swaps them; frees those that may be freed and wait to be.
+    fn copies(&self) -> Option<Copies> {
+        None
+    }
+
+    /// Bytes of what limits allocations, of all tasks and cpusets, as it is in memory now.
+    fn bytes(&self) -> usize;
 }
 
 /// Tasks, cpusets and policies over one guest's memory, under the scheme of a name.
@@ -172,7 +194,21 @@ impl Placement {
     /// # Errors
     /// [`UpdateError::NoNodes`] if a cpuset or a policy has no node.
     pub fn new(mm: Arc<Mm>, scheme: Scheme, setup: &Setup) -> Result<Self, UpdateError> {
-        Ok(Self { mm, protocol: scheme.protocol(setup)? })
+        Self::with_supply(mm, scheme, setup, Arc::default())
+    }
+
+    /// The same with the memory for what an update must allocate.
+    ///
+    /// # Errors
+    /// [`UpdateError`]: a cpuset or a policy has no node, or `supply` has no memory.
+    pub fn with_supply(
+        mm: Arc<Mm>,
+        scheme: Scheme,
+        setup: &Setup,
+        supply: Arc<Supply>,
+    ) -> Result<Self, UpdateError> {
+        let protocol = scheme.protocol(&mm, setup, supply)?;
+        Ok(Self { mm, protocol })
     }
 
     /// Allocates for a task, by the policy of a VMA or the task's.
@@ -210,8 +246,15 @@ impl core::ops::Deref for Placement {
 
 impl Scheme {
     /// The scheme of this name.
-    fn protocol(self, setup: &Setup) -> Result<Box<dyn Protocol>, UpdateError> {
+    fn protocol(
+        self,
+        mm: &Mm,
+        setup: &Setup,
+        supply: Arc<Supply>,
+    ) -> Result<Box<dyn Protocol>, UpdateError> {
+        use copied::Copied;
         use in_place::{InPlace, rules};
+        let (counted, by_epoch) = setup.flaw.map_or((None, None), Flaw::of_grace);
         Ok(match self {
             Self::InPlace => Box::new(InPlace::<rules::Overwrite>::new(setup)?),
             Self::TwoStep => Box::new(InPlace::<rules::TwoStep>::new(setup)?),
@@ -220,6 +263,11 @@ impl Scheme {
             Self::CheckAtRetry => Box::new(InPlace::<rules::CheckAtRetry>::new(setup)?),
             Self::CheckAfterReclaim => Box::new(InPlace::<rules::CheckAfterReclaim>::new(setup)?),
             Self::NoRebind => Box::new(InPlace::<rules::NoRebind>::new(setup)?),
+            Self::CountedCopy => Box::new(Copied::new(setup, Counts::new(counted), supply)?),
+            Self::EpochCopy => {
+                let epochs = Epochs::new(mm.cpus(), by_epoch);
+                Box::new(Copied::new(setup, epochs, supply)?)
+            }
         })
     }
 }

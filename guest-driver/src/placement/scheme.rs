@@ -2,6 +2,8 @@
 
 //! The list of schemes, and of their mistakes.
 
+use crate::swapped::{CountedFlaw, EpochFlaw};
+
 /// A way to update where allocations may go.
 ///
 /// The one list of schemes: names, the lab's choices and the explorer's configurations follow from it.
@@ -46,6 +48,13 @@ pub enum Scheme {
     /// Leaves policies as they are, but for relative ones, and drops a nodemask that does not intersect
     /// the cpuset. Proposed in February 2017 and never built.
     NoRebind,
+    /// Swaps an updated copy of a cpuset's nodes in, and of each policy that follows them. Its last
+    /// reference frees the one of before; an atomic count in the copy counts them. Considered in February
+    /// 2017 and never built.
+    CountedCopy,
+    /// The same, freed when all allocations of before are through, by counts a CPU and epoch. Counts a CPU
+    /// were considered in 2017, and never built.
+    EpochCopy,
 }
 
 impl Scheme {
@@ -78,6 +87,21 @@ pub enum Flaw {
     RemembersPolicyNodes,
     /// Looks at the sequence count only, not at whether nodemask and cpuset intersect.
     TrustsSequenceCount,
+    /// A copy that was swapped out is freed at once.
+    SwapsWithoutGrace,
+    /// A reader increments the count of a copy, whatever it is by then.
+    CountsBlindly,
+    /// A reader that has counted does not look whether the copy still is the current one.
+    CountsWithoutLook,
+    /// A grace period waits for the readers of one of the two epochs.
+    WaitsForOneEpoch,
+    /// A copy that is swapped out during a grace period is freed with it.
+    JoinsGracePeriod,
+    /// An allocation that has found nothing does not look whether the nodes that it looked at are still
+    /// the current ones.
+    TrustsItsCopy,
+    /// An update swaps each copy in as soon as it is allocated.
+    SwapsOneByOne,
 }
 
 impl Flaw {
@@ -87,5 +111,19 @@ impl Flaw {
     /// Its name on command lines and in tables.
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// What it means to those that free copies.
+    pub(super) fn of_grace(self) -> (Option<CountedFlaw>, Option<EpochFlaw>) {
+        match self {
+            Self::SwapsWithoutGrace => {
+                (Some(CountedFlaw::FreedAtOnce), Some(EpochFlaw::FreedAtOnce))
+            }
+            Self::CountsBlindly => (Some(CountedFlaw::NoLookAgain), None),
+            Self::CountsWithoutLook => (Some(CountedFlaw::OnlyUnlessZero), None),
+            Self::WaitsForOneEpoch => (None, Some(EpochFlaw::OneEpoch)),
+            Self::JoinsGracePeriod => (None, Some(EpochFlaw::JoinsLate)),
+            _ => (None, None),
+        }
     }
 }

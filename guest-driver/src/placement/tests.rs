@@ -127,6 +127,98 @@ fn cpuset_without_nodes_is_refused() {
     }
 }
 
+/// Two tasks of a cpuset, the first with two policies that follow it.
+fn with_three_copies(scheme: Scheme, flaw: Option<Flaw>) -> (Placement, Arc<Supply>) {
+    let bind = Policy::bind(nodes([1]));
+    let task = |vmas| TaskSetup { cpuset: CpusetId(0), policy: bind, vmas };
+    let tasks = vec![task(vec![bind]), task(vec![])];
+    let setup = Setup { cpusets: vec![nodes([0, 1])], tasks, flaw };
+    let supply = Arc::new(Supply::new());
+    let placement = Placement::with_supply(mm(), scheme, &setup, supply.clone());
+    (placement.expect("each has nodes"), supply)
+}
+
+/// The nodes of the first task, those of its policies, and of the second's.
+fn all_nodes(placement: &Placement) -> [NodeMask; 4] {
+    let policy = |task, vma| placement.mempolicy(TaskId(task), vma).nodes;
+    [placement.mems_allowed(TaskId(0)), policy(0, TASK), policy(0, VMA), policy(1, TASK)]
+}
+
+const THAT_COPY: [Scheme; 2] = [Scheme::CountedCopy, Scheme::EpochCopy];
+
+#[test]
+fn update_without_memory_leaves_all_as_it_was() {
+    for scheme in THAT_COPY {
+        let (placement, supply) = with_three_copies(scheme, None);
+        let before = all_nodes(&placement);
+        let copies = placement.copies();
+        for failing in 0..4 {
+            supply.fail_after(failing);
+            let failed = placement.set_mems(CpusetId(0), nodes([2, 64]));
+            assert_eq!(failed, Err(UpdateError::NoMemory), "{scheme}");
+            assert_eq!(all_nodes(&placement), before, "{scheme}");
+        }
+        assert_eq!(copies.map(|copies| copies.live), placement.copies().map(|copies| copies.live));
+        placement.set_mems(CpusetId(0), nodes([2, 64])).unwrap();
+        let after = [nodes([2, 64]), nodes([64]), nodes([64]), nodes([64])];
+        assert_eq!(all_nodes(&placement), after, "{scheme}");
+    }
+}
+
+#[test]
+fn update_one_by_one_stays_in_the_middle() {
+    let (placement, supply) = with_three_copies(Scheme::CountedCopy, Some(Flaw::SwapsOneByOne));
+    let before = all_nodes(&placement);
+    // To go back takes as many copies as were swapped in.
+    supply.fail_after(2);
+    assert_eq!(placement.set_mems(CpusetId(0), nodes([2, 64])), Err(UpdateError::NoMemory));
+    assert_eq!(all_nodes(&placement), before);
+    supply.fail(2, u64::MAX - 1);
+    assert_eq!(placement.set_mems(CpusetId(0), nodes([2, 64])), Err(UpdateError::NoMemory));
+    assert_eq!(all_nodes(&placement), [nodes([2, 64]), nodes([64]), nodes([1]), nodes([1])]);
+}
+
+#[test]
+fn policy_without_memory_stays() {
+    for scheme in THAT_COPY {
+        let (placement, supply) = with_three_copies(scheme, None);
+        supply.fail_after(0);
+        let failed = placement.mbind(TaskId(0), Vma(0), Policy::bind(nodes([0])));
+        assert_eq!(failed, Err(UpdateError::NoMemory), "{scheme}");
+        assert_eq!(placement.mempolicy(TaskId(0), VMA).nodes, nodes([1]), "{scheme}");
+    }
+}
+
+#[test]
+fn copies_of_before_are_freed() {
+    for scheme in THAT_COPY {
+        let (placement, _) = with_three_copies(scheme, None);
+        let bytes = placement.bytes();
+        for update in 0..20 {
+            let mems = if update % 2 == 0 { [2, 64] } else { [0, 1] };
+            placement.set_mems(CpusetId(0), nodes(mems)).unwrap();
+            // All that is allocated stays, in a small node.
+            assert!(update > 3 || next(&placement, VMA).is_some(), "{scheme}");
+        }
+        let copies = placement.copies().unwrap();
+        assert_eq!((copies.current, copies.live), (4, 4), "{scheme}");
+        assert!(copies.peak <= 8, "{scheme}: {copies:?}");
+        assert_eq!(placement.bytes(), bytes, "{scheme}");
+    }
+}
+
+#[test]
+fn static_policy_needs_no_copy() {
+    for scheme in THAT_COPY {
+        let policy = Policy { mode: Mode::Bind, flag: Nodes::Static, nodes: nodes([1, 2]) };
+        let placement = placement(scheme, nodes([0, 1]), policy, Policy::DEFAULT);
+        assert_eq!(next(&placement, TASK), Some(1), "{scheme}");
+        placement.set_mems(CpusetId(0), nodes([2, 64])).unwrap();
+        assert_eq!(next(&placement, TASK), Some(2), "{scheme}");
+        assert_eq!(placement.mempolicy(TaskId(0), TASK).nodes, nodes([2]), "{scheme}");
+    }
+}
+
 #[test]
 fn scheme_is_parsed_by_name_and_documented() {
     let page = include_str!("../../../docs/design/model.md");

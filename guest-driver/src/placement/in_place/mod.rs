@@ -135,4 +135,8 @@ impl<R: Rules> Protocol for InPlace<R> {
     fn mempolicy(&self, task: TaskId, vma: Option<Vma>) -> Mempolicy {
         Self::slot(&self.tasks[task.0], vma).0.mempolicy()
     }
+
+    fn bytes(&self) -> usize {
+        self.tasks.iter().map(Task::bytes).sum()
+    }
 }

@@ -44,6 +44,12 @@ impl Task {
         })
     }
 
+    /// Bytes of its nodes, its sequence count and its policies.
+    pub(super) fn bytes(&self) -> usize {
+        let policies = (1 + self.vmas.len()) * size_of::<Slot>();
+        size_of_val(&self.mems) + size_of_val(&self.sequence) + policies
+    }
+
     /// Gives the task and its policy the nodes `mems` (`cpuset_change_task_nodemask`).
     pub(super) fn set_mems<R: Rules>(&self, mems: NodeMask, flaw: Option<Flaw>) {
         let _locked = self.lock.lock();
