@@ -2,7 +2,7 @@
 
 //! Allocations that are limited to some nodes: the walk alone, until there is a slow path to ask.
 
-use super::{AllocError, AllocRequest, Constraint, Look, Mm};
+use super::{AllocError, AllocRequest, Constraint, Look, Mm, Zoneref};
 use super::{FrameState, MigrateType, Pfn};
 
 impl Mm {
@@ -35,7 +35,11 @@ impl Mm {
 
     fn walk(&self, cpu: usize, request: AllocRequest, limits: &impl Constraint) -> Option<Pfn> {
         let movable = request.migratetype == MigrateType::Movable;
-        let mut zones = self.zonelists.of(request.node, movable).iter().map(|&id| self.zone(id));
+        let AllocRequest { node, .. } = request;
+        let own = limits.zonelist(node, movable);
+        let system = if own.is_some() { &[][..] } else { self.zonelists.of(node, movable) };
+        let own = own.unwrap_or_default().iter().map_while(Zoneref::zone);
+        let mut zones = own.chain(system.iter().copied()).map(|id| self.zone(id));
         zones.find_map(|zone| {
             if !limits.allows(zone.node) {
                 return None;

@@ -3,7 +3,7 @@
 //! What limits where an allocation may go: the allocator asks, and others may change the answer while it
 //! walks.
 
-use super::zone::ZoneId;
+use super::zoneref::Zoneref;
 
 /// Where one allocation may go: its nodemask (`ac->nodemask`) and its task's cpuset. Each question is
 /// answered as things are at that moment.
@@ -24,8 +24,8 @@ pub trait Constraint {
         false
     }
 
-    /// The zones in order of preference, if they are not the system's.
-    fn zonelist(&self, _node: u8, _movable: bool) -> Option<&[ZoneId]> {
+    /// The zones in order of preference, if they are not the system's: up to the entry that ends them.
+    fn zonelist(&self, _node: u8, _movable: bool) -> Option<&[Zoneref]> {
         None
     }
 }

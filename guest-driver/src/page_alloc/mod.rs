@@ -13,6 +13,7 @@
 //! | [`buddy`] | `__free_one_page`, `__rmqueue`, free lists by order and migratetype |
 //! | [`pcp`] | per-CPU page lists |
 //! | [`zone`] | zones, accounting |
+//! | [`zoneref`] | `struct zoneref` |
 //! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |
 //! | [`allocate`] | `__alloc_pages`, `__free_pages` |
 //! | [`constraint`], [`nodemask`] | `ac->nodemask` and cpuset, `nodemask_t` |
@@ -37,6 +38,7 @@ pub mod semantics;
 pub mod validate;
 pub mod watermarks;
 pub mod zone;
+pub mod zoneref;
 
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests;
@@ -58,6 +60,7 @@ pub use pcp::lists::PcpSizes;
 pub use semantics::KernelSemantics;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
+pub use zoneref::Zoneref;
 
 use crate::bits::Bits;
 use crate::sync::{Guard, Lock, OnceLock};

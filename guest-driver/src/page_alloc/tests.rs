@@ -4,6 +4,7 @@ mod books;
 mod contig;
 mod hotplug;
 mod isolation;
+mod own_zonelist;
 mod sections;
 
 use super::*;
