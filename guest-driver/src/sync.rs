@@ -77,11 +77,15 @@ impl<T> RwLock<T> {
 
     /// Waits until it can be shared.
     pub fn read(&self) -> SharedGuard<'_, T> {
+        #[cfg(feature = "shuttle")]
+        cost::lock();
         self.0.read().unwrap_or_else(plain::PoisonError::into_inner)
     }
 
     /// Waits until no other has it.
     pub fn write(&self) -> AloneGuard<'_, T> {
+        #[cfg(feature = "shuttle")]
+        cost::lock();
         self.0.write().unwrap_or_else(plain::PoisonError::into_inner)
     }
 }

@@ -44,7 +44,8 @@ pub use case::{Case, Entry, cases};
 pub use model::{Actor, Configuration, Invariant, Kind, Model, Notes, Run, Violation};
 
 /// Every model, by name.
-pub const MODELS: &[Entry] = &[Entry::of::<scenarios::reporting::Reporting>()];
+pub const MODELS: &[Entry] =
+    &[Entry::of::<scenarios::reporting::Reporting>(), Entry::of::<scenarios::placement::Places>()];
 
 /// The model of this name.
 pub fn model(name: &str) -> Option<&'static Entry> {

@@ -2,9 +2,7 @@
 
 //! A sequence count (`seqcount_t`): readers see whether they have raced with a writer.
 
-use core::sync::atomic::fence;
-
-use crate::sync::{self, AtomicU64, Ordering};
+use crate::sync::{self, AtomicU64, Ordering, fence};
 
 /// Odd while something that it covers is being changed.
 #[derive(Debug, Default)]

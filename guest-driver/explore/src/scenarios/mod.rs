@@ -2,4 +2,5 @@
 
 //! The models, a folder each.
 
+pub mod placement;
 pub mod reporting;

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The configurations by name. The schemes of a kind have a file, with what is known to be wrong of them
+//! and what is meant to work.
+
+mod in_place;
+mod parts;
+mod scenarios;
+
+use parts::Named;
+
+use crate::{Kind, Notes};
+
+/// All of them.
+pub(super) fn configurations() -> Vec<Named> {
+    let (good, mut all): (Vec<Named>, Vec<Named>) =
+        in_place::all().into_iter().partition(|named| named.kind == Kind::Good);
+    all.extend(good);
+    all
+}
+
+pub(super) const NOTES: Notes = Notes {
+    intro: "\
+A configuration is a scenario with one scheme: tasks that allocate, a writer that changes the nodes of their \
+cpuset, and in some another thread that changes a policy, over two to four nodes of eight pages. Schemes and \
+invariants are listed in [model.md](../../design/model.md#placement).
+",
+    good: "",
+    small: "",
+    candidates: "\
+A proposal that nobody built: *no-rebind* never runs out of memory here. But a nodemask that is dropped since \
+the cpuset has none of its nodes stays dropped, and so limits nothing once the cpuset has them again.
+
+And what the model shows of Linux as it understands it: between the update of a task's nodes and that of its \
+VMAs' policies, a VMA that is bound gets a page of any node of the new cpuset, where neither its old policy nor \
+its new one allows one. No report of this is known. Linux prefers it to running out of memory.
+",
+};

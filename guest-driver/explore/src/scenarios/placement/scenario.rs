@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The model: the world and actors of a scenario.
+
+use std::sync::{Arc, Mutex};
+
+use super::catalogue;
+use super::history::History;
+use super::invariant::Holds;
+use super::setting::{Asked, Scenario, Setting, set};
+use super::world::World;
+use crate::{Actor, Configuration, Model, Notes, Run};
+use guest_driver::page_alloc::{
+    AllocRequest, Constraint, KernelSemantics, Layout, Mm, ZoneLayout, ZoneType,
+};
+use guest_driver::placement::{CpusetId, Placement, Setup, TaskSetup};
+
+/// Cpusets and policies that change under allocations.
+#[derive(Debug)]
+pub struct Places;
+
+impl Model for Places {
+    const NAME: &'static str = "placement";
+    const ABOUT: &'static str = "cpusets and memory policies that change under allocations";
+    const NOTES: Notes = catalogue::NOTES;
+
+    type Invariant = Holds;
+    type Setting = Setting;
+    type World = World;
+
+    fn configurations() -> Vec<Configuration<Setting, Holds>> {
+        catalogue::configurations()
+    }
+
+    fn world(setting: &Setting, run: Arc<Run<Holds>>) -> Result<World, String> {
+        let scenario = &setting.scenario;
+        if !scenario.is_possible() {
+            return Err("a node has fewer pages than the tasks take".to_owned());
+        }
+        let mm = Arc::new(Mm::new(&layout(scenario)));
+        fill(&mm, scenario)?;
+        let task = TaskSetup {
+            cpuset: CpusetId(0),
+            policy: scenario.policy.policy(),
+            vmas: scenario.vma.iter().map(|vma| vma.policy()).collect(),
+        };
+        let setup = Setup {
+            cpusets: vec![set(scenario.mems)],
+            tasks: vec![task; scenario.tasks],
+            flaw: setting.flaw,
+        };
+        let placement =
+            Placement::new(mm, setting.scheme, &setup).map_err(|error| error.to_string())?;
+        let history = History::new(scenario).ok_or("a policy has no node of the cpuset's")?;
+        Ok(World { placement, setting: setting.clone(), run, history, kept: Mutex::default() })
+    }
+
+    fn actors(setting: &Setting, _seed: u64) -> Vec<Actor<World>> {
+        let mut all: Vec<Actor<World>> = vec![Box::new(World::update)];
+        for task in 0..setting.scenario.tasks {
+            all.push(Box::new(move |world: &World| world.allocate(task)));
+        }
+        let policies: &'static [Asked] = setting.scenario.mbind;
+        if !policies.is_empty() {
+            all.push(Box::new(move |world: &World| world.mbind(policies)));
+        }
+        all
+    }
+
+    fn at_rest(_: &Setting, world: &World) {
+        world.at_rest();
+    }
+}
+
+/// A zone of one section for each node.
+fn layout(scenario: &Scenario) -> Layout {
+    let zone = |(at, &node): (usize, &u8)| ZoneLayout {
+        node,
+        kind: ZoneType::Movable,
+        sections: std::iter::once(at..at + 1).collect(),
+    };
+    Layout {
+        geometry: Scenario::GEOMETRY,
+        semantics: KernelSemantics::V6_19,
+        cpus: scenario.tasks,
+        zones: scenario.nodes.iter().enumerate().map(zone).collect(),
+        shared: Vec::new(),
+        sections: scenario.nodes.len(),
+    }
+}
+
+/// Only one node.
+struct Only(u8);
+
+impl Constraint for Only {
+    fn allows(&self, node: u8) -> bool {
+        node == self.0
+    }
+
+    fn in_nodemask(&self, node: u8) -> bool {
+        node == self.0
+    }
+}
+
+/// Takes all memory of the nodes that are full.
+fn fill(mm: &Mm, scenario: &Scenario) -> Result<(), String> {
+    let request = AllocRequest::movable(mm.geometry().max_order);
+    for &node in scenario.full {
+        let request = AllocRequest { node, ..request };
+        mm.alloc_constrained(0, request, &mut Only(node)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
