@@ -59,6 +59,32 @@ impl<T> Lock<T> {
     }
 }
 
+/// What those wait for that need a change of what a [`Lock`] guards.
+#[derive(Debug, Default)]
+pub(crate) struct Changed(imp::Condvar);
+
+impl Changed {
+    /// Waits for a [`Changed::announce`]. It may return without one.
+    pub(crate) fn wait<'a, T>(&self, guard: Guard<'a, T>, lock: &'a Lock<T>) -> Guard<'a, T> {
+        #[cfg(feature = "std")]
+        {
+            let _ = lock;
+            self.0.wait(guard).unwrap_or_else(plain::PoisonError::into_inner)
+        }
+        #[cfg(not(feature = "std"))]
+        {
+            drop(guard);
+            self.0.wait();
+            lock.lock()
+        }
+    }
+
+    /// Wakes all that wait.
+    pub(crate) fn announce(&self) {
+        self.0.notify_all();
+    }
+}
+
 /// The guard of one of those that share a lock.
 pub type SharedGuard<'a, T> = imp::RwLockReadGuard<'a, T>;
 /// The guard of the one that has a lock alone.
@@ -157,6 +183,18 @@ mod spinning {
         ) -> Result<RwLockWriteGuard<'_, T>, PoisonError<RwLockWriteGuard<'_, T>>> {
             Ok(self.0.write())
         }
+    }
+
+    /// `std::sync::Condvar`, which returns from every wait at once.
+    #[derive(Debug, Default)]
+    pub struct Condvar;
+
+    impl Condvar {
+        pub fn wait(&self) {
+            core::hint::spin_loop();
+        }
+
+        pub fn notify_all(&self) {}
     }
 
     /// `std::sync::PoisonError`, which never occurs.

@@ -3,7 +3,10 @@
 //! Who waits for whom. A wait that can never end is found as it begins, and named.
 //!
 //! A thing is what can be waited for: a lock, a sequence count, a CPU, the progress of reclaim. Nothing
-//! here is a scheduling point.
+//! in [`Waits`] is a scheduling point. [`WatchedMutex`] and [`Rwsem`] are locks that register there who holds
+//! them and who waits.
+
+mod locks;
 
 use alloc::string::String;
 use alloc::vec;
@@ -12,9 +15,16 @@ use core::fmt;
 
 use crate::sync::Plain;
 
+pub use locks::{Held, Rwsem, Shared, WatchedMutex};
+
 /// One that waits and holds: a task, an interrupt handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Party(usize);
+
+impl Party {
+    /// Any party, where the locks that it takes are not watched.
+    pub const UNWATCHED: Self = Self(usize::MAX);
+}
 
 /// What parties hold and wait for. Waiting for one that several hold is waiting for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
