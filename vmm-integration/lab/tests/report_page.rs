@@ -46,6 +46,9 @@ fn keep_some(folder: &Path) {
     let scale = ["bench", "scale", "--set", "sizes=1G,256G,1T,16T", "--set", "passes=1"];
     let out = ["--set", "populated=1G", "--out", "out"];
     assert_eq!(lab(&[&scale[..], &out].concat(), folder), 0);
+    let placement = ["bench", "placement", "--set", "turns=1", "--set", "allocations=100"];
+    let short = ["--set", "seconds=0.01", "--set", "race=0.01", "--out", "out"];
+    assert_eq!(lab(&[&placement[..], &short].concat(), folder), 0);
     let hypotheses = ["freeze-during-report", "queue-numbering", "merging-loses-mark"];
     let cases = hypotheses.iter().flat_map(|case| ["--case", case]);
     let hypotheses: Vec<&str> = cases.chain(["--out", "out"]).collect();
@@ -77,7 +80,7 @@ fn the_report_is_whole_and_legible_on_every_screen() {
     let light = fs::read_to_string(&report).unwrap();
     let figures = light.matches("<figure>").count();
     assert!(figures >= 15, "{figures}");
-    for section in ["summary", "trackers", "scale", "hypotheses", "reclaim"] {
+    for section in ["summary", "trackers", "scale", "placement", "hypotheses", "reclaim"] {
         assert!(light.contains(&format!("<section id=\"{section}\"")), "{section}");
     }
     let (summary, _) = light.split_once("</section>").unwrap();

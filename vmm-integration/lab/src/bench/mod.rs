@@ -8,6 +8,8 @@ mod footprint_trace;
 mod guests;
 mod holding;
 mod overhead;
+mod pairs;
+mod placement;
 mod reclaim;
 mod scale;
 mod trackers;
@@ -20,6 +22,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &trackers::Trackers,
         &scale::Scale,
         &holding::HoldingCost,
+        &placement::Placing,
         &reclaim::Reclaim,
         &overhead::Overhead,
         &footprint::Footprint,

@@ -8,8 +8,6 @@
 //! had from the host again, which is the larger part of the cost: of the guest's bookkeeping alone
 //! `cargo xtask bench guest` tells.
 
-mod pairs;
-
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -20,13 +18,13 @@ use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
 
 use super::daemon::CountedDaemon;
+use super::pairs::{Estimate, orders};
 use crate::experiment::{Case, Context, Experiment, Repeats};
 use crate::guest::{GuestKind, toolbox};
 use crate::parameters::parameters;
 use crate::parameters::takes::{Bytes, Real, Several, Whole};
 use crate::progress;
 use crate::store::{Findings, Place};
-use pairs::{Estimate, orders};
 
 /// See the module.
 pub(super) struct Overhead;
