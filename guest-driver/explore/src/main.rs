@@ -26,7 +26,7 @@ Examples:
   cargo explore --configuration 'section-bit-*' --first --json
       searches the good configurations of a tracker, until the first falls
   cargo explore --cost
-      counts the atomic operations of an allocation, by scheme
+      counts the atomic operations of an allocation and an update, by scheme
   cargo explore --model reporting --table docs/research/exploration
       searches all of a model and writes its page; takes minutes
 
@@ -41,9 +41,10 @@ With --json each configuration is an object on a line of its own:
   seed, invariant, what
                of the schedule that broke an invariant; null if none did
 With --cost each count is an object:
-  model, scheme, what
-               what was done once: fast-walk (the first walk serves the allocation), slow-walk (every
-               zone is below its low watermark, and the second walk serves it)
+  model, scheme, policy (of the allocation's VMA: bind or none), what
+               what was done once: fast-walk (the first walk serves the allocation from the first zone),
+               far-walk (the first zone is not allowed), slow-walk (every zone is below its low watermark,
+               and the second walk serves it), update (of a cpuset with a task)
   cost         loads, stores, rmws (read-modify-writes), locks; of these and of fences: acquires,
                releases, full-barriers (sequentially consistent stores and fences)
 
