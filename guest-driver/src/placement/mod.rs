@@ -15,6 +15,7 @@
 //! | `sequence` | `mems_allowed_seq` |
 //! | [`in_place`] | schemes that change nodemasks where readers look: all that Linux has had |
 //! | [`copied`] | schemes that swap an updated copy in |
+//! | `swapping` | what these have in common |
 
 pub mod copied;
 pub mod in_place;
@@ -22,6 +23,7 @@ pub mod policy;
 pub mod remap;
 pub mod scheme;
 mod sequence;
+mod swapping;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -29,6 +31,7 @@ use alloc::vec::Vec;
 
 pub use policy::{Mempolicy, Mode, Nodes, Policy};
 pub use scheme::{Flaw, Scheme};
+pub use swapping::NodesCopy;
 
 use crate::page_alloc::{AllocError, AllocRequest, Mm, NodeMask, Pfn};
 use crate::swapped::{Counts, Epochs, Supply};
