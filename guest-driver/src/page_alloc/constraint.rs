@@ -18,6 +18,9 @@ pub trait Constraint {
     /// The slow path begins, or begins again (`read_mems_allowed_begin`).
     fn begin(&mut self) {}
 
+    /// Direct reclaim begins, which may sleep, and need memory itself. [`Look::AfterReclaim`] ends it.
+    fn before_reclaim(&mut self) {}
+
     /// Whether the slow path must begin again because the constraint has changed since
     /// (`check_retry_cpuset`).
     fn must_restart(&mut self, _at: Look) -> bool {

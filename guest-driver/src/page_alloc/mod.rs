@@ -403,6 +403,11 @@ impl Mm {
         self.zones.len()
     }
 
+    /// The system's zonelist of a node, as it is now.
+    pub fn zonelist(&self, node: u8, movable: bool) -> Vec<ZoneId> {
+        self.zonelists.of(node, movable).to_vec()
+    }
+
     /// A zone.
     pub fn zone(&self, zone: ZoneId) -> &Zone {
         &self.zones[zone.0]

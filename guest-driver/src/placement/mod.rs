@@ -15,6 +15,7 @@
 //! | `sequence` | `mems_allowed_seq` |
 //! | [`in_place`] | schemes that change nodemasks where readers look: all that Linux has had |
 //! | [`copied`] | schemes that swap an updated copy in |
+//! | [`zonelists`] | schemes that swap a cpuset's own zonelists |
 //! | `swapping` | what these have in common |
 
 pub mod copied;
@@ -24,6 +25,7 @@ pub mod remap;
 pub mod scheme;
 mod sequence;
 mod swapping;
+pub mod zonelists;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -251,12 +253,13 @@ impl Scheme {
     /// The scheme of this name.
     fn protocol(
         self,
-        mm: &Mm,
+        mm: &Arc<Mm>,
         setup: &Setup,
         supply: Arc<Supply>,
     ) -> Result<Box<dyn Protocol>, UpdateError> {
         use copied::Copied;
         use in_place::{InPlace, rules};
+        use zonelists::Zonelists;
         let (counted, by_epoch) = setup.flaw.map_or((None, None), Flaw::of_grace);
         Ok(match self {
             Self::InPlace => Box::new(InPlace::<rules::Overwrite>::new(setup)?),
@@ -271,6 +274,13 @@ impl Scheme {
                 let epochs = Epochs::new(mm.cpus(), by_epoch);
                 Box::new(Copied::new(setup, epochs, supply)?)
             }
+            Self::CountedZonelists => {
+                Box::new(Zonelists::counted(Arc::clone(mm), setup, false, supply)?)
+            }
+            Self::SoftwallZonelists => {
+                Box::new(Zonelists::counted(Arc::clone(mm), setup, true, supply)?)
+            }
+            Self::LockedZonelists => Box::new(Zonelists::locked(Arc::clone(mm), setup, supply)?),
         })
     }
 }

@@ -55,6 +55,16 @@ pub enum Scheme {
     /// The same, freed when all allocations of before are through, by counts a CPU and epoch. Counts a CPU
     /// were considered in 2017, and never built.
     EpochCopy,
+    /// Each cpuset has zonelists of its own, with the zones of its nodes; an update swaps another set in.
+    /// The last reference frees the one of before. The kernel's own pages come from the system's
+    /// zonelists. Proposed in February 2017 and never built.
+    CountedZonelists,
+    /// The same, and the kernel's own pages come from lists that have the cpuset's nodes first, and then
+    /// all others.
+    SoftwallZonelists,
+    /// Zonelists a cpuset, walked under a lock of the cpuset that an update takes alone. Reclaim is
+    /// without the lock.
+    LockedZonelists,
 }
 
 impl Scheme {
@@ -102,6 +112,8 @@ pub enum Flaw {
     TrustsItsCopy,
     /// An update swaps each copy in as soon as it is allocated.
     SwapsOneByOne,
+    /// Reclaim keeps the lock under which zonelists are walked.
+    LocksAcrossReclaim,
 }
 
 impl Flaw {

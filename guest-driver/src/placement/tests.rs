@@ -3,7 +3,7 @@
 //! Every scheme while nothing changes under an allocation.
 
 use super::*;
-use crate::page_alloc::{Geometry, Layout, ZoneLayout, ZoneType};
+use crate::page_alloc::{Geometry, Layout, MigrateType, ZoneLayout, ZoneType};
 use alloc::vec;
 
 /// The nodes that have memory, one section each.
@@ -144,7 +144,13 @@ fn all_nodes(placement: &Placement) -> [NodeMask; 4] {
     [placement.mems_allowed(TaskId(0)), policy(0, TASK), policy(0, VMA), policy(1, TASK)]
 }
 
-const THAT_COPY: [Scheme; 2] = [Scheme::CountedCopy, Scheme::EpochCopy];
+const THAT_COPY: [Scheme; 5] = [
+    Scheme::CountedCopy,
+    Scheme::EpochCopy,
+    Scheme::CountedZonelists,
+    Scheme::SoftwallZonelists,
+    Scheme::LockedZonelists,
+];
 
 #[test]
 fn update_without_memory_leaves_all_as_it_was() {
@@ -152,14 +158,21 @@ fn update_without_memory_leaves_all_as_it_was() {
         let (placement, supply) = with_three_copies(scheme, None);
         let before = all_nodes(&placement);
         let copies = placement.copies();
-        for failing in 0..4 {
-            supply.fail_after(failing);
-            let failed = placement.set_mems(CpusetId(0), nodes([2, 64]));
-            assert_eq!(failed, Err(UpdateError::NoMemory), "{scheme}");
+        let mut allocations = 0;
+        loop {
+            supply.fail_after(allocations);
+            let done = placement.set_mems(CpusetId(0), nodes([2, 64]));
+            if done.is_ok() {
+                break;
+            }
+            assert_eq!(done, Err(UpdateError::NoMemory), "{scheme}");
             assert_eq!(all_nodes(&placement), before, "{scheme}");
+            allocations += 1;
         }
+        // Three policies, and the nodes or a zonelist for each of 65 nodes and what leads there.
+        let zonelists = scheme.name().ends_with("zonelists");
+        assert_eq!(allocations, if zonelists { 3 + 65 + 1 } else { 3 + 1 }, "{scheme}");
         assert_eq!(copies.map(|copies| copies.live), placement.copies().map(|copies| copies.live));
-        placement.set_mems(CpusetId(0), nodes([2, 64])).unwrap();
         let after = [nodes([2, 64]), nodes([64]), nodes([64]), nodes([64])];
         assert_eq!(all_nodes(&placement), after, "{scheme}");
     }
@@ -216,6 +229,64 @@ fn static_policy_needs_no_copy() {
         placement.set_mems(CpusetId(0), nodes([2, 64])).unwrap();
         assert_eq!(next(&placement, TASK), Some(2), "{scheme}");
         assert_eq!(placement.mempolicy(TaskId(0), TASK).nodes, nodes([2]), "{scheme}");
+    }
+}
+
+/// Pages of the kernel and of a program, in a cpuset of the second of two nodes.
+#[test]
+fn softwall_goes_beyond_the_cpuset_and_hardwall_not() {
+    let zone = |node: u8| ZoneLayout {
+        node,
+        kind: ZoneType::Normal,
+        sections: core::iter::once(usize::from(node)..usize::from(node) + 1).collect(),
+    };
+    let geometry = Geometry { section_order: 10, ..Geometry::TINY };
+    let layout = Layout { zones: vec![zone(0), zone(1)], ..Layout::flat(geometry, 1, 2) };
+    let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![] };
+    for (scheme, first) in [
+        (Scheme::CountedZonelists, 0),
+        (Scheme::LockedZonelists, 0),
+        (Scheme::SoftwallZonelists, 1),
+    ] {
+        let tasks = vec![task.clone()];
+        let setup = Setup { cpusets: vec![nodes([1])], tasks, flaw: None };
+        let placement = Placement::new(Arc::new(Mm::new(&layout)), scheme, &setup).unwrap();
+        let program = AllocRequest::movable(0);
+        let kernel = AllocRequest { migratetype: MigrateType::Unmovable, ..program };
+        let next = |request| {
+            let page = placement.alloc(TaskId(0), None, 0, request).ok()?;
+            Some(placement.mm().zone(placement.mm().zone_of(page)?).node())
+        };
+        assert_eq!((next(kernel), next(program)), (Some(first), Some(1)), "{scheme}");
+        while let Some(node) = next(program) {
+            assert_eq!(node, 1, "{scheme}");
+        }
+        assert_eq!(next(kernel), Some(0), "{scheme}");
+    }
+}
+
+/// Sets of zonelists grow by the square of the nodes, copies of their nodes do not.
+#[test]
+fn bytes_grow_with_the_nodes_of_the_system() {
+    let bytes = |scheme: Scheme, count: u8| {
+        let zone = |node: u8| ZoneLayout { node, kind: ZoneType::Movable, sections: vec![] };
+        let zones = (0..count).map(zone).collect();
+        let layout = Layout { zones, ..Layout::flat(Geometry::TINY, 1, 1) };
+        let setup = Setup { cpusets: vec![NodeMask::of(0)], ..Setup::default() };
+        Placement::new(Arc::new(Mm::new(&layout)), scheme, &setup).unwrap().bytes()
+    };
+    // An entry has 8 bytes, here on a machine of 64 bits.
+    let entries = |count: usize, lists: usize| 8 * lists * count * (count + 1);
+    for (scheme, lists) in [
+        (Scheme::CountedZonelists, 2),
+        (Scheme::SoftwallZonelists, 4),
+        (Scheme::LockedZonelists, 2),
+    ] {
+        let grown = bytes(scheme, 128) - bytes(scheme, 1);
+        assert_eq!(grown, entries(128, lists) - entries(1, lists), "{scheme}");
+    }
+    for scheme in [Scheme::CountedCopy, Scheme::EpochCopy] {
+        assert_eq!(bytes(scheme, 128), bytes(scheme, 1), "{scheme}");
     }
 }
 
