@@ -34,6 +34,8 @@ pub enum Holds {
     NothingFreedIsUsed,
     /// An update that fails has changed nothing.
     FailedUpdateChangesNothing,
+    /// When all is quiet, what updates have swapped out is freed.
+    EveryCopyIsFreed,
     /// Every wait can end.
     EveryWaitEnds,
     /// The model's own assertions hold.
@@ -44,6 +46,7 @@ impl Invariant for Holds {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
     const ASSERTIONS: Self = Self::ModelAssertionsHold;
     const DEADLOCK: Self = Self::EveryWaitEnds;
+    const USE_AFTER_FREE: Self = Self::NothingFreedIsUsed;
 
     fn name(self) -> &'static str {
         self.into()
@@ -57,6 +60,7 @@ impl Invariant for Holds {
             Self::PolicyComesBack => "a policy has lost its nodes",
             Self::NothingFreedIsUsed => "something freed is used",
             Self::FailedUpdateChangesNothing => "an update that failed has changed something",
+            Self::EveryCopyIsFreed => "a copy is never freed",
             Self::EveryWaitEnds => "a wait never ends",
             Self::ModelAssertionsHold => "an assertion of the model fails",
         }

@@ -8,12 +8,12 @@ use super::catalogue;
 use super::history::History;
 use super::invariant::Holds;
 use super::setting::{Asked, Scenario, Setting, set};
-use super::world::World;
+use super::world::{Only, World};
 use crate::{Actor, Configuration, Model, Notes, Run};
-use guest_driver::page_alloc::{
-    AllocRequest, Constraint, KernelSemantics, Layout, Mm, ZoneLayout, ZoneType,
-};
+use guest_driver::page_alloc::{AllocRequest, KernelSemantics, Layout, Mm, ZoneLayout, ZoneType};
 use guest_driver::placement::{CpusetId, Placement, Setup, TaskSetup};
+use guest_driver::random::Random;
+use guest_driver::swapped::Supply;
 
 /// Cpusets and policies that change under allocations.
 #[derive(Debug)]
@@ -49,14 +49,23 @@ impl Model for Places {
             tasks: vec![task; scenario.tasks],
             flaw: setting.flaw,
         };
-        let placement =
-            Placement::new(mm, setting.scheme, &setup).map_err(|error| error.to_string())?;
+        let supply = Arc::new(Supply::new());
+        let placement = Placement::with_supply(mm, setting.scheme, &setup, Arc::clone(&supply))
+            .map_err(|error| error.to_string())?;
         let history = History::new(scenario).ok_or("a policy has no node of the cpuset's")?;
-        Ok(World { placement, setting: setting.clone(), run, history, kept: Mutex::default() })
+        Ok(World {
+            placement,
+            supply,
+            setting: setting.clone(),
+            run,
+            history,
+            kept: Mutex::default(),
+        })
     }
 
-    fn actors(setting: &Setting, _seed: u64) -> Vec<Actor<World>> {
-        let mut all: Vec<Actor<World>> = vec![Box::new(World::update)];
+    fn actors(setting: &Setting, seed: u64) -> Vec<Actor<World>> {
+        let random = Random(seed);
+        let mut all: Vec<Actor<World>> = vec![Box::new(move |world: &World| world.update(random))];
         for task in 0..setting.scenario.tasks {
             all.push(Box::new(move |world: &World| world.allocate(task)));
         }
@@ -82,23 +91,11 @@ fn layout(scenario: &Scenario) -> Layout {
     Layout {
         geometry: Scenario::GEOMETRY,
         semantics: KernelSemantics::V6_19,
-        cpus: scenario.tasks,
+        // One a task, and one of others.
+        cpus: scenario.tasks + 1,
         zones: scenario.nodes.iter().enumerate().map(zone).collect(),
         shared: Vec::new(),
         sections: scenario.nodes.len(),
-    }
-}
-
-/// Only one node.
-struct Only(u8);
-
-impl Constraint for Only {
-    fn allows(&self, node: u8) -> bool {
-        node == self.0
-    }
-
-    fn in_nodemask(&self, node: u8) -> bool {
-        node == self.0
     }
 }
 

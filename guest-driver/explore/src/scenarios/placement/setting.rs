@@ -46,6 +46,10 @@ pub struct Scenario {
     /// A page is to come from where the cpuset and the policy allow it before an update or after it, and
     /// not from where only the new nodes of the one and the old of the other do.
     pub strict: bool,
+    /// Others take all memory of the nodes that an update has taken from the cpuset.
+    pub fills_left: bool,
+    /// Updates lack memory: which of the allocations of each fail is drawn.
+    pub lacks_memory: bool,
 }
 
 /// A policy that is asked for.

@@ -8,15 +8,22 @@ use super::history::History;
 use super::invariant::Holds;
 use super::setting::{Asked, Scenario, Setting, set};
 use crate::Run;
-use guest_driver::page_alloc::{AllocRequest, MigrateType, NodeMask, Pfn};
-use guest_driver::placement::{Ask, CpusetId, Outcome, Placement, TaskId, Vma};
+use guest_driver::page_alloc::{AllocRequest, Constraint, MigrateType, NodeMask, Pfn};
+use guest_driver::placement::{Ask, Copies, CpusetId, Outcome, Placement, TaskId, Vma};
+use guest_driver::random::Random;
+use guest_driver::swapped::Supply;
 
 /// An allocation that tries more often is abandoned.
 const MOST_TRIES: u32 = 24;
 
+/// More allocations than an update takes.
+const MOST_COPIES: u64 = 8;
+
 /// What the actors of a run share.
 pub struct World {
     pub(super) placement: Placement,
+    /// The memory for what updates must allocate.
+    pub(super) supply: Arc<Supply>,
     pub(super) setting: Setting,
     pub(super) run: Arc<Run<Holds>>,
     pub(super) history: History,
@@ -75,12 +82,35 @@ impl World {
     }
 
     /// The cpuset gets its nodes, one set after the other.
-    pub(super) fn update(&self) {
-        for mems in self.setting.scenario.updates {
+    pub(super) fn update(&self, mut random: Random) {
+        let Scenario { mems, updates, fills_left, lacks_memory, .. } = self.setting.scenario;
+        let mut before = set(mems);
+        for mems in updates {
             if self.run.is_over() {
                 return;
             }
-            self.update_to(set(mems));
+            if lacks_memory {
+                self.supply.fail(random.below(MOST_COPIES), 1 + random.below(2));
+            }
+            if self.update_to(set(mems)) {
+                if fills_left {
+                    self.fill(before.difference(set(mems)));
+                }
+                before = set(mems);
+            }
+        }
+        self.supply.fail(0, 0);
+    }
+
+    /// Others take all memory of these nodes.
+    fn fill(&self, nodes: NodeMask) {
+        let mm = self.placement.mm();
+        let cpu = self.setting.scenario.tasks;
+        for node in nodes.iter() {
+            let request = AllocRequest { node, ..AllocRequest::movable(0) };
+            while let Ok(page) = mm.alloc_constrained(cpu, request, &mut Only(node)) {
+                self.kept.lock().unwrap_or_else(PoisonError::into_inner).push((cpu, page));
+            }
         }
     }
 
@@ -137,6 +167,12 @@ impl World {
         for (cpu, page) in self.kept.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             self.placement.mm().free(cpu, page);
         }
+        if let Some(Copies { current, live, .. }) = self.placement.copies()
+            && current != live
+        {
+            let what = format!("{live} copies are there, pointers lead to {current}");
+            self.run.violate(Holds::EveryCopyIsFreed, what);
+        }
         if let Err(error) = self.placement.mm().validate() {
             self.run.violate(Holds::ModelAssertionsHold, error.to_string());
         }
@@ -148,5 +184,18 @@ impl World {
             let what = format!("a policy of nodes {first:?} has become one of {nodes:?}");
             self.run.violate(Holds::PolicyComesBack, what);
         }
+    }
+}
+
+/// Only one node.
+pub(super) struct Only(pub(super) u8);
+
+impl Constraint for Only {
+    fn allows(&self, node: u8) -> bool {
+        node == self.0
+    }
+
+    fn in_nodemask(&self, node: u8) -> bool {
+        node == self.0
     }
 }

@@ -25,6 +25,8 @@ pub(super) const FLIP: Scenario = Scenario {
     mbind: &[],
     reclaims: false,
     strict: false,
+    fills_left: false,
+    lacks_memory: false,
 };
 
 /// The same, and the tasks are bound to the node.
@@ -116,6 +118,33 @@ pub(super) const VMA_PAIRS: Scenario = Scenario {
     vma: Some(bind(&[1])),
     strict: true,
     ..PAIRS
+};
+
+/// Others take all memory of a node once the cpuset has left it.
+pub(super) const LEFT_NODE: Scenario =
+    Scenario { name: "left-node", updates: &[&[1]], fills_left: true, ..FLIP };
+
+/// The same for a VMA that is bound.
+pub(super) const LEFT_VMA: Scenario =
+    Scenario { name: "left-vma", vma: Some(bind(&[0])), ..LEFT_NODE };
+
+/// Updates lack memory, with two policies to be replaced.
+pub(super) const NO_MEMORY: Scenario = Scenario {
+    name: "no-memory",
+    updates: &[&[2, 3], &[0, 1], &[2, 3]],
+    vma: Some(bind(&[0])),
+    tasks: 1,
+    lacks_memory: true,
+    ..PAIRS
+};
+
+/// An update after the other, beside one task.
+pub(super) const UPDATES: Scenario = Scenario {
+    name: "updates",
+    updates: &[&[1], &[0], &[1], &[0]],
+    tasks: 1,
+    pages: 3,
+    ..BOUND_FLIP
 };
 
 /// Those that every scheme that is meant to work must stand.
