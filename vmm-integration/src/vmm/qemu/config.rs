@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use guest_agent::PORT_NAME;
 
 use super::files::Files;
@@ -33,6 +33,9 @@ pub struct GuestConfig {
     /// Size of its memory, a multiple of 2 MiB. The least that a Debian kernel boots in is about
     /// 200 MiB.
     pub memory_bytes: u64,
+    /// Sizes of its NUMA nodes in bytes, which add up to `memory_bytes`; with none it has one node.
+    /// The CPUs go round the nodes.
+    pub node_bytes: Vec<u64>,
     /// How many CPUs.
     pub cpus: u32,
     /// Its balloon device.
@@ -57,6 +60,7 @@ impl Default for GuestConfig {
     fn default() -> Self {
         Self {
             memory_bytes: 1 << 30,
+            node_bytes: Vec::new(),
             cpus: 2,
             balloon: Balloon::None,
             kernel_args: Vec::new(),
@@ -80,14 +84,9 @@ pub(super) fn arguments(
         ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
     let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
     add("-display", "none");
-    add("-machine", "q35,memory-backend=mem");
-    add("-smp", &config.cpus.to_string());
-    let size = format!("{}M", config.memory_bytes >> 20);
-    add("-m", &size);
-    let huge = config
-        .hugetlb_page_bytes
-        .map_or(String::new(), |bytes| format!(",hugetlb=on,hugetlbsize={}K", bytes >> 10));
-    add("-object", &format!("memory-backend-memfd,id=mem,size={size},share=on{huge}"));
+    for (name, value) in memory(config)? {
+        add(name, &value);
+    }
 
     // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
     // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
@@ -131,8 +130,81 @@ pub(super) fn arguments(
     Ok(args)
 }
 
+/// Memory and CPUs. Each node has a file of its own, shared as a vhost-user backend needs it.
+fn memory(config: &GuestConfig) -> Result<Vec<(&'static str, String)>> {
+    let GuestConfig { memory_bytes, node_bytes, cpus, .. } = config;
+    let huge = config
+        .hugetlb_page_bytes
+        .map_or(String::new(), |bytes| format!(",hugetlb=on,hugetlbsize={}K", bytes >> 10));
+    let backend = |id: &str, bytes: u64| {
+        let size = bytes >> 20;
+        ("-object", format!("memory-backend-memfd,id={id},size={size}M,share=on{huge}"))
+    };
+    let sizes = [("-smp", cpus.to_string()), ("-m", format!("{}M", memory_bytes >> 20))];
+    if node_bytes.is_empty() {
+        let machine = ("-machine", "q35,memory-backend=mem".to_owned());
+        return Ok([machine]
+            .into_iter()
+            .chain(sizes)
+            .chain([backend("mem", *memory_bytes)])
+            .collect());
+    }
+    ensure!(
+        node_bytes.iter().sum::<u64>() == *memory_bytes
+            && node_bytes.iter().all(|bytes| bytes.is_multiple_of(2 << 20)),
+        "node_bytes is {node_bytes:?}: expected multiples of 2 MiB that add up to {memory_bytes}"
+    );
+    let mut args = vec![("-machine", "q35".to_owned())];
+    args.extend(sizes);
+    for (node, &bytes) in node_bytes.iter().enumerate() {
+        args.push(backend(&format!("mem{node}"), bytes));
+        let of_node = (0..*cpus).skip(node).step_by(node_bytes.len());
+        let of_node: String = of_node.map(|cpu| format!(",cpus={cpu}")).collect();
+        args.push(("-numa", format!("node,nodeid={node},memdev=mem{node}{of_node}")));
+    }
+    Ok(args)
+}
+
 /// A path as a value in a list that commas separate.
 fn escaped(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
     Ok(text.replace(',', ",,"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_has_shared_memory_and_its_cpus() {
+        let mib = 1 << 20;
+        let config = GuestConfig {
+            memory_bytes: 768 * mib,
+            node_bytes: vec![512 * mib, 256 * mib],
+            cpus: 3,
+            ..GuestConfig::default()
+        };
+        let args = memory(&config).unwrap();
+        let all = |wanted: &str| -> Vec<&str> {
+            args.iter().filter(|(name, _)| *name == wanted).map(|(_, value)| &**value).collect()
+        };
+        assert_eq!(
+            all("-object"),
+            [
+                "memory-backend-memfd,id=mem0,size=512M,share=on",
+                "memory-backend-memfd,id=mem1,size=256M,share=on"
+            ]
+        );
+        let nodes = ["node,nodeid=0,memdev=mem0,cpus=0,cpus=2", "node,nodeid=1,memdev=mem1,cpus=1"];
+        assert_eq!(all("-numa"), nodes);
+        assert_eq!(
+            (all("-machine"), all("-m"), all("-smp")),
+            (vec!["q35"], vec!["768M"], vec!["3"])
+        );
+        let wrong = GuestConfig { memory_bytes: 512 * mib, ..config };
+        let error = memory(&wrong).unwrap_err().to_string();
+        assert!(error.contains("node_bytes is [536870912, 268435456]: expected"), "{error}");
+        let one = GuestConfig { node_bytes: Vec::new(), ..wrong };
+        assert!(memory(&one).unwrap().contains(&("-machine", "q35,memory-backend=mem".to_owned())));
+    }
 }

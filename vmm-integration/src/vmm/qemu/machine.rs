@@ -35,7 +35,7 @@ pub struct LinuxGuest {
     process: Process,
     agent: AgentClient,
     qmp: QmpClient,
-    memory: File,
+    memory: Memory,
     hello: Hello,
     accel: Accel,
     has_balloon_module: bool,
@@ -115,7 +115,7 @@ impl LinuxGuest {
         let agent = AgentClient::new(agent)?;
         let hello = await_hello(&agent, &process, &files, config, accel)?;
         let qmp = QmpClient::new(qmp).with_context(|| files.tails())?;
-        let memory = open_guest_memory(process.pid())?;
+        let memory = open_guest_memory(process.pid(), config.node_bytes.len())?;
         let has_balloon_module = module.is_some();
         Ok(Self { process, agent, qmp, memory, hello, accel, has_balloon_module, files })
     }
@@ -161,12 +161,14 @@ impl LinuxGuest {
     /// # Errors
     /// When the file cannot be asked.
     pub fn resident_bytes(&self) -> Result<u64> {
-        host::resident_bytes(&self.memory)
+        let files = [&self.memory.first].into_iter().chain(&self.memory.of_other_nodes);
+        files.map(host::resident_bytes).sum()
     }
 
-    /// The file behind the guest's memory, of which a copy may outlive the guest.
+    /// The file behind the guest's memory, or that of its first node, of which a copy may outlive the
+    /// guest.
     pub fn memory(&self) -> &File {
-        &self.memory
+        &self.memory.first
     }
 
     /// QEMU's process id.
@@ -295,16 +297,35 @@ fn await_hello(
     }
 }
 
-/// Opens QEMU's memfd of the guest's memory.
-fn open_guest_memory(pid: u32) -> Result<File> {
+/// The files behind the guest's memory.
+struct Memory {
+    first: File,
+    of_other_nodes: Vec<File>,
+}
+
+/// Opens QEMU's memfds of the guest's memory: one for each NUMA node, in their order.
+fn open_guest_memory(pid: u32, nodes: usize) -> Result<Memory> {
     let folder = format!("/proc/{pid}/fd");
+    let mut found: Vec<(u32, File)> = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("listing {folder}"))? {
         let path = entry.with_context(|| format!("listing {folder}"))?.path();
         // A descriptor that was closed meanwhile has no link.
         let Ok(target) = fs::read_link(&path) else { continue };
-        if target.to_string_lossy().starts_with("/memfd:memory-backend-memfd") {
-            return File::open(&path).with_context(|| format!("opening {}", path.display()));
+        if !target.to_string_lossy().starts_with("/memfd:memory-backend-memfd") {
+            continue;
         }
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let number = number.with_context(|| format!("{} is no descriptor", path.display()))?;
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        found.push((number, file));
     }
-    bail!("QEMU (process {pid}) holds no memfd of guest memory");
+    found.sort_by_key(|(number, _)| *number);
+    let mut files = found.into_iter().map(|(_, file)| file);
+    let first = files.next();
+    let first =
+        first.with_context(|| format!("QEMU (process {pid}) holds no memfd of guest memory"))?;
+    let of_other_nodes: Vec<File> = files.collect();
+    let (files, expected) = (1 + of_other_nodes.len(), nodes.max(1));
+    ensure!(files == expected, "QEMU holds {files} memfds of guest memory, expected {expected}");
+    Ok(Memory { first, of_other_nodes })
 }
