@@ -17,11 +17,13 @@ use serde::{Deserialize, Serialize};
 
 pub mod faulting;
 pub mod pattern;
+pub mod placement;
 pub mod race;
 
 pub use pattern::{Mismatch, Verified};
 
 use faulting::{Faulted, FaultingPlan};
+use placement::{PlacementPlan, PlacementReport};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 
 /// Name of the virtio-serial port on which the agent serves.
@@ -143,6 +145,17 @@ pub enum Command {
         /// Ends it. Threads that are in the kernel end when that lets them go.
         stop: bool,
     },
+    /// Begins tasks that fault memory in under a cpuset and memory policies; one plan at a time.
+    /// Answer: [`Reply::Done`], when they have begun.
+    StartPlacement {
+        /// The tasks, and their cpuset.
+        plan: PlacementPlan,
+    },
+    /// Asks how these tasks stand. Answer: [`Reply::Placement`].
+    Placement {
+        /// Ends them.
+        stop: bool,
+    },
     /// Powers the guest off. There may be no answer.
     PowerOff,
 }
@@ -192,6 +205,8 @@ pub enum Reply {
     Tasks(Vec<Task>),
     /// See [`Command::Race`].
     Race(RaceReport),
+    /// See [`Command::Placement`].
+    Placement(PlacementReport),
 }
 
 /// Why a command failed.

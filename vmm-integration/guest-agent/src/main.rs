@@ -25,15 +25,18 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use crate::memory::Allocations;
+use crate::placed::Placements;
 use crate::runner::Races;
 
 mod faults;
 mod memory;
 mod offlines;
+mod placed;
 mod process;
 mod reports;
 mod runner;
 mod stats;
+mod stop;
 mod system;
 
 /// How many commands may run at once. One thread each: the host is trusted but may be wrong.
@@ -68,6 +71,7 @@ fn main() {
 struct State {
     allocations: Allocations,
     races: Races,
+    placements: Placements,
 }
 
 /// Serves the port until it ends.
@@ -230,7 +234,7 @@ fn run(command: Command, state: &State) -> Outcome {
 }
 
 fn execute(command: Command, state: &State) -> Result<Reply> {
-    let State { allocations, races } = state;
+    let State { allocations, races, placements } = state;
     match command {
         Command::Hello => system::hello().map(Reply::Hello),
         Command::LoadModule { name, params } => {
@@ -254,6 +258,8 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Tasks { state } => system::tasks(state).map(Reply::Tasks),
         Command::StartRace { plan } => races.start(plan).map(|()| Reply::Done),
         Command::Race { stop } => races.report(stop).map(Reply::Race),
+        Command::StartPlacement { plan } => placements.start(plan).map(|()| Reply::Done),
+        Command::Placement { stop } => placements.report(stop).map(Reply::Placement),
         Command::Balloon => system::balloon().map(Reply::Balloon),
         Command::PowerOff => system::power_off().map(|()| Reply::Done),
     }

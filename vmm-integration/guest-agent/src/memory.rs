@@ -166,6 +166,21 @@ impl Mapping {
         }
     }
 
+    /// Gives all pages back; the next write to each faults another in.
+    pub(crate) fn drop_pages(&mut self) -> Result<()> {
+        if let Some((start, length)) = self.memory {
+            // SAFETY: private memory of which nobody holds a reference: `self` is borrowed exclusively.
+            unsafe { madvise(start.cast(), length.get(), MmapAdvise::MADV_DONTNEED) }
+                .context("dropping pages")?;
+        }
+        Ok(())
+    }
+
+    /// Where it lies, and its length in bytes; nothing of the empty one.
+    pub(crate) fn range(&self) -> Option<(NonNull<u64>, NonZero<usize>)> {
+        self.memory
+    }
+
     pub(crate) fn words(&self) -> &[u64] {
         let Some((start, length)) = self.memory else {
             return &[];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A process beside init: one that the OOM killer may have.
+//! Processes beside init, which the OOM killer may have.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;
@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use guest_agent::{ProcessEnd, pattern};
 
 use crate::memory::Mapping;
+use crate::placed::task;
 
-/// Makes the program run as such a process.
+/// Makes the program run as a process that uses memory.
 const ROLE: &str = "use-memory";
 
 /// Starts one that fills `bytes` of memory with a pattern and checks them, and waits for its end.
@@ -30,13 +31,19 @@ pub(crate) fn use_memory(bytes: u64) -> Result<ProcessEnd> {
 /// Is such a process, if the command line says so.
 pub(crate) fn role() -> Option<Result<()>> {
     let mut args = env::args().skip(1);
-    (args.next()? == ROLE).then(|| {
-        let bytes = args.next().context("no number of bytes")?.parse()?;
-        let mut mapping = Mapping::new(bytes).with_context(|| format!("mapping {bytes} bytes"))?;
-        pattern::fill(mapping.words_mut(), 0, 1);
-        match pattern::verify(mapping.words(), 0, 1).first {
-            None => Ok(()),
-            Some(first) => bail!("memory of the process was damaged: {first}"),
-        }
-    })
+    match &*args.next()? {
+        ROLE => Some(fill(args)),
+        task::ROLE => Some(task::run(args)),
+        _ => None,
+    }
+}
+
+fn fill(mut args: impl Iterator<Item = String>) -> Result<()> {
+    let bytes = args.next().context("no number of bytes")?.parse()?;
+    let mut mapping = Mapping::new(bytes).with_context(|| format!("mapping {bytes} bytes"))?;
+    pattern::fill(mapping.words_mut(), 0, 1);
+    match pattern::verify(mapping.words(), 0, 1).first {
+        None => Ok(()),
+        Some(first) => bail!("memory of the process was damaged: {first}"),
+    }
 }

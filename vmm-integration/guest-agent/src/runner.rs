@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use guest_driver::random::Random;
 use crate::memory::Mapping;
 use crate::reports::Reports;
 use crate::stats::Stats;
+use crate::stop::Stop;
 use crate::system;
 
 /// How many mappings a thread that uses memory has at most.
@@ -44,9 +45,7 @@ struct Race {
 struct Shared {
     plan: RacePlan,
     stats: Stats,
-    stopped: AtomicBool,
-    /// Woken when it is over, for those that pause.
-    over: (Mutex<()>, Condvar),
+    stop: Stop,
     /// Cycles that have been begun.
     begun: AtomicU64,
 }
@@ -121,8 +120,7 @@ impl Race {
         let shared = Arc::new(Shared {
             plan,
             stats: Stats::new()?,
-            stopped: AtomicBool::new(false),
-            over: Default::default(),
+            stop: Stop::default(),
             begun: AtomicU64::new(0),
         });
         let migrated_before = migrated()?;
@@ -149,13 +147,11 @@ type Body = Box<dyn FnOnce(&Shared) + Send>;
 
 impl Shared {
     fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-        let _guard = self.over.0.lock().unwrap_or_else(PoisonError::into_inner);
-        self.over.1.notify_all();
+        self.stop.now();
     }
 
     fn goes_on(&self) -> bool {
-        !self.stopped.load(Ordering::Relaxed)
+        self.stop.goes_on()
     }
 
     /// See [`RacePlan::pause_ms`].
@@ -170,12 +166,7 @@ impl Shared {
 
     /// Waits for as long as that, or until it is over; says whether it goes on.
     fn wait(&self, ms: u64) -> bool {
-        let guard = self.over.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.goes_on() && ms > 0 {
-            // Woken for no reason it goes on a little early.
-            drop(self.over.1.wait_timeout(guard, Duration::from_millis(ms)));
-        }
-        self.goes_on()
+        self.stop.wait(Duration::from_millis(ms))
     }
 }
 

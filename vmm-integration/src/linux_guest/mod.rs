@@ -6,6 +6,7 @@ mod agent;
 pub(crate) mod build;
 pub(crate) mod initramfs;
 mod kernel;
+mod placement;
 mod results;
 
 pub use agent::AgentClient;
