@@ -17,6 +17,32 @@ pub enum GuestKind {
     Linux,
 }
 
+/// A kernel of a Linux guest.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Kernel {
+    /// The newest one.
+    Newest,
+    /// That of Debian's stable release.
+    Stable,
+}
+
+impl Kernel {
+    /// The toolbox with this kernel.
+    ///
+    /// # Errors
+    /// If it cannot be fetched.
+    pub fn of(self, toolbox: &Toolbox) -> Result<Toolbox> {
+        let kernel = match self {
+            Self::Newest => toolbox.kernel.clone(),
+            Self::Stable => qemu::stable_kernel()?,
+        };
+        Ok(Toolbox { kernel, ..toolbox.clone() })
+    }
+}
+
 /// QEMU and a kernel, or the reason why this machine has none.
 ///
 /// # Errors

@@ -9,12 +9,14 @@
 //! | `faults` | the faults of the backend as experiments |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `agreement` | the behavior that the model and Linux share |
+//! | `zoneinfo` | sizes and watermarks of zones |
 
 mod agreement;
 mod faults;
 mod hypotheses;
 pub mod linux;
 mod offlining;
+mod zoneinfo;
 
 pub use self::faults::Planned;
 use crate::experiment::AnyExperiment;

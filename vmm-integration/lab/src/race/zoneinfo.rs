@@ -24,6 +24,8 @@ pub(super) struct CpuLists {
 /// A zone, in pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Zone {
+    /// The number of its node.
+    pub(super) node: u32,
     /// Its name, `DMA32`.
     pub(super) name: String,
     /// Sizes and watermarks by name: `free`, `boost`, `min`, `low`, `high`, `managed`.
@@ -50,9 +52,11 @@ impl Zone {
 pub(super) fn parse(text: &str) -> Vec<Zone> {
     let mut zones: Vec<Zone> = Vec::new();
     for line in text.lines() {
-        if let Some((_, name)) = line.strip_prefix("Node ").and_then(|node| node.split_once("zone"))
+        if let Some((node, name)) =
+            line.strip_prefix("Node ").and_then(|node| node.split_once("zone"))
         {
-            zones.push(Zone { name: name.trim().to_owned(), ..Zone::default() });
+            let node = node.trim().trim_end_matches(',').parse().unwrap_or_default();
+            zones.push(Zone { node, name: name.trim().to_owned(), ..Zone::default() });
             continue;
         }
         let Some(zone) = zones.last_mut() else { continue };
@@ -150,6 +154,9 @@ Node 0, zone    DMA32
 Node 0, zone   Normal
   pages free     0
         managed  0
+Node 1, zone  Movable
+  pages free     32000
+        managed  32768
 ";
 
     #[test]
@@ -157,8 +164,9 @@ Node 0, zone   Normal
         let zones = parse(TEXT);
         assert_eq!(
             zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(),
-            ["DMA", "DMA32"]
+            ["DMA", "DMA32", "Movable"]
         );
+        assert_eq!(zones.iter().map(|zone| zone.node).collect::<Vec<_>>(), [0, 0, 1]);
         assert_eq!(zones[0].protection, [0, 948, 948, 948, 948]);
         let zone = largest(TEXT).unwrap();
         assert_eq!(

@@ -7,12 +7,12 @@ use guest_agent::race::MemoryBlock;
 use vmm_integration::linux_guest::AgentClient;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
-use super::zoneinfo::{self, Zone};
 use super::{
     CPUS, Guest, Sizes, figures, halves_figure, lists_figure, model, offline_figures, passes, rest,
 };
 use crate::faults::device::FaultyDevice;
 use crate::faults::plan::FaultPlan;
+use crate::race::zoneinfo::{self, Zone};
 use crate::store::Findings;
 
 /// Seconds between two updates of the statistics, which take more than all of the experiment.

@@ -6,7 +6,6 @@
 
 mod linux;
 mod model;
-mod zoneinfo;
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,8 @@ use crate::faults::device::{Chain, FaultyDevice};
 use crate::guest::toolbox;
 use crate::parameters::parameters;
 use crate::parameters::takes::Bytes;
+use crate::race::zoneinfo::CpuLists;
 use crate::store::{Findings, VerdictKind};
-use zoneinfo::CpuLists;
 
 const MIB: u64 = 1 << 20;
 /// CPUs of the guest.

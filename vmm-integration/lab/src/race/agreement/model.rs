@@ -14,12 +14,12 @@ use guest_driver::page_alloc::{
 use guest_driver::reporting::{Config, Holding, Reporter, TrackerKind};
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelVm, ReporterThread};
 
-use super::zoneinfo::CpuLists;
 use super::{
     CPUS, Guest, MIB, Sizes, figures, halves_figure, lists_figure, offline_figures, passes, rest,
 };
 use crate::faults::device::FaultyDevice;
 use crate::faults::plan::FaultPlan;
+use crate::race::zoneinfo::CpuLists;
 use crate::store::Findings;
 
 const CPU: usize = 0;

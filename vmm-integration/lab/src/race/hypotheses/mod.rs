@@ -27,24 +27,12 @@ use anyhow::{Context as _, Result};
 use self::list::{HYPOTHESES, How, Hypothesis};
 use self::seen::{Seen, assertion, verdict};
 use crate::experiment::{Context, Experiment, Repeats};
-use crate::guest::toolbox;
+use crate::guest::{Kernel, toolbox};
 use crate::parameters::parameters;
 use crate::parameters::takes::{Several, Whole};
 use crate::progress;
 use crate::store::{Findings, VerdictKind};
-use vmm_integration::vmm::qemu::{self, Toolbox};
-
-/// A kernel of Linux.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
-)]
-#[strum(serialize_all = "kebab-case")]
-pub(super) enum Kernel {
-    /// The newest one.
-    Newest,
-    /// That of Debian's stable release.
-    Stable,
-}
+use vmm_integration::vmm::qemu::Toolbox;
 
 parameters! {
     /// The parameters.
@@ -136,20 +124,11 @@ fn in_each(
     settings: &Settings,
     mut run: impl FnMut(&Toolbox) -> Result<Seen>,
 ) -> Result<Vec<Seen>> {
-    let mut toolbox = match toolbox()? {
+    let toolbox = match toolbox()? {
         Ok(toolbox) => toolbox,
         Err(why) => return Ok(vec![(VerdictKind::NotTestable, why)]),
     };
-    let newest = toolbox.kernel.clone();
-    let mut all = Vec::new();
-    for kernel in &settings.kernels {
-        toolbox.kernel = match kernel {
-            Kernel::Newest => newest.clone(),
-            Kernel::Stable => qemu::stable_kernel()?,
-        };
-        all.push(run(&toolbox)?);
-    }
-    Ok(all)
+    settings.kernels.iter().map(|kernel| run(&kernel.of(&toolbox)?)).collect()
 }
 
 /// Runs a configuration of the model until it goes wrong.
