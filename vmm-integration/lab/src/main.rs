@@ -67,6 +67,7 @@ Examples:
   cargo xtask lab race                                                   all experiments, in short
   cargo xtask lab race race-linux --case daemon --cycles 100000          offlining in real Linux
   cargo xtask lab race hypotheses --case hung-backend                    one hypothesis
+  cargo xtask lab race placement --set seconds=600                       cpusets and nodes, ten minutes a case
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
   cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two faults, each a case
   cargo xtask lab race --faults plan.toml                                a plan: see docs/user/lab.md
@@ -162,7 +163,7 @@ struct Run {
 struct Race {
     #[command(flatten)]
     run: Run,
-    /// Cycles of a memory block, offline and online: short for `--set cycles=N`.
+    /// Cycles of a memory block, of a cpuset, or of a bound task: short for `--set cycles=N`.
     #[arg(long, value_name = "N")]
     cycles: Option<u64>,
     /// Run the faults of this plan, in TOML, instead of the experiments.
@@ -211,15 +212,20 @@ fn list(wanted: &[String], json: bool) -> Result<u8> {
     let all: Vec<_> = [experiments(), race::experiments()].concat();
     let mut texts = Vec::new();
     let mut objects = Vec::new();
-    for experiment in choose(&all, wanted)? {
+    choose(&all, wanted)?;
+    // A measurement and a race may have the same name.
+    let verbs = [("bench", experiments()), ("race", race::experiments())];
+    let each = verbs.into_iter().flat_map(|(verb, all)| all.iter().map(move |one| (verb, *one)));
+    let is_wanted = |experiment: &dyn AnyExperiment| {
+        wanted.is_empty() || wanted.iter().any(|name| name == experiment.name())
+    };
+    for (verb, experiment) in each.filter(|(_, experiment)| is_wanted(*experiment)) {
         let cases = |length| -> Result<Vec<String>, PlanError> {
             let prepared = experiment.prepare(length, &Assignments::default())?;
             Ok(prepared.cases.iter().map(|case| case.name()).collect())
         };
         let (quick, full) = (cases(Length::Quick)?, cases(Length::Full)?);
         let (name, about) = (experiment.name(), experiment.about());
-        let measures = experiments().iter().any(|known| known.name() == name);
-        let verb = if measures { "bench" } else { "race" };
         let parameters = experiment.parameters();
         let mut text = format!("{name} ({PROGRAM} {verb} {name})\n  {about}");
         for Parameter { name, what, takes, quick, full } in &parameters {
@@ -384,9 +390,9 @@ fn write_report(from: &Path, out: Option<PathBuf>) -> Result<u8> {
         from.display()
     );
     let about = |name: &str| {
-        let mut all = experiments().iter().chain(race::experiments());
-        let found = all.find(|experiment| experiment.name() == name);
-        found.map(|experiment| experiment.about().to_owned())
+        let all = experiments().iter().chain(race::experiments());
+        let texts = all.filter(|experiment| experiment.name() == name).map(|one| one.about());
+        Some(texts.collect::<Vec<_>>().join(" ")).filter(|text| !text.is_empty())
     };
     let page = report::render(&kept, &about);
     let out = out.unwrap_or_else(|| from.join("report.html"));

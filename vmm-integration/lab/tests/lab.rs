@@ -88,6 +88,9 @@ fn list_shows_each_experiment_with_parameters() {
     ] {
         assert!(text.contains(name), "{name}: {text}");
     }
+    let raced = "placement (cargo xtask lab race placement)";
+    let stable = "with --full also: cpuset-flip-unreported-stable, ";
+    assert!(text.contains(raced) && text.contains(stable), "{text}");
     let output = run(&["list", "scale", "hypotheses", "--json"], Path::new("."));
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);

@@ -17,18 +17,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a device has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Discards {
+pub(crate) struct Discards {
     /// Ranges that were reported to it.
-    pub(super) ranges: u64,
+    pub(crate) ranges: u64,
     /// Bytes in them.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// System calls on them.
-    pub(super) calls: u64,
+    pub(crate) calls: u64,
 }
 
 impl Discards {
     /// What came behind an earlier count.
-    pub(super) fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self {
             ranges: self.ranges.saturating_sub(before.ranges),
             bytes: self.bytes.saturating_sub(before.bytes),
@@ -38,7 +38,7 @@ impl Discards {
 }
 
 /// A daemon with a control socket.
-pub(super) struct CountedDaemon {
+pub(crate) struct CountedDaemon {
     daemon: DaemonProcess,
     control: ControlSocket,
 }
@@ -48,27 +48,37 @@ impl CountedDaemon {
     ///
     /// # Errors
     /// If it does not start.
-    pub(super) fn start(context: &Context<'_>, args: Vec<OsString>) -> Result<Self> {
+    pub(crate) fn start(context: &Context<'_>, args: Vec<OsString>) -> Result<Self> {
         let daemon = DaemonProcess::spawn_controlled(&context.daemon()?, args)?;
         let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
         Ok(Self { daemon, control })
     }
 
     /// For a frontend.
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.daemon.socket()
     }
 
     /// Of its process.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.daemon.pid()
+    }
+
+    /// Reports that it has served so far.
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub(crate) fn reports(&self) -> Result<u64> {
+        let counters = self.control.get("/v1/counters")?;
+        let chains = counters.pointer("/reporting/chains").and_then(serde_json::Value::as_u64);
+        chains.with_context(|| format!("the daemon does not count chains: {counters}"))
     }
 
     /// What it has done so far.
     ///
     /// # Errors
     /// If it does not say.
-    pub(super) fn discards(&self) -> Result<Discards> {
+    pub(crate) fn discards(&self) -> Result<Discards> {
         let counters = self.control.get("/v1/counters")?;
         let number = |path: &str| {
             let value = counters.pointer(path).and_then(serde_json::Value::as_u64);
@@ -85,7 +95,7 @@ impl CountedDaemon {
     ///
     /// # Errors
     /// If it does not end well.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.daemon.terminate(PATIENCE)?;
         Ok(())
     }

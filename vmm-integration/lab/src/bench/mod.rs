@@ -2,7 +2,7 @@
 
 //! The experiments.
 
-mod daemon;
+pub(crate) mod daemon;
 mod footprint;
 mod footprint_trace;
 mod guests;

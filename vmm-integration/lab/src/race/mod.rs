@@ -9,6 +9,7 @@
 //! | `faults` | the faults of the backend as experiments |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `agreement` | the behavior that the model and Linux share |
+//! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
 //! | `zoneinfo` | sizes and watermarks of zones |
 
 mod agreement;
@@ -16,6 +17,7 @@ mod faults;
 mod hypotheses;
 pub mod linux;
 mod offlining;
+mod placement;
 mod zoneinfo;
 
 pub use self::faults::Planned;
@@ -29,5 +31,6 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
         &agreement::Agreement,
+        &placement::Placement,
     ]
 }

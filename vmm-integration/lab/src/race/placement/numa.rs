@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A Linux guest with two NUMA nodes, its device, and what it shows.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use guest_agent::placement::{KILLED, PlacedTask, PlacementPlan, PlacementReport, Policy, Scope};
+use vmm_integration::linux_guest::AgentClient;
+use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+
+use super::kernel_log::Complaints;
+use super::settings::{Reporter, Settings};
+use crate::bench::daemon::CountedDaemon;
+use crate::experiment::Context;
+use crate::faults::device::FaultyDevice;
+use crate::faults::plan::{Fault, FaultKind, FaultPlan};
+use crate::progress;
+use crate::race::zoneinfo::{self, Zone};
+
+pub(super) const MIB: u64 = 1 << 20;
+/// The node that tasks are bound to. The kernel's own memory is in node 0.
+pub(super) const NODE: u32 = 1;
+const PAGE_BYTES: u64 = 4096;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long tasks may take to end when they are stopped, and to be killed.
+const END: Duration = Duration::from_secs(120);
+/// The low watermark lies so much of a zone above its min watermark, in 1/10,000: the kernel's
+/// largest.
+const SCALE: u64 = 3000;
+/// The min watermark lies so much of the zone below its free memory, in 1/100: less than [`SCALE`], so
+/// that free memory lies between the two.
+const ROOM: u64 = 25;
+/// As `/proc/zoneinfo` has it.
+pub(super) const MOVABLE: &str = "Movable";
+const REPORTING: &str = "/sys/module/page_reporting/parameters";
+/// A share of a zone so small that a per-CPU list holds four batches.
+const SHORT_LISTS: &str = "100000";
+
+/// The guest.
+pub(super) struct Numa {
+    pub(super) guest: LinuxGuest,
+    device: Device,
+    /// What was there before the experiment.
+    log_bytes: usize,
+    vmstat: BTreeMap<String, u64>,
+}
+
+enum Device {
+    None,
+    Daemon(CountedDaemon),
+    Late(FaultyDevice),
+}
+
+/// What came of tasks, in the guest's log and counters.
+pub(super) struct Outcome {
+    pub(super) placement: PlacementReport,
+    pub(super) complaints: Complaints,
+    /// All OOM kills.
+    pub(super) oom_kills: u64,
+    /// Allocations that reclaimed by themselves.
+    pub(super) direct_reclaims: u64,
+    /// Tasks that had not ended [`END`] after they were stopped.
+    pub(super) endless: bool,
+}
+
+impl Numa {
+    /// Boots it. Nothing is reported yet.
+    pub(super) fn boot(
+        toolbox: &Toolbox,
+        nodes: [u64; 2],
+        reporter: Reporter,
+        settings: &Settings,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        let device = match reporter {
+            Reporter::None => Device::None,
+            Reporter::Daemon => Device::Daemon(CountedDaemon::start(context, Vec::new())?),
+            Reporter::Late => {
+                let ms = Some(settings.late);
+                let late = Fault { times: 0, ms, ..Fault::new(FaultKind::DelayAck) };
+                Device::Late(FaultyDevice::start(FaultPlan::new(vec![late])?)?)
+            }
+        };
+        let socket = match &device {
+            Device::None => None,
+            Device::Daemon(daemon) => Some(daemon.socket()),
+            Device::Late(device) => Some(device.socket()),
+        };
+        let config = GuestConfig {
+            memory_bytes: nodes.iter().sum(),
+            node_bytes: nodes.to_vec(),
+            cpus: settings.cpus,
+            balloon: socket.map_or(Balloon::None, |socket| Balloon::VhostUser { socket }),
+            // Pages are counted, not huge pages; khugepaged would raise the watermarks.
+            kernel_args: vec!["transparent_hugepage=never".to_owned()],
+            ..GuestConfig::default()
+        };
+        let guest = LinuxGuest::boot(toolbox, config)?;
+        Ok(Self { guest, device, log_bytes: 0, vmstat: BTreeMap::new() })
+    }
+
+    pub(super) fn agent(&self) -> &AgentClient {
+        self.guest.agent()
+    }
+
+    /// The planted fault: a task asks for more than its node has, confined by a cpuset and then by a
+    /// policy. Each must be counted as one OOM kill with that constraint, and nothing else.
+    ///
+    /// # Errors
+    /// If it is not, which makes every other count worthless.
+    pub(super) fn control(&mut self) -> Result<u64> {
+        let too_much = PlacedTask {
+            bytes: self.zones()?.iter().map(|zone| zone.pages("managed") * PAGE_BYTES).sum(),
+            rounds: 1,
+            ..PlacedTask::default()
+        };
+        let bound = PlacedTask { policy: Policy::Bind, nodes: vec![NODE], ..too_much.clone() };
+        let mapping = PlacedTask { scope: Scope::Mapping, ..bound.clone() };
+        let plans = [
+            ("cpuset", too_much, vec![NODE.to_string()]),
+            ("memory-policy", bound, Vec::new()),
+            ("memory-policy", mapping, Vec::new()),
+        ];
+        let count = plans.len() as u64;
+        for (constraint, task, mems) in plans {
+            self.begin()?;
+            let plan = PlacementPlan { tasks: vec![task], mems, ..PlacementPlan::default() };
+            self.agent().start_placement(&plan)?;
+            let outcome = self.outcome(&mut |_| Ok(true))?;
+            let Outcome { placement, complaints, oom_kills, .. } = &outcome;
+            let expected = BTreeMap::from([(constraint.to_owned(), 1)]);
+            ensure!(
+                *oom_kills == 1 && complaints.oom == expected && placement.ends(KILLED) == 1,
+                "the control was not counted (got {oom_kills} OOM kills, {complaints:?}, {:?}, \
+                 expected one of {constraint})",
+                placement.tasks
+            );
+        }
+        self.begin()?;
+        Ok(count)
+    }
+
+    /// What comes from now on is counted.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.log_bytes = self.guest.serial()?.len();
+        self.vmstat = self.vmstat()?;
+        Ok(())
+    }
+
+    /// Loads the driver, with a short delay before a report if the kernel has that parameter; returns
+    /// the delay in milliseconds.
+    pub(super) fn report(&self, delay_ms: u64) -> Result<u64> {
+        /// What every kernel without the parameter does (`PAGE_REPORTING_DELAY`).
+        const FIXED_MS: u64 = 2000;
+        self.guest.load_balloon_driver("")?;
+        let path = format!("{REPORTING}/page_reporting_delay_ms");
+        if self.agent().read_file(&path).is_err() {
+            return Ok(FIXED_MS);
+        }
+        self.agent().write_file(&path, &delay_ms.to_string())?;
+        Ok(delay_ms)
+    }
+
+    /// Has per-CPU lists hold next to nothing: what they hold another CPU does not get, report or no
+    /// report.
+    pub(super) fn shorten_lists(&self) -> Result<()> {
+        self.agent().write_file("/proc/sys/vm/percpu_pagelist_high_fraction", SHORT_LISTS)
+    }
+
+    /// Reports so far.
+    pub(super) fn reports(&self) -> Result<u64> {
+        match &self.device {
+            Device::None => Ok(0),
+            Device::Daemon(daemon) => daemon.reports(),
+            Device::Late(device) => Ok(device.served().chains),
+        }
+    }
+
+    /// Bytes in them that went back to the host.
+    pub(super) fn reported_bytes(&self) -> Result<u64> {
+        match &self.device {
+            Device::None => Ok(0),
+            Device::Daemon(daemon) => Ok(daemon.discards()?.bytes),
+            Device::Late(device) => Ok(device.served().discarded_bytes),
+        }
+    }
+
+    /// All zones with pages.
+    pub(super) fn all_zones(&self) -> Result<Vec<Zone>> {
+        Ok(zoneinfo::parse(&self.agent().read_file("/proc/zoneinfo")?))
+    }
+
+    /// Those of [`NODE`].
+    pub(super) fn zones(&self) -> Result<Vec<Zone>> {
+        let mut zones = self.all_zones()?;
+        zones.retain(|zone| zone.node == NODE);
+        ensure!(!zones.is_empty(), "/proc/zoneinfo has no zone of node {NODE}");
+        Ok(zones)
+    }
+
+    /// Raises the watermarks until [`NODE`] has free memory between min and low, and each other node
+    /// with less in use as well: each allocation takes the slow path, and gets its page there.
+    pub(super) fn raise_watermarks(&self) -> Result<()> {
+        let zones = self.all_zones()?;
+        let lowmem = || zones.iter().filter(|zone| zone.name != MOVABLE);
+        let managed: u64 = lowmem().map(|zone| zone.pages("managed")).sum();
+        let of_node = lowmem().find(|zone| zone.node == NODE).context("the node has no zone")?;
+        let share = of_node.pages("free") * 100 / of_node.pages("managed");
+        let share = share.checked_sub(ROOM).context("the node has no room")?;
+        let set = |name: &str, value: u64| {
+            self.agent().write_file(&format!("/proc/sys/vm/{name}"), &value.to_string())
+        };
+        set("watermark_boost_factor", 0)?;
+        set("watermark_scale_factor", SCALE)?;
+        // The kernel shares it out by the size of a zone.
+        set("min_free_kbytes", managed * 4 * share / 100)
+    }
+
+    /// Whether free memory lies between min and low in the largest zone of [`NODE`] but `ZONE_MOVABLE`.
+    pub(super) fn is_between(&self) -> Result<bool> {
+        let zones = self.zones()?.into_iter().filter(|zone| zone.name != MOVABLE);
+        let zone = zones.max_by_key(|zone| zone.pages("managed")).context("no other zone")?;
+        Ok((zone.pages("min")..zone.pages("low")).contains(&zone.pages("free")))
+    }
+
+    fn vmstat(&self) -> Result<BTreeMap<String, u64>> {
+        let text = self.agent().read_file("/proc/vmstat")?;
+        let field = |line: &str| {
+            let (name, value) = line.split_once(' ')?;
+            Some((name.to_owned(), value.trim().parse().ok()?))
+        };
+        let all: BTreeMap<_, _> = text.lines().filter_map(field).collect();
+        ensure!(all.contains_key("oom_kill"), "/proc/vmstat does not count OOM kills");
+        Ok(all)
+    }
+
+    /// Watches the tasks until they end, or `goes_on` says no; then stops them, and returns what came
+    /// of them since [`Numa::begin`].
+    pub(super) fn outcome(
+        &self,
+        goes_on: &mut dyn FnMut(&PlacementReport) -> Result<bool>,
+    ) -> Result<Outcome> {
+        let mut placement = self.agent().placement(false)?;
+        while placement.running {
+            progress::check()?;
+            thread::sleep(LOOK_EVERY);
+            placement = self.agent().placement(false)?;
+            if !goes_on(&placement)? {
+                break;
+            }
+        }
+        let stopping = Instant::now();
+        let mut running = placement.running;
+        while running && stopping.elapsed() < END {
+            running = self.agent().placement(true)?.running;
+            thread::sleep(LOOK_EVERY);
+        }
+        let now = self.vmstat()?;
+        let since = |name: &str| {
+            let of = |vmstat: &BTreeMap<String, u64>| vmstat.get(name).copied().unwrap_or(0);
+            of(&now).saturating_sub(of(&self.vmstat))
+        };
+        let serial = self.guest.serial()?;
+        let log = serial.get(self.log_bytes..).context("the serial console got shorter")?;
+        let stalls = now.keys().filter(|name| name.starts_with("allocstall_"));
+        Ok(Outcome {
+            placement,
+            complaints: Complaints::of(log),
+            oom_kills: since("oom_kill"),
+            direct_reclaims: stalls.map(|name| since(name)).sum(),
+            endless: running,
+        })
+    }
+
+    /// Ends it, and its device.
+    pub(super) fn finish(self) -> Result<()> {
+        let Self { guest, device, .. } = self;
+        let said = guest.quit()?;
+        if !said.is_empty() {
+            bail!("QEMU said: {said}");
+        }
+        match device {
+            Device::Daemon(daemon) => daemon.finish(),
+            Device::None | Device::Late(_) => Ok(()),
+        }
+    }
+}
