@@ -140,3 +140,6 @@ impl<R: Rules> Protocol for InPlace<R> {
         self.tasks.iter().map(Task::bytes).sum()
     }
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;
