@@ -81,12 +81,16 @@ impl Model for Places {
     }
 }
 
-/// A zone of one section for each node.
+/// Sections of a node. While a block is split its pages are in no counter, so that a node of one block looks
+/// full for a moment.
+const SECTIONS: usize = 2;
+
+/// A zone for each node.
 fn layout(scenario: &Scenario) -> Layout {
     let zone = |(at, &node): (usize, &u8)| ZoneLayout {
         node,
         kind: ZoneType::Movable,
-        sections: std::iter::once(at..at + 1).collect(),
+        sections: std::iter::once(at * SECTIONS..(at + 1) * SECTIONS).collect(),
     };
     Layout {
         geometry: Scenario::GEOMETRY,
@@ -95,7 +99,7 @@ fn layout(scenario: &Scenario) -> Layout {
         cpus: scenario.tasks + 1,
         zones: scenario.nodes.iter().enumerate().map(zone).collect(),
         shared: Vec::new(),
-        sections: scenario.nodes.len(),
+        sections: scenario.nodes.len() * SECTIONS,
     }
 }
 
@@ -104,7 +108,9 @@ fn fill(mm: &Mm, scenario: &Scenario) -> Result<(), String> {
     let request = AllocRequest::movable(mm.geometry().max_order);
     for &node in scenario.full {
         let request = AllocRequest { node, ..request };
-        mm.alloc_constrained(0, request, &mut Only(node)).map_err(|error| error.to_string())?;
+        for _ in 0..SECTIONS {
+            mm.alloc_constrained(0, request, &mut Only(node)).map_err(|error| error.to_string())?;
+        }
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ pub struct Setting {
 pub struct Scenario {
     /// Name in tables.
     pub name: &'static str,
-    /// The nodes that have memory, a section each.
+    /// The nodes that have memory.
     pub nodes: &'static [u8],
     /// Of them, those of which nothing is free.
     pub full: &'static [u8],
@@ -73,7 +73,7 @@ pub(super) fn set(nodes: &[u8]) -> NodeMask {
 }
 
 impl Scenario {
-    /// Pages of a node are a block of the largest order.
+    /// A section is a block of the largest order.
     pub(super) const GEOMETRY: Geometry = Geometry::TINY;
 
     /// The nodes that never run out of memory: tasks take less than one has.
@@ -81,7 +81,7 @@ impl Scenario {
         set(self.nodes).difference(set(self.full))
     }
 
-    /// Whether a node has more pages than all tasks take, and each CPU's lists keep.
+    /// Whether one block has more pages than all tasks take, and each CPU's lists keep.
     pub(super) fn is_possible(&self) -> bool {
         let pages = usize::try_from(Self::GEOMETRY.section_pages()).unwrap_or(0);
         self.tasks * (self.pages + 1) < pages
