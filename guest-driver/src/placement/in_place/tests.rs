@@ -111,6 +111,17 @@ fn nodemask_apart_from_the_cpuset_is_dropped_once() {
 }
 
 #[test]
+fn restart_counts_from_then_on() {
+    let task = task(mask(0b01), Policy::DEFAULT, Policy::DEFAULT);
+    let mut limits = limits::<CheckAtRetry>(&task, None);
+    limits.begin();
+    task.set_mems::<CheckAtRetry>(mask(0b10), None);
+    assert!(limits.must_restart(Look::TopOfRetry));
+    limits.begin();
+    assert!(!limits.must_restart(Look::TopOfRetry));
+}
+
+#[test]
 fn task_nodes_are_the_nodemask_of_the_first_walk() {
     let task = task(mask(0b10), Policy::DEFAULT, Policy::DEFAULT);
     let mut limits = limits::<CheckAtRetry>(&task, None);
