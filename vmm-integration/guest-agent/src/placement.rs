@@ -123,7 +123,8 @@ pub struct TaskReport {
     pub rounds: u64,
     /// How often it ended how: [`DONE`], [`KILLED`], or another name.
     pub ends: BTreeMap<String, u64>,
-    /// The longest time in which it faulted no page in although it did not rest, in milliseconds.
+    /// The longest time in which it faulted no page in although it did not rest, in milliseconds. Time
+    /// in which the whole guest did not run counts little.
     pub longest_stall_ms: u64,
     /// Such a time that has not ended.
     pub stalled_ms: u64,

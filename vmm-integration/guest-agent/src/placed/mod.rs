@@ -7,11 +7,13 @@
 //! | [`task`] | a task, which is a process of its own |
 //! | [`policy`] | its memory policy |
 //! | [`progress`] | the counters that it shares with init |
+//! | [`stall`] | the time in which it makes no progress |
 //! | [`cpuset`] | the cpuset |
 
 mod cpuset;
 mod policy;
 mod progress;
+mod stall;
 pub(crate) mod task;
 
 use std::os::unix::process::ExitStatusExt;
@@ -28,6 +30,7 @@ use crate::stop::Stop;
 use crate::system;
 use cpuset::Cpuset;
 use progress::Progress;
+use stall::Stall;
 
 /// Between two looks at a task.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -181,8 +184,9 @@ impl Shared {
         let plan = &self.plan.tasks[number];
         watched.progress.rests.store(false, Ordering::Relaxed);
         let mut child = task::start(plan, seed, &watched.file, joins.as_deref())?;
-        let mut pages = watched.progress.pages.load(Ordering::Relaxed);
-        let mut since = Instant::now();
+        let pages = || watched.progress.pages.load(Ordering::Relaxed);
+        let mut stall = Stall::new(pages());
+        let mut looked = Instant::now();
         loop {
             if let Some(status) = child.try_wait().context("looking at a task")? {
                 lock(&watched.report).stalled_ms = 0;
@@ -193,14 +197,12 @@ impl Shared {
                 child.wait().context("waiting for a task")?;
                 return Ok(None);
             }
-            let now = watched.progress.pages.load(Ordering::Relaxed);
-            if now != pages || watched.progress.rests.load(Ordering::Relaxed) {
-                (pages, since) = (now, Instant::now());
-            }
-            let stalled = u64::try_from(since.elapsed().as_millis())?;
+            let rests = watched.progress.rests.load(Ordering::Relaxed);
+            stall.look(pages(), rests, looked.elapsed());
+            looked = Instant::now();
             let mut report = lock(&watched.report);
-            report.stalled_ms = stalled;
-            report.longest_stall_ms = report.longest_stall_ms.max(stalled);
+            report.stalled_ms = stall.now_ms();
+            report.longest_stall_ms = report.longest_stall_ms.max(stall.longest_ms());
             drop(report);
             self.stop.wait(LOOK_EVERY);
         }
