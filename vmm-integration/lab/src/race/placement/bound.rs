@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use guest_agent::placement::{KILLED, PlacedTask, PlacementPlan, PlacementReport, Policy};
 
 use super::cycles::Cycles;
-use super::numa::{MIB, NODE, Numa};
+use super::numa::{MIB, NODE, Numa, report};
 use super::settings::{Reporter, Settings};
 use crate::experiment::Context;
 use crate::store::Findings;
@@ -64,10 +64,7 @@ pub(super) fn run(
         "Before: {ROUNDS_BEFORE} rounds of the task without a report, and no OOM kill."
     ));
     numa.begin()?;
-    let delay = match reporter {
-        Reporter::None => settings.delay,
-        Reporter::Daemon | Reporter::Late => numa.report(settings.delay)?,
-    };
+    let delay = report(numa, reporter, settings, findings)?;
     let late = if reporter == Reporter::Late { settings.late } else { 0 };
     let mut plan = PlacementPlan { again: true, ..plan };
     for task in &mut plan.tasks {

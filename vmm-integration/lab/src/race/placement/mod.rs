@@ -29,7 +29,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 
 use self::cycles::{counts, verdict};
-use self::numa::{MIB, Numa};
+use self::numa::{MIB, Numa, report};
 use self::settings::{Reporter, Settings};
 use crate::experiment::{Case, Context, Experiment, Repeats};
 use crate::guest::{Kernel, toolbox};
@@ -136,13 +136,13 @@ impl Experiment for Placement {
         let cycles = match scene {
             Scene::BoundNode => bound::run(&mut numa, reporter, settings, context, &mut findings)?,
             Scene::CpusetFlip | Scene::CpusetFlipSlowPath => {
-                report(&numa, reporter, settings)?;
+                report(&numa, reporter, settings, &mut findings)?;
                 let slow = scene == Scene::CpusetFlipSlowPath;
                 flip::run(&numa, slow, settings, context, &mut findings)?
             }
             Scene::LastBlock => {
                 let block = block::prepare(&numa)?;
-                report(&numa, reporter, settings)?;
+                report(&numa, reporter, settings, &mut findings)?;
                 block::run(&numa, block, settings, context, &mut findings)?
             }
         };
@@ -159,13 +159,6 @@ impl Experiment for Placement {
         findings.verdict = Some(verdict(&cycles, settings, &release));
         Ok(findings)
     }
-}
-
-fn report(numa: &Numa, reporter: Reporter, settings: &Settings) -> Result<()> {
-    if reporter != Reporter::None {
-        numa.report(settings.delay)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

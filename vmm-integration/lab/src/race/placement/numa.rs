@@ -19,6 +19,7 @@ use crate::faults::device::FaultyDevice;
 use crate::faults::plan::{Fault, FaultKind, FaultPlan};
 use crate::progress;
 use crate::race::zoneinfo::{self, Zone};
+use crate::store::Findings;
 
 pub(super) const MIB: u64 = 1 << 20;
 /// The node that tasks are bound to. The kernel's own memory is in node 0.
@@ -152,7 +153,7 @@ impl Numa {
 
     /// Loads the driver, with a short delay before a report if the kernel has that parameter; returns
     /// the delay in milliseconds.
-    pub(super) fn report(&self, delay_ms: u64) -> Result<u64> {
+    fn report(&self, delay_ms: u64) -> Result<u64> {
         /// What every kernel without the parameter does (`PAGE_REPORTING_DELAY`).
         const FIXED_MS: u64 = 2000;
         self.guest.load_balloon_driver("")?;
@@ -287,4 +288,20 @@ impl Numa {
             Device::None | Device::Late(_) => Ok(()),
         }
     }
+}
+
+/// Begins to report, unless nothing is to be reported; returns the delay before a report in
+/// milliseconds.
+pub(super) fn report(
+    numa: &Numa,
+    reporter: Reporter,
+    settings: &Settings,
+    findings: &mut Findings,
+) -> Result<u64> {
+    if reporter == Reporter::None {
+        return Ok(settings.delay);
+    }
+    let delay = numa.report(settings.delay)?;
+    findings.count("delay", delay, "ms", "from a free to the pass that reports it");
+    Ok(delay)
 }
