@@ -12,6 +12,7 @@
 //! - [`page_alloc`]: a model of Linux's page allocator.
 //! - [`placement`]: cpusets and memory policies: where an allocation may go.
 //! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
+//! - [`hugetlb`]: a model of processes that share page tables of hugetlbfs.
 //! - [`waits`]: who waits for whom, so that a deadlock is found and named.
 //! - `workload`: threads that use it as a guest's programs do.
 //! - [`swapped`]: values that are swapped for a copy while others read them.
@@ -27,6 +28,7 @@
 extern crate alloc;
 
 pub mod bits;
+pub mod hugetlb;
 pub mod page_alloc;
 pub mod pattern;
 pub mod placement;

@@ -44,8 +44,11 @@ pub use case::{Case, Entry, cases};
 pub use model::{Actor, Configuration, Invariant, Kind, Model, Notes, Run, Violation};
 
 /// Every model, by name.
-pub const MODELS: &[Entry] =
-    &[Entry::of::<scenarios::reporting::Reporting>(), Entry::of::<scenarios::placement::Places>()];
+pub const MODELS: &[Entry] = &[
+    Entry::of::<scenarios::reporting::Reporting>(),
+    Entry::of::<scenarios::placement::Places>(),
+    Entry::of::<scenarios::shared_page_tables::SharedPageTables>(),
+];
 
 /// The model of this name.
 pub fn model(name: &str) -> Option<&'static Entry> {

@@ -4,3 +4,4 @@
 
 pub mod placement;
 pub mod reporting;
+pub mod shared_page_tables;
