@@ -32,6 +32,7 @@ pub(super) fn run(
     context: &Context<'_>,
     findings: &mut Findings,
 ) -> Result<Cycles> {
+    numa.settle(findings);
     let spare: u64 = numa
         .zones()?
         .iter()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use guest_agent::placement::{KILLED, PlacedTask, PlacementPlan, PlacementReport, Policy, Scope};
 use vmm_integration::linux_guest::AgentClient;
+use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 use super::kernel_log::Complaints;
@@ -36,6 +37,9 @@ const SCALE: u64 = 3000;
 const ROOM: u64 = 25;
 /// As `/proc/zoneinfo` has it.
 pub(super) const MOVABLE: &str = "Movable";
+/// How long memory of killed tasks may take to be free, and how much less than before is enough.
+const SETTLE: Duration = Duration::from_secs(30);
+const SETTLED: u64 = 8 * MIB;
 const REPORTING: &str = "/sys/module/page_reporting/parameters";
 /// A share of a zone so small that a per-CPU list holds four batches.
 const SHORT_LISTS: &str = "100000";
@@ -47,6 +51,8 @@ pub(super) struct Numa {
     /// What was there before the experiment.
     log_bytes: usize,
     vmstat: BTreeMap<String, u64>,
+    /// Of [`NODE`], before the first task.
+    free_bytes: u64,
 }
 
 enum Device {
@@ -100,7 +106,7 @@ impl Numa {
             ..GuestConfig::default()
         };
         let guest = LinuxGuest::boot(toolbox, config)?;
-        Ok(Self { guest, device, log_bytes: 0, vmstat: BTreeMap::new() })
+        Ok(Self { guest, device, log_bytes: 0, vmstat: BTreeMap::new(), free_bytes: 0 })
     }
 
     pub(super) fn agent(&self) -> &AgentClient {
@@ -113,6 +119,7 @@ impl Numa {
     /// # Errors
     /// If it is not, which makes every other count worthless.
     pub(super) fn control(&mut self) -> Result<u64> {
+        self.free_bytes = self.free()?;
         let too_much = PlacedTask {
             bytes: self.zones()?.iter().map(|zone| zone.pages("managed") * PAGE_BYTES).sum(),
             rounds: 1,
@@ -142,6 +149,25 @@ impl Numa {
         }
         self.begin()?;
         Ok(count)
+    }
+
+    /// Free bytes of [`NODE`].
+    fn free(&self) -> Result<u64> {
+        Ok(self.zones()?.iter().map(|zone| zone.pages("free") * PAGE_BYTES).sum())
+    }
+
+    /// Waits until nearly all that the planted tasks had is free again: a killed task has ended before
+    /// its last pages are. Says if it is not.
+    pub(super) fn settle(&self, findings: &mut Findings) {
+        let enough = self.free_bytes.saturating_sub(SETTLED);
+        let settled = wait_until(SETTLE, LOOK_EVERY, || match self.free() {
+            Ok(free) if free >= enough => Ok(()),
+            Ok(free) => Err(format!("{} of {} MiB are free", free / MIB, self.free_bytes / MIB)),
+            Err(error) => Err(format!("{error:#}")),
+        });
+        if let Err(error) = settled {
+            findings.note(format!("The node is not as free as before the control: {error:#}."));
+        }
     }
 
     /// What comes from now on is counted.
