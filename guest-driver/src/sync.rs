@@ -135,6 +135,33 @@ impl<T> Plain<T> {
     }
 }
 
+/// A scheduling point before a look at one of `core`'s atomics, if it is watched: what every allocation
+/// looks at must not slow down the exploration of what never changes it.
+#[derive(Debug)]
+pub(crate) struct Point {
+    #[cfg(feature = "shuttle")]
+    watched: Option<AtomicBool>,
+}
+
+impl Point {
+    pub(crate) fn new(_watched: bool) -> Self {
+        Self {
+            #[cfg(feature = "shuttle")]
+            watched: _watched.then(|| AtomicBool::new(false)),
+        }
+    }
+
+    /// Counts as a load.
+    #[inline]
+    pub(crate) fn pass(&self) {
+        #[cfg(feature = "shuttle")]
+        match &self.watched {
+            Some(point) => drop(point.load(Ordering::Acquire)),
+            None => cost::load(Ordering::Acquire),
+        }
+    }
+}
+
 /// Lets others run: a scheduling point where there is no shared access to be one.
 pub fn yield_now() {
     #[cfg(feature = "shuttle")]

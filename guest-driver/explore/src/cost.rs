@@ -113,7 +113,7 @@ pub fn table(all: &[Counted]) -> String {
 }
 
 const PAGE: AllocRequest =
-    AllocRequest { order: 0, migratetype: MigrateType::Movable, node: NODES[0] };
+    AllocRequest { order: 0, migratetype: MigrateType::Movable, node: NODES[0], atomic: false };
 /// Linux's, with sections of 16 MiB, which are soon full.
 const GEOMETRY: Geometry = Geometry { section_order: 12, ..Geometry::LINUX };
 /// Each in a word of its own of a mask.

@@ -4,9 +4,10 @@
 
 use super::Mm;
 use super::buddy::Origin;
+use super::constraint::{Anywhere, Constraint};
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
-use super::zone::Zone;
+use super::zone::{Zone, ZoneId, ZoneType};
 
 /// A request for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +18,19 @@ pub struct AllocRequest {
     pub migratetype: MigrateType,
     /// The preferred node.
     pub node: u8,
+    /// It may not sleep (`GFP_ATOMIC`): nothing is reclaimed and no OOM killer invoked for it, and it may
+    /// use half of what lies below the min watermark.
+    pub atomic: bool,
 }
 
 impl AllocRequest {
     /// Movable pages of the first node.
     pub fn movable(order: u8) -> Self {
-        Self { order, migratetype: MigrateType::Movable, node: 0 }
+        Self { order, migratetype: MigrateType::Movable, node: 0, atomic: false }
+    }
+
+    pub(super) fn is_movable(self) -> bool {
+        self.migratetype == MigrateType::Movable
     }
 }
 
@@ -32,68 +40,128 @@ pub enum AllocError {
     /// No zone has such a block. Linux invokes the OOM killer here.
     #[error("no zone has a free block of that order above its min watermark")]
     OutOfMemory,
+    /// The same, of an allocation that may not wait for memory, or for which there is no zone at all. Linux
+    /// warns and the allocation fails.
+    #[error("no zone that may be used has a free block of that order")]
+    Failed,
 }
 
 impl Mm {
-    /// Allocates a block on `cpu` (`__alloc_pages`), without reclaim: there is nothing to reclaim.
+    /// Allocates a block on `cpu` (`__alloc_pages`).
     ///
     /// # Errors
     /// [`AllocError`]; before that the per-CPU lists were drained.
     pub fn alloc(&self, cpu: usize, request: AllocRequest) -> Result<Pfn, AllocError> {
-        self.alloc_above(cpu, request, |zone| zone.watermarks().low)
-            .or_else(|| self.alloc_above(cpu, request, |zone| zone.watermarks().min))
-            .or_else(|| {
-                for zone in 0..self.zone_count() {
-                    self.drain_all(super::ZoneId(zone));
-                }
-                self.alloc_locked(request)
-            })
-            .ok_or(AllocError::OutOfMemory)
+        self.alloc_constrained(cpu, request, &mut Anywhere)
     }
 
-    /// Walks the zones in order of preference (`get_page_from_freelist`).
-    fn alloc_above(
+    /// The same where `constraint` allows.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_constrained(
         &self,
         cpu: usize,
         request: AllocRequest,
-        mark: impl Fn(&Zone) -> u64,
-    ) -> Option<Pfn> {
-        let movable = request.migratetype == MigrateType::Movable;
-        let mut zones = self.zonelists.of(request.node, movable).iter().map(|&id| self.zone(id));
-        zones.find_map(|zone| {
-            if !zone.is_above_high(request.order, movable)
-                && !zone.watermark_ok(request.order, mark(zone) + zone.reserve(movable), movable)
-            {
-                return None;
+        constraint: &mut impl Constraint,
+    ) -> Result<Pfn, AllocError> {
+        let preferred = self.preferred_zoneref(request, constraint);
+        preferred
+            .and_then(|preferred| {
+                self.walk(request, preferred, constraint, |zone| {
+                    self.alloc_above(zone, cpu, request, zone.watermarks().low)
+                })
+            })
+            .map_or_else(|| self.alloc_slow(cpu, request, constraint), Ok)
+    }
+
+    /// Where a walk begins: the first zone of the list that is in the nodemask
+    /// (`first_zones_zonelist`).
+    pub(super) fn preferred_zoneref(
+        &self,
+        request: AllocRequest,
+        constraint: &impl Constraint,
+    ) -> Option<usize> {
+        self.next_zoneref(request, 0, constraint).map(|(index, _)| index)
+    }
+
+    /// The first zone from `index` on that may serve the request and is in the nodemask
+    /// (`next_zones_zonelist`).
+    #[inline]
+    pub(super) fn next_zoneref(
+        &self,
+        request: AllocRequest,
+        mut index: usize,
+        constraint: &impl Constraint,
+    ) -> Option<(usize, ZoneId)> {
+        let AllocRequest { node, .. } = request;
+        let movable = request.is_movable();
+        loop {
+            let id = match constraint.zonelist(node, movable) {
+                Some(own) => own.get(index)?.zone(),
+                None => self.zonelists.zone(node, index),
+            }?;
+            let zone = self.zone(id);
+            if (movable || zone.kind == ZoneType::Normal) && constraint.in_nodemask(zone.node) {
+                return Some((index, id));
             }
-            let pfn = self.alloc_in(zone, cpu, request)?;
-            self.set_state(pfn, FrameState::Allocated { order: request.order, movable });
-            Some(pfn)
-        })
+            index += 1;
+        }
+    }
+
+    /// Walks the list from `index` on until a zone that the constraint allows has a block
+    /// (`get_page_from_freelist`).
+    #[inline]
+    pub(super) fn walk(
+        &self,
+        request: AllocRequest,
+        mut index: usize,
+        constraint: &impl Constraint,
+        take: impl Fn(&Zone) -> Option<Pfn>,
+    ) -> Option<Pfn> {
+        loop {
+            let (at, id) = self.next_zoneref(request, index, constraint)?;
+            let zone = self.zone(id);
+            if constraint.allows(zone.node)
+                && let Some(pfn) = take(zone)
+            {
+                let state =
+                    FrameState::Allocated { order: request.order, movable: request.is_movable() };
+                self.set_state(pfn, state);
+                return Some(pfn);
+            }
+            index = at + 1;
+        }
+    }
+
+    /// Takes a block if that leaves more than `mark` pages.
+    pub(super) fn alloc_above(
+        &self,
+        zone: &Zone,
+        cpu: usize,
+        request: AllocRequest,
+        mark: u64,
+    ) -> Option<Pfn> {
+        let (order, movable) = (request.order, request.is_movable());
+        let above = zone.is_above_high(order, movable)
+            || zone.watermark_ok(order, mark + zone.reserve(movable), movable);
+        if !above {
+            return None;
+        }
+        self.pcp_alloc(zone, cpu, order, request.migratetype)
+            .or_else(|| self.rmqueue(zone, &mut zone.lock(), order, request.migratetype))
     }
 
     /// The last try, with the zone's lock held: a free block that is being split is missing from the
     /// counters for a moment. Linux tries more often than such a moment lasts.
-    fn alloc_locked(&self, request: AllocRequest) -> Option<Pfn> {
-        let AllocRequest { order, migratetype, node } = request;
-        let movable = migratetype == MigrateType::Movable;
-        let mut zones = self.zonelists.of(node, movable).iter().map(|&id| self.zone(id));
-        zones.find_map(|zone| {
-            let mut area = zone.lock();
-            let mark = zone.watermarks().min + zone.reserve(movable);
-            if !zone.watermark_ok(order, mark, movable) {
-                return None;
-            }
-            let pfn = self.rmqueue(zone, &mut area, order, migratetype)?;
-            self.set_state(pfn, FrameState::Allocated { order, movable });
-            Some(pfn)
-        })
-    }
-
-    pub(super) fn alloc_in(&self, zone: &Zone, cpu: usize, request: AllocRequest) -> Option<Pfn> {
-        let AllocRequest { order, migratetype, .. } = request;
-        self.pcp_alloc(zone, cpu, order, migratetype)
-            .or_else(|| self.rmqueue(zone, &mut zone.lock(), order, migratetype))
+    pub(super) fn alloc_locked(&self, zone: &Zone, request: AllocRequest) -> Option<Pfn> {
+        let (order, movable) = (request.order, request.is_movable());
+        let mut area = zone.lock();
+        let mark = zone.watermarks().min + zone.reserve(movable);
+        if !zone.watermark_ok(order, mark, movable) {
+            return None;
+        }
+        self.rmqueue(zone, &mut area, order, request.migratetype)
     }
 
     /// Sets the user of an allocated block, for [`super::MovePages`] to find.

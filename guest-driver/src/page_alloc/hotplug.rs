@@ -98,11 +98,15 @@ impl Mm {
         let (sections, range, zone) =
             self.of_one_zone(block, false).ok_or(OfflineError::Invalid)?;
         let isolated = self.semantics.isolate_on_online;
+        let first = self.zone(zone).managed_pages() == 0;
         self.move_range_to_zone(zone, range, isolated);
         self.online_pages_range(zone, range);
         self.set_online(sections.clone(), true);
         if isolated {
             self.undo_isolate_page_range(range, Some(MigrateType::Movable));
+        }
+        if first {
+            self.rebuild_zonelists();
         }
         self.set_watermarks();
         // A reporter that turns the hook on looks for online sections afterwards.
@@ -196,6 +200,9 @@ impl Mm {
         }
         if result.is_ok() {
             self.set_watermarks();
+            if self.zone(zone).managed_pages() == 0 {
+                self.rebuild_zonelists();
+            }
         }
         result
     }

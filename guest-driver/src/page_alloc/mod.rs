@@ -13,9 +13,9 @@
 //! | [`buddy`] | `__free_one_page`, `__rmqueue`, free lists by order and migratetype |
 //! | [`pcp`] | per-CPU page lists |
 //! | [`zone`] | zones, accounting |
-//! | [`zoneref`] | `struct zoneref` |
+//! | [`zonelist`], [`zoneref`] | `build_all_zonelists`, `struct zonelist`, `struct zoneref` |
 //! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |
-//! | [`allocate`] | `__alloc_pages`, `__free_pages` |
+//! | [`allocate`], [`slow_path`] | `__alloc_pages`, `__free_pages`, `__alloc_pages_slowpath` |
 //! | [`constraint`], [`nodemask`] | `ac->nodemask` and cpuset, `nodemask_t` |
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
@@ -24,7 +24,6 @@
 
 pub mod allocate;
 pub mod buddy;
-mod constrained;
 pub mod constraint;
 pub mod contig;
 pub mod frame;
@@ -35,9 +34,11 @@ pub mod nodemask;
 pub mod pcp;
 pub mod section;
 pub mod semantics;
+pub mod slow_path;
 pub mod validate;
 pub mod watermarks;
 pub mod zone;
+pub mod zonelist;
 pub mod zoneref;
 
 #[cfg(all(test, not(feature = "shuttle")))]
@@ -58,15 +59,18 @@ pub use nodemask::{AtomicNodeMask, NodeMask};
 pub use pcp::VMSTAT_INTERVAL;
 pub use pcp::lists::PcpSizes;
 pub use semantics::KernelSemantics;
+pub use slow_path::Reclaim;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
+pub use zonelist::ZonelistUpdate;
 pub use zoneref::Zoneref;
 
 use crate::bits::Bits;
 use crate::sync::{Guard, Lock, OnceLock};
 use buddy::free_area::FreeArea;
 use section::Sections;
-use zone::{Zone, Zonelists};
+use zone::Zone;
+use zonelist::Zonelists;
 
 /// Sees every free: blocks that a CPU, a failed isolation or onlining has freed, with buddies merged,
 /// of at least [`FreeHook::order`].
@@ -137,6 +141,8 @@ pub struct Layout {
     pub shared: Vec<SharedSection>,
     /// Sections of address space, those for memory to come included.
     pub sections: usize,
+    /// Whether each look at a zonelist is a scheduling point of an exploration.
+    pub watch_zonelists: bool,
 }
 
 /// A section with pages of two zones, as the one has in which a zone of movable pages begins. It stays
@@ -179,6 +185,7 @@ impl Layout {
             }],
             shared: Vec::new(),
             sections,
+            watch_zonelists: false,
         }
     }
 }
@@ -207,6 +214,8 @@ pub struct Mm {
     pub(crate) sections: Sections,
     pub(crate) zones: Vec<Zone>,
     zonelists: Zonelists,
+    /// What can be reclaimed.
+    reclaim: OnceLock<Arc<dyn Reclaim>>,
     hook: OnceLock<InstalledHook>,
     /// The smallest order that the hook sees; most frees read no more than this.
     hook_order: AtomicU8,
@@ -235,7 +244,8 @@ impl Mm {
             geometry,
             semantics: layout.semantics,
             sections: Sections::new(geometry, layout.sections),
-            zonelists: Zonelists::new(&zones),
+            zonelists: Zonelists::new(layout.semantics.zonelists, &zones, layout.watch_zonelists),
+            reclaim: OnceLock::new(),
             zones,
             hook: OnceLock::new(),
             hook_order: AtomicU8::new(NO_HOOK),
@@ -260,6 +270,7 @@ impl Mm {
             mm.online_at_boot(section);
         }
         mm.set_watermarks();
+        mm.rebuild_zonelists();
         mm
     }
 
@@ -393,19 +404,9 @@ impl Mm {
         self.geometry
     }
 
-    /// How many CPUs have lists of their own.
-    pub fn cpus(&self) -> usize {
-        self.zones.first().map_or(0, |zone| zone.pcp.len())
-    }
-
     /// How many zones there are.
     pub fn zone_count(&self) -> usize {
         self.zones.len()
-    }
-
-    /// The system's zonelist of a node, as it is now.
-    pub fn zonelist(&self, node: u8, movable: bool) -> Vec<ZoneId> {
-        self.zonelists.of(node, movable).to_vec()
     }
 
     /// A zone.

@@ -2,6 +2,8 @@
 
 //! Which kernel's rules the model plays by, where they differ.
 
+use super::zonelist::ZonelistUpdate;
+
 /// The rules of one kernel. The default is Linux 6.19.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelSemantics {
@@ -37,6 +39,9 @@ pub struct KernelSemantics {
     /// A page of another type comes from the smallest free block if no pageblock can be claimed.
     /// Since 6.15; before, from the largest one, unless it is small and the page movable.
     pub steal_smallest: bool,
+    /// How zonelists are changed under allocations. With a sequence count since 6.1; before, overwritten,
+    /// and before 4.14 with all CPUs stopped, which the model of those kernels leaves out.
+    pub zonelists: ZonelistUpdate,
 }
 
 impl KernelSemantics {
@@ -53,6 +58,7 @@ impl KernelSemantics {
         tune_pcp_high: true,
         balance_cma: true,
         steal_smallest: true,
+        zonelists: ZonelistUpdate::SequenceCount,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -71,6 +77,7 @@ impl KernelSemantics {
         tune_pcp_high: false,
         balance_cma: true,
         steal_smallest: false,
+        zonelists: ZonelistUpdate::Overwrite,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not

@@ -138,7 +138,7 @@ fn allocation_prefers_own_node_and_movable_zone() {
     let mm = Mm::new(&Layout { zones, ..Layout::flat(G, 1, 4) });
     let in_turn = |node, migratetype| {
         let mut seen = Vec::new();
-        let request = AllocRequest { order: 10, migratetype, node };
+        let request = AllocRequest { order: 10, migratetype, node, atomic: false };
         while let Ok(pfn) = mm.alloc(0, request) {
             seen.push(pfn);
         }
@@ -158,7 +158,7 @@ fn allocation_prefers_own_node_and_movable_zone() {
     assert_eq!(in_turn(1, MigrateType::Movable), [3, 2, 1, 0]);
     assert_eq!(in_turn(1, MigrateType::Unmovable), [2, 0]);
     // A node without memory has no zone of its own.
-    assert_eq!(in_turn(7, MigrateType::Movable), [1, 3, 0, 2]);
+    assert_eq!(in_turn(7, MigrateType::Movable), [1, 0, 3, 2]);
 }
 
 #[test]

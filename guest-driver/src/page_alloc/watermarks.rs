@@ -153,7 +153,7 @@ mod tests {
         let left = |mt: MigrateType| {
             let zones = vec![zone(ZoneType::Normal, 0..4), zone(ZoneType::Movable, 4..20)];
             let mm = mm(zones, 20);
-            let request = AllocRequest { order: 0, migratetype: mt, node: 0 };
+            let request = AllocRequest { order: 0, migratetype: mt, node: 0, atomic: false };
             while mm.alloc(0, request).is_ok() {}
             assert_eq!(mm.zone(HIGH).watermarks().min, 128);
             mm.zone(LOW).free_pages() - mm.zone(LOW).watermarks().min

@@ -3,7 +3,6 @@
 //! Zones: free lists, per-CPU lists, watermarks and counters.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::buddy::free_area::FreeArea;
@@ -236,31 +235,9 @@ impl Zone {
     }
 }
 
-/// The zones in which an allocation looks, in order of preference (`struct zonelist`).
-#[derive(Debug)]
-pub(crate) struct Zonelists(
-    /// By node, the last for one without memory, and by whether the pages are movable.
-    Box<[[Box<[ZoneId]>; 2]]>,
-);
-
-impl Zonelists {
-    pub(crate) fn new(zones: &[Zone]) -> Self {
-        let list = |node: usize, movable: bool| {
-            let mut list: Vec<ZoneId> = (0..zones.len()).map(ZoneId).collect();
-            list.retain(|zone| movable || zones[zone.0].kind == ZoneType::Normal);
-            // Its own node first; movable pages leave the other zones to those that need them.
-            list.sort_by_key(|zone| {
-                let zone = &zones[zone.0];
-                (usize::from(zone.node) != node, zone.kind == ZoneType::Normal)
-            });
-            list.into()
-        };
-        let nodes = zones.iter().map(|zone| usize::from(zone.node) + 1).max().unwrap_or(0);
-        Self((0..=nodes).map(|node| [false, true].map(|movable| list(node, movable))).collect())
-    }
-
-    pub(crate) fn of(&self, node: u8, movable: bool) -> &[ZoneId] {
-        let node = usize::from(node).min(self.0.len() - 1);
-        &self.0[node][usize::from(movable)]
+impl super::Mm {
+    /// How many CPUs have lists of their own.
+    pub fn cpus(&self) -> usize {
+        self.zones.first().map_or(0, |zone| zone.pcp.len())
     }
 }

@@ -46,7 +46,7 @@ proptest! {
             match op {
                 Op::Alloc { cpu, order, mt } => {
                     let migratetype = MigrateType::ALL[mt];
-                    let request = AllocRequest { order, migratetype, node: 0 };
+                    let request = AllocRequest { order, migratetype, node: 0, atomic: false };
                     if let Ok(pfn) = mm.alloc(cpu, request) {
                         let new = PfnRange::block(pfn, order);
                         let apart = taken.iter().all(|&(other, order)| {

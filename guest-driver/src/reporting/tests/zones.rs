@@ -17,7 +17,8 @@ fn guest_with_low_zone(config: Config) -> (Arc<Mm>, Reporter, Vec<Pfn>) {
     let mm = Arc::new(Mm::new(&layout));
     let reporter = Reporter::new(Arc::clone(&mm), config).unwrap();
     let take = |order| {
-        let request = AllocRequest { order, migratetype: MigrateType::Unmovable, node: 0 };
+        let request =
+            AllocRequest { order, migratetype: MigrateType::Unmovable, node: 0, atomic: false };
         mm.alloc(0, request).ok()
     };
     let block = take(9).unwrap();

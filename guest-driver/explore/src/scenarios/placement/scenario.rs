@@ -100,6 +100,7 @@ fn layout(scenario: &Scenario) -> Layout {
         zones: scenario.nodes.iter().enumerate().map(zone).collect(),
         shared: Vec::new(),
         sections: scenario.nodes.len() * SECTIONS,
+        watch_zonelists: false,
     }
 }
 

@@ -156,7 +156,9 @@ fn layout(scenario: &Scenario, semantics: KernelSemantics, cpus: usize) -> Layou
             boundary_block: scenario.geometry.section_blocks() / 2,
         });
     }
-    Layout { geometry: scenario.geometry, semantics, cpus, zones, shared, sections: first + spare }
+    let (geometry, sections) = (scenario.geometry, first + spare);
+    let watch_zonelists = false;
+    Layout { geometry, semantics, cpus, zones, shared, sections, watch_zonelists }
 }
 
 type Body = Box<dyn FnOnce(&World) + Send>;
