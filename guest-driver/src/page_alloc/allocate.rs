@@ -7,7 +7,7 @@ use super::buddy::Origin;
 use super::constraint::{Anywhere, Constraint};
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
-use super::zone::{Zone, ZoneId, ZoneType};
+use super::zone::Zone;
 
 /// A request for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct AllocRequest {
     pub migratetype: MigrateType,
     /// The preferred node.
     pub node: u8,
-    /// It may not sleep (`GFP_ATOMIC`): nothing is reclaimed and no OOM killer invoked for it, and it may
-    /// use half of what lies below the min watermark.
+    /// It may not sleep (`GFP_ATOMIC`): nothing is reclaimed and no OOM killer invoked for it. In its slow
+    /// path it may use any node, and most of what lies below the min watermark.
     pub atomic: bool,
 }
 
@@ -65,73 +65,14 @@ impl Mm {
         request: AllocRequest,
         constraint: &mut impl Constraint,
     ) -> Result<Pfn, AllocError> {
-        let preferred = self.preferred_zoneref(request, constraint);
-        preferred
-            .and_then(|preferred| {
-                self.walk(request, preferred, constraint, |zone| {
-                    self.alloc_above(zone, cpu, request, zone.watermarks().low)
-                })
-            })
-            .map_or_else(|| self.alloc_slow(cpu, request, constraint), Ok)
-    }
-
-    /// Where a walk begins: the first zone of the list that is in the nodemask
-    /// (`first_zones_zonelist`).
-    pub(super) fn preferred_zoneref(
-        &self,
-        request: AllocRequest,
-        constraint: &impl Constraint,
-    ) -> Option<usize> {
-        self.next_zoneref(request, 0, constraint).map(|(index, _)| index)
-    }
-
-    /// The first zone from `index` on that may serve the request and is in the nodemask
-    /// (`next_zones_zonelist`).
-    #[inline]
-    pub(super) fn next_zoneref(
-        &self,
-        request: AllocRequest,
-        mut index: usize,
-        constraint: &impl Constraint,
-    ) -> Option<(usize, ZoneId)> {
-        let AllocRequest { node, .. } = request;
-        let movable = request.is_movable();
-        loop {
-            let id = match constraint.zonelist(node, movable) {
-                Some(own) => own.get(index)?.zone(),
-                None => self.zonelists.zone(node, index),
-            }?;
-            let zone = self.zone(id);
-            if (movable || zone.kind == ZoneType::Normal) && constraint.in_nodemask(zone.node) {
-                return Some((index, id));
-            }
-            index += 1;
-        }
-    }
-
-    /// Walks the list from `index` on until a zone that the constraint allows has a block
-    /// (`get_page_from_freelist`).
-    #[inline]
-    pub(super) fn walk(
-        &self,
-        request: AllocRequest,
-        mut index: usize,
-        constraint: &impl Constraint,
-        take: impl Fn(&Zone) -> Option<Pfn>,
-    ) -> Option<Pfn> {
-        loop {
-            let (at, id) = self.next_zoneref(request, index, constraint)?;
-            let zone = self.zone(id);
-            if constraint.allows(zone.node)
-                && let Some(pfn) = take(zone)
-            {
-                let state =
-                    FrameState::Allocated { order: request.order, movable: request.is_movable() };
-                self.set_state(pfn, state);
-                return Some(pfn);
-            }
-            index = at + 1;
-        }
+        let limits = &*constraint;
+        let page = {
+            let list = self.list_for(cpu, request, limits);
+            let low = |zone: &Zone| self.alloc_above(zone, cpu, request, zone.watermarks().low);
+            self.next_zoneref(&list, request, 0, limits)
+                .and_then(|preferred| self.walk(&list, request, preferred, limits, low))
+        };
+        page.map_or_else(|| self.alloc_slow(cpu, request, constraint), Ok)
     }
 
     /// Takes a block if that leaves more than `mark` pages.

@@ -102,11 +102,12 @@ impl Mm {
         self.move_range_to_zone(zone, range, isolated);
         self.online_pages_range(zone, range);
         self.set_online(sections.clone(), true);
+        if first {
+            // Before a page of the zone can be allocated.
+            self.rebuild_zonelists();
+        }
         if isolated {
             self.undo_isolate_page_range(range, Some(MigrateType::Movable));
-        }
-        if first {
-            self.rebuild_zonelists();
         }
         self.set_watermarks();
         // A reporter that turns the hook on looks for online sections afterwards.

@@ -15,7 +15,7 @@
 //! | [`zone`] | zones, accounting |
 //! | [`zonelist`], [`zoneref`] | `build_all_zonelists`, `struct zonelist`, `struct zoneref` |
 //! | [`watermarks`] | `init_per_zone_wmark_min`, `set_recommended_min_free_kbytes` |
-//! | [`allocate`], [`slow_path`] | `__alloc_pages`, `__free_pages`, `__alloc_pages_slowpath` |
+//! | [`allocate`], `walk`, [`slow_path`] | `__alloc_pages`, `get_page_from_freelist`, `__alloc_pages_slowpath` |
 //! | [`constraint`], [`nodemask`] | `ac->nodemask` and cpuset, `nodemask_t` |
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
@@ -36,6 +36,7 @@ pub mod section;
 pub mod semantics;
 pub mod slow_path;
 pub mod validate;
+mod walk;
 pub mod watermarks;
 pub mod zone;
 pub mod zonelist;
@@ -62,7 +63,8 @@ pub use semantics::KernelSemantics;
 pub use slow_path::Reclaim;
 pub use validate::Inconsistency;
 pub use zone::{Watermarks, ZoneId, ZoneType};
-pub use zonelist::ZonelistUpdate;
+pub use zonelist::scheme::{ZonelistFlaw, ZonelistUpdate};
+pub use zonelist::surroundings::Surroundings;
 pub use zoneref::Zoneref;
 
 use crate::bits::Bits;
@@ -244,7 +246,7 @@ impl Mm {
             geometry,
             semantics: layout.semantics,
             sections: Sections::new(geometry, layout.sections),
-            zonelists: Zonelists::new(layout.semantics.zonelists, &zones, layout.watch_zonelists),
+            zonelists: Zonelists::new(layout, &zones),
             reclaim: OnceLock::new(),
             zones,
             hook: OnceLock::new(),

@@ -2,7 +2,7 @@
 
 //! Which kernel's rules the model plays by, where they differ.
 
-use super::zonelist::ZonelistUpdate;
+use super::zonelist::scheme::{ZonelistFlaw, ZonelistUpdate};
 
 /// The rules of one kernel. The default is Linux 6.19.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct KernelSemantics {
     /// How zonelists are changed under allocations. With a sequence count since 6.1; before, overwritten,
     /// and before 4.14 with all CPUs stopped, which the model of those kernels leaves out.
     pub zonelists: ZonelistUpdate,
+    /// A mistake in changing them. In no kernel.
+    pub zonelist_flaw: Option<ZonelistFlaw>,
 }
 
 impl KernelSemantics {
@@ -59,6 +61,7 @@ impl KernelSemantics {
         balance_cma: true,
         steal_smallest: true,
         zonelists: ZonelistUpdate::SequenceCount,
+        zonelist_flaw: None,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -78,6 +81,7 @@ impl KernelSemantics {
         balance_cma: true,
         steal_smallest: false,
         zonelists: ZonelistUpdate::Overwrite,
+        zonelist_flaw: None,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 
 use super::Mm;
 use super::allocate::{AllocError, AllocRequest};
-use super::constraint::{Constraint, Look};
+use super::constraint::{Anywhere, Constraint, Look};
 use super::geometry::Pfn;
 use super::zone::{Zone, ZoneId};
 
@@ -71,49 +71,93 @@ impl Mm {
         constraint: &mut impl Constraint,
     ) -> Over {
         constraint.begin();
-        let begun = self.zonelists.read_begin();
+        let begun = self.zonelists.read_begin(cpu, request.atomic);
         let changed = || self.zonelists.changed(begun);
-        // It may have been found with other nodes, or another list.
-        let Some(preferred) = self.preferred_zoneref(request, constraint) else {
+        // It may have been found with other nodes, or in another list.
+        let Some(preferred) = self.preferred_zoneref(cpu, request, constraint) else {
             return self.no_page(constraint, begun);
         };
-        let min = |zone: &Zone| match request.atomic {
-            true => zone.watermarks().min / 2,
-            false => zone.watermarks().min,
-        };
-        let at_min = |zone: &Zone| self.alloc_above(zone, cpu, request, min(zone));
+        let at_min = |zone: &Zone| self.alloc_above(zone, cpu, request, zone.watermarks().min);
         let mut without_progress = 0;
         loop {
             if constraint.must_restart(Look::TopOfRetry) || changed() {
                 return Over::Restart;
             }
-            if let Some(pfn) = self.walk(request, preferred, constraint, at_min) {
-                return Over::Page(pfn);
-            }
             if request.atomic {
-                return self.no_page(constraint, begun);
+                return match self.alloc_atomic(cpu, request) {
+                    Some(pfn) => Over::Page(pfn),
+                    None => self.no_page(constraint, begun),
+                };
             }
-            let progress = self.direct_reclaim(cpu, request, constraint);
-            if progress && let Some(pfn) = self.walk(request, preferred, constraint, at_min) {
+            if let Some(pfn) = self.walk_again(cpu, request, preferred, constraint, at_min) {
                 return Over::Page(pfn);
             }
+            constraint.before_reclaim();
+            let progress = self.reclaim(cpu, request, constraint);
             if constraint.must_restart(Look::AfterReclaim) {
                 return Over::Restart;
             }
+            if progress
+                && let Some(pfn) = self.walk_again(cpu, request, preferred, constraint, at_min)
+            {
+                return Over::Page(pfn);
+            }
+            (0..self.zone_count()).for_each(|zone| self.drain_all(ZoneId(zone)));
+            let locked = |zone: &Zone| self.alloc_locked(zone, request);
+            if let Some(pfn) = self.walk_again(cpu, request, preferred, constraint, locked) {
+                return Over::Page(pfn);
+            }
             without_progress = if progress { 0 } else { without_progress + 1 };
-            if without_progress <= MOST_WITHOUT_PROGRESS && self.may_retry(request, constraint) {
+            if without_progress <= MOST_WITHOUT_PROGRESS && self.may_retry(cpu, request, constraint)
+            {
                 continue;
             }
             if constraint.must_restart(Look::BeforeOom) || changed() {
                 return Over::Restart;
             }
-            (0..self.zone_count()).for_each(|zone| self.drain_all(ZoneId(zone)));
-            let last = |zone: &Zone| self.alloc_locked(zone, request);
-            return match self.walk(request, preferred, constraint, last) {
-                Some(pfn) => Over::Page(pfn),
-                None => Over::Fails(AllocError::OutOfMemory),
-            };
+            return Over::Fails(AllocError::OutOfMemory);
         }
+    }
+
+    /// Where a walk begins: the first zone of the list that is in the nodemask
+    /// (`first_zones_zonelist`).
+    fn preferred_zoneref(
+        &self,
+        cpu: usize,
+        request: AllocRequest,
+        constraint: &impl Constraint,
+    ) -> Option<usize> {
+        self.next_zoneref(&self.list_for(cpu, request, constraint), request, 0, constraint)
+    }
+
+    /// Walks from the index at which the preferred zone was when the slow path began. Where a pointer is
+    /// swapped the list may be another one by now, so that it looks for that zone again.
+    fn walk_again(
+        &self,
+        cpu: usize,
+        request: AllocRequest,
+        preferred: usize,
+        constraint: &impl Constraint,
+        take: impl Fn(&Zone) -> Option<Pfn>,
+    ) -> Option<Pfn> {
+        let list = self.list_for(cpu, request, constraint);
+        let index = if self.zonelists.keeps_indices() {
+            preferred
+        } else {
+            self.next_zoneref(&list, request, 0, constraint)?
+        };
+        self.walk(&list, request, index, constraint, take)
+    }
+
+    /// Walks all zones, without nodemask and cpuset (no `ALLOC_CPUSET`), down to three eighths of the min
+    /// watermark (`ALLOC_MIN_RESERVE` and `ALLOC_NON_BLOCK`).
+    fn alloc_atomic(&self, cpu: usize, request: AllocRequest) -> Option<Pfn> {
+        let list = self.list_for(cpu, request, &Anywhere);
+        let index = self.next_zoneref(&list, request, 0, &Anywhere)?;
+        self.walk(&list, request, index, &Anywhere, |zone| {
+            let half = zone.watermarks().min - zone.watermarks().min / 2;
+            self.alloc_above(zone, cpu, request, half - half / 4)
+        })
     }
 
     fn no_page(&self, constraint: &mut impl Constraint, begun: u64) -> Over {
@@ -123,13 +167,8 @@ impl Mm {
         Over::Fails(AllocError::Failed)
     }
 
-    /// Whether anything was freed (`__alloc_pages_direct_reclaim`).
-    fn direct_reclaim(
-        &self,
-        cpu: usize,
-        request: AllocRequest,
-        constraint: &impl Constraint,
-    ) -> bool {
+    /// Whether anything was freed (`try_to_free_pages`).
+    fn reclaim(&self, cpu: usize, request: AllocRequest, constraint: &impl Constraint) -> bool {
         let allowed = |node| constraint.in_nodemask(node) && constraint.allows(node);
         let reclaim = self.reclaim.get();
         reclaim.is_some_and(|reclaim| reclaim.reclaim(self, cpu, request, &allowed) > 0)
@@ -137,19 +176,21 @@ impl Mm {
 
     /// Whether a zone would serve the request if all that can be freed in it were
     /// (`should_reclaim_retry`). It looks at the whole list, where a walk begins at the preferred zone.
-    fn may_retry(&self, request: AllocRequest, constraint: &impl Constraint) -> bool {
+    fn may_retry(&self, cpu: usize, request: AllocRequest, constraint: &impl Constraint) -> bool {
         let Some(reclaim) = self.reclaim.get() else { return false };
-        let mut index = 0;
-        while let Some((at, id)) = self.next_zoneref(request, index, constraint) {
-            let zone = self.zone(id);
-            index = at + 1;
-            let movable = request.is_movable();
+        let list = self.list_for(cpu, request, constraint);
+        let Some(first) = self.next_zoneref(&list, request, 0, constraint) else { return false };
+        let movable = request.is_movable();
+        let serves = |id: ZoneId, zone: &Zone| {
             let mark = zone.watermarks().min + zone.reserve(movable);
             let missing = mark.saturating_sub(reclaim.reclaimable(id));
-            if constraint.allows(zone.node) && zone.watermark_ok(request.order, missing, movable) {
-                return true;
-            }
-        }
-        false
+            let serves =
+                constraint.allows(zone.node) && zone.watermark_ok(request.order, missing, movable);
+            serves.then_some(())
+        };
+        self.walk_from(&list, request, first, constraint, serves).is_some()
     }
 }
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;

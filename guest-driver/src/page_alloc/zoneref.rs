@@ -7,6 +7,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::zone::ZoneId;
 
 const END: usize = usize::MAX;
+/// What is found in memory that was freed: no zone has this index.
+const FREED: usize = usize::MAX - 1;
 
 /// A zone in order of preference, or the end of the list. It can be read while it is written: memory of a
 /// list that was freed may be another's.
@@ -28,5 +30,10 @@ impl Zoneref {
     /// Writes it.
     pub fn set(&self, zone: Option<ZoneId>) {
         self.0.store(zone.map_or(END, |zone| zone.0), Ordering::Relaxed);
+    }
+
+    /// Its list is freed.
+    pub(super) fn poison(&self) {
+        self.0.store(FREED, Ordering::Relaxed);
     }
 }

@@ -32,7 +32,7 @@ fn own_zonelist_is_walked_up_to_its_end() {
     let mm = Mm::new(&Layout { zones, ..Layout::flat(Geometry::TINY, 1, 3) });
     let mut own = Own(Default::default());
     let request = AllocRequest::movable(Geometry::TINY.max_order);
-    assert_eq!(mm.alloc_constrained(0, request, &mut own), Err(AllocError::OutOfMemory));
+    assert_eq!(mm.alloc_constrained(0, request, &mut own), Err(AllocError::Failed));
     own.0[0].set(Some(ZoneId(2)));
     own.0[1].set(Some(ZoneId(1)));
     let mut from = || {
