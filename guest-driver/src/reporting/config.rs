@@ -5,6 +5,8 @@
 use core::time::Duration;
 
 use super::tracker::kind::{TrackerFlaw, TrackerKind};
+use crate::page_alloc::Mm;
+use crate::page_alloc::zone::{Zone, ZoneId};
 
 /// How reported pages are kept from being allocated.
 #[derive(
@@ -59,6 +61,36 @@ pub enum OnTimeout {
     LetGo,
 }
 
+/// What a pass leaves of free memory. An allocation that may use one node only is served from the zones of
+/// that node, so what others have does not help it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WatermarkGuard {
+    /// What would take the zone below its low watermark.
+    Zone,
+    /// What would take all zones together below the sum of theirs. Known to be wrong.
+    Memory,
+    /// Nothing. Known to be wrong.
+    None,
+}
+
+impl WatermarkGuard {
+    /// Whether `pages` of `zone` can be held.
+    pub(super) fn spares(self, mm: &Mm, zone: ZoneId, pages: u64) -> bool {
+        match self {
+            Self::Zone => {
+                let zone = mm.zone(zone);
+                zone.watermark_ok(0, zone.watermarks().low + pages, true)
+            }
+            Self::Memory => {
+                let zones = || (0..mm.zone_count()).map(|zone| mm.zone(ZoneId(zone)));
+                let low: u64 = zones().map(|zone| zone.watermarks().low).sum();
+                zones().map(Zone::free_pages).sum::<u64>() > low + pages
+            }
+            Self::None => true,
+        }
+    }
+}
+
 /// How a reporter works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -81,8 +113,8 @@ pub struct Config {
     pub acknowledge_timeout: Option<Duration>,
     /// What to do when that time is over.
     pub on_timeout: OnTimeout,
-    /// Whether a pass leaves what would take a zone below its low watermark.
-    pub watermark_guard: bool,
+    /// What a pass leaves of free memory.
+    pub watermark_guard: WatermarkGuard,
     /// What to do with granules that another isolator holds.
     pub on_busy: OnBusy,
     /// Whether each look for a free block takes the hotplug lock, as Linux must to look at the memory
@@ -107,7 +139,7 @@ impl Config {
         delay: Duration::from_secs(2),
         acknowledge_timeout: None,
         on_timeout: OnTimeout::Hold,
-        watermark_guard: true,
+        watermark_guard: WatermarkGuard::Zone,
         on_busy: OnBusy::Requeue,
         hotplug_lock: false,
         look_again: true,

@@ -64,7 +64,7 @@ pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt
         let taken = if holding == Holding::Pull { block } else { range };
         let pages = u64::from(taken.pages());
         let low = Attempt::LowMemory { zone: id, pages };
-        if watermark_guard && !zone.watermark_ok(0, zone.watermarks().low + pages, true) {
+        if !watermark_guard.spares(mm, id, pages) {
             return low;
         }
         match holding {

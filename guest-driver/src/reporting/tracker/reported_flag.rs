@@ -59,9 +59,7 @@ impl ReportedFlag {
             }
             if zone_is_low(batch, ZoneId(zone)) {
                 batch.stats.low_memory += 1;
-                if batch.config.watermark_guard {
-                    continue;
-                }
+                continue;
             }
             'lists: for order in batch.config.granule_order..=batch.mm.geometry().max_order {
                 for &mt in MigrateType::ALL {
@@ -82,9 +80,8 @@ impl ReportedFlag {
 }
 
 fn zone_is_low(batch: &Batch<'_>, zone: ZoneId) -> bool {
-    let zone = batch.mm.zone(zone);
     let reserve = (batch.config.batch as u64) << batch.config.granule_order;
-    !zone.watermark_ok(0, zone.watermarks().low + reserve, true)
+    !batch.config.watermark_guard.spares(batch.mm, zone, reserve)
 }
 
 /// Where a walk along a list has ended.

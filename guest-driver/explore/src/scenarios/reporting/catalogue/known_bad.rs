@@ -12,7 +12,9 @@ use super::scenarios::{
 use crate::Kind::KnownBad;
 use guest_driver::page_alloc::KernelSemantics;
 use guest_driver::page_alloc::ZoneType::Movable;
-use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind};
+use guest_driver::reporting::{
+    Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind, WatermarkGuard,
+};
 
 fn isolating(tracker: TrackerKind) -> Config {
     reporter(&CHURN, tracker, Holding::Isolate)
@@ -46,7 +48,10 @@ fn flawed(flaw: TrackerFlaw, tracker: TrackerKind) -> Named {
             &[Holds::EveryFreeBlockReported],
         ),
     };
-    let watermark_guard = flaw != TrackerFlaw::OneZoneLock;
+    let watermark_guard = match flaw {
+        TrackerFlaw::OneZoneLock => WatermarkGuard::None,
+        _ => WatermarkGuard::Zone,
+    };
     let reporter = Config { flaw: Some(flaw), watermark_guard, ..isolating(tracker) };
     let setting = setting(scenario, reporter);
     let (name, about) = (format!("{tracker}-{flaw}"), format!("{tracker}, {about}"));
@@ -82,7 +87,11 @@ pub(super) fn known_bad() -> Vec<Named> {
             "section-bit, holds as much as a batch takes",
             setting(
                 PRESSURE,
-                Config { watermark_guard: false, batch: PRESSURE.batch, ..section_bit },
+                Config {
+                    watermark_guard: WatermarkGuard::None,
+                    batch: PRESSURE.batch,
+                    ..section_bit
+                },
             ),
             &[Holds::NoOomWhileWithheld],
         ),

@@ -8,7 +8,7 @@ use super::super::invariant::Holds;
 use super::super::setting::{Scenario, Setting};
 use crate::{Configuration, Kind};
 use guest_driver::page_alloc::KernelSemantics;
-use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind};
+use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind, WatermarkGuard};
 
 /// A configuration of this model.
 pub(in super::super) type Named = Configuration<Setting, Holds>;
@@ -25,7 +25,7 @@ pub(super) fn reporter(scenario: &Scenario, tracker: TrackerKind, holding: Holdi
         delay: Duration::ZERO,
         acknowledge_timeout: None,
         on_timeout: OnTimeout::Hold,
-        watermark_guard: true,
+        watermark_guard: WatermarkGuard::Zone,
         on_busy: OnBusy::Requeue,
         hotplug_lock: false,
         look_again: true,
