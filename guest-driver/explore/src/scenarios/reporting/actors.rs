@@ -48,6 +48,17 @@ pub(super) fn hog(world: &World, cpu: usize, pages: usize) {
     }
 }
 
+/// Gives the cpuset of all tasks these nodes, one set after the other.
+pub(super) fn update_cpuset(world: &World, updates: &[&[u8]]) {
+    for mems in updates {
+        if world.run.is_over() {
+            return;
+        }
+        world.update_cpuset(mems);
+        sync::yield_now();
+    }
+}
+
 /// Frees a block of the largest order, as a guest does sooner or later.
 pub(super) fn nudge(world: &World) -> Option<Pfn> {
     let request = AllocRequest::movable(world.mm.geometry().max_order);

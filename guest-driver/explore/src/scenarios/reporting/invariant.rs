@@ -37,6 +37,9 @@ pub enum Holds {
     OffliningEnds,
     /// No allocation fails because reports withhold memory.
     NoOomWhileWithheld,
+    /// No allocation fails while a zone that it may use could serve it, whatever is reported, goes off- or
+    /// online, or becomes another's.
+    NoOomWhileAZoneCanServe,
     /// A reporter on a quiet guest comes to rest.
     QuietGuestRests,
     /// Once suspending has returned, no free reaches the reporter.
@@ -64,6 +67,7 @@ impl Invariant for Holds {
             Self::MigratetypeKept => "a pageblock has changed its migratetype",
             Self::OffliningEnds => "offlining does not end",
             Self::NoOomWhileWithheld => "an allocation fails while reports withhold memory",
+            Self::NoOomWhileAZoneCanServe => "an allocation fails although a zone could serve it",
             Self::QuietGuestRests => "a quiet guest goes on reporting",
             Self::SilentWhileSuspended => "a free reaches a suspended reporter",
             Self::OfflineSectionForgotten => "an offline section is remembered",

@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::host::Host;
 use super::invariant::Holds;
 use super::rest::Rest;
-use super::setting::{Other, Patience, Scenario, Setting};
+use super::setting::{Other, Patience, Scenario, Setting, Tasks};
 use super::world::World;
 use super::{actors, catalogue};
 use crate::{Actor, Configuration, Model, Notes, Run};
 use guest_driver::page_alloc::{
-    IsolateMode, KernelSemantics, Layout, Mm, Pfn, PfnRange, SharedSection, ZoneId, ZoneLayout,
-    ZoneType,
+    AllocRequest, IsolateMode, KernelSemantics, Layout, MigrateType, Mm, Pfn, PfnRange,
+    SharedSection, ZoneId, ZoneLayout, ZoneType,
 };
+use guest_driver::placement::{CpusetId, Placement, Policy, Setup, TaskSetup};
 use guest_driver::random::Random;
 use guest_driver::reporting::{Reporter, VirtualClock};
 use guest_driver::sync;
@@ -92,12 +93,19 @@ impl Model for Reporting {
         if scenario.cma {
             mm.reserve_cma(scenario.reserve()).map_err(|error| error.to_string())?;
         }
+        for _ in 0..scenario.kernel_pages {
+            let request =
+                AllocRequest { migratetype: MigrateType::Unmovable, ..AllocRequest::movable(0) };
+            mm.alloc(users, request).map_err(|error| error.to_string())?;
+        }
         // It stands still, so that a pass is due as soon as it is requested.
         let clock = Arc::new(VirtualClock::new());
         let reporter = Reporter::with_clock(Arc::clone(&mm), setting.reporter, clock)
             .map_err(|error| error.to_string())?;
         let host = Host::new(setting.reporter.holding, setting.reporter.batch, scenario.answers);
-        let world = World::new(mm, reporter.memory(), run, users, scenario.never_out_of_memory);
+        let tasks = scenario.tasks.map(|tasks| placement(&mm, tasks, scenario.cpus)).transpose()?;
+        let limits = (tasks, scenario.out_of_memory);
+        let world = World::new(mm, reporter.memory(), run, users, limits);
         Ok(Stage { world, reporter: Mutex::new(Some((reporter, host))) })
     }
 
@@ -115,6 +123,9 @@ impl Model for Reporting {
         for &other in scenario.others {
             add(actor(scenario, other, &mut random));
         }
+        if let Some(Tasks { mems: [_, updates @ ..], .. }) = scenario.tasks {
+            add(Box::new(|world| actors::update_cpuset(world, updates)));
+        }
         let (passes, suspend) = (scenario.passes, scenario.suspend);
         all.push(Box::new(move |stage| stage.report(passes, suspend)));
         all
@@ -127,14 +138,27 @@ impl Model for Reporting {
     }
 }
 
+/// Tasks of one cpuset, without policies.
+fn placement(mm: &Arc<Mm>, tasks: Tasks, count: usize) -> Result<Placement, String> {
+    let first = tasks.mems.first().copied().unwrap_or_default();
+    let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: Vec::new() };
+    let setup = Setup {
+        cpusets: vec![first.iter().copied().collect()],
+        tasks: vec![task; count],
+        flaw: None,
+    };
+    Placement::new(Arc::clone(mm), tasks.scheme, &setup).map_err(|error| error.to_string())
+}
+
 /// The memory of a scenario, with a CPU for each that allocates.
 fn layout(scenario: &Scenario, semantics: KernelSemantics, cpus: usize) -> Layout {
     let spare = usize::from(scenario.has(|other| other == Other::HotAdder));
     let mut zones = Vec::new();
     let mut first = 0;
-    for (kind, sections) in scenario.zones.into_iter().filter(|&(_, sections)| sections > 0) {
+    let all = scenario.zones.into_iter().zip(scenario.nodes);
+    for ((kind, sections), node) in all.filter(|&((_, sections), _)| sections > 0) {
         zones.push(ZoneLayout {
-            node: 0,
+            node,
             kind,
             sections: iter::once(first..first + sections).collect(),
         });
@@ -157,7 +181,7 @@ fn layout(scenario: &Scenario, semantics: KernelSemantics, cpus: usize) -> Layou
         });
     }
     let (geometry, sections) = (scenario.geometry, first + spare);
-    let watch_zonelists = false;
+    let watch_zonelists = scenario.watch_zonelists;
     Layout { geometry, semantics, cpus, zones, shared, sections, watch_zonelists }
 }
 
@@ -174,7 +198,7 @@ fn actor(scenario: &Scenario, other: Other, random: &mut Random) -> Body {
     };
     match other {
         Other::Offliner(patience) => {
-            let block = random.index(scenario.sections());
+            let block = random.index(scenario.offlinable());
             Box::new(move |world| actors::offliner(world, block, patience, false))
         }
         Other::Remover => {

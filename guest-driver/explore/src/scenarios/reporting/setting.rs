@@ -2,7 +2,9 @@
 
 //! What a scenario consists of.
 
+use super::invariant::Holds;
 use guest_driver::page_alloc::{Geometry, KernelSemantics, Pfn, PfnRange, ZoneType};
+use guest_driver::placement::Scheme;
 use guest_driver::reporting::Config;
 
 /// A scenario with one way to report.
@@ -34,10 +36,19 @@ pub struct Scenario {
     /// The zones, in the order in which an allocation prefers them if they are of one kind, each with
     /// the sections that are online from the start; none of a zone that is not there.
     pub zones: [(ZoneType, usize); 2],
+    /// The NUMA node of each zone.
+    pub nodes: [u8; 2],
+    /// Zonelists are part of what is explored, not only where they change.
+    pub watch_zonelists: bool,
+    /// The CPUs run tasks of a cpuset; none where they may use all memory.
+    pub tasks: Option<Tasks>,
     /// The second half of the last section is a second zone, from which allocations are made first.
     pub shared: bool,
     /// A pageblock is a reserve for contiguous allocations.
     pub cma: bool,
+    /// Pages of the second zone that the kernel has taken before the reporter registers. They cannot be
+    /// moved.
+    pub kernel_pages: usize,
     /// Number of CPUs.
     pub cpus: usize,
     /// What each of them does.
@@ -52,8 +63,17 @@ pub struct Scenario {
     pub batch: usize,
     /// Whether the host acknowledges reports.
     pub answers: Answers,
-    /// A single page can always be allocated, unless reports withhold it.
-    pub never_out_of_memory: bool,
+    /// What is broken when a single page cannot be allocated; nothing where all memory can be in use.
+    pub out_of_memory: Option<Holds>,
+}
+
+/// The tasks that the CPUs run, one each.
+#[derive(Clone, Copy, Debug)]
+pub struct Tasks {
+    /// How their cpuset is updated.
+    pub scheme: Scheme,
+    /// The nodes of the cpuset at first, and those of each update.
+    pub mems: &'static [&'static [u8]],
 }
 
 /// A zone that is not there.
@@ -65,7 +85,12 @@ impl Scenario {
         self.zones.iter().map(|&(_, sections)| sections).sum()
     }
 
-    /// Pageblocks of those.
+    /// Sections that can go offline; the kernel's pages are in those of the second zone.
+    pub(super) fn offlinable(&self) -> usize {
+        if self.kernel_pages > 0 { self.zones[0].1 } else { self.sections() }
+    }
+
+    /// Pageblocks of all sections.
     pub(super) fn pageblocks(&self) -> usize {
         self.sections() * self.geometry.section_blocks()
     }

@@ -9,6 +9,7 @@ use super::invariant::Holds;
 use super::pages::Pages;
 use crate::Run;
 use guest_driver::page_alloc::{AllocRequest, Mm, MovePages, Pfn, PfnRange};
+use guest_driver::placement::{CpusetId, Placement, TaskId};
 use guest_driver::reporting::Memory;
 use guest_driver::sync::Lock;
 
@@ -24,8 +25,9 @@ pub(super) struct World {
     tables: Vec<Lock<Vec<Owned>>>,
     /// The next content to write.
     contents: AtomicU64,
-    /// An allocation of one page can only fail for pages that are withheld.
-    never_out_of_memory: bool,
+    /// The tasks that the CPUs run.
+    tasks: Option<Placement>,
+    out_of_memory: Option<Holds>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ impl World {
         memory: Memory,
         run: Arc<Run<Holds>>,
         cpus: usize,
-        never_out_of_memory: bool,
+        (tasks, out_of_memory): (Option<Placement>, Option<Holds>),
     ) -> Self {
         let geometry = mm.geometry();
         let pages = geometry.section_range(mm.section_count()).start.0;
@@ -59,7 +61,8 @@ impl World {
             run,
             tables: (0..cpus).map(|_| Lock::new(Vec::new())).collect(),
             contents: AtomicU64::new(1),
-            never_out_of_memory,
+            tasks,
+            out_of_memory,
         }
     }
 
@@ -76,10 +79,15 @@ impl World {
     /// Allocates a block for `cpu`; false if there is none.
     pub(super) fn allocate(&self, cpu: usize, request: AllocRequest) -> bool {
         let order = request.order;
-        let Ok(head) = self.mm.alloc(cpu, request) else {
-            if order == 0 && self.never_out_of_memory {
+        let task = TaskId(cpu);
+        let allocated = match &self.tasks {
+            Some(tasks) => tasks.alloc(task, None, cpu, request),
+            None => self.mm.alloc(cpu, request),
+        };
+        let Ok(head) = allocated else {
+            if let Some(broken) = self.out_of_memory.filter(|_| order == 0) {
                 let what = format!("CPU {cpu} gets no page, of many that are free or withheld");
-                self.run.violate(Holds::NoOomWhileWithheld, what);
+                self.run.violate(broken, what);
             }
             return false;
         };
@@ -90,6 +98,16 @@ impl World {
         self.tables[cpu].lock().push(page);
         self.mm.set_owner(head, user);
         true
+    }
+
+    /// Gives the cpuset of all tasks other nodes.
+    pub(super) fn update_cpuset(&self, mems: &[u8]) {
+        let mems = mems.iter().copied().collect();
+        let Some(Err(error)) = self.tasks.as_ref().map(|tasks| tasks.set_mems(CpusetId(0), mems))
+        else {
+            return;
+        };
+        self.run.violate(Holds::ModelAssertionsHold, format!("a cpuset is not updated: {error}"));
     }
 
     /// Frees one of the blocks of `cpu`; the block.

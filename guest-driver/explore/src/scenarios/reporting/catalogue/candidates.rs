@@ -54,11 +54,7 @@ pub(super) fn candidates() -> Vec<Named> {
             "reported-flag-split-behind-the-walk",
             "reported-flag, pull: a block not yet reported is split, and its rest goes to a list \
              already walked",
-            mainline(Scenario {
-                zones: [(Movable, 8), NO_ZONE],
-                never_out_of_memory: false,
-                ..PRESSURE
-            }),
+            mainline(Scenario { zones: [(Movable, 8), NO_ZONE], out_of_memory: None, ..PRESSURE }),
             &[Holds::EveryFreeBlockReported],
         ),
         wrong(

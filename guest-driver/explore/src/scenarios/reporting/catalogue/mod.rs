@@ -4,6 +4,7 @@
 //! every way to report that is meant to work, in every scenario.
 
 mod candidates;
+mod coupled;
 mod good;
 mod known_bad;
 mod parts;
@@ -16,8 +17,9 @@ use crate::Notes;
 
 /// All of them.
 pub(super) fn configurations() -> Vec<Named> {
-    let wrong = known_bad::known_bad().into_iter().chain(candidates::candidates());
-    wrong.chain(good::good()).chain(smallest::smallest()).collect()
+    let wrong = known_bad::known_bad().into_iter().chain(coupled::known_bad());
+    let wrong = wrong.chain(candidates::candidates());
+    wrong.chain(good::good()).chain(coupled::good()).chain(smallest::smallest()).collect()
 }
 
 pub(super) const NOTES: Notes = Notes {

@@ -4,8 +4,10 @@
 
 use guest_driver::page_alloc::Geometry;
 use guest_driver::page_alloc::ZoneType::{Movable, Normal};
+use guest_driver::placement::Scheme;
 
-use super::super::setting::{Answers, CpuPlan, NO_ZONE, Other, Patience, Scenario};
+use super::super::invariant::Holds;
+use super::super::setting::{Answers, CpuPlan, NO_ZONE, Other, Patience, Scenario, Tasks};
 
 /// No buddy is larger than a pageblock. Kernels before 5.19 isolate such a buddy wrongly, and that
 /// is not what is looked for.
@@ -17,8 +19,12 @@ pub(super) const CHURN: Scenario = Scenario {
     geometry: Geometry::TINY,
     granule_order: Geometry::TINY.pageblock_order,
     zones: [(Movable, 4), NO_ZONE],
+    nodes: [0, 0],
+    watch_zonelists: false,
+    tasks: None,
     shared: false,
     cma: false,
+    kernel_pages: 0,
     cpus: 2,
     plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, keep: 1, unmovable: false },
     passes: 3,
@@ -26,7 +32,7 @@ pub(super) const CHURN: Scenario = Scenario {
     others: &[],
     batch: 2,
     answers: Answers::Always,
-    never_out_of_memory: false,
+    out_of_memory: None,
 };
 
 /// The same with less of everything: what a tracker does wrong by itself shows sooner.
@@ -89,8 +95,41 @@ pub(super) const PRESSURE: Scenario = Scenario {
     zones: [(Movable, 6), NO_ZONE],
     cpus: 1,
     plan: CpuPlan { steps: 8, orders: &[0], most: 1, keep: 0, ..CHURN.plan },
-    never_out_of_memory: true,
+    out_of_memory: Some(Holds::NoOomWhileWithheld),
     batch: 32,
+    ..CHURN
+};
+
+/// The same, bound to one node, of which a batch could hold all. The other node has as much, and all of it
+/// is free.
+pub(super) const BOUND_TASK: Scenario = Scenario {
+    name: "bound-task",
+    zones: [(Movable, 6), (Movable, 6)],
+    nodes: [0, 1],
+    tasks: Some(Tasks { scheme: Scheme::CheckAtRetry, mems: &[&[0]] }),
+    ..PRESSURE
+};
+
+/// The same, and the cpuset goes to the other node and back.
+pub(super) const MOVED_TASK: Scenario = Scenario {
+    name: "moved-task",
+    tasks: Some(Tasks { scheme: Scheme::CheckAtRetry, mems: &[&[0], &[1], &[0]] }),
+    out_of_memory: Some(Holds::NoOomWhileAZoneCanServe),
+    ..BOUND_TASK
+};
+
+/// The last memory block of a zone, which is reported, goes off- and online, and zonelists lose the zone and
+/// get it back. A CPU needs a page of the other zone, which is at its low watermark.
+pub(super) const LAST_BLOCK: Scenario = Scenario {
+    name: "last-block",
+    geometry: TIGHT,
+    zones: [(Movable, 1), (Normal, 4)],
+    watch_zonelists: true,
+    cpus: 1,
+    plan: CpuPlan { steps: 8, orders: &[0], most: 1, keep: 0, unmovable: true },
+    kernel_pages: 18,
+    others: &[Other::Offliner(Patience::Endless)],
+    out_of_memory: Some(Holds::NoOomWhileAZoneCanServe),
     ..CHURN
 };
 
@@ -194,7 +233,7 @@ pub(super) const DOUBLE_GRANULES: Scenario = Scenario {
 };
 
 /// Those that every good configuration must stand.
-pub(super) const ALL: [Scenario; 17] = [
+pub(super) const ALL: [Scenario; 18] = [
     SMALL_CHURN,
     CHURN,
     ISOLATORS,
@@ -202,6 +241,7 @@ pub(super) const ALL: [Scenario; 17] = [
     HOTPLUG,
     HOT_REMOVE,
     PRESSURE,
+    BOUND_TASK,
     LOW_ZONE,
     FAULTY_HOST,
     REFUSING_HOST,
