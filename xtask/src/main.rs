@@ -119,6 +119,9 @@ enum Bench {
         #[arg(long, default_value_t = 3, requires = "against")]
         rounds: u32,
     },
+    /// The guest's model: an allocation with each way to say where it may go, on one thread, with
+    /// criterion. `cargo xtask lab bench placement` has updates and threads.
+    Placement,
 }
 
 /// Runs a benchmark of the root package with those of its flags that are set.
@@ -142,6 +145,9 @@ fn main() -> ExitCode {
                 }
                 None => bench("guest", &[("--all", all), ("--json", json)]),
             }
+        }
+        Command::Bench { what: Some(Bench::Placement), .. } => {
+            bench("placement", &[("--bench", true)])
         }
         Command::Mutants(options) => mutants::run(&options),
         Command::Dist => dist::run(),
