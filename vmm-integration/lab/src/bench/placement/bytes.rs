@@ -8,10 +8,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use guest_driver::page_alloc::{Geometry, Layout, Mm, NodeMask, ZoneLayout, ZoneType};
+use guest_driver::page_alloc::{
+    Geometry, Layout, Mm, NodeMask, ZoneLayout, ZoneType, ZonelistUpdate,
+};
 use guest_driver::placement::{CpusetId, Placement, Policy, Scheme, Setup, TaskId, TaskSetup, Vma};
 
 use super::subject::{Asks, Which};
+use super::zonelists;
 use crate::experiment::Context;
 use crate::progress;
 use crate::store::Findings;
@@ -26,7 +29,10 @@ const CPUSETS_OF_NODES: usize = 100;
 /// Curves over both, and their ends as figures.
 pub(super) fn run(which: Which, context: &Context<'_>, findings: &mut Findings) -> Result<()> {
     context.progress.say("bytes");
-    let Which::Cpuset(scheme, asks) = which;
+    let (scheme, asks) = match which {
+        Which::Cpuset(scheme, asks) => (scheme, asks),
+        Which::Zonelist(update) => return of_zonelists(update, findings),
+    };
     let a_cpuset = |cpusets: usize, nodes: u8| {
         progress::check()?;
         #[allow(clippy::cast_precision_loss)] // a figure for people
@@ -47,6 +53,19 @@ pub(super) fn run(which: Which, context: &Context<'_>, findings: &mut Findings) 
     let what = format!("memory a cpuset, with {CPUSETS_OF_NODES} of them");
     ends(findings, ("bytes", "nodes"), &what, &points);
     findings.series("bytes-by-nodes", ("nodes", "B"), &what, points);
+    Ok(())
+}
+
+/// The curve over nodes of all zonelists of a guest.
+fn of_zonelists(update: ZonelistUpdate, findings: &mut Findings) -> Result<()> {
+    let mut points = Vec::new();
+    for nodes in NODES {
+        let bytes = zonelists::guest(update, usize::from(nodes))?.zonelist_bytes();
+        points.push((f64::from(nodes), f64::from(u32::try_from(bytes)?)));
+    }
+    let what = "memory of all zonelists, one for each node";
+    ends(findings, ("bytes", "nodes"), what, &points);
+    findings.series("bytes-by-nodes", ("nodes", "B"), what, points);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //!
 //! | file | measures |
 //! |---|---|
-//! | `subject` | the schemes as all of it sees them |
+//! | `subject`, `zonelists` | the schemes as all of it sees them |
 //! | `speed` | allocations that nothing hinders, beside those without a constraint |
 //! | `updates` | the time of an update |
 //! | `races` | allocations beside updates: retries, and OOMs that need not be |
@@ -15,10 +15,12 @@ mod races;
 mod speed;
 mod subject;
 mod updates;
+mod zonelists;
 
 use std::fmt;
 
 use anyhow::Result;
+use guest_driver::page_alloc::ZonelistUpdate;
 use guest_driver::placement::Scheme;
 
 use crate::experiment::{Case, Context, Experiment, Repeats};
@@ -35,6 +37,8 @@ parameters! {
     pub(super) struct Settings {
         scheme: Vec<Scheme>, Several::any(), Scheme::ALL.to_vec(), Scheme::ALL.to_vec(),
             "ways to update the nodes of a cpuset and its policies";
+        zonelists: Vec<ZonelistUpdate>, Several::any(), ZonelistUpdate::ALL.to_vec(),
+            ZonelistUpdate::ALL.to_vec(), "ways to update zonelists";
         policy: Vec<Asks>, Several::any(), vec![Asks::Bind], vec![Asks::Bind, Asks::Default],
             "policy of the allocations: of a VMA that is bound to the nodes of the cpuset, or none";
         turns: usize, Whole(1, 1000), 9, 41,
@@ -49,6 +53,7 @@ impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpuset(scheme, asks) => write!(f, "cpuset-{scheme}-{asks}"),
+            Self::Zonelist(update) => write!(f, "zonelist-{update}"),
         }
     }
 }
@@ -58,6 +63,9 @@ impl Case for Which {
         match self {
             Self::Cpuset(scheme, asks) => {
                 Place { table: format!("cpuset-{asks}"), column: scheme.to_string() }
+            }
+            Self::Zonelist(update) => {
+                Place { table: "zonelist".to_owned(), column: update.to_string() }
             }
         }
     }
@@ -83,14 +91,22 @@ impl Experiment for Placing {
     fn cases(&self, settings: &Settings) -> Vec<Which> {
         let by =
             |&asks: &Asks| settings.scheme.iter().map(move |&scheme| Which::Cpuset(scheme, asks));
-        settings.policy.iter().flat_map(by).collect()
+        let zonelists = settings.zonelists.iter().map(|&update| Which::Zonelist(update));
+        settings.policy.iter().flat_map(by).chain(zonelists).collect()
     }
 
     fn run(&self, &which: &Which, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
         let mut findings = Findings::default();
         speed::run(which, settings, context, &mut findings)?;
-        updates::run(which, settings, context, &mut findings)?;
-        races::run(which, settings, context, &mut findings)?;
+        if which.updates() {
+            updates::run(which, settings, context, &mut findings)?;
+            races::run(which, settings, context, &mut findings)?;
+        } else {
+            findings.note(
+                "Updates are left out: real threads do not stand still while the lists are overwritten. \
+                 The explorer has them.",
+            );
+        }
         bytes::run(which, context, &mut findings)?;
         findings.note(
             "Real threads on a machine that others may use: ratios hold, since both sides take turns; \

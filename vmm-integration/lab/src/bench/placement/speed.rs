@@ -2,22 +2,22 @@
 
 //! Allocations that the first walk serves, with a scheme and without any constraint in turns.
 //!
-//! What memory lies where matters by itself, so each turn has new memory. Beside an updating thread both
+//! What memory lies where matters by itself, so each turn has new memory: the same for both sides, but for
+//! zonelists, which a guest has of one kind. Beside an updating thread both
 //! sides have one: allocations without a constraint beside updates that nobody reads.
 
 use std::hint::black_box;
 use std::panic::resume_unwind;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use guest_driver::page_alloc::Mm;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Settings;
-use super::subject::{Anywhere, CPUS, Flip, Subject, Which};
+use super::subject::{CPUS, Flip, Subject, Which};
 use crate::bench::pairs::{Estimate, orders};
 use crate::experiment::Context;
 use crate::progress;
@@ -33,25 +33,24 @@ pub(super) fn run(
     context: &Context<'_>,
     findings: &mut Findings,
 ) -> Result<()> {
-    for (threads, updating) in LOADS {
+    for (threads, updating) in LOADS.into_iter().filter(|load| !load.1 || which.updates()) {
         context.progress.say(&format!("{threads} threads, updates: {updating}"));
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         for scheme_first in orders(context.seed, settings.turns) {
             progress::check()?;
-            let world = which.world(Flip::Shrink, 0)?;
-            let anywhere = Anywhere(Arc::clone(&world.mm));
+            let world = which.world(Flip::Shrink, which.size())?;
             let subject = world.subject.as_ref();
             let turn = |allocating: &dyn Subject| {
                 let share = (threads, settings.allocations);
-                slice(&world.mm, allocating, updating.then_some(subject), share)
+                slice(allocating, updating.then_some(subject), share)
             };
             // The lists of the CPUs are filled, and the caches warm.
-            turn(&anywhere)?;
+            turn(&world.anywhere)?;
             let (with, without) = if scheme_first {
                 let with = turn(subject)?;
-                (with, turn(&anywhere)?)
+                (with, turn(&world.anywhere)?)
             } else {
-                let without = turn(&anywhere)?;
+                let without = turn(&world.anywhere)?;
                 (turn(subject)?, without)
             };
             rates.push(1e9 / with.clock);
@@ -62,7 +61,7 @@ pub(super) fn run(
     }
     findings.note(
         "A thread allocates a page and frees it, over and over. A ratio is the CPU time of that over the time \
-         without a constraint, in turns in the same memory; low to high is an interval that holds the \
+         without a constraint (of zonelists: with lists that are overwritten), in turns; low to high is an interval that holds the \
          true median. Rates are by the clock.",
     );
     Ok(())
@@ -116,7 +115,6 @@ fn cpu_time() -> Duration {
 
 /// Every thread makes its share of allocations, each freed at once.
 fn slice(
-    mm: &Mm,
     allocating: &dyn Subject,
     updated: Option<&dyn Subject>,
     (threads, share): (usize, u32),
@@ -131,7 +129,7 @@ fn slice(
                 let (clock, on_cpu) = (Instant::now(), cpu_time());
                 for _ in 0..share {
                     let page = black_box(allocating.allocate(cpu)).page?;
-                    mm.free(cpu, page);
+                    allocating.free(cpu, page);
                 }
                 let each = |time: Duration| time.as_secs_f64() * 1e9 / f64::from(share);
                 let cpu = each(cpu_time().saturating_sub(on_cpu));
@@ -166,16 +164,19 @@ fn slice(
 mod tests {
     use super::super::subject::Asks;
     use super::*;
+    use guest_driver::page_alloc::ZonelistUpdate;
     use guest_driver::placement::Scheme;
 
     #[test]
     fn every_scheme_allocates_beside_updates() {
-        for &scheme in Scheme::ALL {
-            let world = Which::Cpuset(scheme, Asks::Bind).world(Flip::Shrink, 0).unwrap();
+        let cpusets = Scheme::ALL.iter().map(|&scheme| Which::Cpuset(scheme, Asks::Bind));
+        let zonelists = ZonelistUpdate::ALL.iter().map(|&update| Which::Zonelist(update));
+        for which in cpusets.chain(zonelists) {
+            let world = which.world(Flip::Shrink, which.size()).unwrap();
             let subject = world.subject.as_ref();
             for threads in [1, CPUS] {
-                let took = slice(&world.mm, subject, Some(subject), (threads, 1_000)).unwrap();
-                assert!(took.clock > 0.0 && took.cpu > 0.0, "{scheme}: {took:?}");
+                let took = slice(subject, Some(subject), (threads, 1_000)).unwrap();
+                assert!(took.clock > 0.0 && took.cpu > 0.0, "{which}: {took:?}");
             }
             world.mm.validate().unwrap();
         }

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A scheme in a guest of two nodes, as a program that allocates and one that updates see it.
+//! A scheme in a guest, as threads that allocate and one that updates see it.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use guest_driver::page_alloc::{
-    AllocRequest, Geometry, Layout, Mm, NodeMask, Pfn, ZoneLayout, ZoneType,
+    AllocRequest, Geometry, Layout, Mm, NodeMask, Pfn, ZoneLayout, ZoneType, ZonelistUpdate,
 };
 use guest_driver::placement::{
     Ask, CpusetId, Outcome, Placement, Policy, Scheme, Setup, TaskId, TaskSetup, Vma,
 };
+
+use super::zonelists::{self, OfZonelists};
 
 /// The nodes. Their masks have a word each, so that a reader may see half of an update.
 pub(super) const NODES: [u8; 2] = [0, 64];
@@ -26,6 +28,8 @@ const MOST_TRIES: u32 = 1_000;
 pub(in crate::bench) enum Which {
     /// A way to update cpusets, under allocations of this kind.
     Cpuset(Scheme, Asks),
+    /// A way to update zonelists.
+    Zonelist(ZonelistUpdate),
 }
 
 /// The policy of the allocations.
@@ -43,9 +47,10 @@ pub(in crate::bench) enum Asks {
 /// How the two states differ between which an update goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flip {
-    /// The first node is always allowed: no allocation that takes from it sees anything.
+    /// The first node is always allowed, so no allocation that takes from it need wait. Of zonelists: they
+    /// stay as they are.
     Shrink,
-    /// Either node, never both.
+    /// Either node, never both. Of zonelists: a zone leaves, and comes back.
     Move,
 }
 
@@ -64,6 +69,9 @@ pub(super) trait Subject: Send + Sync {
     /// Allocates a page on this CPU.
     fn allocate(&self, cpu: usize) -> Got;
 
+    /// Frees it there.
+    fn free(&self, cpu: usize, page: Pfn);
+
     /// Makes an update, between two states in turn.
     ///
     /// # Errors
@@ -75,21 +83,54 @@ pub(super) trait Subject: Send + Sync {
 pub(super) struct World {
     pub(super) mm: Arc<Mm>,
     pub(super) subject: Box<dyn Subject>,
+    /// What it is compared with.
+    pub(super) anywhere: Anywhere,
 }
 
 impl Which {
-    /// A new guest, in which a task for each CPU allocates, and `idle` more share their cpuset.
+    /// A new guest, in which a task for each CPU allocates: of `size` tasks in all, which share a cpuset, or
+    /// of `size` nodes for zonelists.
     ///
     /// # Errors
     /// If the scheme refuses its tasks.
-    pub(super) fn world(self, flip: Flip, idle: usize) -> Result<World> {
+    pub(super) fn world(self, flip: Flip, size: usize) -> Result<World> {
         match self {
             Self::Cpuset(scheme, asks) => {
                 let mm = Arc::new(guest());
-                let subject = Box::new(Cpuset::new(&mm, (scheme, asks), flip, idle)?);
-                Ok(World { mm, subject })
+                let subject = Box::new(Cpuset::new(&mm, (scheme, asks), flip, size.max(CPUS))?);
+                let anywhere = Anywhere(Arc::clone(&mm), AllocRequest::movable(0));
+                Ok(World { mm, subject, anywhere })
+            }
+            Self::Zonelist(update) => {
+                let mm = Arc::new(zonelists::guest(update, size)?);
+                let subject = Box::new(OfZonelists::new(&mm, flip));
+                // Another guest, in which readers of zonelists do nothing for the sake of updates.
+                let without = Arc::new(zonelists::guest(ZonelistUpdate::Overwrite, size)?);
+                Ok(World { mm, subject, anywhere: Anywhere(without, zonelists::request()) })
             }
         }
+    }
+
+    /// What grows from one point to the next of its curve, and the sizes.
+    pub(super) fn sizes(self) -> (&'static str, &'static [usize]) {
+        match self {
+            Self::Cpuset(..) => ("tasks", &[2, 10, 100, 1_000]),
+            Self::Zonelist(_) => ("nodes", &[1, 4, 16, 64, 128]),
+        }
+    }
+
+    /// The size of what is measured with one only.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Self::Cpuset(..) => CPUS,
+            Self::Zonelist(_) => 1,
+        }
+    }
+
+    /// Whether real threads can show what an update does.
+    pub(super) fn updates(self) -> bool {
+        // They do not stand still while lists are overwritten.
+        self != Self::Zonelist(ZonelistUpdate::StopMachine)
     }
 }
 
@@ -105,11 +146,15 @@ fn guest() -> Mm {
 }
 
 /// Allocations without a constraint, which are never updated.
-pub(super) struct Anywhere(pub(super) Arc<Mm>);
+pub(super) struct Anywhere(Arc<Mm>, AllocRequest);
 
 impl Subject for Anywhere {
     fn allocate(&self, cpu: usize) -> Got {
-        Got { page: self.0.alloc(cpu, AllocRequest::movable(0)).ok(), ..Got::default() }
+        Got { page: self.0.alloc(cpu, self.1).ok(), ..Got::default() }
+    }
+
+    fn free(&self, cpu: usize, page: Pfn) {
+        self.0.free(cpu, page);
     }
 
     fn update(&self, _: u64) -> Result<()> {
@@ -123,7 +168,7 @@ struct Cpuset {
 }
 
 impl Cpuset {
-    fn new(mm: &Arc<Mm>, (scheme, asks): (Scheme, Asks), flip: Flip, idle: usize) -> Result<Self> {
+    fn new(mm: &Arc<Mm>, (scheme, asks): (Scheme, Asks), flip: Flip, tasks: usize) -> Result<Self> {
         let [first, second] = NODES.map(NodeMask::of);
         let sides = match flip {
             Flip::Shrink => [first.union(second), first],
@@ -134,8 +179,7 @@ impl Cpuset {
             Asks::Bind => Policy::bind(first.union(second)),
         };
         let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![vma] };
-        let setup =
-            Setup { cpusets: vec![sides[0]], tasks: vec![task; CPUS + idle], ..Setup::default() };
+        let setup = Setup { cpusets: vec![sides[0]], tasks: vec![task; tasks], ..Setup::default() };
         let placement = Placement::new(Arc::clone(mm), scheme, &setup)?;
         Ok(Self { placement, sides })
     }
@@ -148,6 +192,10 @@ impl Subject for Cpuset {
         let ask = Ask { task, vma, cpu, request, most_tries: MOST_TRIES };
         let Outcome { page, restarts, abandoned, .. } = self.placement.ask(&ask);
         Got { page: page.ok(), restarts, abandoned }
+    }
+
+    fn free(&self, cpu: usize, page: Pfn) {
+        self.placement.mm().free(cpu, page);
     }
 
     fn update(&self, turn: u64) -> Result<()> {

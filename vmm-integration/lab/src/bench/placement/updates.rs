@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The time of an update: with nobody there, beside a thread that allocates, and with many tasks.
+//! The time of an update: with nobody there, beside a thread that allocates, and with many tasks or nodes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,15 +9,13 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 
 use super::Settings;
-use super::subject::{CPUS, Flip, Which, World};
+use super::subject::{Flip, Which, World};
 use crate::experiment::Context;
 use crate::progress;
 use crate::store::Findings;
 
 /// No time that is measured is longer, in nanoseconds.
 const HOUR_NS: u64 = 3600 * 1_000_000_000;
-/// Tasks that share the cpuset, for the curve.
-const TASKS: [usize; 4] = [2, 10, 100, 1_000];
 /// The fewest updates of a point, however long they take.
 const LEAST: u64 = 20;
 
@@ -30,33 +28,35 @@ pub(super) fn run(
 ) -> Result<()> {
     context.progress.say("time of an update");
     let time = Duration::from_secs_f64(settings.seconds);
-    let quiet = times(&which.world(Flip::Shrink, 0)?, time, false)?;
-    let beside = times(&which.world(Flip::Shrink, 0)?, time, true)?;
+    let quiet = times(&which.world(Flip::Shrink, which.size())?, time, false)?;
+    let beside = times(&which.world(Flip::Shrink, which.size())?, time, true)?;
     for (name, times, when) in [
         ("update", &quiet, "while nothing is allocated"),
         ("update-beside", &beside, "beside a thread that allocates"),
     ] {
         for (quantile, suffix) in [(0.5, "p50"), (0.99, "p99")] {
-            let what = format!("an update of a cpuset of two tasks, {when}");
+            let what = match which {
+                Which::Cpuset(..) => format!("an update of a cpuset of two tasks, {when}"),
+                Which::Zonelist(_) => {
+                    format!("to build the lists of a node with two zones, {when}")
+                }
+            };
             findings.figure(&format!("{name}-{suffix}"), at(times, quantile), "ns", &what);
         }
     }
     let (mut middle, mut slow) = (Vec::new(), Vec::new());
-    for tasks in TASKS {
-        let world = which.world(Flip::Shrink, tasks.saturating_sub(CPUS))?;
+    let (unit, sizes) = which.sizes();
+    for &size in sizes {
+        let world = which.world(Flip::Shrink, size)?;
         let times = times(&world, time / 4, true)?;
-        let x = f64::from(u32::try_from(tasks)?);
+        let x = f64::from(u32::try_from(size)?);
         middle.push((x, at(&times, 0.5)));
         slow.push((x, at(&times, 0.99)));
     }
-    let units = ("tasks", "ns");
-    findings.series(
-        "update-p50",
-        units,
-        "median time of an update, by tasks in the cpuset",
-        middle,
-    );
-    findings.series("update-p99", units, "the 99th percentile of that", slow);
+    let what = format!("median time of an update, by {unit}");
+    findings.series("update-p50", (unit, "ns"), &what, middle);
+    let what = format!("the 99th percentile of the time of an update, by {unit}");
+    findings.series("update-p99", (unit, "ns"), &what, slow);
     Ok(())
 }
 
@@ -67,14 +67,14 @@ fn at(times: &Histogram<u64>, quantile: f64) -> f64 {
 
 /// Nanoseconds of updates without a pause.
 fn times(world: &World, time: Duration, beside: bool) -> Result<Histogram<u64>> {
-    let World { mm, subject } = world;
+    let subject = &world.subject;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let allocating = beside.then(|| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     if let Some(page) = subject.allocate(0).page {
-                        mm.free(0, page);
+                        subject.free(0, page);
                     }
                 }
             })
