@@ -151,13 +151,23 @@ impl Point {
         }
     }
 
-    /// Counts as a load.
+    /// Counts as a load, of no ordering.
     #[inline]
     pub(crate) fn pass(&self) {
         #[cfg(feature = "shuttle")]
         match &self.watched {
-            Some(point) => drop(point.load(Ordering::Acquire)),
-            None => cost::load(Ordering::Acquire),
+            Some(point) => drop(point.load(Ordering::Relaxed)),
+            None => cost::load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts as a store, of no ordering.
+    #[inline]
+    pub(crate) fn pass_store(&self) {
+        #[cfg(feature = "shuttle")]
+        match &self.watched {
+            Some(point) => point.store(false, Ordering::Relaxed),
+            None => cost::store(Ordering::Relaxed),
         }
     }
 }

@@ -10,7 +10,8 @@ use core::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use guest_driver::page_alloc::{
-    AllocRequest, Geometry, Layout, MigrateType, Mm, NodeMask, Pfn, ZoneId, ZoneLayout, ZoneType,
+    AllocRequest, Geometry, KernelSemantics, Layout, MigrateType, Mm, NodeMask, Pfn, ZoneId,
+    ZoneLayout, ZoneType, ZonelistUpdate,
 };
 use guest_driver::placement::{
     Ask, CpusetId, Placement, Policy, Scheme, Setup, TaskId, TaskSetup, Vma,
@@ -87,6 +88,9 @@ pub fn count_all() -> Result<Vec<Counted>, String> {
         all.push(counted(name, What::FastWalk, || alloc(&mm))?);
         fill_to_low(&mm)?;
         all.push(counted(name, What::SlowWalk, || alloc(&mm))?);
+        for &update in ZonelistUpdate::ALL {
+            zonelists(&mut all, update)?;
+        }
         for (policy, vma) in [("none", Policy::DEFAULT), ("bind", Policy::bind(both()))] {
             for &scheme in Scheme::ALL {
                 placement(&mut all, scheme, (policy, vma))?;
@@ -123,15 +127,35 @@ fn both() -> NodeMask {
     NODES.into_iter().collect()
 }
 
+/// Counts what an allocation pays for the way in which zonelists are updated, and an update.
+fn zonelists(all: &mut Vec<Counted>, update: ZonelistUpdate) -> Result<(), String> {
+    let name = ("zonelists", update.name(), "none");
+    let mm = guest_of(KernelSemantics { zonelists: update, ..KernelSemantics::V6_19 });
+    let alloc = || mm.alloc(0, PAGE).map_err(|error| error.to_string());
+    all.push(counted(name, What::FastWalk, alloc)?);
+    fill_to_low(&mm)?;
+    all.push(counted(name, What::SlowWalk, alloc)?);
+    let rebuild = || {
+        mm.rebuild_zonelists();
+        Ok(())
+    };
+    all.push(counted(name, What::Update, rebuild)?);
+    Ok(())
+}
+
 /// Two nodes with a section each.
 fn guest() -> Mm {
+    guest_of(KernelSemantics::V6_19)
+}
+
+fn guest_of(semantics: KernelSemantics) -> Mm {
     let zone = |(at, node): (usize, u8)| ZoneLayout {
         node,
         kind: ZoneType::Movable,
         sections: std::iter::once(at..at + 1).collect(),
     };
     let zones = NODES.into_iter().enumerate().map(zone).collect();
-    Mm::new(&Layout { zones, ..Layout::flat(GEOMETRY, 1, NODES.len()) })
+    Mm::new(&Layout { zones, semantics, ..Layout::flat(GEOMETRY, 1, NODES.len()) })
 }
 
 /// How often something is done, of which the cheapest counts: an allocation that finds its CPU's list

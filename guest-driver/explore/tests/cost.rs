@@ -3,6 +3,7 @@
 //! What is counted is what the code did, and the same each time.
 
 use explore::cost::{What, count_all, table};
+use guest_driver::page_alloc::ZonelistUpdate;
 use guest_driver::placement::Scheme;
 use guest_driver::sync::cost::{Cost, cost_of};
 use guest_driver::sync::{AtomicU64, Lock, Ordering, fence};
@@ -82,4 +83,26 @@ fn sequence_count_costs_the_fast_walk_no_locked_instruction() {
     };
     assert_eq!(of(Scheme::CheckAtRetry).rmws, 0);
     assert!(of(Scheme::CountedCopy).rmws > 0);
+}
+
+/// An update of zonelists is paid for in the slow path and by the writer. A read section of RCU is counted in
+/// the model; Linux's costs nothing.
+#[test]
+fn fast_walk_pays_nothing_for_zonelist_updates() {
+    let all = count_all().expect("there is memory");
+    let of = |update: ZonelistUpdate, what| {
+        let found = all.iter().find(|counted| {
+            (counted.model, &*counted.scheme, counted.what) == ("zonelists", update.name(), what)
+        });
+        found.map(|counted| counted.cost).expect("it is counted")
+    };
+    let plain = of(ZonelistUpdate::Overwrite, What::FastWalk);
+    assert_eq!((plain.rmws, plain.acquires, plain.full_barriers), (0, 0, 0));
+    for &update in ZonelistUpdate::ALL.iter().filter(|&&update| update != ZonelistUpdate::Rcu) {
+        assert_eq!(of(update, What::FastWalk), plain, "{update}");
+    }
+    assert_eq!(of(ZonelistUpdate::Rcu, What::FastWalk).rmws, 2);
+    let slow = |update| of(update, What::SlowWalk).loads;
+    // The count before the walk, and before the try.
+    assert_eq!(slow(ZonelistUpdate::SequenceCount), slow(ZonelistUpdate::Overwrite) + 2);
 }

@@ -42,9 +42,9 @@ impl Zonelists {
         }
     }
 
-    /// A step that others may come before.
+    /// A store that others may come before.
     fn step(&self) {
-        self.point.pass();
+        self.point.pass_store();
     }
 
     /// The same with an interrupt, perhaps.
