@@ -155,6 +155,37 @@ impl Surroundings for Recorder {
     }
 }
 
+/// Walks the lists at each step of an update, and collects what walks find.
+struct Walker {
+    mm: OnceLock<std::sync::Weak<Mm>>,
+    found: Mutex<Vec<Vec<ZoneId>>>,
+}
+
+impl Surroundings for Walker {
+    fn interruptible(&self) {
+        let Some(mm) = self.mm.get().and_then(std::sync::Weak::upgrade) else { return };
+        let found = walked(&mm, UNMOVABLE);
+        self.found.lock().expect("no thread has panicked").push(found);
+    }
+}
+
+#[test]
+fn copy_behind_the_list_keeps_zones_visible() {
+    let hides_a_zone = |update| {
+        let mm = Arc::new(mm(update));
+        let walker = Arc::new(Walker { mm: OnceLock::new(), found: Mutex::default() });
+        let _ = walker.mm.set(Arc::downgrade(&mm));
+        assert!(mm.set_surroundings(walker.clone()).is_ok());
+        mm.offline_block(1, &Nothing, &|| false).unwrap();
+        mm.online_block(1).unwrap();
+        let found = walker.found.lock().unwrap();
+        assert!(!found.is_empty());
+        found.iter().any(|walk| !walk.contains(&NORMAL) || !walk.contains(&REMOTE))
+    };
+    assert!(hides_a_zone(ZonelistUpdate::Overwrite));
+    assert!(!hides_a_zone(ZonelistUpdate::AppendAndTerminate));
+}
+
 #[test]
 fn only_updates_of_2023_meet_interrupts_or_console() {
     let seen = |update| {
