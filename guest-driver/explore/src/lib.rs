@@ -48,6 +48,7 @@ pub const MODELS: &[Entry] = &[
     Entry::of::<scenarios::reporting::Reporting>(),
     Entry::of::<scenarios::placement::Places>(),
     Entry::of::<scenarios::shared_page_tables::SharedPageTables>(),
+    Entry::of::<scenarios::zonelists::Updates>(),
 ];
 
 /// The model of this name.

@@ -5,3 +5,4 @@
 pub mod placement;
 pub mod reporting;
 pub mod shared_page_tables;
+pub mod zonelists;
