@@ -90,7 +90,7 @@ impl<R: Rules> Protocol for InPlace<R> {
             let mut limits = Limits::<R> {
                 task,
                 nodemask,
-                atomic: false,
+                atomic: request.atomic,
                 flaw: self.flaw,
                 most_tries,
                 tally,

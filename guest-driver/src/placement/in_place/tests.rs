@@ -183,3 +183,26 @@ fn policies_follow_every_two_updates() {
     follows::<IntersectionCheck>();
     follows::<NoRebind>();
 }
+
+#[test]
+fn atomic_allocation_leaves_its_cpuset() {
+    let zone = |node: u8| crate::page_alloc::ZoneLayout {
+        node,
+        kind: crate::page_alloc::ZoneType::Movable,
+        sections: core::iter::once(usize::from(node)..usize::from(node) + 1).collect(),
+    };
+    let geometry = crate::page_alloc::Geometry::TINY;
+    let flat = crate::page_alloc::Layout::flat(geometry, 1, 2);
+    let mm = Mm::new(&crate::page_alloc::Layout { zones: vec![zone(0), zone(1)], ..flat });
+    let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![] };
+    let setup = Setup { cpusets: vec![mask(0b1)], tasks: vec![task], ..Setup::default() };
+    let placement = InPlace::<CheckAtRetry>::new(&setup).expect("it has nodes");
+    let node = |order, atomic| {
+        let request = AllocRequest { atomic, ..AllocRequest::movable(order) };
+        let ask = Ask { task: TaskId(0), vma: None, cpu: 0, request, most_tries: 9 };
+        let page = placement.alloc(&mm, &ask).page.ok()?;
+        mm.zone_of(page).map(|zone| zone.0)
+    };
+    // All of the cpuset's node, and then what it may use only if it may not wait.
+    assert_eq!((node(3, false), node(0, false), node(0, true)), (Some(0), None, Some(1)));
+}
