@@ -8,12 +8,14 @@
 //! | `setting` | what a scenario consists of |
 //! | `catalogue` | the configurations by name |
 //! | `history` | which nodes were valid when, beside the model |
+//! | `reclaim` | what direct reclaim does |
 //! | `world` | what the actors share, and how an allocation is judged |
 //! | `scenario` | the model: world and actors of a scenario |
 
 mod catalogue;
 mod history;
 mod invariant;
+mod reclaim;
 mod scenario;
 mod setting;
 mod world;

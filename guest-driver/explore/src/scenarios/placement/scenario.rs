@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::catalogue;
 use super::history::History;
 use super::invariant::Holds;
+use super::reclaim::Endless;
 use super::setting::{Asked, Scenario, Setting, set};
 use super::world::{Only, World};
 use crate::{Actor, Configuration, Model, Notes, Run};
@@ -39,6 +40,10 @@ impl Model for Places {
         }
         let mm = Arc::new(Mm::new(&layout(scenario)));
         fill(&mm, scenario)?;
+        if scenario.reclaims {
+            let endless = Arc::new(Endless { roomy: scenario.roomy() });
+            mm.set_reclaim(endless).map_err(|_| "there is something to reclaim already")?;
+        }
         let task = TaskSetup {
             cpuset: CpusetId(0),
             policy: scenario.policy.policy(),

@@ -4,7 +4,9 @@
 
 use super::super::invariant::Holds;
 use super::parts::{Named, candidate, good, wrong};
-use super::scenarios::{ALL, COMES_BACK, ONE_WORD, OVERLAP, PAIRS, TWO_WORDS, VMA_FLIP, VMA_PAIRS};
+use super::scenarios::{
+    ALL, COMES_BACK, FULL_NODE, ONE_WORD, OVERLAP, PAIRS, TWO_WORDS, VMA_FLIP, VMA_PAIRS,
+};
 use guest_driver::placement::{Flaw, Scheme};
 
 /// All of them.
@@ -33,7 +35,7 @@ pub(super) fn all() -> Vec<Named> {
 const NO_OOM: &[Holds] = &[Holds::NoOomWhileANodeCanServe];
 
 fn known_bad() -> Vec<Named> {
-    use Scheme::{CheckAtRetry, InPlace, NoRebind, TwoScopes, TwoStep};
+    use Scheme::{CheckAtRetry, InPlace, IntersectionCheck, NoRebind, TwoScopes, TwoStep};
     vec![
         wrong(
             "in-place",
@@ -62,6 +64,13 @@ fn known_bad() -> Vec<Named> {
             (TwoScopes, None),
             VMA_FLIP,
             NO_OOM,
+        ),
+        wrong(
+            "intersection-check-endless-retry",
+            "reclaim makes progress on a node that is new, and the walk begins behind it",
+            (IntersectionCheck, None),
+            FULL_NODE,
+            &[Holds::TriesBoundedByUpdates],
         ),
         wrong(
             "check-at-retry-remembers-policy-nodes",
