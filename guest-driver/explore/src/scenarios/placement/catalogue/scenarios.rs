@@ -147,6 +147,15 @@ pub(super) const UPDATES: Scenario = Scenario {
     ..BOUND_FLIP
 };
 
+/// Update after update, beside one task that allocates again and again.
+pub(super) const MANY_UPDATES: Scenario = Scenario {
+    name: "many-updates",
+    updates: &[&[1], &[0], &[1], &[0], &[1], &[0], &[1], &[0]],
+    tasks: 1,
+    pages: 6,
+    ..FLIP
+};
+
 /// Those that every scheme that is meant to work must stand.
 pub(super) const ALL: [Scenario; 12] = [
     FLIP,

@@ -4,7 +4,9 @@
 
 use super::super::invariant::Holds;
 use super::parts::{Named, good, wrong};
-use super::scenarios::{ALL, BOUND_FLIP, FLIP, LEFT_NODE, LEFT_VMA, NO_MEMORY, UPDATES, VMA_FLIP};
+use super::scenarios::{
+    ALL, BOUND_FLIP, FLIP, LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, UPDATES, VMA_FLIP,
+};
 use crate::Kind::{Candidate, KnownBad};
 use guest_driver::placement::{Flaw, Scheme};
 
@@ -12,7 +14,7 @@ use guest_driver::placement::{Flaw, Scheme};
 pub(super) fn all() -> Vec<Named> {
     use Scheme::{CountedCopy, CountedZonelists, EpochCopy, LockedZonelists, SoftwallZonelists};
     let mut all = known_bad();
-    let more = [LEFT_NODE, LEFT_VMA, NO_MEMORY, UPDATES];
+    let more = [LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, UPDATES];
     for scheme in [CountedCopy, EpochCopy, CountedZonelists, LockedZonelists] {
         all.extend(ALL.into_iter().chain(more).map(|scenario| good(scheme, scenario)));
     }
@@ -45,7 +47,7 @@ fn known_bad() -> Vec<Named> {
             "epoch-copy-waits-for-one-epoch",
             "a reader looks which epoch it is, and joins it after that has been waited for",
             (EpochCopy, Some(Flaw::WaitsForOneEpoch)),
-            UPDATES,
+            MANY_UPDATES,
             USED,
         ),
         wrong(
