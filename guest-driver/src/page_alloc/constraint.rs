@@ -18,8 +18,11 @@ pub trait Constraint {
     /// The slow path begins, or begins again (`read_mems_allowed_begin`).
     fn begin(&mut self) {}
 
-    /// Direct reclaim begins, which may sleep, and need memory itself. [`Look::AfterReclaim`] ends it.
+    /// Direct reclaim begins, which may sleep, and need memory itself.
     fn before_reclaim(&mut self) {}
+
+    /// It has ended. The walk goes on before [`Look::AfterReclaim`].
+    fn after_reclaim(&mut self) {}
 
     /// Whether the slow path must begin again because the constraint has changed since
     /// (`check_retry_cpuset`).

@@ -168,10 +168,13 @@ impl Mm {
     }
 
     /// Whether anything was freed (`try_to_free_pages`).
-    fn reclaim(&self, cpu: usize, request: AllocRequest, constraint: &impl Constraint) -> bool {
+    fn reclaim(&self, cpu: usize, request: AllocRequest, constraint: &mut impl Constraint) -> bool {
+        let Some(reclaim) = self.reclaim.get() else { return false };
+        constraint.before_reclaim();
         let allowed = |node| constraint.in_nodemask(node) && constraint.allows(node);
-        let reclaim = self.reclaim.get();
-        reclaim.is_some_and(|reclaim| reclaim.reclaim(self, cpu, request, &allowed) > 0)
+        let progress = reclaim.reclaim(self, cpu, request, &allowed) > 0;
+        constraint.after_reclaim();
+        progress
     }
 
     /// Whether a zone would serve the request if all that can be freed in it were

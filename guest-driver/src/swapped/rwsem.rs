@@ -78,11 +78,7 @@ impl RwSem {
     /// # Panics
     /// With `deadlock: `, if that can never be.
     pub fn write(&self, party: Option<Party>) {
-        self.count.fetch_or(WAITING, Ordering::Relaxed);
-        self.watch(party, |Watched { waits, lock, turn }, party| {
-            waits.hold(party, *turn);
-            waits.wait(party, *lock);
-        });
+        self.wait_to_write(party);
         let take = |count: u64| (count == WAITING).then_some(WRITER);
         while self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, take).is_err() {
             sync::yield_now();
@@ -90,6 +86,15 @@ impl RwSem {
         self.watch(party, |Watched { waits, lock, .. }, party| {
             waits.waited(party);
             waits.hold(party, *lock);
+        });
+    }
+
+    /// Readers come after the writer from now on.
+    pub(crate) fn wait_to_write(&self, party: Option<Party>) {
+        self.count.fetch_or(WAITING, Ordering::Relaxed);
+        self.watch(party, |Watched { waits, lock, turn }, party| {
+            waits.hold(party, *turn);
+            waits.wait(party, *lock);
         });
     }
 
@@ -145,12 +150,7 @@ mod tests {
         let (task, writer) = (waits.party("the task"), waits.party("the writer"));
         let lock = RwSem::watched(Arc::clone(&waits), "the zonelists");
         lock.read(Some(task));
-        // The writer waits.
-        lock.count.fetch_or(WAITING, Ordering::Relaxed);
-        lock.watch(Some(writer), |watched, party| {
-            waits.hold(party, watched.turn);
-            waits.wait(party, watched.lock);
-        });
+        lock.wait_to_write(Some(writer));
         lock.read(Some(task));
     }
 

@@ -15,7 +15,7 @@ use crate::waits::{Party, Waits};
 pub struct Cpuset {
     /// Its zonelists.
     pub(super) set: Pointer,
-    lock: RwSem,
+    pub(super) lock: RwSem,
 }
 
 impl Cpuset {

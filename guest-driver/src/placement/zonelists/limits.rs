@@ -33,6 +33,8 @@ impl<'a, K: Keep> Limits<'a, K> {
         let cpuset = &scheme.cpusets[task.cpuset];
         let by = scheme.watch.as_ref().and_then(|watch| watch.task(ask.task.0));
         let wall = match ask.request.migratetype {
+            // In an interrupt, which has nothing to do with the task.
+            _ if ask.request.atomic => None,
             MigrateType::Movable => Some(Wall::Hard),
             // The kernel's own.
             _ => scheme.shape.softwall.then_some(Wall::Soft),
@@ -76,11 +78,12 @@ impl<'a, K: Keep> Limits<'a, K> {
         self.set.is_some_and(|set| self.cpuset.set.load() != Some(set)) || self.policy.has_changed()
     }
 
-    /// Takes the lock again after reclaim. Returns whether the set is another.
-    fn lock_again(&mut self) -> bool {
-        let before = self.set;
+    /// Holds what is current now, in the place of what it has held.
+    fn hold_again(&mut self) {
+        self.release();
         self.hold_set();
-        self.set != before
+        let of = (self.policy.task(), self.policy.vma());
+        self.policy = HeldPolicy::hold(&self.scheme.tasks, of, self.scheme.nodes(self.set));
     }
 }
 
@@ -96,10 +99,7 @@ impl<K: Keep> Constraint for Limits<'_, K> {
     fn begin(&mut self) {
         self.tally.begin();
         if self.is_stale {
-            self.release();
-            self.hold_set();
-            let of = (self.policy.task(), self.policy.vma());
-            self.policy = HeldPolicy::hold(&self.scheme.tasks, of, self.scheme.nodes(self.set));
+            self.hold_again();
             self.is_stale = false;
         }
     }
@@ -110,12 +110,21 @@ impl<K: Keep> Constraint for Limits<'_, K> {
         }
     }
 
+    fn after_reclaim(&mut self) {
+        if self.set.is_some() && !self.holds_set {
+            let before = self.set;
+            self.hold_set();
+            if self.set != before {
+                // Whether the policy intersects was looked at for the set of before.
+                self.hold_again();
+                self.is_stale = true;
+            }
+        }
+    }
+
     fn must_restart(&mut self, at: Look) -> bool {
         if at == Look::TopOfRetry {
             self.tally.try_once();
-        }
-        if at == Look::AfterReclaim && !self.holds_set {
-            self.is_stale |= self.lock_again();
         }
         let looks = matches!(at, Look::BeforeOom | Look::NoPage) && !self.tally.abandoned;
         let trusts = self.scheme.tasks.flaw == Some(Flaw::TrustsItsCopy);
@@ -126,5 +135,64 @@ impl<K: Keep> Constraint for Limits<'_, K> {
     fn zonelist(&self, node: u8, movable: bool) -> Option<&[Zoneref]> {
         let (set, wall) = (self.set?, self.wall?);
         Some(self.scheme.sets.get(set).list(node, movable, wall))
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::super::keep::{ByLock, Watch};
+    use super::*;
+    use crate::page_alloc::{AllocRequest, Geometry, Layout, Mm, NodeMask};
+    use crate::placement::{CpusetId, Policy, Protocol, Setup, TaskId, TaskSetup};
+    use alloc::sync::Arc;
+    use alloc::vec;
+
+    /// One task in one cpuset, whose waits are watched.
+    fn scheme(flaw: Flaw) -> Zonelists<ByLock> {
+        let mm = Arc::new(Mm::new(&Layout::flat(Geometry::TINY, 1, 1)));
+        let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![] };
+        let (cpusets, tasks) = (vec![NodeMask::of(0)], vec![task]);
+        let setup = Setup { cpusets, tasks, flaw: Some(flaw) };
+        Zonelists::locked(mm, &setup, Arc::default()).expect("there are nodes and memory")
+    }
+
+    fn ask() -> Ask {
+        let request = AllocRequest::movable(0);
+        Ask { task: TaskId(0), vma: None, cpu: 0, request, most_tries: 1 }
+    }
+
+    /// Reclaim allocates for the task that waits for memory, behind an update that waits for the task.
+    #[test]
+    #[should_panic(
+        expected = "deadlock: task 0 waits for its turn at the zonelists of cpuset 0, which \
+                               the writer holds, who waits for the zonelists of cpuset 0, which task 0 \
+                               holds"
+    )]
+    fn lock_kept_across_reclaim_is_a_deadlock() {
+        let scheme = scheme(Flaw::LocksAcrossReclaim);
+        let mut limits = Limits::new(&scheme, &ask());
+        limits.before_reclaim();
+        scheme.cpusets[0].lock.wait_to_write(scheme.watch.as_ref().map(Watch::writer));
+        let _ = Limits::new(&scheme, &ask());
+    }
+
+    #[test]
+    fn update_during_reclaim_begins_the_walk_again() {
+        // A mistake that has its turn elsewhere, so that waits are watched.
+        let scheme = scheme(Flaw::TrustsItsCopy);
+        let mut limits = Limits::new(&scheme, &ask());
+        limits.before_reclaim();
+        let again = Limits::new(&scheme, &ask()).end(Err(AllocError::OutOfMemory));
+        assert!(again.page.is_err());
+        limits.after_reclaim();
+        assert!(!limits.must_restart(Look::AfterReclaim));
+        limits.before_reclaim();
+        scheme.set_mems(CpusetId(0), NodeMask::first_nodes(2)).unwrap();
+        limits.after_reclaim();
+        assert!(limits.must_restart(Look::AfterReclaim));
+        limits.begin();
+        assert!(!limits.must_restart(Look::AfterReclaim));
+        assert_eq!(limits.set, scheme.cpusets[0].set.load());
+        limits.end(Err(AllocError::OutOfMemory));
     }
 }
