@@ -71,7 +71,7 @@ fn walks_are_counted_exactly() {
 
 /// What the proposals of 2017 pay for not looking again, and Linux does not.
 #[test]
-fn sequence_count_costs_the_fast_walk_no_locked_instruction() {
+fn sequence_count_costs_the_fast_walk_no_lock() {
     let all = count_all().expect("there is memory");
     let of = |scheme: Scheme| {
         let fast = all.iter().find(|counted| {

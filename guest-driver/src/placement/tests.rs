@@ -3,7 +3,7 @@
 //! Every scheme while nothing changes under an allocation.
 
 use super::*;
-use crate::page_alloc::{Geometry, Layout, MigrateType, ZoneLayout, ZoneType};
+use crate::page_alloc::{Geometry, Layout, MigrateType, NodeMask, ZoneLayout, ZoneType};
 use alloc::vec;
 
 /// The nodes that have memory, one section each.

@@ -2,8 +2,10 @@
 
 //! What limits one allocation: the copies that were current as it began.
 
-use super::super::swapping::{HeldPolicy, NodesCopy, Tally, Task};
-use super::super::{Ask, Flaw, Outcome, Vma};
+use super::super::protocol::{Ask, Outcome, Vma};
+use super::super::scheme::Flaw;
+use super::super::swapping::held::{HeldPolicy, Tally};
+use super::super::swapping::{NodesCopy, Task};
 use super::Copied;
 use crate::page_alloc::{AllocError, Constraint, Look, NodeMask, Pfn};
 use crate::swapped::{Grace, Handle};

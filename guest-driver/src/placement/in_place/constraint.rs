@@ -4,7 +4,8 @@
 
 use core::marker::PhantomData;
 
-use super::super::{Flaw, Outcome};
+use super::super::protocol::Outcome;
+use super::super::scheme::Flaw;
 use super::rules::{Rules, Sequence};
 use super::task::Task;
 use crate::page_alloc::{AllocError, AtomicNodeMask, Constraint, Look, NodeMask, Pfn};

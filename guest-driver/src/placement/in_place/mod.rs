@@ -15,10 +15,9 @@ use core::marker::PhantomData;
 
 use alloc::boxed::Box;
 
-use super::{
-    Ask, CpusetId, Flaw, Mempolicy, Mode, Outcome, Policy, Protocol, Setup, TaskId, UpdateError,
-    Vma,
-};
+use super::policy::{Mempolicy, Mode, Policy};
+use super::protocol::{Ask, CpusetId, Outcome, Protocol, Setup, TaskId, UpdateError, Vma};
+use super::scheme::Flaw;
 use crate::page_alloc::{AllocError, AllocRequest, AtomicNodeMask, Mm, NodeMask};
 use crate::sync::{Lock, Ordering};
 use constraint::{Limits, Tally, Walk};

@@ -6,8 +6,10 @@ use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 use alloc::boxed::Box;
 
+use super::super::policy::{Mempolicy, Mode, Nodes, Policy};
+use super::super::protocol::{CpusetId, TaskSetup, UpdateError};
+use super::super::scheme::Flaw;
 use super::super::sequence::SeqCount;
-use super::super::{CpusetId, Flaw, Mempolicy, Mode, Nodes, Policy, TaskSetup, UpdateError};
 use super::rules::{Rules, Sequence};
 use crate::page_alloc::{AtomicNodeMask, NodeMask};
 use crate::sync::{Lock, Ordering, Plain, RwLock};

@@ -7,7 +7,8 @@ use super::rules::{
 };
 use super::*;
 use crate::page_alloc::{Constraint, Look};
-use crate::placement::{Nodes, TaskSetup};
+use crate::placement::policy::Nodes;
+use crate::placement::protocol::TaskSetup;
 use alloc::vec;
 use alloc::vec::Vec;
 

@@ -22,7 +22,7 @@ const MODES: [Mode; 4] = [Mode::Default, Mode::Bind, Mode::Preferred, Mode::Inte
 
 impl NodesCopy {
     /// One that holds nothing yet.
-    pub(in crate::placement) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             mode: AtomicU8::new(0),
             words: NodeMask::EMPTY.words().map(AtomicU64::new),
@@ -43,26 +43,26 @@ impl NodesCopy {
         *self.whole.lock() = whole;
     }
 
-    pub(in crate::placement) fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         MODES[usize::from(self.mode.load(Ordering::Relaxed)) % MODES.len()]
     }
 
-    pub(in crate::placement) fn nodes(&self) -> NodeMask {
+    pub(crate) fn nodes(&self) -> NodeMask {
         NodeMask::from_words(self.words.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
-    pub(in crate::placement) fn whole(&self) -> Mempolicy {
+    pub(crate) fn whole(&self) -> Mempolicy {
         *self.whole.lock()
     }
 }
 
 /// The nodes of a cpuset as a copy has them.
-pub(in crate::placement) fn of_cpuset(mems: NodeMask) -> Mempolicy {
+pub(crate) fn of_cpuset(mems: NodeMask) -> Mempolicy {
     Mempolicy { policy: Policy::DEFAULT, cpuset_mems: mems, nodes: mems }
 }
 
 /// Allocates a copy.
-pub(in crate::placement) fn allocate(
+pub(crate) fn allocate(
     slots: &Slots<NodesCopy>,
     supply: &Supply,
     whole: Mempolicy,
@@ -71,6 +71,6 @@ pub(in crate::placement) fn allocate(
 }
 
 /// Whether a policy of this kind must be replaced when the cpuset changes.
-pub(in crate::placement) fn follows_the_cpuset(policy: Policy) -> bool {
+pub(crate) fn follows_the_cpuset(policy: Policy) -> bool {
     matches!(policy.mode, Mode::Bind | Mode::Interleave) && policy.flag != Nodes::Static
 }

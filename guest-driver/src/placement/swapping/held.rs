@@ -4,7 +4,8 @@
 
 use super::{NodesCopy, Place, Task, Tasks};
 use crate::page_alloc::{AllocError, NodeMask, Pfn};
-use crate::placement::{Mode, Outcome, Vma};
+use crate::placement::policy::Mode;
+use crate::placement::protocol::{Outcome, Vma};
 use crate::swapped::{Grace, Handle};
 
 /// The policy that an allocation follows.

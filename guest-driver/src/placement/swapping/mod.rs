@@ -4,7 +4,7 @@
 //! copies before they swap the first.
 
 mod copies;
-mod held;
+pub(super) mod held;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -12,13 +12,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 use super::policy::{Mempolicy, Mode, Nodes, Policy};
-use super::{Flaw, Setup, TaskId, TaskSetup, UpdateError, Vma};
+use super::protocol::{Setup, TaskId, TaskSetup, UpdateError, Vma};
+use super::scheme::Flaw;
 use crate::page_alloc::NodeMask;
 use crate::swapped::{Grace, Handle, NoMemory, Pointer, Slots, Supply};
 use crate::sync::Ordering;
 pub use copies::NodesCopy;
 pub(super) use copies::{allocate, of_cpuset};
-pub(super) use held::{HeldPolicy, Tally};
 
 impl From<NoMemory> for UpdateError {
     fn from(NoMemory: NoMemory) -> Self {

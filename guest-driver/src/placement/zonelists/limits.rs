@@ -2,8 +2,9 @@
 
 //! What limits one allocation: the zonelists of its cpuset, and its policy.
 
-use super::super::swapping::{HeldPolicy, Tally};
-use super::super::{Ask, Flaw, Outcome};
+use super::super::protocol::{Ask, Outcome};
+use super::super::scheme::Flaw;
+use super::super::swapping::held::{HeldPolicy, Tally};
 use super::Zonelists;
 use super::keep::{Cpuset, Keep};
 use super::set::Wall;
@@ -143,7 +144,8 @@ mod tests {
     use super::super::keep::{ByLock, Watch};
     use super::*;
     use crate::page_alloc::{AllocRequest, Geometry, Layout, Mm, NodeMask};
-    use crate::placement::{CpusetId, Policy, Protocol, Setup, TaskId, TaskSetup};
+    use crate::placement::policy::Policy;
+    use crate::placement::protocol::{CpusetId, Protocol, Setup, TaskId, TaskSetup};
     use alloc::sync::Arc;
     use alloc::vec;
 

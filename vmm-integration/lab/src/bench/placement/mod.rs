@@ -4,7 +4,7 @@
 //!
 //! | file | measures |
 //! |---|---|
-//! | `subject`, `zonelists` | the schemes as all of it sees them |
+//! | `seen`, `subject`, `zonelists` | the schemes as all of it sees them |
 //! | `speed` | allocations that nothing hinders, beside those without a constraint |
 //! | `updates` | the time of an update |
 //! | `races` | allocations beside updates: retries, and OOMs that need not be |
@@ -12,6 +12,7 @@
 
 mod bytes;
 mod races;
+mod seen;
 mod speed;
 mod subject;
 mod updates;

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use guest_driver::page_alloc::{Mm, ZoneId};
 
 use super::Settings;
-use super::subject::{CPUS, Flip, Subject, Which, World};
+use super::seen::{CPUS, Flip, Subject};
+use super::subject::{Which, World};
 use crate::experiment::Context;
 use crate::progress;
 use crate::store::Findings;

@@ -17,7 +17,8 @@ use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Settings;
-use super::subject::{CPUS, Flip, Subject, Which};
+use super::seen::{CPUS, Flip, Subject};
+use super::subject::Which;
 use crate::bench::pairs::{Estimate, orders};
 use crate::experiment::Context;
 use crate::progress;

@@ -12,12 +12,11 @@ use guest_driver::placement::{
     Ask, CpusetId, Outcome, Placement, Policy, Scheme, Setup, TaskId, TaskSetup, Vma,
 };
 
+use super::seen::{CPUS, Flip, Got, Subject};
 use super::zonelists::{self, OfZonelists};
 
 /// The nodes. Their masks have a word each, so that a reader may see half of an update.
 pub(super) const NODES: [u8; 2] = [0, 64];
-/// CPUs that allocate.
-pub(super) const CPUS: usize = 2;
 /// Of each node: 256 MiB.
 const SECTIONS: usize = 2;
 /// More tries than any allocation needs that is not in an endless loop.
@@ -42,41 +41,6 @@ pub(in crate::bench) enum Asks {
     Default,
     /// A VMA's, which is bound to the nodes of the cpuset.
     Bind,
-}
-
-/// How the two states differ between which an update goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flip {
-    /// The first node is always allowed, so no allocation that takes from it need wait. Of zonelists: they
-    /// stay as they are.
-    Shrink,
-    /// Either node, never both. Of zonelists: a zone leaves, and comes back.
-    Move,
-}
-
-/// What became of one allocation.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Got {
-    pub(super) page: Option<Pfn>,
-    /// How often the slow path began again.
-    pub(super) restarts: u32,
-    /// The allocation was in an endless loop.
-    pub(super) abandoned: bool,
-}
-
-/// What is measured.
-pub(super) trait Subject: Send + Sync {
-    /// Allocates a page on this CPU.
-    fn allocate(&self, cpu: usize) -> Got;
-
-    /// Frees it there.
-    fn free(&self, cpu: usize, page: Pfn);
-
-    /// Makes an update, between two states in turn.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    fn update(&self, turn: u64) -> Result<()>;
 }
 
 /// A guest with a scheme.

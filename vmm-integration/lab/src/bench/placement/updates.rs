@@ -9,7 +9,8 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 
 use super::Settings;
-use super::subject::{Flip, Which, World};
+use super::seen::Flip;
+use super::subject::{Which, World};
 use crate::experiment::Context;
 use crate::progress;
 use crate::store::Findings;

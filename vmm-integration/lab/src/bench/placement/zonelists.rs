@@ -14,7 +14,7 @@ use guest_driver::page_alloc::{
     ZoneLayout, ZoneType, ZonelistUpdate,
 };
 
-use super::subject::{CPUS, Flip, Got, Subject};
+use super::seen::{CPUS, Flip, Got, Subject};
 
 /// Linux's, with blocks of 8 MiB, which are soon on- and offline.
 const GEOMETRY: Geometry = Geometry { section_order: 11, ..Geometry::LINUX };
