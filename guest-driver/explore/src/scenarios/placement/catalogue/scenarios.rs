@@ -147,12 +147,14 @@ pub(super) const UPDATES: Scenario = Scenario {
     ..BOUND_FLIP
 };
 
-/// Update after update, beside one task that allocates again and again.
+/// Update after update, beside one task that looks for memory where there is none, and holds for long what
+/// says where it may look.
 pub(super) const MANY_UPDATES: Scenario = Scenario {
     name: "many-updates",
-    updates: &[&[1], &[0], &[1], &[0], &[1], &[0], &[1], &[0]],
+    updates: &[&[1], &[0], &[1], &[0], &[1], &[0], &[1], &[0], &[1], &[0], &[1], &[0]],
+    full: &[0, 1],
     tasks: 1,
-    pages: 6,
+    pages: 4,
     ..FLIP
 };
 
