@@ -92,7 +92,6 @@ impl Mm {
             if let Some(pfn) = self.walk_again(cpu, request, preferred, constraint, at_min) {
                 return Over::Page(pfn);
             }
-            constraint.before_reclaim();
             let progress = self.reclaim(cpu, request, constraint);
             if constraint.must_restart(Look::AfterReclaim) {
                 return Over::Restart;
