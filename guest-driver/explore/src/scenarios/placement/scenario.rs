@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use super::catalogue;
 use super::history::History;
 use super::invariant::Holds;
-use super::reclaim::Endless;
+use super::reclaim::{Allocating, Endless};
 use super::setting::{Asked, Scenario, Setting, set};
 use super::world::{Only, World};
 use crate::{Actor, Configuration, Model, Notes, Run};
-use guest_driver::page_alloc::{AllocRequest, KernelSemantics, Layout, Mm, ZoneLayout, ZoneType};
+use guest_driver::page_alloc::{
+    AllocRequest, KernelSemantics, Layout, Mm, Reclaim, ZoneLayout, ZoneType,
+};
 use guest_driver::placement::{CpusetId, Placement, Setup, TaskSetup};
 use guest_driver::random::Random;
 use guest_driver::swapped::Supply;
@@ -44,6 +46,11 @@ impl Model for Places {
             let endless = Arc::new(Endless { roomy: scenario.roomy() });
             mm.set_reclaim(endless).map_err(|_| "there is something to reclaim already")?;
         }
+        let allocating = Arc::new(Allocating::default());
+        if scenario.reclaim_allocates {
+            let reclaim = Arc::clone(&allocating) as Arc<dyn Reclaim>;
+            mm.set_reclaim(reclaim).map_err(|_| "there is something to reclaim already")?;
+        }
         let task = TaskSetup {
             cpuset: CpusetId(0),
             policy: scenario.policy.policy(),
@@ -57,6 +64,8 @@ impl Model for Places {
         let supply = Arc::new(Supply::new());
         let placement = Placement::with_supply(mm, setting.scheme, &setup, Arc::clone(&supply))
             .map_err(|error| error.to_string())?;
+        let placement = Arc::new(placement);
+        let _ = allocating.tasks.set(Arc::downgrade(&placement));
         let history = History::new(scenario).ok_or("a policy has no node of the cpuset's")?;
         Ok(World {
             placement,

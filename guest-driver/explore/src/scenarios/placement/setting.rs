@@ -43,6 +43,9 @@ pub struct Scenario {
     pub mbind: &'static [Asked],
     /// Direct reclaim goes on making progress on nodes that are not full.
     pub reclaims: bool,
+    /// Direct reclaim allocates a page for the task that it is for, as writing a page out does, and frees
+    /// nothing.
+    pub reclaim_allocates: bool,
     /// A page is to come from where the cpuset and the policy allow it before an update or after it, and
     /// not from where only the new nodes of the one and the old of the other do.
     pub strict: bool,

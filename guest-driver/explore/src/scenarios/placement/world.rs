@@ -21,7 +21,7 @@ const MOST_COPIES: u64 = 8;
 
 /// What the actors of a run share.
 pub struct World {
-    pub(super) placement: Placement,
+    pub(super) placement: Arc<Placement>,
     /// The memory for what updates must allocate.
     pub(super) supply: Arc<Supply>,
     pub(super) setting: Setting,

@@ -24,6 +24,7 @@ pub(super) const FLIP: Scenario = Scenario {
     vma: None,
     mbind: &[],
     reclaims: false,
+    reclaim_allocates: false,
     strict: false,
     fills_left: false,
     lacks_memory: false,
@@ -155,6 +156,16 @@ pub(super) const MANY_UPDATES: Scenario = Scenario {
     full: &[0, 1],
     tasks: 1,
     pages: 4,
+    ..FLIP
+};
+
+/// A task reclaims, since there is no memory, and allocates for that, while its cpuset changes.
+pub(super) const RECLAIM: Scenario = Scenario {
+    name: "reclaim",
+    full: &[0, 1],
+    updates: &[&[1], &[0], &[1]],
+    tasks: 1,
+    reclaim_allocates: true,
     ..FLIP
 };
 

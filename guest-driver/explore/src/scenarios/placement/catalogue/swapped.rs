@@ -5,7 +5,7 @@
 use super::super::invariant::Holds;
 use super::parts::{Named, good, wrong};
 use super::scenarios::{
-    ALL, BOUND_FLIP, FLIP, LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, UPDATES, VMA_FLIP,
+    ALL, BOUND_FLIP, FLIP, LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, RECLAIM, UPDATES, VMA_FLIP,
 };
 use crate::Kind::{Candidate, KnownBad};
 use guest_driver::placement::{Flaw, Scheme};
@@ -14,7 +14,7 @@ use guest_driver::placement::{Flaw, Scheme};
 pub(super) fn all() -> Vec<Named> {
     use Scheme::{CountedCopy, CountedZonelists, EpochCopy, LockedZonelists, SoftwallZonelists};
     let mut all = known_bad();
-    let more = [LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, UPDATES];
+    let more = [LEFT_NODE, LEFT_VMA, MANY_UPDATES, NO_MEMORY, RECLAIM, UPDATES];
     for scheme in [CountedCopy, EpochCopy, CountedZonelists, LockedZonelists] {
         all.extend(ALL.into_iter().chain(more).map(|scenario| good(scheme, scenario)));
     }
@@ -27,8 +27,15 @@ const NO_OOM: &[Holds] = &[Holds::NoOomWhileANodeCanServe];
 const USED: &[Holds] = &[Holds::NothingFreedIsUsed];
 
 fn known_bad() -> Vec<Named> {
-    use Scheme::{CountedCopy, CountedZonelists, EpochCopy};
+    use Scheme::{CountedCopy, CountedZonelists, EpochCopy, LockedZonelists};
     let mut all = vec![
+        wrong(
+            "locked-zonelists-locks-across-reclaim",
+            "reclaim keeps the lock, a writer waits for it, and reclaim allocates behind the writer",
+            (LockedZonelists, Some(Flaw::LocksAcrossReclaim)),
+            RECLAIM,
+            &[Holds::EveryWaitEnds],
+        ),
         wrong(
             "counted-copy-counts-blindly",
             "a reader loads the pointer, and counts in what has been freed since",
