@@ -7,6 +7,7 @@
 //! ([`ram::GuestRam`]) and carries notifications for it.
 //!
 //! - [`ram`]: guest physical addresses and access to guest memory.
+//! - [`address_space`]: VMAs, their pages, and the notifiers of those that mirror them.
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's half of the split ring and of the balloon device.
 //! - [`page_alloc`]: a model of Linux's page allocator.
@@ -27,6 +28,7 @@
 
 extern crate alloc;
 
+pub mod address_space;
 pub mod bits;
 pub mod hugetlb;
 pub mod page_alloc;
