@@ -10,6 +10,7 @@
 //! - [`address_space`]: VMAs, their pages, and the notifiers of those that mirror them.
 //! - [`pattern`]: contents that prove where a page came from.
 //! - [`virtio`]: the driver's half of the split ring and of the balloon device.
+//! - [`oom_reaper`]: frees the memory of a killed process beside secondary MMUs.
 //! - [`page_alloc`]: a model of Linux's page allocator.
 //! - [`placement`]: cpusets and memory policies: where an allocation may go.
 //! - [`reporting`]: reports its free pages, in the way of 2019 and in mainline's.
@@ -31,6 +32,7 @@ extern crate alloc;
 pub mod address_space;
 pub mod bits;
 pub mod hugetlb;
+pub mod oom_reaper;
 pub mod page_alloc;
 pub mod pattern;
 pub mod placement;
