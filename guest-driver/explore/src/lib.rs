@@ -49,6 +49,7 @@ pub const MODELS: &[Entry] = &[
     Entry::of::<scenarios::placement::Places>(),
     Entry::of::<scenarios::shared_page_tables::SharedPageTables>(),
     Entry::of::<scenarios::zonelists::Updates>(),
+    Entry::of::<scenarios::oom_reaper::Reaps>(),
 ];
 
 /// The model of this name.

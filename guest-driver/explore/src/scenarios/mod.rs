@@ -2,6 +2,7 @@
 
 //! The models, a folder each.
 
+pub mod oom_reaper;
 pub mod placement;
 pub mod reporting;
 pub mod shared_page_tables;
