@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+#![expect(clippy::single_range_in_vec_init, reason = "a notifier has ranges, and may have one")]
+
 use alloc::sync::Arc;
 use alloc::vec;
 use core::ops::Range;
