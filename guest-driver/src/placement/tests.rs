@@ -265,6 +265,30 @@ fn softwall_goes_beyond_the_cpuset_and_hardwall_not() {
     }
 }
 
+/// A zone that gets its first memory is in no cpuset's lists, until they are rebuilt. Without memory for all
+/// of them none is.
+#[test]
+fn own_zonelists_follow_memory_once_rebuilt() {
+    use super::zonelists::Zonelists;
+    let zone = |node: u8, sections| ZoneLayout { node, kind: ZoneType::Movable, sections };
+    let zones = vec![zone(0, vec![0..1]), zone(1, vec![])];
+    let mm = Arc::new(Mm::new(&Layout { zones, ..Layout::flat(Geometry::TINY, 1, 2) }));
+    let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![] };
+    let setup = Setup { cpusets: vec![nodes([1]), nodes([0])], tasks: vec![task], flaw: None };
+    let supply = Arc::new(Supply::new());
+    let scheme = Zonelists::counted(Arc::clone(&mm), &setup, false, Arc::clone(&supply)).unwrap();
+    mm.add_section(1, crate::page_alloc::ZoneId(1));
+    mm.online_block(1).unwrap();
+    let request = AllocRequest::movable(0);
+    let ask = Ask { task: TaskId(0), vma: None, cpu: 0, request, most_tries: 2 };
+    assert!(scheme.alloc(&mm, &ask).page.is_err());
+    supply.fail_after(3);
+    assert_eq!(scheme.rebuild(), Err(UpdateError::NoMemory));
+    assert!(scheme.alloc(&mm, &ask).page.is_err());
+    assert_eq!(scheme.rebuild(), Ok(()));
+    assert!(scheme.alloc(&mm, &ask).page.is_ok());
+}
+
 /// Sets of zonelists grow by the square of the nodes, copies of their nodes do not.
 #[test]
 fn bytes_grow_with_the_nodes_of_the_system() {

@@ -6,7 +6,7 @@
 //! | file | |
 //! |---|---|
 //! | [`slots`] | the memory of the copies, which finds a use after free |
-//! | [`pointer`] | the pointer to the current one |
+//! | [`mod@pointer`] | the pointer to the current one |
 //! | [`counted`] | freed with the last reference, by an atomic count in the copy |
 //! | [`epochs`] | freed when all readers of before are through, by counts a CPU and epoch |
 //! | [`rwsem`] | replaced while none reads, by a lock |
