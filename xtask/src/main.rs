@@ -146,9 +146,7 @@ fn main() -> ExitCode {
                 None => bench("guest", &[("--all", all), ("--json", json)]),
             }
         }
-        Command::Bench { what: Some(Bench::Placement), .. } => {
-            bench("placement", &[("--bench", true)])
-        }
+        Command::Bench { what: Some(Bench::Placement), .. } => bench("placement", &[]),
         Command::Mutants(options) => mutants::run(&options),
         Command::Dist => dist::run(),
         Command::Book => book::build(),
