@@ -271,7 +271,7 @@ fn softwall_goes_beyond_the_cpuset_and_hardwall_not() {
 fn own_zonelists_follow_memory_once_rebuilt() {
     use super::zonelists::Zonelists;
     let zone = |node: u8, sections| ZoneLayout { node, kind: ZoneType::Movable, sections };
-    let zones = vec![zone(0, vec![0..1]), zone(1, vec![])];
+    let zones = vec![zone(0, core::iter::once(0..1).collect()), zone(1, vec![])];
     let mm = Arc::new(Mm::new(&Layout { zones, ..Layout::flat(Geometry::TINY, 1, 2) }));
     let task = TaskSetup { cpuset: CpusetId(0), policy: Policy::DEFAULT, vmas: vec![] };
     let setup = Setup { cpusets: vec![nodes([1]), nodes([0])], tasks: vec![task], flaw: None };

@@ -320,7 +320,8 @@ fn open_guest_memory(pid: u32, nodes: usize) -> Result<Memory> {
         found.push((number, file));
     }
     found.sort_by_key(|(number, _)| *number);
-    let mut files = found.into_iter().map(|(_, file)| file);
+    // Those that the caller's own arguments add come behind.
+    let mut files = found.into_iter().map(|(_, file)| file).take(nodes.max(1));
     let first = files.next();
     let first =
         first.with_context(|| format!("QEMU (process {pid}) holds no memfd of guest memory"))?;

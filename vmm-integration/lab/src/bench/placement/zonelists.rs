@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use guest_driver::page_alloc::{
-    AllocRequest, Constraint, Geometry, KernelSemantics, Layout, MigrateType, Mm, MovePages, Pfn,
-    ZoneLayout, ZoneType, ZonelistUpdate,
+    AllocRequest, Constraint, Geometry, KernelSemantics, Layout, MigrateType, Mm, MovePages,
+    OfflineError, Pfn, ZoneLayout, ZoneType, ZonelistUpdate,
 };
 
 use super::seen::{CPUS, Flip, Got, Subject};
 
+/// Times that the block is found busy, at most.
+const MOST_TRIES: usize = 10_000;
 /// Linux's, with blocks of 8 MiB, which are soon on- and offline.
 const GEOMETRY: Geometry = Geometry { section_order: 11, ..Geometry::LINUX };
 /// Of the first node's normal zone: 256 MiB.
@@ -100,7 +102,12 @@ impl Subject for OfZonelists {
         match self.flip {
             Flip::Shrink => self.mm.rebuild_zonelists(),
             Flip::Move if turn.is_multiple_of(2) => {
-                self.mm.offline_block(BLOCK, &NothingToMove, &|| false).context("offlining")?;
+                let offline = || self.mm.offline_block(BLOCK, &NothingToMove, &|| false);
+                // A walk beside an update may have got a page of the block, which cannot be moved and is
+                // soon freed.
+                let busy = |result: &Result<(), OfflineError>| *result == Err(OfflineError::Busy);
+                let mut tries = std::iter::repeat_with(offline).take(MOST_TRIES);
+                tries.find(|result| !busy(result)).unwrap_or_else(offline).context("offlining")?;
             }
             Flip::Move => self.mm.online_block(BLOCK).context("onlining")?,
         }
