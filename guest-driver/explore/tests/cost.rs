@@ -11,7 +11,7 @@ use guest_driver::sync::{AtomicU64, Lock, Ordering, fence};
 /// What shuttle counts of `code`.
 fn counted(code: impl Fn() + Send + Sync + 'static) -> Cost {
     let (sender, counted) = std::sync::mpsc::sync_channel(1);
-    shuttle::check_dfs(move || sender.send(cost_of(&code).1).expect("somebody waits"), Some(1));
+    shuttle::check_dfs(move || sender.send(cost_of(&code).1).expect("the caller waits"), Some(1));
     counted.recv().expect("it ran")
 }
 

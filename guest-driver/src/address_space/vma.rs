@@ -87,7 +87,7 @@ impl Vma {
         table[index].filter(|&page| pages.get(page))
     }
 
-    /// Clears the entry of `page`, with the page table's lock held (`zap_pte_range`). Whoever cleared an
+    /// Clears the entry of `page`, with the page table's lock held (`zap_pte_range`). The one that cleared an
     /// entry drops its reference.
     ///
     /// # Panics

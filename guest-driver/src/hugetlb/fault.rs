@@ -150,7 +150,7 @@ impl Hugetlb {
         vma: &Vma,
         piece: usize,
     ) -> Result<Option<TableRef>, Broken> {
-        // Whoever has it already holds it over all of the fault.
+        // The one that has it already holds it over all of the fault.
         let _tree = (!self.uses(Scheme::IMmapRead)).then(|| self.inode.i_mmap.read(task.0));
         let others = self
             .inode

@@ -3,7 +3,7 @@
 //! Faults and forks a second, with real threads.
 //!
 //! Each thread is a process that maps the same file. One that faults touches page after page, and maps
-//! the file anew when it has touched all of them. One that forks has a child that exits at once. The
+//! the file again when it has touched all of them. One that forks has a child that exits at once. The
 //! figures compare schemes: besides its locks a fault of the model does next to nothing.
 //!
 //! ```

@@ -13,7 +13,7 @@ use super::zone::{Zone, ZoneId};
 /// Tries without progress, at most (`MAX_RECLAIM_RETRIES`).
 const MOST_WITHOUT_PROGRESS: u32 = 16;
 
-/// What direct reclaim can free. Whoever has pages that can be given up implements it.
+/// What direct reclaim can free. The owner of pages that can be given up implements it.
 pub trait Reclaim: Send + Sync {
     /// Frees pages in zones of nodes that are `allowed`; how many.
     fn reclaim(

@@ -53,7 +53,7 @@ pub struct Ask {
     pub cpu: usize,
     /// What it asks for. Its node is the local one.
     pub request: AllocRequest,
-    /// An allocation that tries more often in its slow path is abandoned: one that would go on for ever
+    /// An allocation that tries more often in its slow path is abandoned: one that would go on without end
     /// must end in a model.
     pub most_tries: u32,
 }

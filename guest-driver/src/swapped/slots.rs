@@ -152,7 +152,7 @@ impl<T> Slots<T> {
         &self.slot(handle.slot).value
     }
 
-    /// Frees the copy at once, whoever refers to it.
+    /// Frees the copy at once, although readers refer to it.
     ///
     /// # Panics
     /// With `use after free: `, if it has been freed.

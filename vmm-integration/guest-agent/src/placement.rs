@@ -41,7 +41,7 @@ pub struct PlacedTask {
     pub fixed: bool,
     /// Size of its memory in bytes, a multiple of the page size.
     pub bytes: u64,
-    /// Whether it touches only a page of each 2 MiB, and maps the memory anew in each round: for
+    /// Whether it touches only a page of each 2 MiB, and maps the memory again in each round: for
     /// each such page the kernel needs a page table, which `ZONE_MOVABLE` cannot hold.
     pub sparse: bool,
     /// How often it does so; 0: until it is stopped.

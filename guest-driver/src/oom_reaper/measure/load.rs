@@ -118,7 +118,7 @@ impl Load {
     /// Kills processes and reaps them with `scheme` until enough is free.
     ///
     /// A scheme that waits for locks is not measured: it waits as long as the holder does, which may be
-    /// for ever. Its result is empty.
+    /// without end. Its result is empty.
     pub fn measure(&self, scheme: Scheme, seed: u64) -> Measured {
         let mut measured = Measured::default();
         if scheme == Scheme::AlwaysBlock {

@@ -131,7 +131,7 @@ impl Zonelists {
         }
     }
 
-    /// Whoever still reads it finds zones that are none.
+    /// A reader that still has it finds zones that are none.
     fn free(&self, copy: usize) {
         for zoneref in self.copies[copy].iter().flatten() {
             self.step();

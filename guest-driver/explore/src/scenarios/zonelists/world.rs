@@ -63,7 +63,7 @@ impl Reclaim for Progress {
     }
 }
 
-/// Nothing of the movable zone is to be moved: no reader is to have a page of it.
+/// Nothing of the movable zone needs moving: no reader may have a page of it.
 struct Nothing;
 
 impl MovePages for Nothing {

@@ -316,7 +316,7 @@ impl Numa {
     }
 }
 
-/// Begins to report, unless nothing is to be reported; returns the delay before a report in
+/// Begins to report, unless nothing needs reporting; returns the delay before a report in
 /// milliseconds.
 pub(super) fn report(
     numa: &Numa,
