@@ -10,6 +10,7 @@
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
+//! | `reporter` | the device that free memory is reported to |
 //! | `zoneinfo` | sizes and watermarks of zones |
 
 mod agreement;
@@ -18,6 +19,7 @@ mod hypotheses;
 pub mod linux;
 mod offlining;
 mod placement;
+mod reporter;
 mod zoneinfo;
 
 pub use self::faults::Planned;

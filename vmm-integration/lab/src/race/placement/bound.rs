@@ -8,8 +8,9 @@ use guest_agent::placement::{KILLED, PlacedTask, PlacementPlan, PlacementReport,
 
 use super::cycles::Cycles;
 use super::numa::{MIB, NODE, Numa, report};
-use super::settings::{Reporter, Settings};
+use super::settings::Settings;
 use crate::experiment::Context;
+use crate::race::reporter::Reporter;
 use crate::store::Findings;
 
 pub(super) const NODES: [u64; 2] = [512 * MIB, 256 * MIB];

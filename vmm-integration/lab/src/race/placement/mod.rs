@@ -30,9 +30,10 @@ use anyhow::{Result, ensure};
 
 use self::cycles::{counts, verdict};
 use self::numa::{MIB, Numa, report};
-use self::settings::{Reporter, Settings};
+use self::settings::Settings;
 use crate::experiment::{Case, Context, Experiment, Repeats};
 use crate::guest::{Kernel, toolbox};
+use crate::race::reporter::Reporter;
 use crate::store::{Findings, Place, VerdictKind};
 
 /// What changes under an allocation.
@@ -148,10 +149,10 @@ impl Experiment for Placement {
         };
         let release = numa.guest.hello().kernel_release.clone();
         if reporter != Reporter::None {
-            let reports = numa.reports()?;
+            let reports = numa.device.reports()?;
             ensure!(reports > 0, "nothing was reported");
             findings.count("reports", reports, "", "reports that the device served");
-            let mib = numa.reported_bytes()? / MIB;
+            let mib = numa.device.reported_bytes()? / MIB;
             findings.count("reported", mib, "MiB", "in reports, which the host discarded");
         }
         numa.finish()?;

@@ -10,15 +10,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use guest_agent::placement::{KILLED, PlacedTask, PlacementPlan, PlacementReport, Policy, Scope};
 use vmm_integration::linux_guest::AgentClient;
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
+use vmm_integration::vmm::qemu::{GuestConfig, LinuxGuest, Toolbox};
 
 use super::kernel_log::Complaints;
-use super::settings::{Reporter, Settings};
-use crate::bench::daemon::CountedDaemon;
+use super::settings::Settings;
 use crate::experiment::Context;
-use crate::faults::device::FaultyDevice;
-use crate::faults::plan::{Fault, FaultKind, FaultPlan};
 use crate::progress;
+use crate::race::reporter::{Device, Reporter, begin_to_report};
 use crate::race::zoneinfo::{self, Zone};
 use crate::store::Findings;
 
@@ -40,25 +38,18 @@ pub(super) const MOVABLE: &str = "Movable";
 /// How long memory of killed tasks may take to be free, and how much less than before is enough.
 const SETTLE: Duration = Duration::from_secs(30);
 const SETTLED: u64 = 8 * MIB;
-const REPORTING: &str = "/sys/module/page_reporting/parameters";
 /// A share of a zone so small that a per-CPU list holds four batches.
 const SHORT_LISTS: &str = "100000";
 
 /// The guest.
 pub(super) struct Numa {
     pub(super) guest: LinuxGuest,
-    device: Device,
+    pub(super) device: Device,
     /// What was there before the experiment.
     log_bytes: usize,
     vmstat: BTreeMap<String, u64>,
     /// Of [`NODE`], before the first task.
     free_bytes: u64,
-}
-
-enum Device {
-    None,
-    Daemon(CountedDaemon),
-    Late(FaultyDevice),
 }
 
 /// What came of tasks, in the guest's log and counters.
@@ -82,25 +73,12 @@ impl Numa {
         settings: &Settings,
         context: &Context<'_>,
     ) -> Result<Self> {
-        let device = match reporter {
-            Reporter::None => Device::None,
-            Reporter::Daemon => Device::Daemon(CountedDaemon::start(context, Vec::new())?),
-            Reporter::Late => {
-                let ms = Some(settings.late);
-                let late = Fault { times: 0, ms, ..Fault::new(FaultKind::DelayAck) };
-                Device::Late(FaultyDevice::start(FaultPlan::new(vec![late])?)?)
-            }
-        };
-        let socket = match &device {
-            Device::None => None,
-            Device::Daemon(daemon) => Some(daemon.socket()),
-            Device::Late(device) => Some(device.socket()),
-        };
+        let device = Device::start(reporter, settings.late, context)?;
         let config = GuestConfig {
             memory_bytes: nodes.iter().sum(),
             node_bytes: nodes.to_vec(),
             cpus: settings.cpus,
-            balloon: socket.map_or(Balloon::None, |socket| Balloon::VhostUser { socket }),
+            balloon: device.balloon(),
             // Pages are counted, not huge pages; khugepaged would raise the watermarks.
             kernel_args: vec!["transparent_hugepage=never".to_owned()],
             ..GuestConfig::default()
@@ -177,42 +155,10 @@ impl Numa {
         Ok(())
     }
 
-    /// Loads the driver, with a short delay before a report if the kernel has that parameter; returns
-    /// the delay in milliseconds.
-    fn report(&self, delay_ms: u64) -> Result<u64> {
-        /// What every kernel without the parameter does (`PAGE_REPORTING_DELAY`).
-        const FIXED_MS: u64 = 2000;
-        self.guest.load_balloon_driver("")?;
-        let path = format!("{REPORTING}/page_reporting_delay_ms");
-        if self.agent().read_file(&path).is_err() {
-            return Ok(FIXED_MS);
-        }
-        self.agent().write_file(&path, &delay_ms.to_string())?;
-        Ok(delay_ms)
-    }
-
     /// Has per-CPU lists hold next to nothing: what they hold another CPU does not get, report or no
     /// report.
     pub(super) fn shorten_lists(&self) -> Result<()> {
         self.agent().write_file("/proc/sys/vm/percpu_pagelist_high_fraction", SHORT_LISTS)
-    }
-
-    /// Reports so far.
-    pub(super) fn reports(&self) -> Result<u64> {
-        match &self.device {
-            Device::None => Ok(0),
-            Device::Daemon(daemon) => daemon.reports(),
-            Device::Late(device) => Ok(device.served().chains),
-        }
-    }
-
-    /// Bytes in them that went back to the host.
-    pub(super) fn reported_bytes(&self) -> Result<u64> {
-        match &self.device {
-            Device::None => Ok(0),
-            Device::Daemon(daemon) => Ok(daemon.discards()?.bytes),
-            Device::Late(device) => Ok(device.served().discarded_bytes),
-        }
     }
 
     /// All zones with pages.
@@ -309,10 +255,7 @@ impl Numa {
         if !said.is_empty() {
             bail!("QEMU said: {said}");
         }
-        match device {
-            Device::Daemon(daemon) => daemon.finish(),
-            Device::None | Device::Late(_) => Ok(()),
-        }
+        device.finish()
     }
 }
 
@@ -327,7 +270,7 @@ pub(super) fn report(
     if reporter == Reporter::None {
         return Ok(settings.delay);
     }
-    let delay = numa.report(settings.delay)?;
+    let delay = begin_to_report(&numa.guest, settings.delay)?;
     findings.count("delay", delay, "ms", "from a free to the pass that reports it");
     Ok(delay)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The parameters, and what free memory is reported to.
+//! The parameters.
 
 use guest_agent::placement::PlacementReport;
 
@@ -46,18 +46,4 @@ impl Settings {
         }
         report.elapsed_ms < time
     }
-}
-
-/// What free memory is reported to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
-#[strum(serialize_all = "kebab-case")]
-pub(in crate::race) enum Reporter {
-    /// Nothing: the driver is not loaded.
-    #[strum(serialize = "unreported")]
-    None,
-    /// The daemon.
-    #[strum(serialize = "reported")]
-    Daemon,
-    /// A device that acknowledges late.
-    Late,
 }
