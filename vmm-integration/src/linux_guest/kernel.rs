@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 /// Where the balloon driver lies below a kernel's module folder, without its ending.
-const BALLOON_MODULE: &str = "kernel/drivers/virtio/virtio_balloon.ko";
+const BALLOON_MODULE: &str = "kernel/drivers/virtio/virtio_balloon";
 
 /// Enough of a kernel image to hold its header and the version text that it points to.
 const HEADER_BYTES: u64 = 64 * 1024;
@@ -30,7 +30,7 @@ impl Kernel {
     pub(crate) fn with_modules_beside(image: &Path) -> Result<Self> {
         let kernel = Self::given(image)?;
         if kernel.balloon_module.is_none() {
-            bail!("{} has no {BALLOON_MODULE}[.xz|.zst] beside it", image.display());
+            bail!("{} has no {BALLOON_MODULE}.ko[.xz|.zst] beside it", image.display());
         }
         Ok(kernel)
     }
@@ -51,14 +51,26 @@ impl Kernel {
             folders.push(near.join("../usr/lib/modules").join(&release));
             folders.push(Path::new("/lib/modules").join(&release));
         }
-        let balloon_module = folders.iter().find_map(|folder| {
-            ["", ".xz", ".zst"]
-                .map(|ending| folder.join(format!("{BALLOON_MODULE}{ending}")))
-                .into_iter()
-                .find(|file| file.is_file())
-        });
+        let balloon_module = folders.iter().find_map(|folder| module_in(folder, BALLOON_MODULE));
         Ok(Self { image: image.to_owned(), release, balloon_module })
     }
+
+    /// The file of a module by its path below the folder in which the balloon driver lies, without
+    /// ending.
+    pub(crate) fn module(&self, path: &str) -> Result<PathBuf> {
+        let depth = Path::new(BALLOON_MODULE).components().count();
+        let folder = self.balloon_module.as_deref().and_then(|file| file.ancestors().nth(depth));
+        let found = folder.and_then(|folder| module_in(folder, path));
+        found.with_context(|| {
+            format!("{} has no {path}.ko[.xz|.zst] beside it", self.image.display())
+        })
+    }
+}
+
+/// A module's file in a kernel's module folder, by its path there without ending.
+fn module_in(folder: &Path, path: &str) -> Option<PathBuf> {
+    let file = |ending| folder.join(format!("{path}.ko{ending}"));
+    ["", ".xz", ".zst"].map(file).into_iter().find(|file| file.is_file())
 }
 
 /// The release that a bzImage's header points to ("The Linux/x86 Boot Protocol", kernel_version).
@@ -132,11 +144,16 @@ mod tests {
         assert_eq!(kernel.balloon_module, None);
         assert!(Kernel::with_modules_beside(&path).is_err());
 
-        let module = folder.path().join("lib/modules/1.2.3-no-such-release").join(BALLOON_MODULE);
+        let modules = folder.path().join("lib/modules/1.2.3-no-such-release");
+        let module = modules.join(format!("{BALLOON_MODULE}.ko"));
         fs::create_dir_all(module.parent().unwrap()).unwrap();
         fs::write(&module, "\x7fELF").unwrap();
-        assert_eq!(Kernel::given(&path).unwrap().balloon_module.unwrap(), module);
+        let kernel = Kernel::given(&path).unwrap();
+        assert_eq!(kernel.balloon_module.as_ref(), Some(&module));
         assert_eq!(read_module(&module).unwrap(), b"\x7fELF");
+        assert_eq!(kernel.module(BALLOON_MODULE).unwrap(), module);
+        let missing = kernel.module("kernel/no-such").unwrap_err().to_string();
+        assert!(missing.contains("has no kernel/no-such.ko"), "{missing}");
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct GuestConfig {
     pub cpus: u32,
     /// Its balloon device.
     pub balloon: Balloon,
+    /// Modules of the kernel's package that the agent can load, by path below its folder and without
+    /// ending, such as `kernel/arch/x86/kvm/kvm`. The balloon driver is always among them.
+    pub modules: Vec<String>,
     /// Added to the kernel's command line, such as `init_on_free=1`.
     pub kernel_args: Vec<String>,
     /// Added to QEMU's command line.
@@ -63,6 +66,7 @@ impl Default for GuestConfig {
             node_bytes: Vec::new(),
             cpus: 2,
             balloon: Balloon::None,
+            modules: Vec::new(),
             kernel_args: Vec::new(),
             qemu_args: Vec::new(),
             hugetlb_page_bytes: None,

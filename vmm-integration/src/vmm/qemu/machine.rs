@@ -92,8 +92,13 @@ impl LinuxGuest {
             tempfile::Builder::new().prefix("linux-guest-").tempdir().context("a temp folder")?;
         let files = Files { folder };
         let module = toolbox.kernel.balloon_module.as_deref();
-        let modules: Vec<(&str, &Path)> =
+        let mut modules: Vec<(&str, &Path)> =
             module.map(|file| (BALLOON_DRIVER, file)).into_iter().collect();
+        let named = config.modules.iter().map(|path| Ok((path, toolbox.kernel.module(path)?)));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        for (path, file) in &named {
+            modules.push((path.rsplit('/').next().unwrap_or(path), file));
+        }
         let initramfs = initramfs::pack(&guest_dir(), &toolbox.agent, &modules)?;
 
         // Connected from the start: there is no socket file to wait for, and QEMU's end is seen
