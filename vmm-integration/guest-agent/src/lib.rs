@@ -19,12 +19,14 @@ pub mod faulting;
 pub mod pattern;
 pub mod placement;
 pub mod race;
+pub mod victim;
 
 pub use pattern::{Mismatch, Verified};
 
 use faulting::{Faulted, FaultingPlan};
 use placement::{PlacementPlan, PlacementReport};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
+use victim::{VictimPlan, VictimReport};
 
 /// Name of the virtio-serial port on which the agent serves.
 pub const PORT_NAME: &str = "org.vhost-device-balloon.agent";
@@ -156,6 +158,17 @@ pub enum Command {
         /// Ends them.
         stop: bool,
     },
+    /// Starts a process for the OOM killer; one at a time. Answer: [`Reply::Done`], when its memory is
+    /// in use.
+    StartVictim {
+        /// Its memory.
+        plan: VictimPlan,
+    },
+    /// Asks how that process stands. Answer: [`Reply::Victim`].
+    Victim {
+        /// Ends it, and answers when it has ended.
+        release: bool,
+    },
     /// Powers the guest off. There may be no answer.
     PowerOff,
 }
@@ -207,6 +220,8 @@ pub enum Reply {
     Race(RaceReport),
     /// See [`Command::Placement`].
     Placement(PlacementReport),
+    /// See [`Command::Victim`].
+    Victim(VictimReport),
 }
 
 /// Why a command failed.

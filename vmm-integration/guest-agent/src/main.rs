@@ -27,6 +27,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use crate::memory::Allocations;
 use crate::placed::Placements;
 use crate::runner::Races;
+use crate::victims::Victims;
 
 mod faults;
 mod memory;
@@ -38,6 +39,7 @@ mod runner;
 mod stats;
 mod stop;
 mod system;
+mod victims;
 
 /// How many commands may run at once. One thread each: the host is trusted but may be wrong.
 const MAX_RUNNING: usize = 64;
@@ -72,6 +74,7 @@ struct State {
     allocations: Allocations,
     races: Races,
     placements: Placements,
+    victims: Victims,
 }
 
 /// Serves the port until it ends.
@@ -128,8 +131,10 @@ fn mount_all() -> Result<()> {
         }
     }
     // Not every kernel has it, and few tests need it.
-    if let Err(error) = reports::mount_tracefs() {
-        eprintln!("guest-agent: {error:#}");
+    for mounted in [reports::mount_tracefs(), system::mount_debugfs()] {
+        if let Err(error) = mounted {
+            eprintln!("guest-agent: {error:#}");
+        }
     }
     Ok(())
 }
@@ -234,7 +239,7 @@ fn run(command: Command, state: &State) -> Outcome {
 }
 
 fn execute(command: Command, state: &State) -> Result<Reply> {
-    let State { allocations, races, placements } = state;
+    let State { allocations, races, placements, victims } = state;
     match command {
         Command::Hello => system::hello().map(Reply::Hello),
         Command::LoadModule { name, params } => {
@@ -260,6 +265,8 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Race { stop } => races.report(stop).map(Reply::Race),
         Command::StartPlacement { plan } => placements.start(plan).map(|()| Reply::Done),
         Command::Placement { stop } => placements.report(stop).map(Reply::Placement),
+        Command::StartVictim { plan } => victims.start(plan).map(|()| Reply::Done),
+        Command::Victim { release } => victims.report(release).map(Reply::Victim),
         Command::Balloon => system::balloon().map(Reply::Balloon),
         Command::PowerOff => system::power_off().map(|()| Reply::Done),
     }

@@ -144,9 +144,23 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     pub(crate) fn new(bytes: u64) -> Result<Self> {
+        Self::anonymous(bytes, MapFlags::MAP_PRIVATE)
+    }
+
+    /// Memory that a process shares with its children.
+    pub(crate) fn shared(bytes: u64) -> Result<Self> {
+        Self::anonymous(bytes, MapFlags::MAP_SHARED)
+    }
+
+    /// Private huge pages of the default size.
+    pub(crate) fn of_huge_pages(bytes: u64) -> Result<Self> {
+        Self::anonymous(bytes, MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB)
+    }
+
+    fn anonymous(bytes: u64, flags: MapFlags) -> Result<Self> {
         let length = length(bytes)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let start = unsafe { mmap_anonymous(None, length, READ_WRITE, MapFlags::MAP_PRIVATE) }?;
+        let start = unsafe { mmap_anonymous(None, length, READ_WRITE, flags) }?;
         Ok(Self { memory: Some((start.cast(), length)) })
     }
 

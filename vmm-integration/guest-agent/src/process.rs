@@ -11,6 +11,7 @@ use guest_agent::{ProcessEnd, pattern};
 
 use crate::memory::Mapping;
 use crate::placed::task;
+use crate::victims::process;
 
 /// Makes the program run as a process that uses memory.
 const ROLE: &str = "use-memory";
@@ -34,6 +35,7 @@ pub(crate) fn role() -> Option<Result<()>> {
     match &*args.next()? {
         ROLE => Some(fill(args)),
         task::ROLE => Some(task::run(args)),
+        process::ROLE => Some(process::run(args)),
         _ => None,
     }
 }

@@ -12,10 +12,13 @@ use guest_agent::race::{MemoryBlock, MemoryBlocks, Task};
 use guest_agent::{BalloonDevice, Hello, MAX_LINE_BYTES, MODULE_DIR, MemInfo};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 
 /// Of a file no more is read than fits into a line even where JSON doubles it by escapes.
 const MAX_FILE_BYTES: usize = MAX_LINE_BYTES / 4;
+
+const DEBUGFS: &str = "/sys/kernel/debug";
 
 /// Virtio device id of the balloon.
 const BALLOON_ID: &str = "0x0005";
@@ -30,6 +33,14 @@ pub(crate) fn errno_name(error: &anyhow::Error) -> Option<String> {
     });
     // Debug of Errno is the constant's name.
     errno.map(|errno| format!("{errno:?}"))
+}
+
+/// Mounts debugfs, unless it is there.
+pub(crate) fn mount_debugfs() -> Result<()> {
+    match mount(Some("debugfs"), DEBUGFS, Some("debugfs"), MsFlags::empty(), None::<&str>) {
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(error) => Err(error).context("mounting debugfs: expected CONFIG_DEBUG_FS"),
+    }
 }
 
 pub(crate) fn hello() -> Result<Hello> {
