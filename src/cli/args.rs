@@ -144,6 +144,15 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) allow_limited_tmpfs: bool,
 
+    /// Most bytes that one discarding call takes: a power of two from 4K to 1G [default: 32M, or 256M of
+    /// hugetlbfs].
+    ///
+    /// While a call is in progress, a pause, a message of the VMM and SIGTERM wait until it ends; with
+    /// pages of 4 KiB so does a process that touches memory which the call discards. Calls below 1M
+    /// discard fewer bytes a second. A page that is larger than SIZE goes in one call.
+    #[arg(long, value_name = "SIZE", value_parser = parse_call_size)]
+    pub(super) max_discard_call: Option<u64>,
+
     /// Accept guest memory in files on disk: ext2, ext3, ext4, xfs, btrfs, f2fs, bcachefs, zfs, and
     /// ramfs.
     ///
@@ -189,6 +198,15 @@ fn parse_mode(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|mode| *mode <= 0o777)
         .ok_or_else(|| format!("expected an octal mode such as 0600 or 0660, got {text:?}"))
+}
+
+/// Reads the limit of a discarding call: whole pages of every backing, and no more than a call that
+/// ends soon.
+fn parse_call_size(text: &str) -> Result<u64, String> {
+    parse_size(text)
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two() && (4 << 10..=1 << 30).contains(bytes))
+        .ok_or_else(|| format!("expected a power of two from 4K to 1G, got {text:?}"))
 }
 
 fn parse_fd(text: &str) -> Result<RawFd, String> {

@@ -167,6 +167,7 @@ impl TryFrom<Args> for Config {
                 hugetlb: args.hugetlb,
                 files: args.allow_file_memory,
                 limited_tmpfs: args.allow_limited_tmpfs,
+                most_bytes_a_call: args.max_discard_call,
             },
             paused: args.paused,
         })
@@ -206,7 +207,8 @@ mod tests {
     fn config_has_every_option() {
         let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom \
-            --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs --paused --log-level debug";
+            --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs \
+            --max-discard-call 16M --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
         assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
@@ -224,6 +226,7 @@ mod tests {
             }
         );
         assert!(config.memory.hugetlb && config.memory.limited_tmpfs && config.paused);
+        assert_eq!(config.memory.most_bytes_a_call, Some(16 << 20));
         assert_eq!(config.log_level, LevelFilter::Debug);
         let config =
             super::tests::config(&["--socket-mode", "660", "--socket-group", "kvm"]).unwrap();

@@ -350,7 +350,10 @@ impl<P: PunchHole> Snapshot<'_, P> {
         };
         match leading(left, page_size, kept.in_use(file)) {
             Leading::Pinned(len) => (Some(SkipReason::Ring), len.min(free)),
-            Leading::Free(len) => (None, len.min(free).min(most_bytes_a_call(region))),
+            Leading::Free(len) => {
+                let most = most_bytes_a_call(region, self.reclaimer.options);
+                (None, len.min(free).min(most))
+            }
         }
     }
 }
@@ -376,12 +379,13 @@ fn warn_of_kept(region: &Region) {
     }
 }
 
-/// All three are powers of two, so the answer is a multiple of the page size.
-fn most_bytes_a_call(region: &Region) -> u64 {
-    match region.is_hugetlb() {
-        true => MOST_HUGE_BYTES_A_CALL.max(region.page_size()),
+/// All of these are powers of two, so the answer is a multiple of the page size.
+fn most_bytes_a_call(region: &Region, options: MemoryOptions) -> u64 {
+    let of_backing = match region.is_hugetlb() {
+        true => MOST_HUGE_BYTES_A_CALL,
         false => MOST_BYTES_A_CALL,
-    }
+    };
+    options.most_bytes_a_call.unwrap_or(of_backing).max(region.page_size())
 }
 
 impl<P: PunchHole> Reclaimer<P> {

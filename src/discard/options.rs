@@ -18,4 +18,7 @@ pub(crate) struct MemoryOptions {
     ///
     /// Off by default, for the reason of `hugetlb`: others may fill the space.
     pub limited_tmpfs: bool,
+    /// The most bytes that one call discards, a power of two; none for the default of the backing.
+    /// A single page that is larger goes in one call.
+    pub most_bytes_a_call: Option<u64>,
 }

@@ -110,6 +110,20 @@ fn a_long_range_is_cut_so_that_a_stop_is_heard() {
 }
 
 #[test]
+fn calls_keep_to_the_limit_of_the_operator() {
+    for (limit, calls) in [(2 * PAGE, 4), (8 * PAGE, 1)] {
+        let recorder = Arc::new(Recorder::default());
+        let options = MemoryOptions { most_bytes_a_call: Some(limit), ..MemoryOptions::default() };
+        let reclaimer =
+            Reclaimer::new(Arc::clone(&recorder), options, Arc::default(), Arc::default());
+        reclaimer.set_memory(memory(&[(0, 8)], 0)).unwrap();
+        let done = reclaimer.snapshot().discard(&mut ranges(&[(0, 8 * PAGE)]));
+        assert_eq!(done, Discarded { bytes: 8 * PAGE, calls });
+        assert_eq!(recorder.calls.lock().unwrap()[0], (0, limit));
+    }
+}
+
+#[test]
 fn chain_interrupted_by_its_caller_counts_the_rest() {
     let pages = 2 * MOST_BYTES_A_CALL / PAGE;
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));

@@ -17,6 +17,19 @@ fn huge_memory() -> Option<Arc<GuestMemory>> {
     Some(Arc::new(GuestMemory::from_regions(vec![region]).unwrap()))
 }
 
+/// A huge page is discarded as a whole, however small the calls are to be.
+#[test]
+fn call_limit_below_a_huge_page_takes_the_page() {
+    let Some(memory) = huge_memory() else { return };
+    let recorder = Arc::new(Recorder::default());
+    let most_bytes_a_call = Some(PAGE);
+    let options = MemoryOptions { hugetlb: true, most_bytes_a_call, ..MemoryOptions::default() };
+    let reclaimer = Reclaimer::new(Arc::clone(&recorder), options, Arc::default(), Arc::default());
+    reclaimer.set_memory(memory).unwrap();
+    reclaimer.snapshot().discard(&mut ranges(&[(1 << 30, 2 * HUGE)]));
+    assert_eq!(*recorder.calls.lock().unwrap(), [(0, HUGE), (HUGE, HUGE)]);
+}
+
 /// What a driver and its VMM do with the balloon, in pages from the start of memory.
 #[derive(Clone, Debug)]
 enum Step {
