@@ -11,6 +11,7 @@ mod overhead;
 mod pairs;
 mod placement;
 mod reclaim;
+mod reclaim_path;
 mod scale;
 mod trackers;
 
@@ -24,6 +25,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &holding::HoldingCost,
         &placement::Placing,
         &reclaim::Reclaim,
+        &reclaim_path::ReclaimPath,
         &overhead::Overhead,
         &footprint::Footprint,
     ]

@@ -24,7 +24,7 @@ pub(super) const GRANULE_BYTES: u64 = 4096 << GRANULE_ORDER;
 /// The programs run on one CPU, whose statistics are updated as often as Linux does.
 const CPU: usize = 0;
 const VMSTAT_EVERY: u64 = SECOND;
-/// The most pages of one discarding call of the daemon: 32 MiB.
+/// The most pages of one discarding call in virtual time: 32 MiB, as `--max-discard-call 32M`.
 const CALL_PAGES: u64 = (32 << 20) / 4096;
 /// Cells of a map at the most.
 const MAP_CELLS: usize = 128;
