@@ -257,9 +257,10 @@ fn pong() -> Result<()> {
 fn calls() -> Result<Calls> {
     let daemon = spawn(&[])?;
     let mut guest = attach(&daemon)?;
-    guest.ram().populate(guest_driver::ram::GpaRange::between(Gpa(8 * MIB), Gpa(40 * MIB)))?;
+    // As much as goes in one call by default.
+    guest.ram().populate(guest_driver::ram::GpaRange::between(Gpa(8 * MIB), Gpa(10 * MIB)))?;
     let report: Vec<Buffer> =
-        (0..32).rev().map(|i| Buffer::writable(Gpa((8 + i) * MIB), 1 << 20)).collect();
+        (0..32).rev().map(|i| Buffer::writable(Gpa(8 * MIB + (i << 16)), 1 << 16)).collect();
     guest.submit_and_wait(REPORTING, &report)?;
     drop(guest);
     let summary = daemon.session_summary(TIMEOUT)?;

@@ -144,7 +144,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) allow_limited_tmpfs: bool,
 
-    /// Most bytes that one discarding call takes: a power of two from 4K to 1G [default: 32M, or 256M of
+    /// Most bytes that one discarding call takes: a power of two from 4K to 1G [default: 2M, or 64M of
     /// hugetlbfs].
     ///
     /// While a call is in progress, a pause, a message of the VMM and SIGTERM wait until it ends; with

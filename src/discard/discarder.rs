@@ -20,15 +20,16 @@ use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::{Counters, Discarded, SkipReason};
 
-/// The most bytes that one call discards, unless a single page is larger.
+/// The most bytes that one call discards, unless a single page is larger or the operator wants it.
 ///
-/// A punch cannot be interrupted, and a pause, a hang-up, a signal or a message of the frontend waits
-/// for it: with 4 KiB pages, of which the kernel frees some 5 GiB a second, about 6 ms for a piece of
-/// this size.
-const MOST_BYTES_A_CALL: u64 = 32 << 20;
+/// A punch cannot be interrupted. A fault of a page that it frees waits until it ends, and so do a
+/// pause, a hang-up, a signal and a message of the frontend: with 4 KiB pages, of which the kernel
+/// frees some 3 GiB a second, less than 1 ms for a piece of this size (`docs/research/reclaim.md`).
+const MOST_BYTES_A_CALL: u64 = 2 << 20;
 
-/// The same for huge pages of hugetlbfs, which the kernel frees some two hundred times as fast.
-const MOST_HUGE_BYTES_A_CALL: u64 = 256 << 20;
+/// The same for huge pages of hugetlbfs. No fault waits for the end of such a call, but the call waits
+/// for faults: some 0.2 ms for each page while the guest fills pages, which is 8 ms in all.
+const MOST_HUGE_BYTES_A_CALL: u64 = 64 << 20;
 
 /// The one system call that gives memory back, behind a trait so that a test can watch it or let
 /// it fail.

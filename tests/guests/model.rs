@@ -34,6 +34,12 @@ pub(crate) fn start() -> DaemonProcess {
     DaemonProcess::spawn(binary(), &DaemonOptions::default()).unwrap()
 }
 
+/// One whose calls are as large as several ranges, so that merging shows.
+pub(crate) fn start_with_large_calls() -> DaemonProcess {
+    let args = vec!["--max-discard-call=32M".into()];
+    DaemonProcess::spawn(binary(), &DaemonOptions { args, ..DaemonOptions::default() }).unwrap()
+}
+
 /// A guest whose reporter makes a pass when it is told to.
 pub(crate) struct Guest {
     pub(crate) vm: ModelVm,

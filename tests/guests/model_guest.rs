@@ -12,12 +12,12 @@ use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ReporterThread};
 
 use crate::model::{
     FILLED, Guest, KEPT, LOOK_EVERY, MIB, SECTION, TIMEOUT, check, drain, idle,
-    nothing_was_skipped, start,
+    nothing_was_skipped, start, start_with_large_calls,
 };
 
 #[test]
 fn all_free_memory_is_reclaimed_and_used_memory_kept() {
-    let daemon = start();
+    let daemon = start_with_large_calls();
     // Blocks lie on both sides of where the regions meet.
     let regions = Some(vec![0..1, 1..3, 3..4]);
     let memory = GuestMemory { regions, ..GuestMemory::flat(4 * SECTION, 2) };

@@ -22,9 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const KEPT: u32 = 1;
 const FILLED: u32 = 2;
 
+/// Its calls are as large as several ranges of Linux, so that merging shows.
 fn daemon() -> DaemonProcess {
     let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    DaemonProcess::spawn(binary, &DaemonOptions::default()).unwrap()
+    let args = vec!["--max-discard-call=32M".into()];
+    DaemonProcess::spawn(binary, &DaemonOptions { args, ..DaemonOptions::default() }).unwrap()
 }
 
 /// 1 GiB and two CPUs, with `daemon` as the balloon.
