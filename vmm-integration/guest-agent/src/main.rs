@@ -30,6 +30,7 @@ use crate::runner::Races;
 use crate::victims::Victims;
 
 mod faults;
+mod lock;
 mod memory;
 mod offlines;
 mod placed;

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZero;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use guest_agent::{Verified, pattern};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+use crate::lock::lock;
 
 /// Kept free beyond an allocation: page tables for it, and what the agent itself needs.
 const RESERVE_BYTES: u64 = 16 << 20;
@@ -114,11 +116,6 @@ impl Drop for Promise<'_> {
 
 fn missing(id: u32) -> String {
     format!("there is no allocation {id}")
-}
-
-/// A panic while a lock was held ended one command; what it guards stays usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);

@@ -78,3 +78,10 @@ pub enum VictimState {
     /// It has ended, as said.
     Ended(String),
 }
+
+impl VictimState {
+    /// Whether it is not there any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}

@@ -19,13 +19,14 @@ pub(crate) mod task;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_agent::placement::{DONE, KILLED, PlacementPlan, PlacementReport, TaskReport};
 
+use crate::lock::lock;
 use crate::stop::Stop;
 use crate::system;
 use cpuset::Cpuset;
@@ -262,10 +263,6 @@ fn how(status: ExitStatus) -> String {
         (_, Some(signal)) => format!("signal {signal}"),
         (code, None) => format!("status {}: see the console", code.unwrap_or(-1)),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -17,12 +17,13 @@ mod virtual_machine;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, bail, ensure};
-use guest_agent::victim::{VictimPlan, VictimReport, VictimState};
+use guest_agent::victim::{VictimPlan, VictimReport};
 
+use crate::lock::lock;
 use crate::stop::Stop;
 use tracer::Tracer;
 
@@ -115,13 +116,4 @@ impl Drop for Victim {
             eprintln!("guest-agent: {error:#}");
         }
     }
-}
-
-/// A state that is not there any more.
-fn ended(state: &VictimState) -> bool {
-    matches!(state, VictimState::Ended(_))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

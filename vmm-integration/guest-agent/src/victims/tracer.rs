@@ -16,7 +16,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{ended, lock, process};
+use super::process;
+use crate::lock::lock;
 
 /// The tracer of one process. Only the thread that attached may trace, so it has one of its own.
 pub(super) struct Tracer {
@@ -57,7 +58,7 @@ impl Tracer {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        !ended(&self.state())
+        !self.state().has_ended()
     }
 
     /// Has the process end, and waits for its end.
@@ -72,7 +73,7 @@ impl Tracer {
                 Err(error) => return Err(error).context("ending the victim"),
             }
         }
-        while !ended(&state.1) {
+        while !state.1.has_ended() {
             state =
                 self.shared.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
