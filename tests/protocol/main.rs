@@ -14,6 +14,7 @@ mod device_state;
 mod driver_state;
 mod features_document;
 mod holes;
+mod host_oom;
 mod kept_memory;
 mod kicks;
 mod memory_lost;
