@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod faulting;
+pub mod hugetlb;
 pub mod pattern;
 pub mod placement;
 pub mod race;
@@ -24,6 +25,7 @@ pub mod victim;
 pub use pattern::{Mismatch, Verified};
 
 use faulting::{Faulted, FaultingPlan};
+use hugetlb::{StormPlan, StormReport};
 use placement::{PlacementPlan, PlacementReport};
 use race::{MemoryBlocks, RacePlan, RaceReport, Task};
 use victim::{VictimPlan, VictimReport};
@@ -169,6 +171,12 @@ pub enum Command {
         /// Ends it, and answers when it has ended.
         release: bool,
     },
+    /// Runs processes that fault a file of hugetlbfs in, to their end; one plan at a time. Answer:
+    /// [`Reply::Storm`].
+    Storm {
+        /// The processes.
+        plan: StormPlan,
+    },
     /// Powers the guest off. There may be no answer.
     PowerOff,
 }
@@ -222,6 +230,8 @@ pub enum Reply {
     Placement(PlacementReport),
     /// See [`Command::Victim`].
     Victim(VictimReport),
+    /// See [`Command::Storm`].
+    Storm(StormReport),
 }
 
 /// Why a command failed.

@@ -27,6 +27,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use crate::memory::Allocations;
 use crate::placed::Placements;
 use crate::runner::Races;
+use crate::storm::Storms;
 use crate::victims::Victims;
 
 mod faults;
@@ -39,6 +40,7 @@ mod reports;
 mod runner;
 mod stats;
 mod stop;
+mod storm;
 mod system;
 mod victims;
 
@@ -76,6 +78,7 @@ struct State {
     races: Races,
     placements: Placements,
     victims: Victims,
+    storms: Storms,
 }
 
 /// Serves the port until it ends.
@@ -240,7 +243,7 @@ fn run(command: Command, state: &State) -> Outcome {
 }
 
 fn execute(command: Command, state: &State) -> Result<Reply> {
-    let State { allocations, races, placements, victims } = state;
+    let State { allocations, races, placements, storms, victims } = state;
     match command {
         Command::Hello => system::hello().map(Reply::Hello),
         Command::LoadModule { name, params } => {
@@ -268,6 +271,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Placement { stop } => placements.report(stop).map(Reply::Placement),
         Command::StartVictim { plan } => victims.start(plan).map(|()| Reply::Done),
         Command::Victim { release } => victims.report(release).map(Reply::Victim),
+        Command::Storm { plan } => storms.run(&plan).map(Reply::Storm),
         Command::Balloon => system::balloon().map(Reply::Balloon),
         Command::PowerOff => system::power_off().map(|()| Reply::Done),
     }

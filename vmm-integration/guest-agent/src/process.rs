@@ -11,6 +11,7 @@ use guest_agent::{ProcessEnd, pattern};
 
 use crate::memory::Mapping;
 use crate::placed::task;
+use crate::storm;
 use crate::victims::process;
 
 /// Makes the program run as a process that uses memory.
@@ -36,7 +37,7 @@ pub(crate) fn role() -> Option<Result<()>> {
         ROLE => Some(fill(args)),
         task::ROLE => Some(task::run(args)),
         process::ROLE => Some(process::run(args)),
-        _ => None,
+        name => storm::role(name, args),
     }
 }
 

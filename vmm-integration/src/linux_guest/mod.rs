@@ -8,6 +8,7 @@ pub(crate) mod initramfs;
 mod kernel;
 mod placement;
 mod results;
+mod storm;
 mod victim;
 
 pub use agent::AgentClient;
