@@ -68,6 +68,7 @@ Examples:
   cargo xtask lab race race-linux --case daemon --cycles 100000          offlining in real Linux
   cargo xtask lab race hypotheses --case hung-backend                    one hypothesis
   cargo xtask lab race placement --set seconds=600                       cpusets and nodes, ten minutes a case
+  cargo xtask lab race shared-page-tables --set runs=10                  hugetlb faults, forks, punches, ten times
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
   cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two faults, each a case
   cargo xtask lab race --faults plan.toml                                a plan: see docs/user/lab.md

@@ -11,6 +11,7 @@
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
 //! | `reporter` | the device that free memory is reported to |
+//! | `shared_page_tables` | a file of hugetlbfs that processes of a real guest fault in |
 //! | `zoneinfo` | sizes and watermarks of zones |
 
 mod agreement;
@@ -20,6 +21,7 @@ pub mod linux;
 mod offlining;
 mod placement;
 mod reporter;
+mod shared_page_tables;
 mod zoneinfo;
 
 pub use self::faults::Planned;
@@ -34,5 +36,6 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &hypotheses::Hypotheses,
         &agreement::Agreement,
         &placement::Placement,
+        &shared_page_tables::SharedPageTables,
     ]
 }

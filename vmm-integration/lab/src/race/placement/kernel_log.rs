@@ -6,21 +6,21 @@ use std::collections::BTreeMap;
 
 /// Complaints by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Complaints {
+pub(in crate::race) struct Complaints {
     /// OOM kills by `enum oom_constraint`: `none`, `cpuset`, `memory-policy`, `memcg`.
-    pub(super) oom: BTreeMap<String, u64>,
+    pub(in crate::race) oom: BTreeMap<String, u64>,
     /// Allocations that failed with a warning (`warn_alloc`).
-    pub(super) failed_allocations: u64,
+    pub(in crate::race) failed_allocations: u64,
     /// Tasks that the hung task detector named.
-    pub(super) hung_tasks: u64,
+    pub(in crate::race) hung_tasks: u64,
     /// Reports of the soft lockup detector.
-    pub(super) soft_lockups: u64,
+    pub(in crate::race) soft_lockups: u64,
     /// Reports of RCU's stall detector.
-    pub(super) rcu_stalls: u64,
+    pub(in crate::race) rcu_stalls: u64,
     /// Other lines with `WARNING:`, `BUG:` or `Oops:`.
-    pub(super) others: u64,
+    pub(in crate::race) others: u64,
     /// The lines that were counted, each without its time.
-    pub(super) lines: Vec<String>,
+    pub(in crate::race) lines: Vec<String>,
 }
 
 /// Lines that are kept.
@@ -28,7 +28,7 @@ const MOST_LINES: usize = 12;
 
 impl Complaints {
     /// Counts the complaints of a log.
-    pub(super) fn of(log: &str) -> Self {
+    pub(in crate::race) fn of(log: &str) -> Self {
         let mut complaints = Self::default();
         for line in log.lines() {
             // `[   12.345678] TEXT`; a line that another tore apart has no time.
@@ -60,12 +60,12 @@ impl Complaints {
 
     /// OOM kills that the log describes. The kernel limits their rate, and counts all in
     /// `/proc/vmstat`.
-    pub(super) fn oom_kills(&self) -> u64 {
+    pub(in crate::race) fn oom_kills(&self) -> u64 {
         self.oom.values().sum()
     }
 
     /// OOM kills where a cpuset or a policy kept the allocation from other nodes.
-    pub(super) fn constrained(&self) -> u64 {
+    pub(in crate::race) fn constrained(&self) -> u64 {
         ["cpuset", "memory-policy"].iter().filter_map(|name| self.oom.get(*name)).sum()
     }
 }

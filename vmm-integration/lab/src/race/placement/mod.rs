@@ -20,7 +20,7 @@ mod block;
 mod bound;
 mod cycles;
 mod flip;
-mod kernel_log;
+pub(in crate::race) mod kernel_log;
 mod numa;
 mod settings;
 
