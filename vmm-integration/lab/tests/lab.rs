@@ -57,6 +57,10 @@ fn bad_argument_is_refused_before_anything_runs() {
             "unknown parameter \"rate\" of scale: expected one of",
         ),
         (vec!["bench", "--set", "memory"], "--set \"memory\": expected NAME=VALUE"),
+        (
+            vec!["bench", "reclaim-path", "--set", "calls-4k=3M"],
+            "calls-4k (got \"3M\", expected powers of two from 4K to 256M",
+        ),
         (vec!["bench", "scale", "--case", "z-isolate"], "unknown case \"z-isolate\" of scale"),
         (vec!["bench", "--seed", "x"], "invalid value 'x' for '--seed"),
         (vec!["bench", "--seed", "-1"], "invalid value '-1' for '--seed"),
@@ -321,6 +325,29 @@ fn same_seed_repeats_figures_and_another_does_not() {
     let closed = &first["section-bit-isolate-sweep"];
     assert!(closed.series.contains_key("closed-form") && closed.series.contains_key("measured"));
     assert!(first["section-bit-isolate-bursty"].map.is_some());
+}
+
+/// A run of one case that discards in two sizes, with real processes and the daemon.
+#[test]
+fn reclaim_path_counts_calls_and_faults() {
+    let beside =
+        Path::new(env!("CARGO_BIN_EXE_balloon-lab")).with_file_name("vhost-device-balloon");
+    if !beside.exists() {
+        // Tests of the whole workspace have built it.
+        let build = ["build", "--quiet", "--package", "vhost-device-balloon"];
+        assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["backing=4k", "processes=two", "touch=within", "calls-4k=256K,2M", "rounds=1"];
+    let mut args = vec!["bench", "reclaim-path"];
+    args.extend(sets.iter().flat_map(|set| ["--set", set]));
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let records = by_case(Store::new(folder.path()).kept().unwrap().records);
+    let figures = &records["4k-two-within"].figures;
+    for name in ["256-kib-rate", "2048-kib-rate", "256-kib-call", "2048-kib-call", "to-map"] {
+        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
+    }
 }
 
 #[test]

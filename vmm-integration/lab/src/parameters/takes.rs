@@ -107,6 +107,29 @@ impl Takes for Sizes {
     }
 }
 
+/// Powers of two as in [`Sizes`].
+pub struct PowersOfTwo(pub u64, pub u64);
+
+impl Display for PowersOfTwo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [least, most] = [self.0, self.1].map(Size);
+        write!(f, "powers of two from {least} to {most}, such as 512K,4M")
+    }
+}
+
+impl Takes for PowersOfTwo {
+    type Value = Vec<u64>;
+
+    fn parse(&self, text: &str) -> Option<Vec<u64>> {
+        let sizes = Sizes(self.0, self.1).parse(text)?;
+        sizes.iter().all(|size| size.is_power_of_two()).then_some(sizes)
+    }
+
+    fn show(&self, value: &Vec<u64>) -> String {
+        Sizes(self.0, self.1).show(value)
+    }
+}
+
 /// One variant of an enum or several, separated by commas.
 pub struct Several<T>(PhantomData<T>);
 

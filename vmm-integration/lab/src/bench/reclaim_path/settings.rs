@@ -3,7 +3,7 @@
 //! The parameters of `reclaim-path`.
 
 use crate::parameters::parameters;
-use crate::parameters::takes::{Several, Sizes, Whole};
+use crate::parameters::takes::{PowersOfTwo, Several, Whole};
 
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
@@ -104,11 +104,11 @@ parameters! {
             "pages that the first of them touches meanwhile: none, fresh (holes elsewhere in the file), \
              mapped (pages elsewhere in the file that only its page table lacks), within (the pages that \
              are being discarded)";
-        calls_4k: Vec<u64>, Sizes(4 * KIB, 256 * MIB), vec![64 * KIB, 4 * MIB, 32 * MIB],
+        calls_4k: Vec<u64>, PowersOfTwo(4 * KIB, 256 * MIB), vec![64 * KIB, 4 * MIB, 32 * MIB],
             vec![4 * KIB, 64 * KIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB, 32 * MIB, 256 * MIB],
-            "limits of a discarding call (--max-discard-call), powers of two, with pages of 4 KiB; the \
-             largest is the range that is discarded";
-        calls_hugetlb: Vec<u64>, Sizes(2 * MIB, GIB), vec![2 * MIB, 256 * MIB],
+            "limits of a discarding call (--max-discard-call) with pages of 4 KiB; the largest is the \
+             range that is discarded";
+        calls_hugetlb: Vec<u64>, PowersOfTwo(2 * MIB, GIB), vec![2 * MIB, 256 * MIB],
             vec![2 * MIB, 16 * MIB, 64 * MIB, 128 * MIB, 256 * MIB, 512 * MIB, GIB],
             "the same with huge pages";
         rounds: usize, Whole(1, 1000), 2, 9, "discards with each limit, which take turns";
