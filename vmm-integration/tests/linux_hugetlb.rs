@@ -9,7 +9,7 @@ use anyhow::Result;
 use guest_agent::hugetlb::{Arrangement, Role, Sabotage, StormPlan, StormReport};
 use vmm_integration::vmm::qemu::{self, GuestConfig, LinuxGuest};
 
-const PAGES: u32 = 32;
+const PAGES: u32 = 16;
 
 /// A guest whose huge pages are all surplus.
 fn boot() -> Result<LinuxGuest> {
