@@ -69,6 +69,7 @@ Examples:
   cargo xtask lab race hypotheses --case hung-backend                    one hypothesis
   cargo xtask lab race placement --set seconds=600                       cpusets and nodes, ten minutes a case
   cargo xtask lab race shared-page-tables --set runs=10                  hugetlb faults, forks, punches, ten times
+  cargo xtask lab race oom-reaper --case kvm-late --set runs=10          the OOM reaper and KVM, ten kills
   cargo xtask lab race --fault delay-ack:after=3,times=2,ms=500          one fault
   cargo xtask lab race --fault discard-fails:errno=ENOSPC --fault drop-ack   two faults, each a case
   cargo xtask lab race --faults plan.toml                                a plan: see docs/user/lab.md

@@ -10,6 +10,7 @@
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
+//! | `oom_reaper` | processes that are killed and do not exit, with what uses their memory |
 //! | `reporter` | the device that free memory is reported to |
 //! | `shared_page_tables` | a file of hugetlbfs that processes of a real guest fault in |
 //! | `zoneinfo` | sizes and watermarks of zones |
@@ -19,6 +20,7 @@ mod faults;
 mod hypotheses;
 pub mod linux;
 mod offlining;
+mod oom_reaper;
 mod placement;
 mod reporter;
 mod shared_page_tables;
@@ -37,5 +39,6 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &agreement::Agreement,
         &placement::Placement,
         &shared_page_tables::SharedPageTables,
+        &oom_reaper::OomReaper,
     ]
 }
