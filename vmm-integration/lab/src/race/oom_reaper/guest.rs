@@ -152,6 +152,8 @@ impl Killing {
     /// Kills a process and looks at what becomes of its memory.
     pub(super) fn kill(&self) -> Result<Reaped> {
         let agent = self.agent();
+        // While a report withholds most memory, the victim is killed before it has its own.
+        self.await_return()?;
         agent.start_victim(&self.holder.plan(self.victim_bytes))?;
         let pid = agent.victim(false)?.pid;
         let before = self.mapped(pid)?;
