@@ -62,11 +62,6 @@ impl Hugetlb {
             self.back_out(index, folio, cached.is_none());
             return Ok(Fault::OutOfMemory);
         };
-        if index >= self.inode.size.load(Ordering::SeqCst) {
-            drop(locked);
-            self.back_out(index, folio, cached.is_none());
-            return Ok(Fault::Sigbus);
-        }
         self.step();
         self.set_entry(space, index, locked.table, Page::Folio(folio))?;
         drop(locked.held);

@@ -100,7 +100,27 @@ const COPY: Scenario = Scenario {
     actors: &[Other::CowFault(0), Other::Fault(1, 1), Other::Fault(1, 1)],
 };
 
-const ALL: [Scenario; 7] = [PUNCH, STORM, LEAVE, WALK, SPECULATE, SPLIT, COPY];
+/// A process that faults and maps the file again beside a punch, which waits for the lock of a VMA that goes.
+const REMAP: Scenario = Scenario {
+    name: "remap",
+    pieces: 1,
+    spaces: 2,
+    mapped: &[0, 1],
+    faulted: &[(0, 0), (0, 1), (1, 0)],
+    actors: &[Other::Fault(0, 1), Other::Remap(0), Other::Fault(0, 2), Other::Punch],
+};
+
+/// GUP-fast in a process that exits with page tables of its own.
+const QUIT: Scenario = Scenario {
+    name: "quit",
+    pieces: 1,
+    spaces: 2,
+    mapped: &[0, 1],
+    faulted: &[(0, 0), (0, 1)],
+    actors: &[Other::GupFast(0), Other::GupFast(0), Other::Exit(0), Other::Fault(1, 1)],
+};
+
+const ALL: [Scenario; 9] = [PUNCH, STORM, LEAVE, WALK, SPECULATE, SPLIT, COPY, REMAP, QUIT];
 
 pub(super) fn configurations() -> Vec<Configuration<Setting, Holds>> {
     let bad = |name: &str, about: &str, scenario, scheme, flaw, breaks| Configuration {

@@ -50,6 +50,11 @@ impl World {
             }
             Other::Truncate => hugetlb.truncate(task, 1),
             Other::Exit(space) => self.exit(task, space),
+            Other::Remap(space) => {
+                hugetlb.munmap(task, space)?;
+                hugetlb.mmap(task, space);
+                hugetlb.fault(task, space, page()).map(drop)
+            }
             Other::Fork(parent, child) => {
                 hugetlb.fork(task, parent, child)?;
                 hugetlb.fault(task, child, page())?;

@@ -45,6 +45,8 @@ pub enum Other {
     Truncate,
     /// This address space unmaps the file, and a file that nothing maps is evicted.
     Exit(usize),
+    /// This address space unmaps the file, maps it again and touches a page.
+    Remap(usize),
     /// The first becomes the second, which touches a page and exits.
     Fork(usize, usize),
     /// This address space unmaps the file and maps private pages by what page tables it has.
