@@ -13,8 +13,10 @@ use crate::address_space::{Asks, NotifyFlaw, Step};
     Eq,
     Hash,
     strum::Display,
+    strum::EnumString,
     strum::IntoStaticStr,
     strum::VariantArray,
+    strum::VariantNames,
 )]
 #[strum(serialize_all = "kebab-case")]
 pub enum Scheme {
@@ -40,6 +42,9 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// All of them.
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
+
     /// Which notifiers are asked.
     pub fn asks(self) -> Asks {
         match self {

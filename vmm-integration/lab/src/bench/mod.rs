@@ -7,6 +7,7 @@ mod footprint;
 mod footprint_trace;
 mod guests;
 mod holding;
+mod oom_reaper;
 mod overhead;
 mod pairs;
 mod placement;
@@ -24,6 +25,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &scale::Scale,
         &holding::HoldingCost,
         &placement::Placing,
+        &oom_reaper::OomReaper,
         &reclaim::Reclaim,
         &reclaim_path::ReclaimPath,
         &overhead::Overhead,
