@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Broken, Config, Hugetlb, Scheme, Task};
+use super::{Broken, Config, Hugetlb, Locks, Scheme, Task};
 
 /// Threads, and the file that they map.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,14 @@ pub struct Load {
     pub pieces: usize,
     /// Entries of a page table.
     pub entries: usize,
+    /// What the locks are.
+    pub locks: Locks,
 }
 
 impl Load {
     /// One thread that faults in a file of four page tables of x86-64 (4 GiB), with this scheme.
     pub fn of(scheme: Scheme) -> Self {
-        Self { scheme, faulters: 1, forkers: 0, pieces: 4, entries: 512 }
+        Self { scheme, faulters: 1, forkers: 0, pieces: 4, entries: 512, locks: Locks::InOrder }
     }
 }
 
@@ -52,6 +54,8 @@ pub struct Rates {
     pub faults: u64,
     /// Forks of all threads, each with the exit of the child.
     pub forks: u64,
+    /// Waits in the queue of the two locks of the file: `i_mmap_rwsem` and the inode's rwsem.
+    pub waits: u64,
     /// From the start of all threads to the end of the last.
     pub elapsed: Duration,
 }
@@ -77,15 +81,15 @@ fn rate(count: u64, elapsed: Duration) -> f64 {
 /// # Errors
 /// The first rule that an operation saw broken.
 pub fn run(load: Load, duration: Duration) -> Result<Rates, Broken> {
-    let Load { scheme, faulters, forkers, pieces, entries } = load;
+    let Load { scheme, faulters, forkers, pieces, entries, locks } = load;
     let spaces = faulters + 2 * forkers;
-    let hugetlb =
-        Hugetlb::new(Config { scheme, flaw: None, pieces, entries, spaces, watched: false });
+    let hugetlb = Hugetlb::new(Config { scheme, flaw: None, pieces, entries, spaces, locks });
     let task = hugetlb.task("setup");
     for space in (0..faulters).chain((0..forkers).map(|at| faulters + 2 * at)) {
         hugetlb.mmap(&task, space);
-        for index in 0..hugetlb.pages() {
-            hugetlb.fault(&task, space, index)?;
+        // A page of each page table, so that a fork has all of them to share.
+        for piece in 0..pieces {
+            hugetlb.fault(&task, space, piece * entries)?;
         }
     }
     let (stop, start) = (AtomicBool::new(false), Barrier::new(faulters + forkers + 1));
@@ -108,8 +112,9 @@ pub fn run(load: Load, duration: Duration) -> Result<Rates, Broken> {
             };
             handles.into_iter().map(join).sum::<Result<u64, Broken>>()
         };
-        let (faults, forks) = (sum(faulters), sum(forkers));
-        Ok(Rates { faults: faults?, forks: forks?, elapsed: begun.elapsed() })
+        let (faults, forks) = (sum(faulters)?, sum(forkers)?);
+        let waits = hugetlb.inode.i_mmap.slept() + hugetlb.inode.sharing.slept();
+        Ok(Rates { faults, forks, waits, elapsed: begun.elapsed() })
     })
 }
 

@@ -63,17 +63,36 @@ pub struct Config {
     pub entries: usize,
     /// Address spaces.
     pub spaces: usize,
-    /// Whether locks are watched for a deadlock, and rules that take a walk over all page tables checked.
-    pub watched: bool,
+    /// What its locks are.
+    pub locks: Locks,
+}
+
+/// What the locks of a model are.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
+)]
+#[strum(serialize_all = "kebab-case")]
+pub enum Locks {
+    /// Fair, and watched for a deadlock. Rules that take a walk over all page tables are checked.
+    Watched,
+    /// Fair: in the order of arrival, asleep.
+    InOrder,
+    /// Reader/writer locks are [stealing](Rwsem::stealing), as in Linux.
+    Stealing,
 }
 
 /// A file of hugetlbfs, the address spaces that map it, and the memory for their page tables.
 ///
 /// ```
-/// use guest_driver::hugetlb::{Config, Fault, Hugetlb, Scheme};
+/// use guest_driver::hugetlb::{Config, Fault, Hugetlb, Locks, Scheme};
 ///
 /// let config = Config {
-///     scheme: Scheme::VmaLock, flaw: None, pieces: 1, entries: 2, spaces: 2, watched: true,
+///     scheme: Scheme::VmaLock,
+///     flaw: None,
+///     pieces: 1,
+///     entries: 2,
+///     spaces: 2,
+///     locks: Locks::Watched,
 /// };
 /// let hugetlb = Hugetlb::new(config);
 /// let task = hugetlb.task("the task");
@@ -106,11 +125,11 @@ impl Hugetlb {
     /// A file that nothing maps and that has no folios yet.
     pub fn new(config: Config) -> Self {
         let waits = Arc::new(Waits::new());
-        let mutex = |name: String| match config.watched {
-            true => WatchedMutex::watched(&waits, name),
-            false => WatchedMutex::new(),
+        let mutex = |name: String| match config.locks {
+            Locks::Watched => WatchedMutex::watched(&waits, name),
+            Locks::InOrder | Locks::Stealing => WatchedMutex::new(),
         };
-        let rwsem = |name: String| rwsem(&waits, config.watched, name);
+        let rwsem = |name: String| rwsem(&waits, config.locks, name);
         let space = |at| Space::new(config.pieces, rwsem(format!("mmap_lock {at}")));
         Self {
             tables: Tables::new(config.pieces * config.spaces, config.entries, mutex),
@@ -125,9 +144,9 @@ impl Hugetlb {
 
     /// A task of this name.
     pub fn task(&self, name: impl Into<String>) -> Task {
-        match self.config.watched {
-            true => Task(self.waits.party(name)),
-            false => Task(Party::UNWATCHED),
+        match self.config.locks {
+            Locks::Watched => Task(self.waits.party(name)),
+            Locks::InOrder | Locks::Stealing => Task(Party::UNWATCHED),
         }
     }
 
@@ -209,10 +228,11 @@ impl Hugetlb {
     }
 }
 
-fn rwsem(waits: &Arc<Waits>, watched: bool, name: String) -> Rwsem {
-    match watched {
-        true => Rwsem::watched(waits, name),
-        false => Rwsem::new(),
+fn rwsem(waits: &Arc<Waits>, locks: Locks, name: String) -> Rwsem {
+    match locks {
+        Locks::Watched => Rwsem::watched(waits, name),
+        Locks::InOrder => Rwsem::new(),
+        Locks::Stealing => Rwsem::stealing(),
     }
 }
 

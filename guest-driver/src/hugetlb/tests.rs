@@ -6,7 +6,7 @@ use super::measure::{Load, run};
 use super::*;
 
 fn config(scheme: Scheme, flaw: Option<Flaw>) -> Config {
-    Config { scheme, flaw, pieces: 2, entries: 2, spaces: 3, watched: true }
+    Config { scheme, flaw, pieces: 2, entries: 2, spaces: 3, locks: Locks::Watched }
 }
 
 /// A file that address spaces 0 and 1 map, with `index` faulted in by both.

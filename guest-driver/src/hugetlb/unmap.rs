@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::broken::{Broken, Rule};
 use super::space::{Space, Vma};
-use super::{Flaw, Hugetlb, Page, Scheme, TableRef, Task, rwsem};
+use super::{Flaw, Hugetlb, Locks, Page, Scheme, TableRef, Task, rwsem};
 use crate::waits::Held;
 
 /// The locks that unsharing the page tables of one VMA takes.
@@ -55,7 +55,7 @@ impl Hugetlb {
     fn insert(&self, task: &Task, space: usize) -> Arc<Vma> {
         let vma = Arc::new(Vma {
             space,
-            lock: rwsem(&self.waits, self.config.watched, format!("the VMA lock of {space}")),
+            lock: rwsem(&self.waits, self.config.locks, format!("the VMA lock of {space}")),
             shareable: AtomicBool::new(true),
         });
         self.spaces[space].set_vma(Some(Arc::clone(&vma)));
@@ -227,7 +227,7 @@ impl Hugetlb {
                 self.tables.with(table, |state| state.shares -= 1);
             }
         }
-        if self.config.watched && self.users(table) == 0 {
+        if self.config.locks == Locks::Watched && self.users(table) == 0 {
             let what = "a page table is unshared from the only address space that has it";
             return Err(Broken::new(Rule::ShareCountMatchesUsers, what));
         }

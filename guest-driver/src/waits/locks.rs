@@ -57,7 +57,7 @@ impl WatchedMutex {
 /// A lock that several share or one has alone (`rw_semaphore`).
 ///
 /// It is fair: a reader that comes after a waiting writer waits too. A task that takes it twice as a
-/// reader is therefore in a deadlock when a writer comes in between.
+/// reader is therefore in a deadlock when a writer comes in between. [`Rwsem::stealing`] makes one that is not fair.
 ///
 /// ```
 /// use guest_driver::waits::{Party, Rwsem};
@@ -73,7 +73,13 @@ pub struct Rwsem {
     state: Lock<State>,
     changed: Changed,
     watch: Option<Watch>,
+    steals: bool,
 }
+
+/// How often a writer looks whether a lock that can be stolen is free before it sleeps.
+const SPINS: u32 = 2_000;
+/// How often other tasks pass the first that sleeps, until it must be the next. Linux has a time, of 4 ms.
+const MOST_STOLEN: u32 = 1_000;
 
 #[derive(Debug)]
 struct Watch {
@@ -88,6 +94,8 @@ struct State {
     /// Tickets of those that wait, in the order of arrival.
     queue: VecDeque<u64>,
     next_ticket: u64,
+    /// How often other tasks have passed the first of them.
+    stolen: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +107,10 @@ enum Mode {
 impl State {
     fn admits(&self, mode: Mode) -> bool {
         !self.written && (mode == Mode::Read || self.readers == 0)
+    }
+
+    fn may_be_stolen(&self, mode: Mode) -> bool {
+        self.admits(mode) && (self.queue.is_empty() || self.stolen < MOST_STOLEN)
     }
 
     fn enter(&mut self, mode: Mode) {
@@ -120,6 +132,18 @@ impl Rwsem {
     /// A lock that nothing watches.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A lock that is not fair, as Linux's `rw_semaphore`, and that nothing watches. A task that comes may pass
+    /// those that sleep, and a writer spins for a while before it sleeps. A task that too many have passed is
+    /// the next.
+    pub fn stealing() -> Self {
+        Self { steals: true, ..Self::default() }
+    }
+
+    /// How many times a task has waited in the queue so far.
+    pub fn slept(&self) -> u64 {
+        self.state.lock().next_ticket
     }
 
     /// A lock of this name in `waits`.
@@ -171,6 +195,19 @@ impl Rwsem {
             self.enter(&mut state, party, mode);
             return;
         }
+        if self.steals {
+            let looks = if mode == Mode::Write { SPINS } else { 1 };
+            for _ in 0..looks {
+                if state.may_be_stolen(mode) {
+                    state.stolen += u32::from(!state.queue.is_empty());
+                    state.enter(mode);
+                    return;
+                }
+                drop(state);
+                core::hint::spin_loop();
+                state = self.state.lock();
+            }
+        }
         // It panics if the wait can never end, so before anything is queued.
         if let Some(Watch { waits, thing }) = &self.watch {
             waits.wait(party, *thing);
@@ -182,6 +219,7 @@ impl Rwsem {
             state = self.changed.wait(state, &self.state);
         }
         state.queue.pop_front();
+        state.stolen = 0;
         if let Some(Watch { waits, .. }) = &self.watch {
             waits.waited(party);
         }

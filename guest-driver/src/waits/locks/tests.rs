@@ -122,3 +122,30 @@ fn trylock_fails_while_held_and_leaves_no_trace() {
     drop(held);
     drop(lock.write(one));
 }
+
+#[test]
+fn stealing_reader_passes_a_sleeping_writer() {
+    let (lock, party) = (Rwsem::stealing(), Party::UNWATCHED);
+    let written = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let shared = lock.read(party);
+        scope.spawn(|| {
+            let _held = lock.write(party);
+            written.store(1, Ordering::SeqCst);
+        });
+        until_queued(&lock, 1);
+        for _ in 0..MOST_STOLEN {
+            drop(lock.read(party));
+        }
+        assert_eq!(written.load(Ordering::SeqCst), 0);
+        // The writer is the next now, so this one sleeps behind it.
+        let last = scope.spawn(|| {
+            let _shared = lock.read(party);
+            assert_eq!(written.load(Ordering::SeqCst), 1);
+        });
+        until_queued(&lock, 2);
+        drop(shared);
+        last.join().expect("it came after the writer");
+    });
+    assert_eq!((lock.slept(), lock.state.lock().stolen), (2, 0));
+}

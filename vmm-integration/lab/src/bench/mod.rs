@@ -14,6 +14,7 @@ mod placement;
 mod reclaim;
 mod reclaim_path;
 mod scale;
+mod shared_page_tables;
 mod trackers;
 
 use crate::experiment::AnyExperiment;
@@ -26,6 +27,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &holding::HoldingCost,
         &placement::Placing,
         &oom_reaper::OomReaper,
+        &shared_page_tables::SharedPageTables,
         &reclaim::Reclaim,
         &reclaim_path::ReclaimPath,
         &overhead::Overhead,

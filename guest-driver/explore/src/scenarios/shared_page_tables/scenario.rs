@@ -8,7 +8,7 @@ use super::catalogue;
 use super::invariant::Holds;
 use super::setting::{Other, Setting};
 use crate::{Actor, Configuration, Model, Notes, Run};
-use guest_driver::hugetlb::{Broken, Config, Hugetlb, Task};
+use guest_driver::hugetlb::{Broken, Config, Hugetlb, Locks, Task};
 use guest_driver::random::Random;
 
 /// Entries of a page table.
@@ -108,7 +108,7 @@ impl Model for SharedPageTables {
             pieces: scenario.pieces,
             entries: ENTRIES,
             spaces: scenario.spaces,
-            watched: true,
+            locks: Locks::Watched,
         });
         let task = hugetlb.task("setup");
         for &space in scenario.mapped {
