@@ -116,11 +116,11 @@ impl World {
 
     /// The cpuset gets these nodes, or the update fails.
     pub(super) fn update_to(&self, mems: NodeMask) -> bool {
-        let before = self.seen();
+        // Where another sets policies meanwhile, to look at them would be a read after their free.
+        let before = self.setting.scenario.mbind.is_empty().then(|| self.seen());
         self.history.begin(self.setting.scheme, mems);
         let done = self.placement.set_mems(CpusetId(0), mems);
-        // Another may have changed a policy meanwhile.
-        if done.is_err() && self.setting.scenario.mbind.is_empty() && self.seen() != before {
+        if let Some(before) = before.filter(|before| done.is_err() && self.seen() != *before) {
             let what = format!("{done:?}, and {before:?} has become {:?}", self.seen());
             self.run.violate(Holds::FailedUpdateChangesNothing, what);
         }
