@@ -10,7 +10,7 @@ use guest_agent::{Command, Reply};
 
 use super::AgentClient;
 
-/// For memory that is filled by an emulated CPU, or is to be free.
+/// How long an emulated CPU may take to fill memory, or the kernel to free it.
 const LONG: Duration = Duration::from_secs(120);
 
 impl AgentClient {

@@ -91,7 +91,7 @@ impl Shared {
         let child = match started_and_traced(plan) {
             Ok(child) => child,
             Err(error) => {
-                // Whoever waits takes it.
+                // The task that waits takes it.
                 let _ = started.send(Err(error));
                 return;
             }
