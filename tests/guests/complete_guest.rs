@@ -10,11 +10,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::measure::host::{resident_bytes, wait_until};
 use vmm_integration::measure::hugetlb::Pool;
-use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -220,14 +220,7 @@ fn memory_that_is_added_is_reported_and_given_back() {
     };
     let guest = boot(&daemon, config);
     let before = total(&guest);
-    let memory = json!({
-        "qom-type": "memory-backend-memfd", "id": "hot", "size": 512 * MIB, "share": true,
-    });
-    let memory: qapi::qmp::ObjectOptions = serde_json::from_value(memory).unwrap();
-    guest.qmp().execute(&qapi::qmp::object_add(memory)).unwrap();
-    let dimm = json!({ "driver": "pc-dimm", "id": "dimm", "memdev": "hot" });
-    let dimm: qapi::qmp::device_add = serde_json::from_value(dimm).unwrap();
-    guest.qmp().execute(&dimm).unwrap();
+    guest.qmp().plug_memory("hot", 512 * MIB, None).unwrap();
     until(|| match total(&guest) {
         now if now >= before + 512 * MIB => Ok(()),
         now => Err(format!("{now} bytes, {before} before")),

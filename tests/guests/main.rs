@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Whole guests: Linux in QEMU, user-mode Linux, and the model.
+//! Whole guests: Linux in QEMU, user-mode Linux, the model, and the model on bare metal.
 
+mod bare_guest;
 mod complete_guest;
 mod drivers;
 mod every_vmm;

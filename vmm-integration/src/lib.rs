@@ -7,6 +7,7 @@
 //! | [`guest`] | one trait for every guest: allocate, free, verify, turn reporting on and off |
 //! | [`vmm`] | one trait for every VMM: QEMU, user-mode Linux, a small VMM for the model |
 //! | [`linux_guest`] | a Linux kernel, its initramfs, and the client of the agent inside |
+//! | [`bare_guest`] | the image of the bare guest, and what it prints |
 //! | [`frontend`] | a vhost-user frontend with the driver's rings, without a guest |
 //! | [`guest_memory`] | guest RAM in memory files: layout, test pattern, hand-over |
 //! | [`hostile`] | descriptor chains that no sane driver writes |
@@ -17,6 +18,7 @@
 //!
 //! `guest`, `frontend` and `daemon` do not know the VMMs; a VMM knows all three.
 
+pub mod bare_guest;
 pub mod control;
 pub mod daemon;
 pub mod fetch;

@@ -7,6 +7,7 @@
 //! notified, [`Notify`], and some guest memory of the driver's own. It can be used on whatever
 //! thread it is moved to.
 
+mod hinting;
 mod negotiation;
 mod pages;
 mod reporting;
@@ -18,6 +19,7 @@ mod tests;
 
 use core::time::Duration;
 
+pub use hinting::{HINT_DONE, HINT_STOP, HintingQueue};
 pub use negotiation::{FreePages, Negotiated};
 pub use pages::{PFNS_PER_CHAIN, PageQueue, TellError};
 pub use reporting::{CAPACITY, QueueTooSmall, ReportingCounters, ReportingQueue};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Packages, programs and a browser that tests need and a machine may lack.
+//! Packages, programs and a browser that tests need and a machine may lack, and what runs in a guest.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::process::Command;
 
 pub(crate) mod apt;
 pub mod browser;
+pub(crate) mod build;
 mod devtools;
 pub(crate) mod packages;
 mod sysroot;

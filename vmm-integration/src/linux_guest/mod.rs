@@ -3,7 +3,6 @@
 //! The Linux guest: an unmodified kernel with our agent as its init.
 
 mod agent;
-pub(crate) mod build;
 pub(crate) mod initramfs;
 mod kernel;
 mod placement;

@@ -20,9 +20,9 @@ use rustix::fs::StatVfsMountFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
-use crate::fetch::{SetupEvent, Sysroot, guest_dir};
+use crate::fetch::{SetupEvent, Sysroot, build, guest_dir};
 use crate::guest::{Contents, Faulted, Guest};
-use crate::linux_guest::{AgentClient, BALLOON_DRIVER, build, fault, initramfs};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, fault, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
 use crate::vmm::{GuestSpec, Vmm};

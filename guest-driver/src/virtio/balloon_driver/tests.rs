@@ -210,3 +210,29 @@ fn statistics_are_refilled_when_the_device_asks() {
     assert_eq!(wire.0.borrow().seen.len(), 3);
     assert_eq!(wire.0.borrow().seen[2][0].len, 10);
 }
+
+#[test]
+fn round_of_hints_is_a_command_blocks_and_a_stop() {
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 4);
+    let mut queue = HintingQueue::new(requests, &ram, BUFFER, SHORT);
+    let id = || {
+        let mut bytes = [0; 4];
+        ram.read(BUFFER, &mut bytes).unwrap();
+        u32::from_le_bytes(bytes)
+    };
+    queue.command(7).unwrap();
+    assert_eq!(id(), 7);
+    queue.hint(PfnRange::block(Pfn(1 << 10), 10)).unwrap();
+    queue.command(HINT_STOP).unwrap();
+    assert_eq!(id(), HINT_STOP);
+    let seen = |chain: &[Descriptor]| (chain[0].addr, chain[0].len, chain[0].flags);
+    let chains: Vec<_> = wire.0.borrow().seen.iter().map(|chain| seen(chain)).collect();
+    let hint = (Gpa(4 << 20), 4 << 20, Descriptor::WRITE);
+    assert_eq!(chains, [(BUFFER, 4, 0), hint, (BUFFER, 4, 0)]);
+
+    wire.0.borrow_mut().withholds = true;
+    assert_eq!(queue.command(8), Err(RequestError::Timeout));
+    assert_eq!(queue.command(9), Err(RequestError::Busy));
+    assert_eq!(id(), 8, "the device may still read the buffer");
+}

@@ -78,34 +78,60 @@ impl Default for GuestConfig {
     }
 }
 
-/// QEMU's arguments, except for what the toolbox says.
-pub(super) fn arguments(
+/// QEMU's arguments for a Linux guest, except for what the toolbox says. The descriptors are those of the
+/// agent and of QMP.
+pub(super) fn linux_arguments(
     config: &GuestConfig,
     files: &Files,
-    fds: &[OwnedFd; 2],
+    [agent, qmp]: &[OwnedFd; 2],
 ) -> Result<Vec<OsString>> {
-    let mut args: Vec<OsString> =
-        ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
-    let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
-    add("-display", "none");
-    for (name, value) in memory(config)? {
-        add(name, &value);
-    }
-
     // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
     // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
     // timer doesn't work"). Under KVM Linux sets it by itself.
     let defaults = ["console=ttyS0", "panic=-1", "no_timer_check"];
     let mut kernel_args = defaults.map(str::to_owned).to_vec();
     kernel_args.extend(config.kernel_args.iter().cloned());
-    add("-append", &kernel_args.join(" "));
-    add("-chardev", &format!("file,id=serial,path={}", escaped(&files.serial())?));
-    add("-serial", "chardev:serial");
+    let port = [
+        ("-append", kernel_args.join(" ")),
+        ("-chardev", format!("file,id=serial,path={}", escaped(&files.serial())?)),
+        ("-chardev", format!("socket,id=agent,fd={}", agent.as_raw_fd())),
+        ("-device", "virtio-serial-pci".to_owned()),
+        ("-device", format!("virtserialport,chardev=agent,name={PORT_NAME}")),
+    ];
+    arguments(config, files, &port, qmp)
+}
 
-    add("-chardev", &format!("socket,id=agent,fd={}", fds[0].as_raw_fd()));
-    add("-device", "virtio-serial-pci");
-    add("-device", &format!("virtserialport,chardev=agent,name={PORT_NAME}"));
-    add("-chardev", &format!("socket,id=qmp,fd={}", fds[1].as_raw_fd()));
+/// QEMU's arguments for the bare guest, except for its image. The descriptors are those of the serial port and
+/// of QMP.
+pub(super) fn bare_arguments(
+    config: &GuestConfig,
+    files: &Files,
+    [serial, qmp]: &[OwnedFd; 2],
+) -> Result<Vec<OsString>> {
+    let port = [
+        ("-append", config.kernel_args.join(" ")),
+        ("-chardev", format!("socket,id=serial,fd={}", serial.as_raw_fd())),
+    ];
+    arguments(config, files, &port, qmp)
+}
+
+/// What all guests have: the machine, `console`, which defines the character device `serial`, QMP, and the
+/// balloon.
+fn arguments(
+    config: &GuestConfig,
+    files: &Files,
+    console: &[(&str, String)],
+    qmp: &OwnedFd,
+) -> Result<Vec<OsString>> {
+    let mut args: Vec<OsString> =
+        ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
+    let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
+    add("-display", "none");
+    for (name, value) in memory(config)?.iter().chain(console) {
+        add(name, value);
+    }
+    add("-serial", "chardev:serial");
+    add("-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd()));
     // Not -mon, for which QEMU 11.1 prints that it is deprecated; what it names instead is not in
     // 10.2.
     add("-qmp", "chardev:qmp");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use guest_agent::Hello;
 
-use super::config::{GuestConfig, arguments};
+use super::config::{GuestConfig, linux_arguments};
 use super::files::{Files, read_lossy};
 use super::{Accel, DiscardCount, QmpClient, Toolbox, trace};
 use crate::fetch::guest_dir;
@@ -110,7 +110,7 @@ impl LinuxGuest {
         let mut command = toolbox.qemu.command();
         command.args(accel.args());
         command.arg("-kernel").arg(&toolbox.kernel.image).arg("-initrd").arg(initramfs);
-        command.args(arguments(config, &files, &fds)?);
+        command.args(linux_arguments(config, &files, &fds)?);
         let stderr = files.stderr();
         let stderr =
             File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;

@@ -27,6 +27,7 @@
 //! (`kvm` or `tcg`), replaces the search for a usable accelerator.
 
 mod accel;
+mod bare;
 mod config;
 mod files;
 mod guest;
@@ -37,6 +38,7 @@ mod trace;
 mod version;
 
 pub use accel::Accel;
+pub use bare::BareGuest;
 pub use config::{Balloon, GuestConfig};
 pub use guest::Qemu;
 pub use machine::LinuxGuest;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use qapi::{Command, Qmp, Stream, qmp};
+use serde_json::json;
 
 /// QEMU answers at once unless it hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,6 +66,25 @@ impl QmpClient {
     /// As [`Self::execute`].
     pub fn cont(&self) -> Result<()> {
         self.execute(&qmp::cont {}).map(drop)
+    }
+
+    /// Plugs a DIMM of shared memory in, at a guest physical address or where QEMU puts it. The machine needs a
+    /// slot for it (`-m slots=1,maxmem=...`).
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub fn plug_memory(&self, id: &str, bytes: u64, address: Option<u64>) -> Result<()> {
+        let memory = json!({
+            "qom-type": "memory-backend-memfd", "id": id, "size": bytes, "share": true,
+        });
+        let memory: qmp::ObjectOptions = serde_json::from_value(memory)?;
+        self.execute(&qmp::object_add(memory))?;
+        let mut dimm = json!({ "driver": "pc-dimm", "memdev": id });
+        if let Some(address) = address {
+            dimm["addr"] = address.into();
+        }
+        let dimm: qmp::device_add = serde_json::from_value(dimm)?;
+        self.execute(&dimm).map(drop)
     }
 
     /// Ends QEMU at once, whatever the guest does.

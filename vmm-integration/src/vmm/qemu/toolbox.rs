@@ -9,8 +9,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use anyhow::{Context, Result, bail};
 
 use super::version;
-use crate::fetch::{SetupEvent, Sysroot, Tool, guest_dir};
-use crate::linux_guest::{Kernel, build};
+use crate::fetch::{SetupEvent, Sysroot, Tool, build, guest_dir};
+use crate::linux_guest::Kernel;
 
 /// The remedy when the guest cannot be fetched.
 const WAY_OUT: &str = "The guest's parts can also be given by environment variables: QEMU, the \

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The bare guest in QEMU.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::config::{GuestConfig, bare_arguments};
+use super::files::{Files, read_lossy};
+use super::{Accel, QmpClient, Toolbox};
+use crate::bare_guest::{Console, Line, image};
+use crate::vmm::process::Process;
+
+/// How long QEMU may take to end once the guest has powered off.
+const EXIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A bare guest. Dropping it kills QEMU and waits until it is gone.
+pub struct BareGuest {
+    // First, so that it is dropped first.
+    process: Process,
+    console: Console,
+    qmp: QmpClient,
+    files: Files,
+}
+
+impl BareGuest {
+    /// Boots the guest; `config.kernel_args` is its command line. It runs by emulation unless the
+    /// configuration names an accelerator.
+    ///
+    /// # Errors
+    /// When its image cannot be built, or QEMU does not start.
+    pub fn boot(toolbox: &Toolbox, config: &GuestConfig) -> Result<Self> {
+        let image = image()?;
+        let folder =
+            tempfile::Builder::new().prefix("bare-guest-").tempdir().context("a temp folder")?;
+        let files = Files { folder };
+        let (port, port_of_qemu) = UnixStream::pair().context("a socket pair")?;
+        let (qmp, qmp_of_qemu) = UnixStream::pair().context("a socket pair")?;
+        let fds = [port_of_qemu, qmp_of_qemu].map(OwnedFd::from);
+        let mut command = toolbox.qemu.command();
+        command.args(config.accel.unwrap_or(Accel::Tcg).args()).arg("-kernel").arg(image);
+        command.args(bare_arguments(config, &files, &fds)?);
+        let stderr = files.stderr();
+        let stderr =
+            File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let process = Process::start(command, fds.into())?;
+        let qmp = QmpClient::new(qmp).with_context(|| files.tails())?;
+        Ok(Self { process, console: Console::new(port)?, qmp, files })
+    }
+
+    /// What the guest prints.
+    pub fn console(&mut self) -> &mut Console {
+        &mut self.console
+    }
+
+    /// QEMU's control connection.
+    pub fn qmp(&self) -> &QmpClient {
+        &self.qmp
+    }
+
+    /// Waits until the guest is done and QEMU has ended; returns the guest's lines.
+    ///
+    /// # Errors
+    /// When the guest fails or is not done within `patience`, or QEMU complains.
+    pub fn finish(self, patience: Duration) -> Result<Vec<Line>> {
+        let Self { process, console, files, .. } = self;
+        let lines = console.wait_done(patience);
+        let stderr = read_lossy(&files.stderr())?;
+        let lines = lines.with_context(|| format!("QEMU's messages: {stderr:?}"))?;
+        let Some(status) = process.wait(EXIT_PATIENCE) else {
+            bail!("QEMU did not end after the guest had powered off");
+        };
+        ensure!(status.success() && stderr.is_empty(), "QEMU ended with {status}: {stderr}");
+        Ok(lines)
+    }
+}
