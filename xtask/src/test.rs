@@ -27,6 +27,8 @@ pub(crate) fn all() -> Result<()> {
 
     heading("format");
     step("format", run(&mut cargo(&["fmt", "--all", "--check"])));
+    let manifest = ["--manifest-path", "guest-driver/bare/Cargo.toml"];
+    step("format of the bare guest", run(cargo(&["fmt", "--check"]).args(manifest)));
 
     heading("lints");
     let lints = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
@@ -35,8 +37,11 @@ pub(crate) fn all() -> Result<()> {
     let deny = ["--features", "shuttle", "--", "--deny", "warnings"];
     step("lints of what is explored", run(cargo(&explored).args(deny)));
 
-    let bare = ["check", "--locked", "--package", "guest-driver", "--no-default-features"];
-    step("guest-driver without std", run(&mut cargo(&bare)));
+    let without_std = ["check", "--locked", "--package", "guest-driver", "--no-default-features"];
+    step("guest-driver without std", run(&mut cargo(&without_std)));
+    let bare = ["clippy", "--locked", "--target-dir", "target/bare"];
+    let deny = ["--", "--deny", "warnings"];
+    step("lints of the bare guest", run(cargo(&bare).args(manifest).args(deny)));
 
     heading("documentation");
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
