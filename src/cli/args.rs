@@ -153,6 +153,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_call_size)]
     pub(super) max_discard_call: Option<u64>,
 
+    /// Experimental: tell the guest which reported pages are zero
+    /// (VIRTIO_BALLOON_F_DEVICE_INIT_REPORTED). Risks guest data: read --help first.
+    ///
+    /// Feature bit 6, proposed for virtio in 2026 and not settled: it may change or go away. The guest
+    /// then skips clearing such a page, so a page that is not zero shows one process what another
+    /// one wrote. Use it only if the VMM maps all guest memory shared (share=on) and fills no missing
+    /// page by itself, as it does in a restore on demand or a postcopy migration: the daemon cannot
+    /// see either.
+    #[arg(long)]
+    pub(super) experimental_init_reported: bool,
+
+    /// Experimental: tell the guest which inflated pages are zero
+    /// (VIRTIO_BALLOON_F_DEVICE_INIT_ON_INFLATE). Risks guest data: read --help first.
+    ///
+    /// Feature bit 7, proposed for virtio in 2026 and not settled. The conditions are those of
+    /// --experimental-init-reported.
+    #[arg(long)]
+    pub(super) experimental_init_on_inflate: bool,
+
     /// Accept guest memory in files on disk: ext2, ext3, ext4, xfs, btrfs, f2fs, bcachefs, zfs, and
     /// ramfs.
     ///

@@ -151,6 +151,8 @@ impl TryFrom<Args> for Config {
             // The balloon's pages are added up to huge pages only with a driver that acks this.
             must_tell_host: args.hugetlb,
             reporting: !args.no_reporting,
+            init_reported: args.experimental_init_reported,
+            init_on_inflate: args.experimental_init_on_inflate,
             target_bytes: args.target,
             force_target: args.force_target,
         };
@@ -208,7 +210,7 @@ mod tests {
         let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom \
             --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs \
-            --max-discard-call 16M --paused --log-level debug";
+            --max-discard-call 16M --experimental-init-on-inflate --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
         assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
@@ -221,6 +223,8 @@ mod tests {
                 deflate_on_oom: true,
                 must_tell_host: true,
                 reporting: false,
+                init_reported: false,
+                init_on_inflate: true,
                 target_bytes: 512 << 20,
                 force_target: true,
             }
@@ -261,6 +265,7 @@ mod tests {
             &["--target", "4097"][..],
             &["--target", "16T"],
             &["--free-page-hints"],
+            &["--experimental-init-reported", "--no-reporting"],
             &["--statistics", "--statistics-interval", "86401"],
         ] {
             assert!(matches!(config(device), Err(Fault::Device(_))), "{device:?}");
@@ -268,5 +273,6 @@ mod tests {
         assert!(config(&["--free-page-hints", "--statistics"]).is_ok());
         assert!(config(&["--free-page-hints", "--no-reporting"]).is_ok());
         assert!(parse(&["--socket-path", "s", "--statistics-interval", "1"]).is_err());
+        assert!(config(&["--experimental-init-reported"]).unwrap().device.init_reported);
     }
 }

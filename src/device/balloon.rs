@@ -14,9 +14,9 @@ use super::features::{self, Feature, Features, NUM_QUEUES, QueueRole};
 use super::hinting::{Hinting, HintingError, HintingStatus};
 use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
+use super::queues::contents::Contents;
 use super::statistics::Sample;
 use super::target::TargetRefused;
-use crate::discard::GuestRange;
 use crate::lock::lock;
 use crate::metrics::Counters;
 
@@ -42,8 +42,8 @@ pub(crate) struct Balloon {
     memory_bytes: AtomicU64,
     /// It has changed by a chain.
     pub(super) changed_by_chain: AtomicBool,
-    /// Ranges of the chain being served: kept, so that a chain costs no allocation.
-    pub(super) ranges: Mutex<Vec<GuestRange>>,
+    /// Of the chain being served: kept, so that a chain costs no allocation.
+    pub(super) contents: Mutex<Contents>,
     pub(super) counters: Arc<Counters>,
     pub(super) log: DeviceLog,
 }
@@ -80,7 +80,7 @@ impl Balloon {
             refusal_logged: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             changed_by_chain: AtomicBool::new(false),
-            ranges: Mutex::default(),
+            contents: Mutex::default(),
             counters,
             log: DeviceLog::default(),
         };

@@ -26,8 +26,10 @@ pub(crate) struct ChainHead {
 /// What is to become of a chain that was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It goes back to the driver at once.
+    /// It goes back to the driver at once, with used length 0: nothing was written.
     Return,
+    /// It goes back at once with this used length.
+    Written(u32),
     /// It stays with the device until it is asked for: a statistics buffer, with which the device
     /// says later that it wants the next (virtio 1.3, 5.5.6.3).
     Keep,

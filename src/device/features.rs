@@ -29,6 +29,11 @@ pub enum Feature {
     PagePoison = 4,
     /// The driver reports its free pages.
     PageReporting = 5,
+    /// `VIRTIO_BALLOON_F_DEVICE_INIT_REPORTED`, proposed: the device says which reports are zero.
+    DeviceInitReported = 6,
+    /// `VIRTIO_BALLOON_F_DEVICE_INIT_ON_INFLATE`, proposed: the device says which inflated pages are
+    /// zero.
+    DeviceInitOnInflate = 7,
     /// `VHOST_F_LOG_ALL`: the frontend logs dirty pages.
     LogAll = 26,
     /// `VIRTIO_F_INDIRECT_DESC`
@@ -80,6 +85,8 @@ impl Feature {
             Self::DeflateOnOom => options.deflate_on_oom,
             Self::FreePageHint => options.free_page_hints,
             Self::PagePoison | Self::PageReporting => options.reporting,
+            Self::DeviceInitReported => options.init_reported,
+            Self::DeviceInitOnInflate => options.init_on_inflate,
             Self::IndirectDesc
             | Self::EventIdx
             | Self::ProtocolFeatures
@@ -295,9 +302,12 @@ mod tests {
             free_page_hints: true,
             deflate_on_oom: true,
             must_tell_host: true,
+            init_reported: true,
+            init_on_inflate: true,
             ..DeviceOptions::default()
         };
-        assert_eq!(device(&all), 0b11_1111);
+        assert_eq!(device(&all), 0b1111_1111);
+        assert_eq!(device(&DeviceOptions { init_on_inflate: true, ..none }), 0b1000_0000);
         assert_eq!(device(&DeviceOptions { must_tell_host: true, ..none }), 0b1);
         assert_eq!(device(&DeviceOptions { statistics: true, ..none }), 0b10);
         assert_eq!(device(&DeviceOptions { deflate_on_oom: true, ..none }), 0b100);

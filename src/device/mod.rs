@@ -25,6 +25,7 @@ pub(crate) use features::QueueRole;
 pub(crate) use hinting::HintingState;
 pub(crate) use options::{DeviceOptions, IntervalError, MAX_STATISTICS_INTERVAL, OptionsError};
 pub(crate) use queues::Action;
+pub(crate) use queues::contents::Contents;
 pub(crate) use saved::{RestoreError, SavedBalloon};
 pub(crate) use statistics::Sample;
 pub(crate) use target::TargetRefused;

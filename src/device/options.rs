@@ -29,6 +29,10 @@ pub(crate) struct DeviceOptions {
     pub must_tell_host: bool,
     /// `VIRTIO_BALLOON_F_PAGE_REPORTING` and `VIRTIO_BALLOON_F_PAGE_POISON`.
     pub reporting: bool,
+    /// `VIRTIO_BALLOON_F_DEVICE_INIT_REPORTED`, ahead of the specification.
+    pub init_reported: bool,
+    /// `VIRTIO_BALLOON_F_DEVICE_INIT_ON_INFLATE`, ahead of the specification.
+    pub init_on_inflate: bool,
     /// The first target of the balloon, in bytes.
     pub target_bytes: u64,
     /// Lets that size leave less than a reserve to the guest.
@@ -45,6 +49,8 @@ impl Default for DeviceOptions {
             deflate_on_oom: false,
             must_tell_host: false,
             reporting: true,
+            init_reported: false,
+            init_on_inflate: false,
             target_bytes: 0,
             force_target: false,
         }
@@ -61,6 +67,11 @@ pub(crate) enum OptionsError {
          statistics, or leave hints or reporting out"
     )]
     AmbiguousQueues,
+    /// What is said of reports, where there are none.
+    #[error(
+        "--experimental-init-reported says which reported pages are zero, and free page reporting is          not offered: leave out that option or --no-reporting"
+    )]
+    InitWithoutReporting,
     /// The interval of the statistics.
     #[error(transparent)]
     Interval(#[from] IntervalError),
@@ -92,6 +103,9 @@ impl DeviceOptions {
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         if self.free_page_hints && self.reporting && !self.statistics {
             return Err(OptionsError::AmbiguousQueues);
+        }
+        if self.init_reported && !self.reporting {
+            return Err(OptionsError::InitWithoutReporting);
         }
         self.check_interval(self.statistics_interval)?;
         pages(self.target_bytes)?;

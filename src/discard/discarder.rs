@@ -15,6 +15,7 @@ use super::kept::{InUse, Kept};
 use super::ranges::{GuestRange, Leading, Piece, leading, merge, split};
 use super::regions::{Region, RegionError, RegionTable};
 use super::writers_first::WritersFirst;
+use super::zeroed::Zeroed;
 use super::{GuestMemory, Inhibit, MemoryOptions};
 use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
@@ -184,20 +185,23 @@ impl<P: PunchHole> Snapshot<'_, P> {
     /// contents. `ranges` is left merged.
     #[cfg(test)]
     pub(crate) fn discard(&self, ranges: &mut Vec<GuestRange>) -> Discarded {
-        self.discard_while(ranges, || true)
+        self.discard_while(ranges, &mut Zeroed::default(), || true)
     }
 
     /// Does the same for as long as `keep_going` says yes, which it is asked before each discarding
     /// call. A change of the memory table that waits for this chain ends it as well, so that no
     /// message of the frontend waits for more than one call. The rest is counted as
     /// [`SkipReason::Yielded`].
+    ///
+    /// Adds to `zeroed`, which is empty, what is zero by that.
     pub(crate) fn discard_while(
         &self,
         ranges: &mut Vec<GuestRange>,
+        zeroed: &mut Zeroed,
         keep_going: impl Fn() -> bool,
     ) -> Discarded {
         let keep_going = || keep_going() && !self.reclaimer.map.writer_waits();
-        let mut done = Discarded::default();
+        let mut done = Done { discarded: Discarded::default(), zeroed };
         let Reclaimer { counters, outside, .. } = self.reclaimer;
         let overlap = merge(ranges);
         if overlap > 0 {
@@ -205,7 +209,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
         }
         if let Some(reason) = self.reclaimer.inhibit.reason() {
             counters.skip(reason, ranges.iter().map(GuestRange::len).sum());
-            return done;
+            return done.discarded;
         }
         let regions = self.map.table.regions();
         for &range in ranges.iter() {
@@ -224,9 +228,20 @@ impl<P: PunchHole> Snapshot<'_, P> {
                 }
             }
         }
-        counters.discarded(done);
-        done
+        counters.discarded(done.discarded);
+        done.discarded
     }
+
+    /// The device is about to write its answer to the ranges of `buffers`: they are zero no longer.
+    pub(crate) fn will_write(&self, buffers: &[GuestRange], zeroed: &mut Zeroed) {
+        buffers.iter().for_each(|buffer| zeroed.remove(*buffer, &self.map.table));
+    }
+}
+
+/// What the calls of one chain have done so far.
+struct Done<'a> {
+    discarded: Discarded,
+    zeroed: &'a mut Zeroed,
 }
 
 impl<P: PunchHole> Snapshot<'_, P> {
@@ -236,6 +251,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
     pub(crate) fn inflate_while(
         &self,
         ranges: &mut Vec<GuestRange>,
+        zeroed: &mut Zeroed,
         keep_going: impl Fn() -> bool,
     ) -> Discarded {
         merge(ranges);
@@ -256,7 +272,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
         if waiting > 0 {
             self.reclaimer.counters.skip(SkipReason::Collecting, waiting);
         }
-        self.discard_while(&mut full, keep_going)
+        self.discard_while(&mut full, zeroed, keep_going)
     }
 
     /// The driver takes the pages of `ranges` out of the balloon, and uses them once the chain is
@@ -289,7 +305,7 @@ impl<P: PunchHole> Snapshot<'_, P> {
         region: &Region,
         range: GuestRange,
         keep_going: &impl Fn() -> bool,
-        done: &mut Discarded,
+        done: &mut Done<'_>,
     ) {
         let Reclaimer { counters, inhibit, .. } = self.reclaimer;
         if let Some(reason) = region.kept() {
@@ -391,10 +407,18 @@ fn most_bytes_a_call(region: &Region, options: MemoryOptions) -> u64 {
 
 impl<P: PunchHole> Reclaimer<P> {
     /// Makes the one call for `len` bytes, whole pages, at `offset` of the file of `region`.
-    fn punch(&self, region: &Region, offset: u64, len: u64, done: &mut Discarded) {
-        done.calls += 1;
+    fn punch(&self, region: &Region, offset: u64, len: u64, done: &mut Done<'_>) {
+        done.discarded.calls += 1;
         match self.punch.punch_hole(region.file(), offset, len) {
-            Ok(()) => done.bytes += len,
+            Ok(()) => {
+                done.discarded.bytes += len;
+                if region.is_zero_when_discarded()
+                    && let Ok(offsets) = GuestRange::new(offset, len)
+                    && let Some(zero) = region.guest_range(offsets)
+                {
+                    done.zeroed.add(zero);
+                }
+            }
             Err(error) => {
                 self.counters.failed(&error, len);
                 let state = match region.learn(&error) {

@@ -14,10 +14,12 @@ mod kept;
 mod options;
 mod peek;
 mod pins;
+mod poke;
 mod ranges;
 mod regions;
 mod survey;
 mod writers_first;
+mod zeroed;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
@@ -32,9 +34,11 @@ pub(crate) use kept::InUse;
 pub(crate) use options::MemoryOptions;
 pub(crate) use peek::peek;
 pub(crate) use pins::{Pin, PinError};
+pub(crate) use poke::poke;
 pub(crate) use ranges::{GuestRange, RangeError};
 pub(crate) use regions::{Region, RegionTable};
 pub(crate) use survey::{MOST_WAIT as MOST_LOOK, Survey};
+pub(crate) use zeroed::Zeroed;
 
 /// One region of guest memory, mapped.
 pub(crate) type GuestRegion = GuestRegionMmap<LogBitmap>;

@@ -53,6 +53,8 @@ pub(crate) struct Region {
     /// Where in the file the first byte of the region lies.
     file_offset: u64,
     page_size: u64,
+    /// See [`Region::is_zero_when_discarded`].
+    zeroes: bool,
     /// Why none of its pages is discarded, by the operator's options.
     gate: Option<SkipReason>,
     /// The file system cannot punch holes.
@@ -78,6 +80,7 @@ impl Region {
             file_index: 0,
             file_offset: backing.start(),
             page_size: file_system.page_size,
+            zeroes: file_system.memory,
             gate: file_system.gate(options),
             cannot_punch: AtomicBool::new(false),
             read_only: AtomicBool::new(refuses_writes(backing.file())?),
@@ -103,6 +106,12 @@ impl Region {
     /// freed as a whole.
     pub(crate) fn is_hugetlb(&self) -> bool {
         self.page_size > base_page_size()
+    }
+
+    /// Whether what was discarded reads as zero through every shared mapping, without a disk in
+    /// between. Only of tmpfs, where memfds live, and hugetlbfs is that said.
+    pub(crate) fn is_zero_when_discarded(&self) -> bool {
+        self.zeroes
     }
 
     /// Why none of its pages can be discarded, as far as that is known.
@@ -169,6 +178,20 @@ impl Region {
         }
         self.file_offset.checked_add(gpa.checked_sub(self.range.start())?)
     }
+
+    /// `range`, which lies in this region, as offsets in the file.
+    pub(crate) fn file_range(&self, range: GuestRange) -> Option<GuestRange> {
+        GuestRange::new(self.offset_of(range.start())?, range.len()).ok()
+    }
+
+    /// The guest addresses of the part of `offsets` of the file that this region shows, if it shows
+    /// any of them.
+    pub(crate) fn guest_range(&self, offsets: GuestRange) -> Option<GuestRange> {
+        let shown_end = self.file_offset.saturating_add(self.range.len());
+        let start = offsets.start().max(self.file_offset);
+        let len = offsets.end().min(shown_end).checked_sub(start)?;
+        GuestRange::new(self.range.start() + (start - self.file_offset), len).ok()
+    }
 }
 
 /// All regions of the guest's memory, in ascending order of guest physical address.
@@ -229,6 +252,8 @@ struct FileSystem {
     /// it is the base page, transparent huge pages included, which the kernel splits.
     page_size: u64,
     hugetlb: bool,
+    /// Memory, and no disk.
+    memory: bool,
     /// A tmpfs that others can fill. The kernel's own one, where memfds live, has no limit.
     limited_tmpfs: bool,
 }
@@ -249,6 +274,7 @@ impl FileSystem {
                 false => base_page_size(),
             },
             hugetlb,
+            memory: hugetlb || stat.f_type == libc::TMPFS_MAGIC,
             limited_tmpfs: stat.f_type == libc::TMPFS_MAGIC && stat.f_blocks > 0,
         })
     }
@@ -280,7 +306,7 @@ fn refuses_writes(file: &File) -> io::Result<bool> {
 }
 
 /// Size in bytes of the host's base pages.
-fn base_page_size() -> u64 {
+pub(super) fn base_page_size() -> u64 {
     // SAFETY: sysconf has no preconditions.
     let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(page_size).unwrap_or(4096)

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::device::features::QueueRole;
-use crate::device::{Action, Balloon, DeviceOptions};
+use crate::device::{Action, Balloon, Contents, DeviceOptions};
 use crate::discard::{
     Fallocate, GuestMemory, GuestRange, GuestRegion, Inhibit, MemoryOptions, Reclaimer,
 };
@@ -112,7 +112,8 @@ fn a_report_costs_no_allocation() {
     for i in 0..100 {
         let _ = inhibit.pin(GuestRange::new(17 * MIB + i * MIB, 4096).unwrap()).unwrap();
     }
-    let balloon = Balloon::new(DeviceOptions::default(), Arc::clone(&counters));
+    let device = DeviceOptions { init_reported: true, ..DeviceOptions::default() };
+    let balloon = Balloon::new(device, Arc::clone(&counters));
     balloon.set_acked_features(balloon.offered());
     balloon.write_config(12, &[0; 4], false);
     let options = MemoryOptions::default();
@@ -147,8 +148,10 @@ fn a_report_costs_no_allocation() {
                 let memory = taken.snapshot.as_ref();
                 let mut request = balloon.collect(QueueRole::Reporting, taken.head, memory);
                 assert_eq!(request.action, Action::Discard);
-                taken.snapshot.discard(&mut request.ranges);
-                let outcome = balloon.finish(request);
+                let Contents { ranges, zeroed, claim } = &mut *request.contents;
+                taken.snapshot.discard_while(ranges, zeroed, || true);
+                taken.snapshot.will_write(claim.buffers(), zeroed);
+                let outcome = balloon.finish(request, memory);
                 counters.served(start.elapsed());
                 taken.finish(outcome).unwrap();
             }

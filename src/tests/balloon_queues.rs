@@ -106,8 +106,8 @@ fn huge_page_named_whole_by_one_chain_is_discarded() {
         let head = ChainHead { table: GuestAddress(LISTS), queue_size: 1, index: 0 };
         let snapshot = reclaimer.snapshot();
         let mut request = balloon.collect(QueueRole::Inflate, head, &memory);
-        snapshot.discard(&mut request.ranges);
-        balloon.finish(request);
+        snapshot.discard(&mut request.contents.ranges);
+        balloon.finish(request, &memory);
     };
     let page: Vec<u64> = (0..HUGE / PAGE).map(|i| HUGE + (i * 31 % 512) * PAGE).collect();
     let (first, second) = page.split_at(256);

@@ -24,7 +24,7 @@ use vmm_sys_util::event::{
 };
 
 use crate::device::features::{MAX_QUEUE_SIZE, NUM_QUEUES};
-use crate::device::{Action, Outcome, QueueRole};
+use crate::device::{Action, Contents, Outcome, QueueRole};
 use crate::discard::{
     Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, Snapshot, leave_out_of_dumps,
 };
@@ -212,12 +212,12 @@ impl BalloonBackend {
         let Some(role) = balloon.role(index) else { return Outcome::Return };
         let snapshot = &taken.snapshot;
         let mut request = balloon.collect(role, taken.head, snapshot.as_ref());
-        let named = request.ranges.len();
-        let ranges = &mut *request.ranges;
+        let Contents { ranges, zeroed, claim } = &mut *request.contents;
+        let named = ranges.len();
         let going = || !vring.control_waits();
         let done = match request.action {
-            Action::Discard => Some(snapshot.discard_while(ranges, going)),
-            Action::Hold => Some(snapshot.inflate_while(ranges, going)),
+            Action::Discard => Some(snapshot.discard_while(ranges, zeroed, going)),
+            Action::Hold => Some(snapshot.inflate_while(ranges, zeroed, going)),
             Action::Release => {
                 snapshot.deflate(Some(ranges));
                 None
@@ -234,7 +234,8 @@ impl BalloonBackend {
                 done.bytes, done.calls
             );
         }
-        let outcome = balloon.finish(request);
+        snapshot.will_write(claim.buffers(), zeroed);
+        let outcome = balloon.finish(request, snapshot.as_ref());
         self.state.counters.served(begin.elapsed());
         outcome
     }

@@ -149,6 +149,7 @@ const BAD: &[(&[&str], i32, &str)] = &[
     (&["--statistics", "--statistics-interval", "86401"], 1, "not 86401s"),
     (&["--statistics-interval", "1"], 2, "--statistics"),
     (&["--free-page-hints"], 1, "Add statistics, or leave hints or reporting out"),
+    (&["--experimental-init-reported", "--no-reporting"], 1, "leave out that option or --no-rep"),
     (&["--target", "lots"], 2, "expected bytes such as 4096, 512M or 2G"),
     (&["--target", "1.5G"], 2, "expected bytes"),
     (&["--target=-4096"], 2, "expected bytes"),

@@ -62,8 +62,15 @@ fn status_shows_the_connection_and_its_features() {
 
 #[test]
 fn what_is_asked_for_is_offered_and_nothing_else() {
-    let known =
-        ["must_tell_host", "stats_vq", "deflate_on_oom", "free_page_hint", "page_reporting"];
+    let known = [
+        "must_tell_host",
+        "stats_vq",
+        "deflate_on_oom",
+        "free_page_hint",
+        "page_reporting",
+        "device_init_reported",
+        "device_init_on_inflate",
+    ];
     for (args, expected) in [
         (&[][..], &["page_reporting"][..]),
         (&["--no-reporting"], &[]),
@@ -71,6 +78,8 @@ fn what_is_asked_for_is_offered_and_nothing_else() {
         (&["--no-reporting", "--hugetlb"], &["must_tell_host"]),
         (&["--no-reporting", "--free-page-hints"], &["free_page_hint"]),
         (&["--no-reporting", "--statistics"], &["stats_vq"]),
+        (&["--no-reporting", "--experimental-init-on-inflate"], &["device_init_on_inflate"]),
+        (&["--experimental-init-reported"], &["page_reporting", "device_init_reported"]),
     ] {
         let one = start(args);
         let status = one.status();

@@ -15,6 +15,7 @@ mod driver_state;
 mod features_document;
 mod holes;
 mod host_oom;
+mod init_features;
 mod kept_memory;
 mod kicks;
 mod memory_lost;

@@ -19,6 +19,12 @@ pub mod feature {
     pub const PAGE_POISON: u64 = 1 << 4;
     /// Free page reporting.
     pub const REPORTING: u64 = 1 << 5;
+    /// Proposed for virtio: the used length of a report is the sum of its buffers if the device has
+    /// initialized all of them, else 0 (virtio-spec issue 244).
+    pub const DEVICE_INIT_REPORTED: u64 = 1 << 6;
+    /// Proposed for virtio: a bitmap behind a list of inflated pages says which of them the device has
+    /// initialized (virtio-spec issue 242).
+    pub const DEVICE_INIT_ON_INFLATE: u64 = 1 << 7;
 }
 
 /// The device's virtqueues (virtio 1.2, 5.5.2).

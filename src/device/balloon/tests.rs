@@ -5,6 +5,7 @@ use super::super::hinting::HintingState;
 use super::super::{Action, Outcome, RestoreError, SavedBalloon};
 use super::*;
 use crate::device::chain::ChainHead;
+use crate::discard::GuestRange;
 use crate::metrics::SkipReason;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -40,9 +41,9 @@ fn serve(balloon: &Balloon, role: QueueRole, bytes: &[u8]) -> (Option<Vec<GuestR
     let request = balloon.collect(role, head, &memory);
     let handed = (request.action != Action::Nothing).then(|| match request.action {
         Action::ReleaseAll => Vec::new(),
-        _ => request.ranges.clone(),
+        _ => request.contents.ranges.clone(),
     });
-    (handed, balloon.finish(request))
+    (handed, balloon.finish(request, &memory))
 }
 
 /// Starts a round and returns its ID.
@@ -153,7 +154,7 @@ fn round_stopped_during_discard_is_done_after_it() {
     // Another thread stops the round during the discard, and does not wait.
     balloon.stop_hinting().unwrap();
     assert_eq!(balloon.config().free_page_hint_cmd_id(), 0);
-    balloon.finish(request);
+    balloon.finish(request, &memory);
     assert_eq!(balloon.config().free_page_hint_cmd_id(), 1);
     assert!(balloon.take_config_changed());
 }
@@ -260,7 +261,7 @@ fn a_chain_of_any_queue_may_break_off() {
         let role = balloon.role(queue).unwrap();
         let request = balloon.collect(role, head, &memory);
         let idle = matches!(request.action, Action::Nothing | Action::ReleaseAll);
-        assert!(idle || request.ranges.is_empty(), "{role:?}");
-        balloon.finish(request);
+        assert!(idle || request.contents.ranges.is_empty(), "{role:?}");
+        balloon.finish(request, &memory);
     }
 }

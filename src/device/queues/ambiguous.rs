@@ -3,10 +3,11 @@
 //! Queue 3 of a driver that negotiated hints and reporting but no statistics: hints in the
 //! specification's numbering, reports in Linux's. The device cannot tell, so it discards nothing.
 
+use super::contents::Contents;
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
 use crate::device::chain::ChainHead;
-use crate::discard::{GuestMemory, GuestRange};
+use crate::discard::GuestMemory;
 use crate::metrics::SkipReason;
 
 pub(super) struct Ambiguous;
@@ -17,7 +18,7 @@ impl QueueHandler for Ambiguous {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        _ranges: &mut Vec<GuestRange>,
+        _contents: &mut Contents,
     ) -> Action {
         let mut bytes = 0;
         // Whether the chain is broken does not matter: nothing of it is used.

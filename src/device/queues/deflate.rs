@@ -5,6 +5,7 @@
 //! A deflated page comes back when the guest touches it, with or without `MUST_TELL_HOST`, so its
 //! contents need nothing. Only the memory that is held for the rest of its huge page is released.
 
+use super::contents::Contents;
 use super::pfns::{self, MAX_PFNS, PFN_SIZE};
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
@@ -22,14 +23,14 @@ impl QueueHandler for Deflate {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        ranges: &mut Vec<GuestRange>,
+        contents: &mut Contents,
     ) -> Action {
         count(head, memory, &balloon.counters, &balloon.log);
         if !balloon.must_tell_host() {
             return Action::Nothing;
         }
-        match deflated(head, memory, ranges) {
-            true if !ranges.is_empty() => Action::Release,
+        match deflated(head, memory, &mut contents.ranges) {
+            true if !contents.ranges.is_empty() => Action::Release,
             _ => Action::ReleaseAll,
         }
     }
@@ -38,7 +39,7 @@ impl QueueHandler for Deflate {
 /// Counts the pages that the chain takes out of the balloon, list by list.
 pub(super) fn count(head: ChainHead, memory: &GuestMemory, counters: &Counters, log: &DeviceLog) {
     let (mut lists, mut pages) = (0, 0);
-    pfns::walk(head, memory, counters, log, |_, pfns| {
+    pfns::walk(head, memory, false, counters, log, |_, pfns| {
         lists += 1;
         pages += pfns as u64;
     });
@@ -56,7 +57,8 @@ fn deflated(head: ChainHead, memory: &GuestMemory, ranges: &mut Vec<GuestRange>)
         all &= !descriptor.is_write_only() && len % PFN_SIZE as u64 == 0 && pfns <= room;
         if all {
             room -= pfns;
-            all = pfns::read(memory, descriptor.addr(), pfns, ranges).is_ok();
+            let add = |pfn| pfns::add(ranges, pfn);
+            all = pfns::read(memory, descriptor.addr(), pfns, add).is_ok();
         }
     });
     all && whole.is_ok()

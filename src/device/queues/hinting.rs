@@ -4,6 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::contents::Contents;
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
 use crate::device::chain::{ChainHead, Outcome};
@@ -20,8 +21,9 @@ impl QueueHandler for HintingQueue {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        ranges: &mut Vec<GuestRange>,
+        contents: &mut Contents,
     ) -> Action {
+        let ranges = &mut contents.ranges;
         let mut chain = lock(&balloon.hinting).begin();
         if let Err(error) = chain.collect(head, memory, ranges, &balloon.counters) {
             DeviceLog::broken(&balloon.log.broken_hints, "a chain of hints", error);
@@ -33,7 +35,7 @@ impl QueueHandler for HintingQueue {
     }
 
     /// `DONE` comes only when the pages of the chain are no longer touched.
-    fn finish(&self, balloon: &Balloon) -> Outcome {
+    fn finish(&self, balloon: &Balloon, _memory: &GuestMemory, _contents: &Contents) -> Outcome {
         let mut hinting = lock(&balloon.hinting);
         if hinting.finish() {
             balloon.config().set_free_page_hint_cmd_id(hinting.command_id());

@@ -7,10 +7,12 @@
 //! negotiated `PAGE_POISON` fills them itself when it uses them again (5.5.6.6.1). Linux does so by
 //! freeing them, and QEMU discards them all the same (`balloon_inflate_page`).
 
+use super::contents::Contents;
 use super::pfns::{self, PFN_SIZE};
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
-use crate::device::chain::ChainHead;
+use crate::device::chain::{ChainHead, Outcome};
+use crate::device::features::Feature;
 use crate::device::log::DeviceLog;
 use crate::discard::{GuestMemory, GuestRange};
 use crate::metrics::{Counters, Named, SkipReason};
@@ -23,32 +25,55 @@ impl QueueHandler for Inflate {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        ranges: &mut Vec<GuestRange>,
+        contents: &mut Contents,
     ) -> Action {
-        collect(head, memory, ranges, &balloon.counters, &balloon.log);
+        let init = balloon.acked().has(Feature::DeviceInitOnInflate);
+        collect(head, memory, &mut contents.ranges, init, &balloon.counters, &balloon.log);
+        if init {
+            contents.claim.read_inflation(head, memory);
+        }
         if balloon.must_tell_host() { Action::Hold } else { Action::Discard }
     }
 
     fn begins(&self, balloon: &Balloon, untouched: bool) {
         balloon.config().set_actual(untouched.then_some(0));
     }
+
+    fn finish(&self, balloon: &Balloon, memory: &GuestMemory, contents: &Contents) -> Outcome {
+        let Contents { claim, zeroed, .. } = contents;
+        if claim.buffers().is_empty() {
+            return Outcome::Return;
+        }
+        claim.answer_inflation(memory, zeroed, zero_is_initialized(balloon))
+    }
+}
+
+/// Whether a page that is zero is initialized: the driver fills its free pages with nothing else.
+fn zero_is_initialized(balloon: &Balloon) -> bool {
+    if !balloon.acked().has(Feature::PagePoison) {
+        return true;
+    }
+    let config = balloon.config();
+    config.poison_is_known() && config.poison_val() == 0
 }
 
 /// Replaces `ranges` by the pages that the chain gives to the balloon, unchecked against the guest's
 /// memory.
 ///
-/// What is no list of pages is skipped and counted with the bytes of the list. Of a chain that
-/// breaks nothing is kept.
+/// What is no list of pages is skipped and counted with the bytes of the list; a bitmap is none, and is
+/// expected where `bitmap` says so. Of a chain that breaks nothing is kept.
 fn collect(
     head: ChainHead,
     memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
+    bitmap: bool,
     counters: &Counters,
     log: &DeviceLog,
 ) {
     ranges.clear();
-    let whole = pfns::walk(head, memory, counters, log, |descriptor, pfns| {
-        if let Err((reason, unread)) = pfns::read(memory, descriptor.addr(), pfns, ranges) {
+    let whole = pfns::walk(head, memory, bitmap, counters, log, |descriptor, pfns| {
+        let add = |pfn| pfns::add(ranges, pfn);
+        if let Err((reason, unread)) = pfns::read(memory, descriptor.addr(), pfns, add) {
             counters.skip(reason, (unread * PFN_SIZE) as u64);
         }
     });
@@ -86,7 +111,7 @@ mod tests {
         let head = ChainHead { table: GuestAddress(TABLE), queue_size: 8, index: 0 };
         let (counters, log) = (Counters::default(), DeviceLog::default());
         let mut ranges = vec![GuestRange::new(1, 1).unwrap()];
-        collect(head, &memory, &mut ranges, &counters, &log);
+        collect(head, &memory, &mut ranges, false, &counters, &log);
         deflate::count(head, &memory, &Counters::default(), &log);
         let pages = |range: &GuestRange| {
             (range.start()..range.end()).step_by(usize::try_from(BALLOON_PAGE_SIZE).unwrap())
@@ -112,7 +137,7 @@ mod tests {
     fn neighbours_in_a_list_are_one_range() {
         let mut ranges = Vec::new();
         for pfn in [5, 6, 4, 9, 8, 8, 7, 10, 0] {
-            pfns::add(&mut ranges, pfn * BALLOON_PAGE_SIZE);
+            pfns::add(&mut ranges, pfn);
         }
         let runs: Vec<(u64, u64)> =
             ranges.iter().map(|r| (r.start() >> 12, r.len() >> 12)).collect();

@@ -7,6 +7,8 @@
 //! [`QueueRole`].
 
 mod ambiguous;
+mod claim;
+pub(super) mod contents;
 mod deflate;
 mod hinting;
 mod inflate;
@@ -19,8 +21,9 @@ use std::sync::MutexGuard;
 use super::balloon::Balloon;
 use super::chain::{ChainHead, Outcome};
 use super::features::QueueRole;
-use crate::discard::{GuestMemory, GuestRange};
+use crate::discard::GuestMemory;
 use crate::lock::lock;
+use contents::Contents;
 
 /// What is done with the ranges that a chain names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +45,21 @@ pub(crate) enum Action {
 pub(crate) struct Request<'a> {
     /// What is done with the ranges.
     pub action: Action,
-    /// The ranges that the chain names, as they came and not checked against guest memory. Their
-    /// memory is kept for the next chain, so that a chain costs no allocation.
-    pub ranges: MutexGuard<'a, Vec<GuestRange>>,
+    /// What the chain says.
+    pub contents: MutexGuard<'a, Contents>,
     role: QueueRole,
 }
 
 /// The meaning of a queue's chains.
 pub(super) trait QueueHandler: Sync {
-    /// Adds to `ranges`, which are empty, those that the chain names, not checked against guest
-    /// memory, counts them, and says what is done with them.
+    /// Adds to `contents`, which are empty, the ranges that the chain names, not checked against
+    /// guest memory, counts them, and says what is done with them.
     fn collect(
         &self,
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        ranges: &mut Vec<GuestRange>,
+        contents: &mut Contents,
     ) -> Action;
 
     /// Forgets what an earlier driver sent: the queue begins with a used index of 0. `untouched` says
@@ -65,7 +67,7 @@ pub(super) trait QueueHandler: Sync {
     fn begins(&self, _balloon: &Balloon, _untouched: bool) {}
 
     /// Ends the chain, once the action is done, and says whether it is returned.
-    fn finish(&self, _balloon: &Balloon) -> Outcome {
+    fn finish(&self, _balloon: &Balloon, _memory: &GuestMemory, _contents: &Contents) -> Outcome {
         Outcome::Return
     }
 }
@@ -85,23 +87,23 @@ impl QueueRole {
 }
 
 impl Balloon {
-    /// Reads one chain, and locks the list of ranges until the request is finished.
+    /// Reads one chain, and locks its contents until the request is finished.
     pub(crate) fn collect(
         &self,
         role: QueueRole,
         head: ChainHead,
         memory: &GuestMemory,
     ) -> Request<'_> {
-        let mut ranges = lock(&self.ranges);
-        ranges.clear();
-        let action = role.handler().collect(self, head, memory, &mut ranges);
-        Request { action, role, ranges }
+        let mut contents = lock(&self.contents);
+        contents.clear();
+        let action = role.handler().collect(self, head, memory, &mut contents);
+        Request { action, role, contents }
     }
 
     /// Ends a chain whose [`Action`] is done, and says whether it is returned to the driver, whatever
     /// was in it.
-    pub(crate) fn finish(&self, request: Request<'_>) -> Outcome {
-        request.role.handler().finish(self)
+    pub(crate) fn finish(&self, request: Request<'_>, memory: &GuestMemory) -> Outcome {
+        request.role.handler().finish(self, memory, &request.contents)
     }
 
     /// The queue with this index begins with a used index of 0: most likely nothing was ever

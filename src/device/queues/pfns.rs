@@ -25,10 +25,12 @@ pub(super) const PFN_SIZE: usize = size_of::<u32>();
 pub(super) const COPY_SIZE: usize = 4096;
 
 /// Walks the lists of a chain: calls `take` with each descriptor that is one and with how many
-/// numbers of it count.
+/// numbers of it count. Device-writable buffers are passed over, and counted unless they may hold a
+/// `bitmap` ([`super::claim`]).
 pub(super) fn walk(
     head: ChainHead,
     memory: &GuestMemory,
+    bitmap: bool,
     counters: &Counters,
     log: &DeviceLog,
     mut take: impl FnMut(Descriptor, usize),
@@ -37,7 +39,9 @@ pub(super) fn walk(
     let end = head.walk(memory, |descriptor| {
         let len = u64::from(descriptor.len());
         if descriptor.is_write_only() {
-            counters.skip(SkipReason::NotReadable, len);
+            if !bitmap {
+                counters.skip(SkipReason::NotReadable, len);
+            }
             return;
         }
         let (pfns, rest) = (len / PFN_SIZE as u64, len % PFN_SIZE as u64);
@@ -60,7 +64,7 @@ pub(super) fn walk(
     end.is_ok()
 }
 
-/// Adds the pages of a list of `pfns` numbers to `ranges`.
+/// Reads a list of `pfns` numbers, and calls `take` with each in its order.
 ///
 /// # Errors
 /// Why and how many of them could not be read.
@@ -68,7 +72,7 @@ pub(super) fn read(
     memory: &GuestMemory,
     list: GuestAddress,
     pfns: usize,
-    ranges: &mut Vec<GuestRange>,
+    mut take: impl FnMut(u32),
 ) -> Result<(), (SkipReason, usize)> {
     let mut copy = [0; COPY_SIZE];
     let mut left = pfns;
@@ -81,8 +85,7 @@ pub(super) fn read(
             .map_err(|_| (SkipReason::Unreadable, left))?;
         let taken = copied / PFN_SIZE;
         for pfn in copy[..taken * PFN_SIZE].as_chunks().0 {
-            let page = u64::from(u32::from_le_bytes(*pfn)) * BALLOON_PAGE_SIZE;
-            add(ranges, page);
+            take(u32::from_le_bytes(*pfn));
         }
         left -= taken;
         if taken < wanted {
@@ -92,8 +95,10 @@ pub(super) fn read(
     Ok(())
 }
 
-/// Adds a page, to the last range if it lies behind or ahead of that one: most lists are runs.
-pub(super) fn add(ranges: &mut Vec<GuestRange>, page: u64) {
+/// Adds the page of this number, to the last range if it lies behind or ahead of that one: most lists
+/// are runs.
+pub(super) fn add(ranges: &mut Vec<GuestRange>, pfn: u32) {
+    let page = u64::from(pfn) * BALLOON_PAGE_SIZE;
     let run = ranges.last().and_then(|last| {
         let start = match page {
             page if page == last.end() => last.start(),

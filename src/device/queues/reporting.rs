@@ -3,9 +3,10 @@
 //! The reporting queue (virtio 1.3, section 5.5.6.7): each chain names pages that are free until
 //! the device returns it.
 
+use super::contents::Contents;
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
-use crate::device::chain::{ChainError, ChainHead};
+use crate::device::chain::{ChainError, ChainHead, Outcome};
 use crate::device::features::Feature;
 use crate::device::log::DeviceLog;
 use crate::discard::{GuestMemory, GuestRange, RangeError};
@@ -20,10 +21,15 @@ impl QueueHandler for Reporting {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        ranges: &mut Vec<GuestRange>,
+        contents: &mut Contents,
     ) -> Action {
         lock(&balloon.seen).reported = true;
-        collect(head, memory, ranges, &balloon.counters, &balloon.log);
+        let ranges = &mut contents.ranges;
+        let plain = collect(head, memory, ranges, &balloon.counters, &balloon.log);
+        if balloon.acked().has(Feature::DeviceInitReported) {
+            // A used length has 32 bits: more than it can say is not said.
+            contents.claim.report_bytes = plain.and_then(|bytes| u32::try_from(bytes).ok());
+        }
         let forbidden = forbids_discard(balloon);
         balloon.log.poison_not_told(forbidden == Some(SkipReason::PoisonNotTold));
         let Some(reason) = forbidden else { return Action::Discard };
@@ -33,6 +39,10 @@ impl QueueHandler for Reporting {
 
     fn begins(&self, balloon: &Balloon, _untouched: bool) {
         lock(&balloon.seen).reported = false;
+    }
+
+    fn finish(&self, _balloon: &Balloon, _memory: &GuestMemory, contents: &Contents) -> Outcome {
+        contents.claim.answer_report(&contents.ranges, &contents.zeroed)
     }
 }
 
@@ -57,16 +67,17 @@ fn forbids_discard(balloon: &Balloon) -> Option<SkipReason> {
 /// Replaces `ranges` by the ranges that the chain reports, unchecked against the guest's memory.
 ///
 /// A descriptor that is no report is skipped and counted. Nothing of a broken chain is used: a page
-/// that is not discarded costs memory, a wrong one costs the guest its data.
+/// that is not discarded costs memory, a wrong one costs the guest its data. Returns the bytes of the
+/// chain's buffers, if all of them are reports.
 fn collect(
     head: ChainHead,
     memory: &GuestMemory,
     ranges: &mut Vec<GuestRange>,
     counters: &Counters,
     log: &DeviceLog,
-) {
+) -> Option<u64> {
     ranges.clear();
-    let mut bytes: u64 = 0;
+    let (mut bytes, mut plain) = (0_u64, true);
     let end: Result<(), ChainError> = head.walk(memory, |descriptor| {
         let (gpa, len) = (descriptor.addr().0, u64::from(descriptor.len()));
         let skip = if descriptor.is_write_only() {
@@ -83,6 +94,7 @@ fn collect(
         } else {
             SkipReason::NotWritable
         };
+        plain = false;
         counters.skip(skip, len);
         log.skipped_report(skip, gpa, len);
     });
@@ -91,5 +103,7 @@ fn collect(
         counters.skip(SkipReason::BrokenChain, bytes);
         DeviceLog::broken(&log.broken_report, "a report", error);
         ranges.clear();
+        plain = false;
     }
+    plain.then_some(bytes)
 }

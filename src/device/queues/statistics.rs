@@ -3,11 +3,12 @@
 //! The statistics queue (virtio 1.3, section 5.5.6.3): the device keeps the driver's buffer, and
 //! returns it to ask for the next.
 
+use super::contents::Contents;
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
 use crate::device::chain::{ChainHead, Outcome};
 use crate::device::statistics::read;
-use crate::discard::{GuestMemory, GuestRange};
+use crate::discard::GuestMemory;
 use crate::lock::lock;
 
 pub(super) struct StatisticsQueue;
@@ -18,7 +19,7 @@ impl QueueHandler for StatisticsQueue {
         balloon: &Balloon,
         head: ChainHead,
         memory: &GuestMemory,
-        _ranges: &mut Vec<GuestRange>,
+        _contents: &mut Contents,
     ) -> Action {
         if let Some(sample) = read(head, memory, &balloon.counters, &balloon.log) {
             lock(&balloon.statistics).sample = Some(sample);
@@ -26,7 +27,7 @@ impl QueueHandler for StatisticsQueue {
         Action::Nothing
     }
 
-    fn finish(&self, _balloon: &Balloon) -> Outcome {
+    fn finish(&self, _balloon: &Balloon, _memory: &GuestMemory, _contents: &Contents) -> Outcome {
         Outcome::Keep
     }
 

@@ -2,6 +2,7 @@
 
 mod files;
 mod huge_pages;
+mod zeroed;
 
 use super::*;
 use crate::discard::{Cause, Ticket};
@@ -129,7 +130,8 @@ fn chain_interrupted_by_its_caller_counts_the_rest() {
     let (reclaimer, recorder, counters) = reclaimer(Recorder::default(), &memory(&[(0, pages)], 0));
     let mut chain = ranges(&[(0, 2 * PAGE), (4 * PAGE, PAGE), (6 * PAGE, MOST_BYTES_A_CALL)]);
     let wanted_after_two = || recorder.calls.lock().unwrap().len() < 2;
-    let done = reclaimer.snapshot().discard_while(&mut chain, wanted_after_two);
+    let done =
+        reclaimer.snapshot().discard_while(&mut chain, &mut Zeroed::default(), wanted_after_two);
     assert_eq!(done, Discarded { bytes: 3 * PAGE, calls: 2 });
     assert_eq!(counters.snapshot().skipped_bytes(SkipReason::Yielded), MOST_BYTES_A_CALL);
 }

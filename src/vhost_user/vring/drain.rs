@@ -53,7 +53,7 @@ pub(crate) struct Taken<'a, S> {
 }
 
 impl<S: AsRef<GuestMemory>> Taken<'_, S> {
-    /// Returns the chain with used length 0, or keeps it until the next one comes or
+    /// Returns the chain, or keeps it until the next one comes or
     /// [`Vring::return_kept`] is called.
     ///
     /// # Errors
@@ -64,9 +64,12 @@ impl<S: AsRef<GuestMemory>> Taken<'_, S> {
         // in order.
         let before = self.queue.progress().kept.take();
         let returned = before
-            .map_or(Ok(()), |before| self.queue.add_used(&mut self.vring, memory, before))
+            .map_or(Ok(()), |before| self.queue.add_used(&mut self.vring, memory, before, 0))
             .and_then(|()| match outcome {
-                Outcome::Return => self.queue.add_used(&mut self.vring, memory, self.head.index),
+                Outcome::Return => self.queue.add_used(&mut self.vring, memory, self.head.index, 0),
+                Outcome::Written(len) => {
+                    self.queue.add_used(&mut self.vring, memory, self.head.index, len)
+                }
                 Outcome::Keep => {
                     self.queue.progress().kept = Some(self.head.index);
                     Ok(())
@@ -226,19 +229,20 @@ impl Vring {
         }
         let Some(head) = self.progress().kept.take() else { return Ok(false) };
         let snapshot = snapshot();
-        self.add_used(&mut vring, snapshot.as_ref(), head)?;
+        self.add_used(&mut vring, snapshot.as_ref(), head, 0)?;
         self.notify(&mut vring, snapshot.as_ref())?;
         Ok(true)
     }
 
-    /// Returns the chain that begins at `head` with used length 0.
+    /// Returns the chain that begins at `head` with used length `len`.
     fn add_used(
         &self,
         vring: &mut VringState<Memory>,
         memory: &GuestMemory,
         head: u16,
+        len: u32,
     ) -> Result<(), RingError> {
-        match vring.get_queue_mut().add_used(memory, head, 0) {
+        match vring.get_queue_mut().add_used(memory, head, len) {
             Ok(()) => {
                 let mut progress = self.progress();
                 progress.unnotified = progress.unnotified.saturating_add(1);

@@ -68,7 +68,9 @@ impl AttachOptions {
         | balloon::feature::DEFLATE_ON_OOM
         | balloon::feature::FREE_PAGE_HINT
         | balloon::feature::PAGE_POISON
-        | balloon::feature::REPORTING;
+        | balloon::feature::REPORTING
+        | balloon::feature::DEVICE_INIT_REPORTED
+        | balloon::feature::DEVICE_INIT_ON_INFLATE;
 
     /// What [`super::Attachment`] knows.
     pub const KNOWN_PROTOCOL_FEATURES: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ

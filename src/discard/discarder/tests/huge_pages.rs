@@ -87,7 +87,7 @@ proptest! {
                             expected.extend(huge * 512..(huge + 1) * 512);
                         }
                     }
-                    reclaimer.snapshot().inflate_while(&mut ranges(&list), || true);
+                    reclaimer.snapshot().inflate_while(&mut ranges(&list), &mut Zeroed::default(), || true);
                 }
                 Step::Deflate(list) => {
                     for page in pages(&list) {
