@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use guest_agent::faulting::{FaultingPlan, Mapped};
+use guest_agent::faulting::{FaultingPlan, Work};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::measure::host::wait_until;
@@ -58,8 +58,8 @@ fn freed_memory_returns(vmm: &dyn Vmm) {
     guest.set_reporting(false).unwrap();
     let before = wait_until(PATIENCE, LOOK_EVERY, || {
         let before = reported();
-        for mapped in [Mapped::Anonymous, Mapped::File] {
-            let plan = FaultingPlan { mapped, tasks: 1, bytes: 16 * MIB, milliseconds: 200 };
+        for work in Work::ALL {
+            let plan = FaultingPlan { work, tasks: 1, bytes: 16 * MIB, milliseconds: 200 };
             let faulted = guest.fault(plan).unwrap();
             assert!(faulted.pages > 0 && faulted.cpu > Duration::ZERO, "{faulted:?}");
             assert!(faulted.time >= Duration::from_millis(200), "{faulted:?}");

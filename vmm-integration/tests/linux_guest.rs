@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use guest_agent::Failure;
-use guest_agent::faulting::{FaultingPlan, Mapped};
+use guest_agent::faulting::{FaultingPlan, Work};
 use vmm_integration::measure::host::{self, Sampler};
 use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
@@ -38,10 +38,10 @@ fn a_guest_without_a_balloon_keeps_its_memory() {
     assert!(full > booted && full >= 100 * MIB);
     assert!(guest.resident_bytes().unwrap() >= full, "nothing discards memory");
 
-    for mapped in [Mapped::Anonymous, Mapped::File] {
-        let plan = FaultingPlan { mapped, tasks: 2, bytes: 16 * MIB, milliseconds: 200 };
+    for work in Work::ALL {
+        let plan = FaultingPlan { work, tasks: 2, bytes: 16 * MIB, milliseconds: 200 };
         let faulted = agent.fault(plan).unwrap();
-        println!("{mapped:?}: {faulted:?}");
+        println!("{work:?}: {faulted:?}");
         assert!(faulted.pages > 0 && faulted.nanoseconds >= 200_000_000, "{faulted:?}");
     }
 
@@ -74,7 +74,7 @@ fn impossible_requests_are_refused_and_agent_survives() {
     assert_eq!(errno(agent.unload_module("no_such_module")).as_deref(), Some("ENOENT"));
     assert_eq!(errno(agent.read_file("/nowhere").map(drop)).as_deref(), Some("ENOENT"));
     assert_eq!(errno(agent.write_file("/proc/version", "x")).as_deref(), Some("EIO"));
-    let plan = FaultingPlan { mapped: Mapped::File, tasks: 1, bytes: 100 * MIB, milliseconds: 100 };
+    let plan = FaultingPlan { work: Work::File, tasks: 1, bytes: 100 * MIB, milliseconds: 100 };
     for (plan, field) in [
         (FaultingPlan { tasks: 0, ..plan }, "tasks is 0: expected 1 to"),
         (FaultingPlan { tasks: u32::MAX, ..plan }, "tasks is 4294967295: expected 1 to"),

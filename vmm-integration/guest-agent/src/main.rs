@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
+use crate::faults::Files;
 use crate::memory::Allocations;
 use crate::placed::Placements;
 use crate::runner::Races;
@@ -79,6 +80,7 @@ struct State {
     placements: Placements,
     victims: Victims,
     storms: Storms,
+    files: Files,
 }
 
 /// Serves the port until it ends.
@@ -243,7 +245,7 @@ fn run(command: Command, state: &State) -> Outcome {
 }
 
 fn execute(command: Command, state: &State) -> Result<Reply> {
-    let State { allocations, races, placements, storms, victims } = state;
+    let State { allocations, races, placements, storms, victims, files } = state;
     match command {
         Command::Hello => system::hello().map(Reply::Hello),
         Command::LoadModule { name, params } => {
@@ -259,7 +261,7 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Verify { id } => allocations.verify(id).map(Reply::Verified),
         Command::Free { id } => allocations.free(id).map(|()| Reply::Done),
         Command::UseMemory { bytes } => process::use_memory(bytes).map(Reply::ProcessEnd),
-        Command::Fault { plan } => faults::run(plan).map(Reply::Faulted),
+        Command::Fault { plan } => faults::run(plan, files).map(Reply::Faulted),
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZero;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
@@ -121,7 +122,7 @@ fn missing(id: u32) -> String {
 const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// Checks the size of a mapping.
-fn length(bytes: u64) -> Result<NonZero<usize>> {
+pub(crate) fn length(bytes: u64) -> Result<NonZero<usize>> {
     let page_bytes = u64::try_from(pattern::PAGE_BYTES)?;
     if !bytes.is_multiple_of(page_bytes) {
         bail!("{bytes} is not a multiple of the page size {page_bytes}");
@@ -175,6 +176,18 @@ impl Mapping {
             // SAFETY: the advice changes neither contents nor access.
             let _ = unsafe { madvise(start.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
         }
+    }
+
+    /// Has the kernel fault these pages in, for writing. Fails before Linux 5.14.
+    pub(crate) fn populate(&mut self, pages: Range<usize>) -> Result<()> {
+        let some = self
+            .words_mut()
+            .get_mut(pages.start * pattern::PAGE_WORDS..pages.end * pattern::PAGE_WORDS)
+            .context("pages beyond the mapping")?;
+        let (start, length) = (NonNull::from(&mut *some).cast(), size_of_val(some));
+        // SAFETY: the range is a part of the mapping, which is borrowed exclusively; contents stay.
+        unsafe { madvise(start, length, MmapAdvise::MADV_POPULATE_WRITE) }
+            .context("populating pages")
     }
 
     /// Gives all pages back; the next write to each faults another in.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use guest_agent::faulting::{FaultingPlan, Mapped};
+use guest_agent::faulting::{FaultingPlan, Work};
 use guest_driver::page_alloc::geometry::PAGE_BYTES;
 use guest_driver::page_alloc::{AllocRequest, Mm, Pfn};
 use guest_driver::ram::{Gpa, GuestRam};
@@ -29,7 +29,7 @@ impl Files {
     /// Allocates what `plan` needs and is not there yet.
     pub(super) fn ensure(&mut self, vm: &ModelVm, plan: FaultingPlan) -> Result<()> {
         let tasks = usize::try_from(plan.tasks)?;
-        if plan.mapped == Mapped::Anonymous {
+        if plan.work != Work::File {
             return Ok(());
         }
         for cpu in 0..tasks {
@@ -69,9 +69,11 @@ fn program(vm: &ModelVm, files: &Files, plan: FaultingPlan, cpu: usize) -> Resul
     stay_on(cpu)?;
     let time = Duration::from_millis(plan.milliseconds);
     let (start, cpu_start) = (Instant::now(), host::thread_cpu_time()?);
-    let (order, file) = match plan.mapped {
-        Mapped::Anonymous => (HUGE, None),
-        Mapped::File => (0, files.0.get(cpu)),
+    // No part of the model is a kernel: what Linux does for the program, the program does.
+    let (order, file) = match plan.work {
+        Work::Anonymous | Work::Populate => (HUGE, None),
+        Work::File => (0, files.0.get(cpu)),
+        Work::Write => (0, None),
     };
     let (mm, ram) = (vm.mm(), vm.ram());
     let mut taken = Vec::new();

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use guest_agent::faulting::{FaultingPlan, Mapped};
+use guest_agent::faulting::{FaultingPlan, Work};
 use vmm_integration::guest::{Faulted, Guest};
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
@@ -51,11 +51,21 @@ pub(super) enum Program {
 }
 
 impl Program {
-    fn mapped(self) -> Mapped {
+    fn work(self) -> Work {
         match self {
-            Self::PageFault1 => Mapped::Anonymous,
-            Self::PageFault2 => Mapped::File,
+            Self::PageFault1 => Work::Anonymous,
+            Self::PageFault2 => Work::File,
         }
+    }
+
+    /// What each task does, in a sentence.
+    fn about(self) -> String {
+        let what = match self {
+            Self::PageFault1 => "anonymous memory in huge pages",
+            Self::PageFault2 => "a private mapping of a file, in single pages",
+        };
+        let mib = MAPPING_BYTES >> 20;
+        format!("Each task writes to every page of {mib} MiB of {what}, and unmaps it.")
     }
 }
 
@@ -125,9 +135,9 @@ impl Experiment for Overhead {
     }
 
     fn run(&self, case: &Faulting, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let mapped = case.program.mapped();
+        let work = case.program.work();
         let Settings { memory, tasks, .. } = *settings;
-        let needed = MAPPING_BYTES * u64::from(tasks) * if mapped == Mapped::File { 2 } else { 1 };
+        let needed = MAPPING_BYTES * u64::from(tasks) * work.copies();
         ensure!(
             needed <= memory / 2,
             "memory is too small for {tasks} tasks (got {memory} bytes, expected at least {}): set \
@@ -155,9 +165,9 @@ impl Experiment for Overhead {
                 }
             },
         };
-        findings.note(format!("{}. {}", guest.describe(), work(mapped)));
+        findings.note(format!("{}. {}", guest.describe(), case.program.about()));
         let reported = || Ok(device.discards()?.bytes);
-        let side = Side { guest: &*guest, reported: &reported, mapped, tasks };
+        let side = Side { guest: &*guest, reported: &reported, work, tasks };
         let pairs = compare(&side, settings, context)?;
         guest.shut_down()?;
         device.finish()?;
@@ -166,32 +176,22 @@ impl Experiment for Overhead {
     }
 }
 
-/// What each task does, in a sentence.
-fn work(mapped: Mapped) -> String {
-    let what = match mapped {
-        Mapped::Anonymous => "anonymous memory in huge pages",
-        Mapped::File => "a private mapping of a file, in single pages",
-    };
-    let mib = MAPPING_BYTES >> 20;
-    format!("Each task writes to every page of {mib} MiB of {what}, and unmaps it.")
-}
-
 /// A guest with programs, in which reporting can be turned on and off.
 struct Side<'a> {
     guest: &'a dyn Guest,
     /// Bytes that the device was told so far, by its own count.
     reported: &'a dyn Fn() -> Result<u64>,
-    /// What its programs map, and how many there are.
-    mapped: Mapped,
+    /// What its programs do, and how many there are.
+    work: Work,
     tasks: u32,
 }
 
 impl Side<'_> {
     /// Lets the programs run for so long.
-    fn work(&self, time: Duration) -> Result<Faulted> {
-        let Self { mapped, tasks, .. } = *self;
+    fn run(&self, time: Duration) -> Result<Faulted> {
+        let Self { work, tasks, .. } = *self;
         let milliseconds = u64::try_from(time.as_millis())?;
-        self.guest.fault(FaultingPlan { mapped, tasks, bytes: MAPPING_BYTES, milliseconds })
+        self.guest.fault(FaultingPlan { work, tasks, bytes: MAPPING_BYTES, milliseconds })
     }
 }
 
@@ -263,12 +263,12 @@ fn turn(side: &Side<'_>, on: bool, time: Duration) -> Result<Turn> {
                 start.elapsed() < FIRST_PASS,
                 "nothing was reported within {FIRST_PASS:?} of work"
             );
-            side.work(WARM_UP / 2)?;
+            side.run(WARM_UP / 2)?;
         }
     }
-    side.work(WARM_UP)?;
+    side.run(WARM_UP)?;
     let before = (side.reported)()?;
-    let Faulted { pages, time: took, cpu } = side.work(time)?;
+    let Faulted { pages, time: took, cpu } = side.run(time)?;
     let reported_bytes = (side.reported)()?.saturating_sub(before);
     progress::check()?;
     ensure!(on || reported_bytes == 0, "{reported_bytes} bytes were reported, expected none");
@@ -408,7 +408,7 @@ mod tests {
         let context = Context::new(1, &progress, None);
         let guest = Fake { on: AtomicBool::new(false), obeys, reported: AtomicU64::new(0) };
         let reported = || Ok(guest.reported.load(Relaxed));
-        let side = Side { guest: &guest, reported: &reported, mapped: Mapped::File, tasks: 1 };
+        let side = Side { guest: &guest, reported: &reported, work: Work::File, tasks: 1 };
         let pairs = compare(&side, &settings, &context)?;
         let mut findings = Findings::default();
         tell(&pairs, &mut findings)?;
