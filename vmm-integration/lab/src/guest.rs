@@ -3,9 +3,11 @@
 //! The kinds of guest of an experiment, and what a real one needs.
 
 use anyhow::Result;
-use vmm_integration::vmm::qemu::{self, Toolbox};
+use vmm_integration::vmm::Vmm;
+use vmm_integration::vmm::model::SmallVmm;
+use vmm_integration::vmm::qemu::{self, Qemu, Toolbox};
 
-/// A kind of guest.
+/// A kind of guest, with the name of its VMM in [`vmm_integration::vmm::ALL`].
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
 )]
@@ -14,7 +16,20 @@ pub enum GuestKind {
     /// The model of Linux's page allocator.
     Model,
     /// Linux in QEMU.
-    Linux,
+    Qemu,
+}
+
+impl GuestKind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Model, Self::Qemu];
+
+    /// The VMM that boots it.
+    pub fn vmm(self) -> &'static dyn Vmm {
+        match self {
+            Self::Model => &SmallVmm,
+            Self::Qemu => &Qemu,
+        }
+    }
 }
 
 /// A kernel of a Linux guest.
@@ -52,5 +67,19 @@ pub fn toolbox() -> Result<Result<Toolbox, String>> {
         Ok(toolbox) => Ok(Ok(toolbox)),
         Err(error) if std::env::var_os("CI").is_some() => Err(error),
         Err(error) => Ok(Err(format!("no Linux guest on this machine: {error:#}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm_integration::vmm;
+
+    #[test]
+    fn guest_has_the_name_of_its_vmm() {
+        for kind in GuestKind::ALL {
+            assert_eq!(kind.to_string(), kind.vmm().name());
+            assert!(vmm::ALL.iter().any(|vmm| vmm.name() == kind.vmm().name()), "{kind}");
+        }
     }
 }

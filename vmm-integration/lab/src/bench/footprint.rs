@@ -33,8 +33,8 @@ const IDLE: Duration = Duration::from_secs(5);
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
-            vec![GuestKind::Model, GuestKind::Linux],
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
+            vec![GuestKind::Model, GuestKind::Qemu],
             "guests to measure: a real Linux with reporting off, with our daemon and with QEMU's own \
              device; the model with reporting off and with our daemon";
         memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30, "memory of the guest";
@@ -84,7 +84,7 @@ impl Experiment for Footprint {
         let of = |&guest: &GuestKind| {
             let devices: &[Device] = match guest {
                 GuestKind::Model => &[Device::Off, Device::Ours],
-                GuestKind::Linux => &[Device::Off, Device::Ours, Device::Qemu],
+                GuestKind::Qemu => &[Device::Off, Device::Ours, Device::Qemu],
             };
             devices.iter().map(move |&device| Held { device, guest })
         };
@@ -97,7 +97,7 @@ impl Experiment for Footprint {
         let mut findings = Findings::default();
         let toolbox = match guest {
             GuestKind::Model => None,
-            GuestKind::Linux => match toolbox()? {
+            GuestKind::Qemu => match toolbox()? {
                 Ok(toolbox) => Some(toolbox),
                 Err(why) => {
                     findings.note(format!("Not measured: {why}."));

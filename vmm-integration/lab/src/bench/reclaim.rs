@@ -55,8 +55,8 @@ fn backings() -> Vec<Backing> {
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
-            vec![GuestKind::Model, GuestKind::Linux],
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
+            vec![GuestKind::Model, GuestKind::Qemu],
             "guests to measure: the model, timed pass by pass, and a real Linux, whose two seconds between \
              passes count";
         backing: Vec<Backing>, Several::any(), backings(), backings(),
@@ -82,7 +82,7 @@ impl Reclaimed {
     fn guest(&self) -> GuestKind {
         match self {
             Self::Model(_) => GuestKind::Model,
-            Self::Linux(..) => GuestKind::Linux,
+            Self::Linux(..) => GuestKind::Qemu,
         }
     }
 
@@ -131,8 +131,8 @@ impl Experiment for Reclaim {
             settings.guest.iter().flat_map(move |guest| match (guest, backing) {
                 (GuestKind::Model, _) => vec![Reclaimed::Model(backing)],
                 // Linux has transparent huge pages in a memfd only if the whole host has.
-                (GuestKind::Linux, Backing::Transparent) => Vec::new(),
-                (GuestKind::Linux, _) => {
+                (GuestKind::Qemu, Backing::Transparent) => Vec::new(),
+                (GuestKind::Qemu, _) => {
                     vec![
                         Reclaimed::Linux(backing, Device::Ours),
                         Reclaimed::Linux(backing, Device::Qemu),

@@ -296,7 +296,7 @@ mod tests {
         let file = |case: &str| folder.path().join(format!("test/{case}.json"));
         let text = fs::read_to_string(file("one")).unwrap();
         fs::write(file("one"), &text[..text.len() / 2]).unwrap();
-        fs::write(file("two"), text.replacen("\"format\": 2", "\"format\": 1", 1)).unwrap();
+        fs::write(file("two"), text.replacen("\"format\": 3", "\"format\": 1", 1)).unwrap();
         fs::write(file("three"), text.replacen("\"figures\"", "\"values\"", 1)).unwrap();
         fs::write(file("four"), [0xff; 9]).unwrap();
         assert_eq!(store.get("test", "one"), None);
@@ -305,7 +305,7 @@ mod tests {
         let said: Vec<String> = kept.unreadable.iter().map(|why| format!("{why:#}")).collect();
         for (case, why) in [
             ("one", "EOF while parsing"),
-            ("two", "another format (got version 1, expected 2)"),
+            ("two", "another format (got version 1, expected 3)"),
             ("three", "missing field `figures`"),
             ("four", "expected value"),
         ] {

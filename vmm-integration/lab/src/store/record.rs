@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
-/// The version of the record's format. Version 1 has no place in a table, and trackers by letters.
-pub const FORMAT: u32 = 2;
+/// The version of the record's format. Version 1 has no place in a table, and trackers by letters;
+/// version 2 calls Linux in QEMU `linux`.
+pub const FORMAT: u32 = 3;
 
 /// One finished case: what `balloon-lab` keeps as `OUT/EXPERIMENT/CASE.json`, written atomically
 /// when the case is done, so that an interrupted run keeps what it has and `--resume` skips it.

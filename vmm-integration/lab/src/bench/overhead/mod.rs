@@ -72,8 +72,8 @@ impl Program {
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Linux],
-            vec![GuestKind::Model, GuestKind::Linux], "guests to measure";
+        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
+            vec![GuestKind::Model, GuestKind::Qemu], "guests to measure";
         program: Vec<Program>, Several::any(), vec![Program::PageFault1, Program::PageFault2],
             vec![Program::PageFault1, Program::PageFault2],
             "page_fault1: anonymous memory in huge pages, as in the cover letters of free page reporting; \
@@ -123,7 +123,7 @@ impl Experiment for Overhead {
     fn repeats(&self, case: &Faulting) -> Repeats {
         match case.guest {
             GuestKind::Model => Repeats::ButForTimes,
-            GuestKind::Linux => Repeats::ButForTheGuest,
+            GuestKind::Qemu => Repeats::ButForTheGuest,
         }
     }
 
@@ -152,7 +152,7 @@ impl Experiment for Overhead {
                 let memory = GuestMemory::flat(memory, usize::try_from(tasks)?);
                 Box::new(ModelGuest::start(&device.socket(), ModelConfig::new(memory))?)
             }
-            GuestKind::Linux => match toolbox()? {
+            GuestKind::Qemu => match toolbox()? {
                 Ok(toolbox) => {
                     let balloon = Balloon::VhostUser { socket: device.socket() };
                     let config =
