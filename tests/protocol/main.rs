@@ -20,6 +20,7 @@ mod kept_memory;
 mod kicks;
 mod memory_lost;
 mod migration;
+mod migrations;
 mod negotiation;
 mod notifications;
 mod owed_changes;

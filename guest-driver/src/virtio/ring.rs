@@ -201,6 +201,11 @@ impl<M: GuestRam> DriverRing<M> {
         })
     }
 
+    /// Goes on in `ram`, a copy of the memory that the ring lies in, after the guest has migrated.
+    pub fn move_to(&mut self, ram: M) {
+        self.ram = ram;
+    }
+
     /// Where the ring lies.
     pub fn layout(&self) -> &RingLayout {
         &self.layout

@@ -3,6 +3,7 @@
 //! What a frontend does to migrate its guest: a log of dirty pages, and the backend's own state.
 
 use super::Attachment;
+use crate::guest_memory::Ram;
 use anyhow::{Context, Result, ensure};
 use guest_driver::ram::Gpa;
 use rustix::{
@@ -16,6 +17,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::FileExt,
     },
+    path::Path,
 };
 use vhost::{
     VhostBackend, VhostUserDirtyLogRegion,
@@ -66,6 +68,18 @@ impl DirtyLog {
 }
 
 impl Attachment {
+    /// Goes on at the backend behind `socket`, which loads `state` before the queues start, in `ram`: a copy of
+    /// the memory that was made when the queues had stopped. Chains that were not returned stay available.
+    ///
+    /// # Errors
+    /// See [`Attachment::reconnect`]; also where the state is refused.
+    pub fn migrate(mut self, socket: &Path, ram: &Ram, state: &[u8]) -> Result<Self> {
+        for index in self.queue_indices_in_use() {
+            self.ring(index)?.move_to(ram.clone());
+        }
+        self.go_on(socket, ram.clone(), Some(state))
+    }
+
     /// Shares a log of dirty pages (VHOST_USER_SET_LOG_BASE).
     ///
     /// # Errors

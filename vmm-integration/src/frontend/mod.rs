@@ -111,7 +111,7 @@ impl Attachment {
     /// # Errors
     /// When the backend refuses or does not answer, or the options do not fit it or the RAM.
     pub fn connect(socket: &Path, ram: &Ram, options: AttachOptions) -> Result<Self> {
-        Self::open(dial(socket)?, ram.clone(), options, BTreeMap::new())
+        Self::over(dial(socket)?, ram, options)
     }
 
     /// As [`Attachment::connect`], over a connection that is there.
@@ -119,7 +119,7 @@ impl Attachment {
     /// # Errors
     /// See [`Attachment::connect`].
     pub fn over(stream: UnixStream, ram: &Ram, options: AttachOptions) -> Result<Self> {
-        Self::open(stream, ram.clone(), options, BTreeMap::new())
+        Self::open(stream, ram.clone(), options, BTreeMap::new(), None)
     }
 
     /// Connects to another backend, or to the same again, under a driver that goes on with its
@@ -129,13 +129,20 @@ impl Attachment {
     /// # Errors
     /// See [`Attachment::connect`]; also where not every feature in use is offered again.
     pub fn reconnect(self, socket: &Path) -> Result<Self> {
-        let (ram, features, queues) = (self.ram, self.features, self.queues);
+        let ram = self.ram.clone();
+        self.go_on(socket, ram, None)
+    }
+
+    /// Under the same driver, with a backend that loads `state` first where there is one.
+    fn go_on(self, socket: &Path, ram: Ram, state: Option<&[u8]>) -> Result<Self> {
+        let (features, queues) = (self.features, self.queues);
         // Decisions of the first connection stay, and so do regions that were added or removed since.
         let regions = Some(self.announced);
-        let options = AttachOptions { features, regions, free_pages: None, ..self.options };
+        let poison = self.options.poison.filter(|_| state.is_none());
+        let options = AttachOptions { features, regions, poison, free_pages: None, ..self.options };
         // The backend has to see the hang-up first: it may serve one frontend at a time.
         drop((self.frontend, self.watchdog));
-        let again = Self::open(dial(socket)?, ram, options, queues)?;
+        let again = Self::open(dial(socket)?, ram, options, queues, state)?;
         ensure!(
             again.features == features,
             "the backend offers {:#x} where the driver uses {features:#x}",
@@ -149,6 +156,7 @@ impl Attachment {
         ram: Ram,
         options: AttachOptions,
         queues: BTreeMap<u16, Queue>,
+        state: Option<&[u8]>,
     ) -> Result<Self> {
         let watchdog = Watchdog::new(stream.try_clone()?)?;
         let empty = GpaRange::default();
@@ -168,6 +176,9 @@ impl Attachment {
             scratch: empty,
         };
         let max_queues = attachment.negotiate()?;
+        if let Some(state) = state {
+            attachment.load_state(state)?;
+        }
         let regions = match &attachment.options.regions {
             Some(regions) => regions.clone(),
             None => (0..attachment.ram.regions().len()).collect(),
