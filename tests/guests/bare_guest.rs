@@ -121,6 +121,8 @@ fn bare_guest_notices_sabotage() {
         let error = failure(&[sabotage, SPARSE]);
         assert!(error.contains(found), "{sabotage}: {error}");
     }
+    let error = failure(&["sabotage=trust-all", "init=maybe"]);
+    assert!(error.contains("init=maybe: expected one of yes, no"), "{error}");
     let error = failure(&["do=verfy"]);
     assert!(error.contains("command line: do=verfy: no such step: verfy"), "{error}");
 }
@@ -171,4 +173,49 @@ fn bare_guest_takes_added_memory_online() {
     guest.qmp().plug_memory("added", size, Some(start)).unwrap();
     let lines = guest.finish(PATIENCE).unwrap();
     assert_eq!(sum(&lines, "grown", "reported_pages"), size / PAGE);
+}
+
+/// A guest that looks at every page that the device calls zero.
+const DETECTOR: [&str; 2] = ["init=yes", SPARSE];
+const CLAIMING: [&str; 2] = ["--experimental-init-reported", "--experimental-init-on-inflate"];
+
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn bare_guest_finds_every_claimed_page_zero() {
+    let host = Host::start(&CLAIMING);
+    let line = [&DETECTOR[..], &["do=verify,balloon:16,reset,verify"]].concat();
+    let lines = host.boot(384 * MIB, &line, &[]).finish(PATIENCE).unwrap();
+    let claimed = |value| sum(&lines, "claimed", value);
+    let reported =
+        sum(&lines, "verified", "reported_pages") + sum(&lines, "reset", "reported_pages");
+    assert_eq!(claimed("reported_pages"), reported, "nothing keeps a page: {lines:?}");
+    assert_eq!(claimed("inflated_pages"), 16 * MIB / PAGE);
+
+    // A pinned page keeps its report from being claimed, and one of the balloon by itself.
+    for block in 0..SECTION / (64 * MIB) {
+        let pin = json!({ "address": SECTION + block * 64 * MIB, "bytes": 1 }).to_string();
+        host.control.done("PUT", "/v1/pins", &pin).unwrap();
+    }
+    let line = [&DETECTOR[..], &["do=balloon:120"]].concat();
+    let lines = host.boot(384 * MIB, &line, &[]).finish(PATIENCE);
+    assert!(format!("{:#}", lines.unwrap_err()).contains("failed: 2 inflated pages hold"));
+}
+
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn bare_guest_notices_a_wrong_claim() {
+    let host = Host::start(&[&CLAIMING[..], &["--paused"]].concat());
+    let boot = |more: &[&str]| {
+        let line = [&DETECTOR[..], more].concat();
+        host.boot(384 * MIB, &line, &[]).finish(PATIENCE)
+    };
+    // Nothing is discarded, and nothing is called zero.
+    let error = format!("{:#}", boot(&["do=verify"]).unwrap_err());
+    assert!(error.contains("pages that are free hold something"), "{error}");
+    let lines = boot(&["do=reset"]).unwrap();
+    assert!(sum(&lines, "reset", "reported_pages") > 0, "{lines:?}");
+    assert_eq!(sum(&lines, "claimed", "reported_pages"), 0, "{lines:?}");
+    // A guest that takes all of it for zero finds its own data.
+    let error = format!("{:#}", boot(&["do=verify", "sabotage=trust-all"]).unwrap_err());
+    assert!(error.contains("failed: the device calls a reported page zero, and 0x"), "{error}");
 }

@@ -48,6 +48,14 @@ impl Contents {
         self.count(head, order, |_| 0)
     }
 
+    /// The first word of these pages that is not zero: its address and value.
+    pub(crate) fn first_not_zero(self, range: PfnRange) -> Option<(u64, u64)> {
+        let words = range.step(0).flat_map(|pfn| self.words(pfn));
+        // SAFETY: see `fill`.
+        let read = words.map(|at| (at as u64, unsafe { at.read_volatile() }));
+        read.into_iter().find(|&(_, word)| word != 0)
+    }
+
     fn count(self, head: Pfn, order: u8, word: impl Fn(Pfn) -> u64) -> u64 {
         let holds = |pfn: &Pfn| {
             let word = word(*pfn);

@@ -31,6 +31,8 @@ const KNOWN: u64 = balloon::MUST_TELL_HOST
     | feature::VERSION_1
     | feature::EVENT_IDX
     | feature::INDIRECT_DESC;
+/// The features in which the device says what is zero.
+const INIT: u64 = balloon::DEVICE_INIT_REPORTED | balloon::DEVICE_INIT_ON_INFLATE;
 /// Entries of a queue at most.
 const QUEUE_SIZE: u16 = 128;
 const PAGE: u64 = 4096;
@@ -56,8 +58,11 @@ pub(crate) struct Balloon {
     pub(crate) deflate: PageQueue<Identity, Polled>,
     pub(crate) stats: Option<StatsQueue<Identity, Polled>>,
     pub(crate) hinting: Option<HintingQueue<Identity, Polled>>,
-    pub(crate) reporting: ReportingQueue<Identity, Polled>,
+    pub(crate) reporting: Reporting,
 }
+
+/// The reporting queue.
+pub(crate) type Reporting = ReportingQueue<Identity, Polled>;
 
 impl Balloon {
     /// Finds the device, resets it and sets it up.
@@ -68,7 +73,8 @@ impl Balloon {
         let transport = Transport::find(DEVICE_ID).ok_or("there is no balloon device on bus 0")?;
         transport.reset();
         let offered = transport.offered();
-        let negotiated = Negotiated::new(offered, KNOWN, FreePages::Anything);
+        let known = if options.init { KNOWN | INIT } else { KNOWN };
+        let negotiated = Negotiated::new(offered, known, FreePages::Anything);
         let acked = negotiated.features;
         say!(
             "device number={} queues={} offered={offered:#x} acked={acked:#x}",
@@ -98,7 +104,10 @@ impl Balloon {
         let pages = |queue| -> Result<_, String> {
             Ok(PageQueue::new(requests(queue)?, memory, driver_memory(PAGE), None))
         };
-        let (inflate, deflate) = (pages(BalloonQueue::Inflate)?, pages(BalloonQueue::Deflate)?);
+        let (mut inflate, deflate) = (pages(BalloonQueue::Inflate)?, pages(BalloonQueue::Deflate)?);
+        if acked & balloon::DEVICE_INIT_ON_INFLATE != 0 {
+            inflate = inflate.with_bitmap(driver_memory(PAGE));
+        }
         let has = |queue: BalloonQueue| acked & queue.feature() != 0;
         let stats = has(BalloonQueue::Stats).then(|| requests(BalloonQueue::Stats)).transpose()?;
         let stats = stats.map(|requests| StatsQueue::new(requests, memory, driver_memory(PAGE)));
@@ -108,8 +117,11 @@ impl Balloon {
             .map(|requests| HintingQueue::new(requests, memory, driver_memory(PAGE), None));
         let indirect = options.indirect && acked & feature::INDIRECT_DESC != 0;
         let table = indirect.then(|| driver_memory(PAGE));
-        let reporting = ReportingQueue::new(requests(BalloonQueue::Reporting)?, table)
+        let mut reporting = ReportingQueue::new(requests(BalloonQueue::Reporting)?, table)
             .map_err(|error| error.to_string())?;
+        if acked & balloon::DEVICE_INIT_REPORTED != 0 {
+            reporting = reporting.with_init();
+        }
         transport.driver_ok();
         Ok(Self { transport, inflate, deflate, stats, hinting, reporting })
     }

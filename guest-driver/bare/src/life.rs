@@ -15,6 +15,7 @@ use guest_driver::page_alloc::{
 use guest_driver::random::Random;
 use guest_driver::reporting::{Config, PassStats, RealClock, ReportSink, Reporter};
 
+use crate::claims::{Claims, Watched};
 use crate::contents::Contents;
 use crate::device::Balloon;
 use crate::options::{Options, Sabotage, Step};
@@ -40,6 +41,7 @@ pub(crate) struct Life<'a> {
     pub(crate) mm: Arc<Mm>,
     pub(crate) reporter: Reporter,
     pub(crate) device: Balloon,
+    pub(crate) claims: Claims,
     pub(crate) random: Random,
     /// Blocks in use, and the generation of the pattern in each.
     pub(crate) held: Vec<(Pfn, u16)>,
@@ -86,9 +88,11 @@ pub(crate) fn run(options: &Options, ram: Vec<RamRange>, khz: u64) -> Result<(),
     };
     let reporter = Reporter::with_clock(Arc::clone(&mm), config, Arc::new(RealClock::new()))
         .map_err(|error| error.to_string())?;
+    let contents = Contents { stride: options.stride };
     let mut life = Life {
         options,
-        contents: Contents { stride: options.stride },
+        contents,
+        claims: Claims::new(contents, options.sabotage == Some(Sabotage::TrustAll)),
         reporter,
         device: Balloon::attach(options)?,
         random: Random(options.seed),
@@ -105,6 +109,10 @@ pub(crate) fn run(options: &Options, ram: Vec<RamRange>, khz: u64) -> Result<(),
             Step::Grow { start, bytes } => life.grow(start, bytes)?,
             Step::Serve { limit } => life.serve(limit)?,
         }
+    }
+    if options.init {
+        let Claims { reported_pages, inflated_pages, .. } = life.claims;
+        say!("claimed reported_pages={reported_pages} inflated_pages={inflated_pages}");
     }
     life.check_held()
 }
@@ -125,7 +133,9 @@ impl Life<'_> {
     pub(crate) fn report(&mut self) -> Result<(PassStats, u64), String> {
         let (mut stats, mut passes) = (PassStats::default(), 0);
         while self.reporter.has_work() {
-            stats += self.reporter.pass(&mut self.device.reporting);
+            let (queue, claims) = (&mut self.device.reporting, &mut self.claims);
+            stats += self.reporter.pass(&mut Watched { queue, claims });
+            self.claims.check()?;
             passes += 1;
             if stats.failed {
                 return Err("a report was not acknowledged".to_string());
@@ -162,7 +172,7 @@ impl Life<'_> {
             }
             Some(Sabotage::WriteFreed) => self.contents.fill(first_freed, 0, self.generation),
             Some(Sabotage::SkipFreed) => self.free(&freed[..skipped]),
-            None => {}
+            Some(Sabotage::TrustAll) | None => {}
         }
 
         let begun = clock::now();
@@ -254,7 +264,7 @@ impl Life<'_> {
         for &block in &blocks {
             self.contents.fill(block, ORDER, self.generation);
         }
-        self.device.inflate.tell(&all).map_err(|error| format!("inflating: {error}"))?;
+        self.inflate(&all)?;
         self.set_actual(all.len());
         self.device.deflate.tell(&all).map_err(|error| format!("deflating: {error}"))?;
         self.set_actual(0);
@@ -267,6 +277,15 @@ impl Life<'_> {
             return Err(format!("{} inflated pages hold something", all.len() as u64 - zero));
         }
         Ok(())
+    }
+
+    /// Gives pages to the balloon, and looks at those that the device says are zero.
+    pub(crate) fn inflate(&mut self, pages: &[Pfn]) -> Result<(), String> {
+        let (queue, claims) = (&mut self.device.inflate, &mut self.claims);
+        queue
+            .tell_and_ask(pages, |pfn| claims.inflated(pfn))
+            .map_err(|error| format!("inflating: {error}"))?;
+        claims.check()
     }
 
     fn reset(&mut self) -> Result<(), String> {

@@ -15,6 +15,7 @@
 //! | `pci`, `transport` | the virtio device |
 //! | `device` | the balloon's driver with its queues |
 //! | `ram`, `contents` | guest memory and the pattern in it |
+//! | `claims` | the detector of stale data |
 //! | `options` | the kernel command line |
 //! | `life`, `serve` | what the guest does |
 
@@ -25,6 +26,7 @@ extern crate alloc;
 
 mod boot;
 mod builtins;
+mod claims;
 mod clock;
 mod contents;
 mod device;

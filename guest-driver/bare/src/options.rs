@@ -8,6 +8,7 @@
 //! | `holding` | `isolate` or `pull` | `isolate` |
 //! | `numbering` | of queues, `linux` or `specification` | `linux` |
 //! | `indirect` | whether reports use indirect descriptors, `yes` or `no` | `yes` |
+//! | `init` | whether the device is asked what is zero, and every page of that is checked, `yes` or `no` | `no` |
 //! | `seed` | of all that is random | 1 |
 //! | `stride` | words from one access of contents to the next | 1 |
 //! | `sections` | the most sections of 128 MiB that the model has | all |
@@ -27,7 +28,7 @@ use guest_driver::virtio::balloon::QueueNumbering;
 
 const MIB: u64 = 1 << 20;
 
-/// A fault on purpose, once a [`Step::Verify`].
+/// A fault on purpose, most of them once a [`Step::Verify`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
     /// `report-held`: a block in use is reported.
@@ -36,6 +37,8 @@ pub(crate) enum Sabotage {
     SkipFreed,
     /// `write-freed`: a word of a free page is written after its report.
     WriteFreed,
+    /// `trust-all`: every report is taken for zero, whatever the device says. Not only in a verify.
+    TrustAll,
 }
 
 /// What the guest does.
@@ -62,6 +65,7 @@ pub(crate) struct Options {
     pub(crate) holding: Holding,
     pub(crate) numbering: QueueNumbering,
     pub(crate) indirect: bool,
+    pub(crate) init: bool,
     pub(crate) seed: u64,
     pub(crate) stride: usize,
     pub(crate) sections: usize,
@@ -81,6 +85,7 @@ impl Options {
             holding: Holding::Isolate,
             numbering: QueueNumbering::Linux,
             indirect: true,
+            init: false,
             seed: 1,
             stride: 1,
             sections: usize::MAX,
@@ -106,13 +111,8 @@ impl Options {
                     _ => return Err(choices(&["linux", "specification"])),
                 }
             }
-            "indirect" => {
-                self.indirect = match value {
-                    "yes" => true,
-                    "no" => false,
-                    _ => return Err(choices(&["yes", "no"])),
-                }
-            }
+            "indirect" => self.indirect = yes_or_no(value)?,
+            "init" => self.init = yes_or_no(value)?,
             "seed" => self.seed = number(value)?,
             "stride" => self.stride = positive(value)?,
             "sections" => self.sections = positive(value)?,
@@ -122,7 +122,8 @@ impl Options {
                     "report-held" => Sabotage::ReportHeld,
                     "skip-freed" => Sabotage::SkipFreed,
                     "write-freed" => Sabotage::WriteFreed,
-                    _ => return Err(choices(&["report-held", "skip-freed", "write-freed"])),
+                    "trust-all" => Sabotage::TrustAll,
+                    _ => return Err(choices(SABOTAGES)),
                 });
             }
             "do" => self.steps = value.split(',').map(step).collect::<Result<_, _>>()?,
@@ -159,6 +160,16 @@ fn step(text: &str) -> Result<Step, String> {
         }
         _ => return Err(format!("no such step: {text}")),
     })
+}
+
+const SABOTAGES: &[&str] = &["report-held", "skip-freed", "write-freed", "trust-all"];
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(choices(&["yes", "no"])),
+    }
 }
 
 fn mebibytes(text: &str) -> Result<u64, String> {

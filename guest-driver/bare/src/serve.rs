@@ -121,7 +121,7 @@ impl Life<'_> {
             let page = || self.mm.alloc(CPU, AllocRequest::movable(0)).ok();
             let pages: Vec<Pfn> = core::iter::from_fn(page).take(most).collect();
             pages.iter().for_each(|&pfn| self.contents.touch(pfn, 0, self.generation));
-            self.device.inflate.tell(&pages).map_err(|error| format!("inflating: {error}"))?;
+            self.inflate(&pages)?;
             ballooned.extend(pages);
         } else if target < ballooned.len() {
             let most = (ballooned.len() - target).min(PFNS_PER_CHAIN);

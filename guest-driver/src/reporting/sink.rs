@@ -21,6 +21,12 @@ pub trait ReportSink {
     /// before every pass until it is, and nothing is reported meanwhile. It does not wait.
     fn settle(&mut self) -> bool;
 
+    /// Whether the host says that every byte of the last report was zero when it acknowledged that. Of
+    /// a report whose acknowledgement was late it is not known.
+    fn is_zero(&self) -> bool {
+        false
+    }
+
     /// The most ranges in one report.
     fn capacity(&self) -> usize;
 }

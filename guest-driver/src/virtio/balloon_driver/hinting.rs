@@ -48,7 +48,7 @@ impl<M: GuestRam, N: Notify> HintingQueue<M, N> {
             .write(self.buffer, &id.to_le_bytes())
             .map_err(|error| RequestError::NotTaken(error.into()))?;
         let buffer = [Buffer::readable(self.buffer, 4)];
-        self.requests.send(self.timeout, |ring| ring.add_chain(&buffer))
+        self.requests.send(self.timeout, |ring| ring.add_chain(&buffer)).map(|_| ())
     }
 
     /// Hints a free block of at most 4 MiB, which must not be used until [`HINT_DONE`].
@@ -60,6 +60,6 @@ impl<M: GuestRam, N: Notify> HintingQueue<M, N> {
         // More does not fit a descriptor, and no block of the page allocator is as large.
         let len = u32::try_from(bytes).unwrap_or(u32::MAX);
         let buffer = [Buffer::writable(Gpa(block.start.address()), len)];
-        self.requests.send(self.timeout, |ring| ring.add_chain(&buffer))
+        self.requests.send(self.timeout, |ring| ring.add_chain(&buffer)).map(|_| ())
     }
 }

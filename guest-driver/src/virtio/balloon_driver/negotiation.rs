@@ -50,6 +50,13 @@ impl Negotiated {
             features &= !feature::REPORTING;
             poison_val = None;
         }
+        // What the device initializes is zero, which such a guest would have to poison all the same.
+        if poison_val.is_some_and(|value| value != 0) {
+            features &= !(feature::DEVICE_INIT_REPORTED | feature::DEVICE_INIT_ON_INFLATE);
+        }
+        if features & feature::REPORTING == 0 {
+            features &= !feature::DEVICE_INIT_REPORTED;
+        }
         // The balloon's page frame numbers are physical ones, whatever the platform translates.
         features &= !ACCESS_PLATFORM;
         Self { features, poison_val }
@@ -72,6 +79,21 @@ mod tests {
         let negotiated = Negotiated::new(ALL | ACCESS_PLATFORM, u64::MAX, FreePages::Anything);
         assert_eq!(negotiated.features, feature::REPORTING | feature::STATS_VQ);
         assert_eq!(negotiated.poison_val, None);
+    }
+
+    #[test]
+    fn zero_pages_are_of_use_without_a_poison_only() {
+        let init = feature::DEVICE_INIT_REPORTED | feature::DEVICE_INIT_ON_INFLATE;
+        let acked = |offered: u64, free_pages| {
+            Negotiated::new(offered, u64::MAX, free_pages).features & init
+        };
+        assert_eq!(acked(ALL | init, FreePages::Anything), init);
+        assert_eq!(acked(ALL | init, FreePages::Zeroes), init);
+        assert_eq!(acked(ALL | init, FreePages::Poison(0xaa)), 0);
+        // Nothing is said of reports that are not made.
+        let silent = feature::DEVICE_INIT_ON_INFLATE;
+        assert_eq!(acked(init, FreePages::Anything), silent);
+        assert_eq!(acked(init | feature::REPORTING, FreePages::Zeroes), silent);
     }
 
     #[test]

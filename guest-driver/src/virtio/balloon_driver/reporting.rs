@@ -49,6 +49,10 @@ pub struct ReportingQueue<M, N> {
     table: Option<Gpa>,
     counters: ReportingCounters,
     outstanding: Vec<PfnRange>,
+    /// Used lengths mean something.
+    init: bool,
+    /// The device says that the last report is zero.
+    zero: bool,
     buffers: Vec<Buffer>,
 }
 
@@ -71,8 +75,18 @@ impl<M: GuestRam, N: Notify> ReportingQueue<M, N> {
             table,
             counters: ReportingCounters::default(),
             outstanding: Vec::new(),
+            init: false,
+            zero: false,
             buffers: Vec::with_capacity(CAPACITY),
         })
+    }
+
+    /// Takes a used length that is the sum of a report's buffers as the device's word that all of it is
+    /// zero. Where [`DEVICE_INIT_REPORTED`](crate::virtio::balloon::feature::DEVICE_INIT_REPORTED) was
+    /// negotiated.
+    #[must_use]
+    pub fn with_init(self) -> Self {
+        Self { init: true, ..self }
     }
 
     /// What was done so far.
@@ -114,6 +128,7 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
         ranges: &[PfnRange],
         timeout: Option<Duration>,
     ) -> Result<(), ReportError> {
+        self.zero = false;
         if ranges.is_empty() {
             return Ok(());
         }
@@ -129,7 +144,9 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
         });
         self.counters.waited += time::now().saturating_sub(started);
         match sent {
-            Ok(()) => {
+            Ok(used) => {
+                let bytes: u64 = self.buffers.iter().map(|buffer| u64::from(buffer.len)).sum();
+                self.zero = self.init && u64::from(used) == bytes;
                 self.outstanding.clear();
                 self.counters.chains += 1;
                 self.counters.ranges += ranges.len() as u64;
@@ -150,6 +167,10 @@ impl<M: GuestRam, N: Notify> ReportSink for ReportingQueue<M, N> {
 
     fn settle(&mut self) -> bool {
         self.wait_settled(Some(Duration::ZERO))
+    }
+
+    fn is_zero(&self) -> bool {
+        self.zero
     }
 
     fn capacity(&self) -> usize {

@@ -33,12 +33,14 @@ pub struct Requests<M, N> {
     notify: N,
     /// The head of the chain that the device has.
     out: Option<u16>,
+    /// The length that the last one was used with.
+    used_len: u32,
 }
 
 impl<M: GuestRam, N: Notify> Requests<M, N> {
     /// Over an empty ring.
     pub fn new(ring: DriverRing<M>, notify: N) -> Self {
-        Self { ring, notify, out: None }
+        Self { ring, notify, out: None, used_len: 0 }
     }
 
     /// How many descriptors the ring has.
@@ -53,7 +55,10 @@ impl<M: GuestRam, N: Notify> Requests<M, N> {
     pub fn is_idle(&mut self) -> Result<bool, RequestError> {
         while let Some(head) = self.out {
             match self.ring.pop_used() {
-                Ok(Some(used)) if used.id == head => self.out = None,
+                Ok(Some(used)) if used.id == head => {
+                    self.out = None;
+                    self.used_len = used.len;
+                }
                 Ok(None) => return Ok(false),
                 // A device that returns what it was not given has not returned what it was given.
                 Ok(Some(_)) | Err(RingError::UnknownId { .. }) => {}
@@ -100,8 +105,8 @@ impl<M: GuestRam, N: Notify> Requests<M, N> {
     }
 
     /// Gives the device the chain that `add` puts into the ring, and waits until it comes back
-    /// (`tell_host`); without a `timeout` for as long as it takes, as Linux does. What length it was
-    /// used with does not matter.
+    /// (`tell_host`); without a `timeout` for as long as it takes, as Linux does. Returns the length that
+    /// it was used with, which means something only where a feature says so.
     ///
     /// # Errors
     /// [`RequestError`].
@@ -109,8 +114,9 @@ impl<M: GuestRam, N: Notify> Requests<M, N> {
         &mut self,
         timeout: Option<Duration>,
         add: impl FnOnce(&mut DriverRing<M>) -> Result<u16, RingError>,
-    ) -> Result<(), RequestError> {
+    ) -> Result<u32, RequestError> {
         self.submit(add)?;
-        self.wait(timeout)
+        self.wait(timeout)?;
+        Ok(self.used_len)
     }
 }

@@ -20,8 +20,13 @@ const SHORT: Option<Duration> = Some(Duration::from_millis(1));
 /// A device and its notifications.
 struct Host<'a> {
     device: NaiveDevice<'a, VecRam>,
+    ram: &'a VecRam,
     /// Keeps what it takes.
     withholds: bool,
+    /// The used length of what it gives back.
+    used_len: u32,
+    /// What it writes where ahead of that.
+    writes: Option<(Gpa, Vec<u8>)>,
     kept: Vec<u16>,
     seen: Vec<Vec<Descriptor>>,
     kicks: usize,
@@ -30,8 +35,10 @@ struct Host<'a> {
 
 impl Host<'_> {
     fn give_back(&mut self, head: u16) {
-        // A length that says nonsense, which the driver has to ignore.
-        self.notified |= self.device.give_back(u32::from(head), 12345);
+        if let Some((at, bytes)) = &self.writes {
+            self.ram.write(*at, bytes).unwrap();
+        }
+        self.notified |= self.device.give_back(u32::from(head), self.used_len);
     }
 
     fn give_back_all(&mut self) {
@@ -68,7 +75,11 @@ fn requests(ram: &VecRam, size: u16) -> (Requests<&VecRam, Wire<'_>>, Wire<'_>) 
     let ring = DriverRing::new(ram, layout, false).unwrap();
     let host = Host {
         device: NaiveDevice::new(ram, layout, false),
+        ram,
         withholds: false,
+        // Nonsense, which a driver has to ignore that has negotiated no meaning for it.
+        used_len: 12345,
+        writes: None,
         kept: Vec::new(),
         seen: Vec::new(),
         kicks: 0,
@@ -235,4 +246,63 @@ fn round_of_hints_is_a_command_blocks_and_a_stop() {
     assert_eq!(queue.command(8), Err(RequestError::Timeout));
     assert_eq!(queue.command(9), Err(RequestError::Busy));
     assert_eq!(id(), 8, "the device may still read the buffer");
+}
+
+#[test]
+fn report_is_zero_if_its_used_length_is_its_own() {
+    for init in [false, true] {
+        let ram = VecRam::new(1 << 16);
+        let (requests, wire) = requests(&ram, 32);
+        let queue = ReportingQueue::new(requests, None).unwrap();
+        let mut queue = if init { queue.with_init() } else { queue };
+        let mut is_zero = |used_len| {
+            wire.0.borrow_mut().used_len = used_len;
+            queue.report(&blocks(3), SHORT).unwrap();
+            queue.is_zero()
+        };
+        assert_eq!(is_zero(6 << 20), init);
+        for less in [0, 1, 4096, 4 << 20, (6 << 20) - 1, (6 << 20) + 1, u32::MAX] {
+            assert!(!is_zero(less), "{less}");
+        }
+        assert_eq!(is_zero(6 << 20), init);
+        // Of a report that is late it is not known.
+        wire.0.borrow_mut().withholds = true;
+        assert_eq!(queue.report(&blocks(3), SHORT), Err(ReportError::Timeout));
+        assert!(!queue.is_zero());
+        wire.0.borrow_mut().give_back_all();
+        assert!(queue.settle() && !queue.is_zero());
+    }
+}
+
+#[test]
+fn inflated_pages_are_zero_by_bits_that_were_used() {
+    const BITMAP: Gpa = Gpa(0x9000);
+    let ram = VecRam::new(1 << 16);
+    let (requests, wire) = requests(&ram, 4);
+    let mut queue = PageQueue::new(requests, &ram, BUFFER, SHORT).with_bitmap(BITMAP);
+    let pages: Vec<Pfn> = (0..270).map(Pfn).collect();
+    ram.write(BITMAP, &[0xff; 32]).unwrap();
+    let mut ask = |used_len| {
+        wire.0.borrow_mut().used_len = used_len;
+        let mut zero = Vec::new();
+        queue.tell_and_ask(&pages, |pfn| zero.push(pfn.0)).unwrap();
+        zero
+    };
+    // This device writes nothing, and the bits were cleared before it could.
+    for used_len in [0, 2, 32, 33, u32::MAX] {
+        assert_eq!(ask(used_len), [0; 0], "{used_len}");
+    }
+    let seen = wire.0.borrow().seen.clone();
+    let [full, rest] = &seen[..2] else { panic!("two chains") };
+    let shape = |chain: &[Descriptor]| -> Vec<_> {
+        chain.iter().map(|d| (d.addr, d.len, d.flags & Descriptor::WRITE)).collect()
+    };
+    assert_eq!(shape(full), [(BUFFER, 1024, 0), (BITMAP, 32, Descriptor::WRITE)]);
+    assert_eq!(shape(rest), [(BUFFER, 14 * 4, 0), (BITMAP, 2, Descriptor::WRITE)]);
+
+    // One that sets the bits 0, 3 and 9, and says how many bytes count.
+    wire.0.borrow_mut().writes = Some((BITMAP, vec![0b1001, 0b10]));
+    assert_eq!(ask(0), [0; 0]);
+    assert_eq!(ask(1), [0, 3, 256, 259]);
+    assert_eq!(ask(2), [0, 3, 9, 256, 259, 265]);
 }
