@@ -1,78 +1,103 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What every VMM's guest does with the daemon as its balloon device.
-
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+//! What happens to a guest with the daemon as its balloon device, on every VMM that must be here.
 
 use std::path::Path;
-use std::time::Duration;
 
-use guest_agent::faulting::{FaultingPlan, Work};
-use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::{self, GuestSpec, Vmm};
+use anyhow::Result;
+use vmm_integration::fetch::SetupEvent;
+use vmm_integration::life::{CHECKS, Check, Outcome};
+use vmm_integration::vmm::bare::{BareMachine, BareSpec};
+use vmm_integration::vmm::model::SmallVmm;
+use vmm_integration::vmm::qemu::Qemu;
+use vmm_integration::vmm::user_mode_linux::Uml;
+use vmm_integration::vmm::{GuestKind, Vmm};
 
-const MIB: u64 = 1 << 20;
-/// How long memory may take to return on a busy machine. Linux reports every two seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Names of the allocations: one that stays, one that is freed.
-const KEPT: u32 = 1;
-const FILLED: u32 = 2;
+/// The check for which the host needs huge pages, which other tests may take: `cargo xtask vmms` runs it.
+const HUGE_PAGES: &str = "huge-pages";
+
+fn run(check: &Check, vmm: &dyn Vmm) -> Outcome {
+    let outcome = check.run(vmm, Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon")));
+    println!("{}, {}: {outcome:?}", vmm.name(), check.name);
+    outcome
+}
+
+/// Runs all checks for guests of a kind; `absent` names those that this VMM cannot pass.
+fn live(vmm: &dyn Vmm, guest: GuestKind, absent: &[&str]) {
+    let mut wrong = Vec::new();
+    for check in CHECKS.iter().filter(|check| check.guest == guest && check.name != HUGE_PAGES) {
+        let outcome = run(check, vmm);
+        let expected = match &outcome {
+            Outcome::Passed { .. } => !absent.contains(&check.name),
+            Outcome::Absent { .. } => absent.contains(&check.name),
+            Outcome::Failed { .. } => false,
+        };
+        if !expected {
+            wrong.push(format!("{}: {outcome:?}", check.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}: {wrong:#?}", vmm.name());
+}
+
+fn named(name: &str) -> &'static Check {
+    CHECKS.iter().find(|check| check.name == name).expect("a check of this name")
+}
 
 #[test]
-#[ignore = "needs a Linux guest and user-mode Linux: cargo xtask test"]
-fn freed_memory_returns_on_every_vmm() {
-    for vmm in vmm::ALL {
-        freed_memory_returns(*vmm);
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn linux_lives_in_qemu() {
+    live(&Qemu, GuestKind::Programs, &[]);
+}
+
+#[test]
+#[ignore = "needs user-mode Linux: cargo xtask test"]
+fn linux_lives_in_user_mode() {
+    live(&Uml, GuestKind::Programs, &[]);
+}
+
+#[test]
+fn the_model_lives_in_the_small_vmm() {
+    live(&SmallVmm, GuestKind::Programs, &["linux-follows-target"]);
+}
+
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn bare_guest_lives_in_qemu() {
+    live(&Qemu, GuestKind::Bare, &["daemon-restarts"]);
+}
+
+/// QEMU beside daemons that discard nothing.
+struct WithoutDiscards;
+
+impl Vmm for WithoutDiscards {
+    fn name(&self) -> &'static str {
+        "qemu-without-discards"
+    }
+
+    fn daemon_args(&self) -> &'static [&'static str] {
+        &["--paused"]
+    }
+
+    fn guests(&self) -> &'static [GuestKind] {
+        Qemu.guests()
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        Qemu.prepare(events)
+    }
+
+    fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
+        Qemu.boot_bare(spec)
     }
 }
 
-fn freed_memory_returns(vmm: &dyn Vmm) {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vhost-device-balloon"));
-    let daemon = DaemonProcess::spawn_controlled(binary, vmm.daemon_args()).unwrap();
-    let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
-    let reported = || {
-        let counters = control.get("/v1/counters").unwrap();
-        counters.pointer("/reporting/bytes").and_then(serde_json::Value::as_u64).unwrap()
-    };
-    let guest = vmm.boot(&GuestSpec { memory_bytes: 512 * MIB, socket: daemon.socket() }).unwrap();
-    println!("{}: {}", vmm.name(), guest.describe());
-    guest.set_reporting(true).unwrap();
-    guest.alloc(KEPT, 16 * MIB, 1).unwrap();
-    for generation in 2..4 {
-        guest.alloc(FILLED, 128 * MIB, generation).unwrap();
-        assert_eq!(guest.expect_intact(FILLED).unwrap(), 128 * MIB);
-        let before = guest.resident_bytes().unwrap();
-        assert!(before >= 144 * MIB, "{}: {before} bytes are resident", vmm.name());
-        assert!(guest.used_bytes().unwrap() >= 144 * MIB);
-        guest.free(FILLED).unwrap();
-        // A part may stay in blocks that are too small to be reported.
-        guest.wait_until_resident(before - 96 * MIB, PATIENCE).unwrap();
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn checks_notice_that_nothing_is_discarded() {
+    for check in ["reports", "balloon"] {
+        let Outcome::Failed { error } = run(named(check), &WithoutDiscards) else {
+            panic!("{check} has not failed");
+        };
+        assert!(error.contains("hold something"), "{error}");
     }
-    assert_eq!(guest.expect_intact(KEPT).unwrap(), 16 * MIB);
-
-    // Without reporting, programs that allocate and free cause no report. The daemon may count the
-    // last one after it has returned it.
-    guest.set_reporting(false).unwrap();
-    let before = wait_until(PATIENCE, LOOK_EVERY, || {
-        let before = reported();
-        for work in Work::ALL {
-            let plan = FaultingPlan { work, tasks: 1, bytes: 16 * MIB, milliseconds: 200 };
-            let faulted = guest.fault(plan).unwrap();
-            assert!(faulted.pages > 0 && faulted.cpu > Duration::ZERO, "{faulted:?}");
-            assert!(faulted.time >= Duration::from_millis(200), "{faulted:?}");
-        }
-        if reported() == before { Ok(before) } else { Err("reports go on".to_owned()) }
-    })
-    .unwrap();
-    guest.set_reporting(true).unwrap();
-    wait_until(PATIENCE, LOOK_EVERY, || {
-        if reported() > before { Ok(()) } else { Err("nothing was reported".to_owned()) }
-    })
-    .unwrap();
-    assert_eq!(guest.expect_intact(KEPT).unwrap(), 16 * MIB);
-    guest.shut_down().unwrap();
-    daemon.session_summary(PATIENCE).unwrap();
 }

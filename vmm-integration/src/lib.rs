@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`guest`] | one trait for every guest: allocate, free, verify, turn reporting on and off |
 //! | [`vmm`] | one trait for every VMM: QEMU, user-mode Linux, a small VMM for the model |
+//! | [`life`] | what happens to a guest, as checks that run on every VMM |
 //! | [`linux_guest`] | a Linux kernel, its initramfs, and the client of the agent inside |
 //! | [`bare_guest`] | the image of the bare guest, and what it prints |
 //! | [`frontend`] | a vhost-user frontend with the driver's rings, without a guest |
@@ -26,6 +27,7 @@ pub mod frontend;
 pub mod guest;
 pub mod guest_memory;
 pub mod hostile;
+pub mod life;
 pub mod linux_guest;
 pub mod measure;
 pub mod vmm;

@@ -32,7 +32,7 @@ pub(crate) struct Capability {
 /// All capabilities.
 pub(crate) const ALL: [Capability; 12] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
-    Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()) },
+    Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a browser", probe: || Browser::ensure().map(drop) },
     Capability { name: "root", probe: root },
     Capability { name: "FUSE", probe: || read_write("/dev/fuse") },

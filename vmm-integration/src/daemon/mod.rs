@@ -22,6 +22,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -88,7 +89,7 @@ pub struct Ended {
 pub struct DaemonProcess {
     child: Child,
     pidfd: OwnedFd,
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
 impl DaemonProcess {
@@ -100,7 +101,7 @@ impl DaemonProcess {
         Self::listening(binary, options, new_dir()?)
     }
 
-    fn listening(binary: &Path, options: &DaemonOptions, dir: TempDir) -> Result<Self> {
+    fn listening(binary: &Path, options: &DaemonOptions, dir: Arc<TempDir>) -> Result<Self> {
         let mut socket = OsString::from("--socket-path=");
         socket.push(socket_in(&dir));
         let daemon = Self::start(binary, socket, None, options, dir)?;
@@ -118,7 +119,26 @@ impl DaemonProcess {
         binary: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
-        let dir = new_dir()?;
+        Self::controlled(binary, args, new_dir()?)
+    }
+
+    /// A daemon with the sockets of this one, which has ended, and the same log from its beginning.
+    ///
+    /// # Errors
+    /// As [`DaemonProcess::spawn`].
+    pub fn successor<A: Into<OsString>>(
+        &self,
+        binary: &Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<Self> {
+        Self::controlled(binary, args, Arc::clone(&self.dir))
+    }
+
+    fn controlled<A: Into<OsString>>(
+        binary: &Path,
+        args: impl IntoIterator<Item = A>,
+        dir: Arc<TempDir>,
+    ) -> Result<Self> {
         let mut control = OsString::from("--control-socket=");
         control.push(control_in(&dir));
         let args = std::iter::once(control).chain(args.into_iter().map(Into::into)).collect();
@@ -140,7 +160,7 @@ impl DaemonProcess {
         socket: OsString,
         passed: Option<OwnedFd>,
         options: &DaemonOptions,
-        dir: TempDir,
+        dir: Arc<TempDir>,
     ) -> Result<Self> {
         let log = File::create(log_in(&dir)).context("cannot create the daemon's log")?;
         let mut command = Command::new(binary);
@@ -346,10 +366,11 @@ impl Drop for DaemonProcess {
     }
 }
 
-fn new_dir() -> Result<TempDir> {
+fn new_dir() -> Result<Arc<TempDir>> {
     tempfile::Builder::new()
         .prefix("vhost-device-balloon-")
         .tempdir()
+        .map(Arc::new)
         .context("cannot create a directory for the daemon")
 }
 

@@ -20,12 +20,13 @@ use rustix::fs::StatVfsMountFlags;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
+use crate::fetch::apt::output;
 use crate::fetch::{SetupEvent, Sysroot, build, guest_dir};
 use crate::guest::{Contents, Faulted, Guest};
 use crate::linux_guest::{AgentClient, BALLOON_DRIVER, fault, initramfs};
 use crate::measure::host;
 use crate::vmm::process::Process;
-use crate::vmm::{GuestSpec, Vmm};
+use crate::vmm::{GuestKind, GuestSpec, Vmm};
 
 /// Where the guest's memory file is made: user-mode Linux maps it executable, and the daemon takes
 /// files of tmpfs.
@@ -81,8 +82,14 @@ impl Vmm for Uml {
         &["--allow-limited-tmpfs"]
     }
 
-    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<()> {
-        UserModeLinuxParts::ensure(events).map(drop)
+    fn guests(&self) -> &'static [GuestKind] {
+        &[GuestKind::Programs]
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        let parts = UserModeLinuxParts::ensure(events)?;
+        let version = output(Command::new(&parts.kernel).arg("--version"));
+        Ok(format!("Linux {}", version.context("asking user-mode Linux for its version")?.trim()))
     }
 
     fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {

@@ -38,7 +38,7 @@ use guest_driver::virtio::balloon_driver::{
 };
 use guest_driver::virtio::feature;
 
-use super::{GuestSpec, Vmm};
+use super::{GuestKind, GuestSpec, Vmm};
 use crate::fetch::SetupEvent;
 use crate::frontend::{AttachOptions, Attachment, Line};
 use crate::guest::Guest;
@@ -73,8 +73,12 @@ impl Vmm for SmallVmm {
         "model"
     }
 
-    fn prepare(&self, _: &mut dyn FnMut(SetupEvent)) -> Result<()> {
-        Ok(())
+    fn guests(&self) -> &'static [GuestKind] {
+        &[GuestKind::Programs]
+    }
+
+    fn prepare(&self, _: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        Ok("the model of a guest, and a small VMM".to_owned())
     }
 
     fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {

@@ -49,12 +49,9 @@ impl Accel {
                 bail!("GUEST_ACCEL is {other:?}: expected kvm or tcg");
             }
         }
-        if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-            let verdict = Verdict {
-                accel: Self::Tcg,
-                reason: format!("/dev/kvm cannot be opened: {error}"),
-                of: String::new(),
-            };
+        if let Err(error) = open_kvm() {
+            let verdict =
+                Verdict { accel: Self::Tcg, reason: format!("{error:#}"), of: String::new() };
             verdict.log();
             return Ok(Self::Tcg);
         }
@@ -69,6 +66,12 @@ impl Accel {
         verdict.write(&file)?;
         Ok(verdict.accel)
     }
+}
+
+/// Checks that this process may use KVM.
+pub(super) fn open_kvm() -> Result<()> {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    kvm.map(drop).context("/dev/kvm cannot be opened")
 }
 
 impl fmt::Display for Accel {

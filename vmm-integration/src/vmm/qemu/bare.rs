@@ -9,11 +9,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use qapi::qmp;
 
-use super::config::{GuestConfig, bare_arguments};
+use super::config::{Balloon, GuestConfig, bare_arguments};
 use super::files::{Files, read_lossy};
 use super::{Accel, QmpClient, Toolbox};
 use crate::bare_guest::{Console, Line, image};
+use crate::vmm::bare::{BareMachine, BareSpec};
 use crate::vmm::process::Process;
 
 /// How long QEMU may take to end once the guest has powered off.
@@ -29,12 +31,12 @@ pub struct BareGuest {
 }
 
 impl BareGuest {
-    /// Boots the guest; `config.kernel_args` is its command line. It runs by emulation unless the
-    /// configuration names an accelerator.
+    /// Boots the guest.
     ///
     /// # Errors
     /// When its image cannot be built, or QEMU does not start.
-    pub fn boot(toolbox: &Toolbox, config: &GuestConfig) -> Result<Self> {
+    pub fn boot(toolbox: &Toolbox, accel: Accel, spec: &BareSpec) -> Result<Self> {
+        let config = config(spec);
         let image = image()?;
         let folder =
             tempfile::Builder::new().prefix("bare-guest-").tempdir().context("a temp folder")?;
@@ -43,8 +45,8 @@ impl BareGuest {
         let (qmp, qmp_of_qemu) = UnixStream::pair().context("a socket pair")?;
         let fds = [port_of_qemu, qmp_of_qemu].map(OwnedFd::from);
         let mut command = toolbox.qemu.command();
-        command.args(config.accel.unwrap_or(Accel::Tcg).args()).arg("-kernel").arg(image);
-        command.args(bare_arguments(config, &files, &fds)?);
+        command.args(accel.args()).arg("-kernel").arg(image);
+        command.args(bare_arguments(&config, &files, &fds)?);
         let stderr = files.stderr();
         let stderr =
             File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;
@@ -53,23 +55,51 @@ impl BareGuest {
         let qmp = QmpClient::new(qmp).with_context(|| files.tails())?;
         Ok(Self { process, console: Console::new(port)?, qmp, files })
     }
+}
 
-    /// What the guest prints.
-    pub fn console(&mut self) -> &mut Console {
+fn config(spec: &BareSpec) -> GuestConfig {
+    let BareSpec { memory_bytes, growth_bytes, hugetlb_page_bytes, .. } = *spec;
+    let (least, most) = (memory_bytes >> 20, (memory_bytes + growth_bytes) >> 20);
+    let slot = format!("{least}M,slots=1,maxmem={most}M");
+    let slot = (growth_bytes > 0).then_some(["-m".to_owned(), slot]);
+    GuestConfig {
+        balloon: Balloon::VhostUser { socket: spec.socket.clone() },
+        memory_bytes,
+        cpus: 1,
+        kernel_args: spec.command_line.clone(),
+        qemu_args: slot.into_iter().flatten().collect(),
+        hugetlb_page_bytes,
+        ..GuestConfig::default()
+    }
+}
+
+impl BareMachine for BareGuest {
+    fn console(&mut self) -> &mut Console {
         &mut self.console
     }
 
-    /// QEMU's control connection.
-    pub fn qmp(&self) -> &QmpClient {
-        &self.qmp
+    fn vmm_pid(&self) -> u32 {
+        self.process.pid()
     }
 
-    /// Waits until the guest is done and QEMU has ended; returns the guest's lines.
-    ///
-    /// # Errors
-    /// When the guest fails or is not done within `patience`, or QEMU complains.
-    pub fn finish(self, patience: Duration) -> Result<Vec<Line>> {
-        let Self { process, console, files, .. } = self;
+    fn pause(&self) -> Result<()> {
+        self.qmp.stop()
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.qmp.cont()
+    }
+
+    fn reboot(&self) -> Result<()> {
+        self.qmp.execute(&qmp::system_reset {}).map(drop)
+    }
+
+    fn plug_memory(&self, address: u64, bytes: u64) -> Result<()> {
+        self.qmp.plug_memory("added", bytes, Some(address))
+    }
+
+    fn finish(self: Box<Self>, patience: Duration) -> Result<Vec<Line>> {
+        let Self { process, console, files, .. } = *self;
         let lines = console.wait_done(patience);
         let stderr = read_lossy(&files.stderr())?;
         let lines = lines.with_context(|| format!("QEMU's messages: {stderr:?}"))?;

@@ -85,13 +85,14 @@ pub(super) fn linux_arguments(
     files: &Files,
     [agent, qmp]: &[OwnedFd; 2],
 ) -> Result<Vec<OsString>> {
-    // panic=-1: restart at once, which -no-reboot turns into the end of QEMU. no_timer_check: on an
+    // panic=-1: restart at once, which -action turns into the end of QEMU. no_timer_check: on an
     // overloaded host an emulated guest gets too few ticks for the check, and panics ("IO-APIC +
     // timer doesn't work"). Under KVM Linux sets it by itself.
     let defaults = ["console=ttyS0", "panic=-1", "no_timer_check"];
     let mut kernel_args = defaults.map(str::to_owned).to_vec();
     kernel_args.extend(config.kernel_args.iter().cloned());
     let port = [
+        ("-action", "reboot=shutdown".to_owned()),
         ("-append", kernel_args.join(" ")),
         ("-chardev", format!("file,id=serial,path={}", escaped(&files.serial())?)),
         ("-chardev", format!("socket,id=agent,fd={}", agent.as_raw_fd())),
@@ -123,8 +124,7 @@ fn arguments(
     console: &[(&str, String)],
     qmp: &OwnedFd,
 ) -> Result<Vec<OsString>> {
-    let mut args: Vec<OsString> =
-        ["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from).into();
+    let mut args: Vec<OsString> = ["-nodefaults", "-no-user-config"].map(OsString::from).into();
     let mut add = |name: &str, value: &str| args.extend([name.into(), value.into()]);
     add("-display", "none");
     for (name, value) in memory(config)?.iter().chain(console) {

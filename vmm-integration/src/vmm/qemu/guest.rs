@@ -8,12 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use guest_agent::faulting::FaultingPlan;
 
-use super::{Balloon, GuestConfig, LinuxGuest, available, available_with};
+use super::accel::open_kvm;
+use super::{Accel, Balloon, BareGuest, GuestConfig, LinuxGuest, available, available_with};
 use crate::fetch::SetupEvent;
 use crate::guest::{Contents, Faulted, Guest};
 use crate::linux_guest::{AgentClient, fault};
 use crate::measure::host;
-use crate::vmm::{GuestSpec, Vmm};
+use crate::vmm::bare::{BareMachine, BareSpec};
+use crate::vmm::{GuestKind, GuestSpec, Vmm};
+
+/// Where a DIMM lies: behind the hole below 4 GiB, in a guest whose own memory ends before it.
+const ADDED_MEMORY: u64 = 4 << 30;
 
 /// QEMU as a row of [`crate::vmm::ALL`].
 pub struct Qemu;
@@ -23,8 +28,12 @@ impl Vmm for Qemu {
         "qemu"
     }
 
-    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<()> {
-        available_with(events).map(drop)
+    fn guests(&self) -> &'static [GuestKind] {
+        &[GuestKind::Programs, GuestKind::Bare]
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        Ok(available_with(events)?.qemu_version)
     }
 
     fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {
@@ -32,6 +41,40 @@ impl Vmm for Qemu {
         let balloon = Balloon::VhostUser { socket: socket.clone() };
         let config = GuestConfig { memory_bytes, balloon, ..GuestConfig::default() };
         Ok(Box::new(LinuxGuest::boot(&available()?, config)?))
+    }
+
+    fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
+        Ok(Box::new(BareGuest::boot(&available()?, Accel::Tcg, spec)?))
+    }
+
+    fn added_memory_at(&self, _: u64) -> Option<u64> {
+        Some(ADDED_MEMORY)
+    }
+}
+
+/// QEMU with the bare guest on `/dev/kvm`, which may be able to run it and not Linux.
+pub struct QemuKvm;
+
+impl Vmm for QemuKvm {
+    fn name(&self) -> &'static str {
+        "qemu-kvm"
+    }
+
+    fn guests(&self) -> &'static [GuestKind] {
+        &[GuestKind::Bare]
+    }
+
+    fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        open_kvm()?;
+        Qemu.prepare(events)
+    }
+
+    fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
+        Ok(Box::new(BareGuest::boot(&available()?, Accel::Kvm, spec)?))
+    }
+
+    fn added_memory_at(&self, memory_bytes: u64) -> Option<u64> {
+        Qemu.added_memory_at(memory_bytes)
     }
 }
 

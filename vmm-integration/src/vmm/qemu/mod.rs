@@ -40,7 +40,7 @@ mod version;
 pub use accel::Accel;
 pub use bare::BareGuest;
 pub use config::{Balloon, GuestConfig};
-pub use guest::Qemu;
+pub use guest::{Qemu, QemuKvm};
 pub use machine::LinuxGuest;
 pub use qapi;
 pub use qmp::QmpClient;

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A guest that is stopped or reset in the middle of its reports.
+
+use anyhow::{Result, ensure};
+
+use super::PATIENCE;
+use super::scene::{Scene, end};
+
+/// How often a guest is paused.
+const PAUSES: usize = 10;
+
+pub(super) fn pause(scene: &Scene<'_>) -> Result<()> {
+    let host = scene.host(&[])?;
+    let guest = scene.serving(&host)?;
+    for _ in 0..PAUSES {
+        guest.pause()?;
+        let paused = host.reported()?;
+        guest.resume()?;
+        host.wait_for_reports(paused)?;
+    }
+    end(guest)
+}
+
+pub(super) fn reboot(scene: &Scene<'_>) -> Result<()> {
+    let host = scene.host(&[])?;
+    let mut guest = scene.serving(&host)?;
+    host.set_target(64 << 20)?;
+    guest.console().wait_for("target", PATIENCE)?;
+    guest.reboot()?;
+    guest.console().wait_for("serving", PATIENCE)?;
+    // The target outlives the guest, and the balloon of the first guest does not.
+    let target = guest.console().wait_for("target", PATIENCE)?;
+    ensure!(target.number("pages")? == (64 << 20) / super::PAGE, "another target: {target:?}");
+    host.set_target(0)?;
+    host.wait_for_actual(0)?;
+    end(guest)
+}

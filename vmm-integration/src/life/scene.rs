@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A VMM, and the daemons that are started for it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{MIB, PATIENCE, SECTION};
+use crate::bare_guest::Line;
+use crate::control::ControlSocket;
+use crate::daemon::DaemonProcess;
+use crate::measure::host::wait_until;
+use crate::vmm::Vmm;
+use crate::vmm::bare::{BareMachine, BareSpec};
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Accesses one word in so many: one of each page.
+const SPARSE: &str = "stride=512";
+
+/// What a check needs.
+pub struct Scene<'a> {
+    /// The VMM.
+    pub vmm: &'a dyn Vmm,
+    /// The daemon's program.
+    pub daemon: &'a Path,
+}
+
+/// A daemon with its control socket.
+pub(super) struct Host {
+    pub(super) daemon: DaemonProcess,
+    pub(super) control: ControlSocket,
+}
+
+impl Scene<'_> {
+    /// Starts a daemon with the VMM's options and these.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn host(&self, args: &[&str]) -> Result<Host> {
+        let args = self.vmm.daemon_args().iter().chain(args);
+        let daemon = DaemonProcess::spawn_controlled(self.daemon, args.copied())?;
+        let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
+        Ok(Host { daemon, control })
+    }
+
+    /// Starts the next daemon on the sockets of one that has ended.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn host_after(&self, host: &mut Host) -> Result<()> {
+        host.daemon = host.daemon.successor(self.daemon, self.vmm.daemon_args())?;
+        Ok(())
+    }
+
+    /// A guest with a section for its program, and two and some for the model.
+    pub(super) fn spec(&self, host: &Host, steps: &str) -> BareSpec {
+        BareSpec {
+            memory_bytes: 4 * SECTION,
+            growth_bytes: 0,
+            hugetlb_page_bytes: None,
+            socket: host.daemon.socket(),
+            command_line: vec![SPARSE.to_owned(), format!("do={steps}")],
+        }
+    }
+
+    /// Boots a guest that serves until [`end`] ends it, and waits until it has freed memory that it had
+    /// filled: that is what it reports for the second time.
+    ///
+    /// # Errors
+    /// When it does not come so far.
+    pub(super) fn serving(&self, host: &Host) -> Result<Box<dyn BareMachine>> {
+        let spec = self.spec(host, "serve:1000");
+        let before = host.reported()?;
+        let mut guest = self.vmm.boot_bare(&spec)?;
+        guest.console().wait_for("serving", PATIENCE)?;
+        host.wait_for_reports(before + spec.memory_bytes - SECTION)?;
+        Ok(guest)
+    }
+
+    /// Boots a guest that takes these steps and waits until it is done.
+    ///
+    /// # Errors
+    /// When the guest fails.
+    pub(super) fn done(&self, host: &Host, steps: &str) -> Result<Vec<Line>> {
+        self.vmm.boot_bare(&self.spec(host, steps))?.finish(PATIENCE)
+    }
+}
+
+impl Host {
+    /// A number in an answer of the daemon.
+    pub(super) fn number(&self, path: &str, pointer: &str) -> Result<Option<u64>> {
+        Ok(self.control.get(path)?.pointer(pointer).and_then(Value::as_u64))
+    }
+
+    /// Bytes that were reported so far.
+    pub(super) fn reported(&self) -> Result<u64> {
+        let reported = self.number("/v1/counters", "/reporting/bytes")?;
+        reported.context("the daemon counts no reports")
+    }
+
+    /// Waits until more than `bytes` are reported.
+    pub(super) fn wait_for_reports(&self, bytes: u64) -> Result<()> {
+        wait(|| match self.reported() {
+            Ok(now) if now > bytes => Ok(()),
+            other => Err(format!("{other:?} bytes are reported, expected more than {bytes}")),
+        })
+    }
+
+    /// Sets a target.
+    pub(super) fn set_target(&self, bytes: u64) -> Result<()> {
+        self.control.done("PUT", "/v1/target", &format!(r#"{{"bytes": {bytes}}}"#))?;
+        Ok(())
+    }
+
+    /// Waits until the driver says that it has followed.
+    pub(super) fn wait_for_actual(&self, bytes: u64) -> Result<()> {
+        wait(|| match self.number("/v1/status", "/actual_bytes") {
+            Ok(Some(now)) if now == bytes => Ok(()),
+            other => Err(format!("{other:?} bytes are in the balloon, expected {bytes}")),
+        })
+    }
+
+    /// Waits until the daemon has counted so many sessions as ended.
+    pub(super) fn wait_for_ended(&self, sessions: usize) -> Result<()> {
+        wait(|| match self.daemon.log().matches("frontend disconnected").count() {
+            ended if ended == sessions => Ok(()),
+            ended => Err(format!("{ended} of {sessions} sessions have ended")),
+        })
+    }
+}
+
+/// Ends a guest that serves, which checks all its memory.
+///
+/// # Errors
+/// When it has not, or its memory is not what it must be.
+pub(super) fn end(mut guest: Box<dyn BareMachine>) -> Result<()> {
+    guest.console().end_serving()?;
+    let lines = guest.finish(PATIENCE)?;
+    let checked = sum(&lines, "served", "checked_pages")?;
+    ensure!(checked > 0, "the guest has freed nothing that it had filled");
+    Ok(())
+}
+
+/// The sum of a value over all lines of a name, of which there is one at least.
+///
+/// # Errors
+/// When there is none, or one has no such value.
+pub(super) fn sum(lines: &[Line], name: &str, value: &str) -> Result<u64> {
+    let of_name = || lines.iter().filter(|line| line.name == name);
+    ensure!(of_name().count() > 0, "no line `{name}` among {lines:?}");
+    of_name().map(|line| line.number(value)).sum()
+}
+
+/// Waits until `look` succeeds.
+///
+/// # Errors
+/// When it does not; what it said last.
+pub(super) fn wait<T>(look: impl FnMut() -> Result<T, String>) -> Result<T> {
+    wait_until(PATIENCE, LOOK_EVERY, look)
+}
+
+/// So many bytes for a message.
+pub(super) fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes / MIB)
+}
