@@ -15,6 +15,7 @@ mod lab;
 mod mutants;
 mod setup;
 mod test;
+mod vmms;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,15 @@ enum Command {
     /// the explorer, in configurations that stand without the edit, or a test. The exit status is 1 if
     /// one survives. The results of the last whole run are in docs/research/mutants.md.
     Mutants(mutants::Options),
+    /// Says which VMMs this machine has, and runs the checks of a guest's life on each.
+    ///
+    /// A check boots a guest in a VMM beside a daemon of its own: its memory is reported, inflated,
+    /// added; the guest is paused and reset; the daemon or the VMM is killed. QEMU and user-mode
+    /// Linux are fetched; others are named by environment variables, and the table says which are
+    /// missing. A cell is the time that the check took, "absent" if the VMM does not have what it
+    /// takes, or "FAILED"; it is empty if the VMM does not boot the guest that the check needs. Reasons
+    /// are below the table. The exit status is 1 if a check failed.
+    Vmms(vmms::Options),
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.
     Dist,
@@ -148,6 +158,7 @@ fn main() -> ExitCode {
         }
         Command::Bench { what: Some(Bench::Placement), .. } => bench("placement", &[]),
         Command::Mutants(options) => mutants::run(&options),
+        Command::Vmms(options) => vmms::run(&options),
         Command::Dist => dist::run(),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
