@@ -2,10 +2,15 @@
 
 //! The kinds of guest of an experiment, and what a real one needs.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use vmm_integration::fetch::SetupEvent;
+use vmm_integration::guest::Guest;
 use vmm_integration::vmm::Vmm;
 use vmm_integration::vmm::model::SmallVmm;
 use vmm_integration::vmm::qemu::{self, Qemu, Toolbox};
+use vmm_integration::vmm::user_mode_linux::Uml;
+
+use crate::experiment::Repeats;
 
 /// A kind of guest, with the name of its VMM in [`vmm_integration::vmm::ALL`].
 #[derive(
@@ -17,19 +22,64 @@ pub enum GuestKind {
     Model,
     /// Linux in QEMU.
     Qemu,
+    /// Linux as a process of the host: one CPU, at the processor's speed.
+    UserModeLinux,
 }
 
 impl GuestKind {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Model, Self::Qemu];
+    pub const ALL: [Self; 3] = [Self::Model, Self::Qemu, Self::UserModeLinux];
 
     /// The VMM that boots it.
     pub fn vmm(self) -> &'static dyn Vmm {
         match self {
             Self::Model => &SmallVmm,
             Self::Qemu => &Qemu,
+            Self::UserModeLinux => &Uml,
         }
     }
+
+    /// The part of its results that the same seed repeats.
+    pub fn repeats(self) -> Repeats {
+        match self {
+            Self::Model => Repeats::ButForTimes,
+            Self::Qemu | Self::UserModeLinux => Repeats::ButForTheGuest,
+        }
+    }
+
+    /// Fetches what it needs, or gives the reason why this machine cannot boot it.
+    ///
+    /// # Errors
+    /// If it cannot although the environment variable `CI` is set.
+    pub fn available(self) -> Result<Result<(), String>> {
+        let prepared = self.vmm().prepare(&mut |event| {
+            if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
+                eprintln!("guest: {text}");
+            }
+        });
+        unless_in_ci(prepared.map(drop))
+    }
+}
+
+/// A result whose error fails only a run in CI, and is a reason elsewhere.
+fn unless_in_ci<T>(result: Result<T>) -> Result<Result<T, String>> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if std::env::var_os("CI").is_some() => Err(error),
+        Err(error) => Ok(Err(format!("no Linux guest on this machine: {error:#}"))),
+    }
+}
+
+/// Names a guest, with the number of its CPUs where an agent can say it.
+///
+/// # Errors
+/// If the agent does not answer.
+pub fn describe(guest: &dyn Guest) -> Result<String> {
+    let Some(agent) = guest.agent() else { return Ok(guest.describe()) };
+    let cpus = agent.read_file("/proc/cpuinfo").context("counting the guest's CPUs")?;
+    let cpus = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    let unit = if cpus == 1 { "CPU" } else { "CPUs" };
+    Ok(format!("{}, {cpus} {unit}", guest.describe()))
 }
 
 /// A kernel of a Linux guest.
@@ -63,11 +113,7 @@ impl Kernel {
 /// # Errors
 /// If there is none although the environment variable `CI` is set.
 pub fn toolbox() -> Result<Result<Toolbox, String>> {
-    match qemu::available() {
-        Ok(toolbox) => Ok(Ok(toolbox)),
-        Err(error) if std::env::var_os("CI").is_some() => Err(error),
-        Err(error) => Ok(Err(format!("no Linux guest on this machine: {error:#}"))),
-    }
+    unless_in_ci(qemu::available())
 }
 
 #[cfg(test)]

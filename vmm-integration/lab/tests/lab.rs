@@ -327,16 +327,20 @@ fn same_seed_repeats_figures_and_another_does_not() {
     assert!(first["section-bit-isolate-bursty"].map.is_some());
 }
 
-/// A run of one case that discards in two sizes, with real processes and the daemon.
-#[test]
-fn reclaim_path_counts_calls_and_faults() {
+/// Builds the daemon unless tests of the whole workspace have.
+fn build_daemon() {
     let beside =
         Path::new(env!("CARGO_BIN_EXE_balloon-lab")).with_file_name("vhost-device-balloon");
     if !beside.exists() {
-        // Tests of the whole workspace have built it.
         let build = ["build", "--quiet", "--package", "vhost-device-balloon"];
         assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
     }
+}
+
+/// A run of one case that discards in two sizes, with real processes and the daemon.
+#[test]
+fn reclaim_path_counts_calls_and_faults() {
+    build_daemon();
     let folder = tempfile::tempdir().unwrap();
     let sets = ["backing=4k", "processes=two", "touch=within", "calls-4k=256K,2M", "rounds=1"];
     let mut args = vec!["bench", "reclaim-path"];
@@ -348,6 +352,28 @@ fn reclaim_path_counts_calls_and_faults() {
     for name in ["256-kib-rate", "2048-kib-rate", "256-kib-call", "2048-kib-call", "to-map"] {
         assert!(figures[name].value > 0.0, "{name}: {figures:?}");
     }
+}
+
+/// A pair of turns: pages and reports, and no time.
+#[test]
+#[ignore = "needs user-mode Linux: cargo xtask test"]
+fn overhead_of_user_mode_linux_is_recorded() {
+    build_daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ["memory=512M", "turn=0.2", "pairs=1"];
+    let mut args = vec!["bench", "overhead", "--case", "page_fault1-user-mode-linux"];
+    args.extend(shape.iter().flat_map(|set| ["--set", set]));
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let record = Store::new(folder.path()).get("overhead", "page_fault1-user-mode-linux");
+    let CaseRecord { place, figures, series, notes, .. } = record.unwrap();
+    assert_eq!((&*place.table, &*place.column), ("user-mode-linux", "page_fault1"));
+    for name in ["off", "on", "reported-first", "ratio", "ratio-low", "ratio-high", "cpu-ratio"] {
+        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
+    }
+    assert!(figures["reported-off"].value == 0.0 && figures["pairs"].value == 1.0);
+    assert_eq!(series["ratio"].points.len(), 1);
+    assert!(notes.iter().any(|note| note.starts_with("User-mode Linux ")), "{notes:?}");
 }
 
 #[test]

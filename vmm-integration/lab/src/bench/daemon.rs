@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::experiment::Context;
+use crate::guest::GuestKind;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
 
@@ -52,6 +53,14 @@ impl CountedDaemon {
         let daemon = DaemonProcess::spawn_controlled(&context.daemon()?, args)?;
         let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
         Ok(Self { daemon, control })
+    }
+
+    /// Starts it with the options that a guest's VMM needs.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(crate) fn for_guest(guest: GuestKind, context: &Context<'_>) -> Result<Self> {
+        Self::start(context, guest.vmm().daemon_args().iter().map(OsString::from).collect())
     }
 
     /// For a frontend.

@@ -13,7 +13,7 @@ use super::daemon::Discards;
 use super::footprint_trace::{Event, pieces, trace};
 use super::guests::{Device, Subject};
 use crate::experiment::{Case, Context, Experiment, Repeats};
-use crate::guest::{GuestKind, toolbox};
+use crate::guest::{GuestKind, describe};
 use crate::parameters::parameters;
 use crate::parameters::takes::{Bytes, Real, Several, Whole};
 use crate::progress::{self, wait_for};
@@ -33,10 +33,9 @@ const IDLE: Duration = Duration::from_secs(5);
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
-            vec![GuestKind::Model, GuestKind::Qemu],
-            "guests to measure: a real Linux with reporting off, with our daemon and with QEMU's own \
-             device; the model with reporting off and with our daemon";
+        guest: Vec<GuestKind>, Several::any(), GuestKind::ALL.to_vec(), GuestKind::ALL.to_vec(),
+            "guests to measure: each with reporting off and with our daemon, and Linux in QEMU also with \
+             QEMU's own device";
         memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30, "memory of the guest";
         span: f64, Real(2.0, 3600.0), 12.0, 40.0,
             "approximate seconds of the workload; each of its two pauses takes a fifth";
@@ -83,7 +82,7 @@ impl Experiment for Footprint {
     fn cases(&self, settings: &Settings) -> Vec<Held> {
         let of = |&guest: &GuestKind| {
             let devices: &[Device] = match guest {
-                GuestKind::Model => &[Device::Off, Device::Ours],
+                GuestKind::Model | GuestKind::UserModeLinux => &[Device::Off, Device::Ours],
                 GuestKind::Qemu => &[Device::Off, Device::Ours, Device::Qemu],
             };
             devices.iter().map(move |&device| Held { device, guest })
@@ -95,37 +94,28 @@ impl Experiment for Footprint {
         let Held { device, guest } = *case;
         let Settings { memory, span, rounds, .. } = *settings;
         let mut findings = Findings::default();
-        let toolbox = match guest {
-            GuestKind::Model => None,
-            GuestKind::Qemu => match toolbox()? {
-                Ok(toolbox) => Some(toolbox),
-                Err(why) => {
-                    findings.note(format!("Not measured: {why}."));
-                    return Ok(findings);
-                }
-            },
-        };
+        if let Err(why) = guest.available()? {
+            findings.note(format!("Not measured: {why}."));
+            return Ok(findings);
+        }
         let trace = trace(context.seed, memory, span);
         let mut runs = Vec::new();
         for round in 0..rounds {
             progress::check()?;
             context.progress.say("booting");
-            let guest = match &toolbox {
-                None => Subject::model(device, memory, context)?,
-                Some(toolbox) => Subject::linux(toolbox, device, memory, None, context)?,
-            };
+            let subject = Subject::boot(guest, device, memory, context)?;
             if round == 0 {
-                findings.note(format!("{}.", guest.guest().describe()));
+                findings.note(format!("{}.", describe(subject.guest())?));
             }
-            runs.push(run(guest, &trace, context)?);
+            runs.push(run(subject, &trace, context)?);
             context.progress.at(round + 1, rounds);
         }
-        findings.note(match toolbox {
-            None => {
+        findings.note(match guest {
+            GuestKind::Model => {
                 "The trace is replayed block by block, on a thread for each CPU; contents are checked \
                  when they are freed."
             }
-            Some(_) => {
+            GuestKind::Qemu | GuestKind::UserModeLinux => {
                 "The same trace as the model's: blocks that live from the same time to the same time \
                  are one mapping of the guest's agent, filled page by page, and checked when it is \
                  unmapped. One after the other."
@@ -172,7 +162,7 @@ fn run(guest: Subject, trace: &Trace, context: &Context<'_>) -> Result<Run> {
             let done = Replay::new(guest.vm().mm(), guest.vm().ram(), trace).run(Pace::Recorded)?;
             refused = done.failed;
         }
-        Subject::Linux { guest, .. } => ask(&**guest, &pieces(trace), start, context)?,
+        real => ask(real.guest(), &pieces(trace), start, context)?,
     }
     let seconds = start.elapsed().as_secs_f64();
     context.progress.say("idle");

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A guest of either kind with a device of either kind, to be put under the same workload.
+//! A guest of any kind with a device of either kind, to be put under the same workload.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use guest_driver::page_alloc::ZoneType;
 
 use super::daemon::{CountedDaemon, Discards};
 use crate::experiment::Context;
+use crate::guest::GuestKind;
 use vmm_integration::guest::Guest;
 use vmm_integration::measure::host;
+use vmm_integration::vmm::GuestSpec;
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
 use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, Toolbox};
 
@@ -46,10 +48,37 @@ pub(super) enum Subject {
         /// The daemon that it is attached to, reporting or not.
         daemon: CountedDaemon,
     },
+    /// A guest of which nothing but [`Guest`] is needed.
+    Other {
+        /// The guest.
+        guest: Arc<Box<dyn Guest>>,
+        /// The daemon that it is attached to, reporting or not.
+        daemon: CountedDaemon,
+    },
 }
 
 impl Subject {
-    /// Boots Linux. With a device its driver is loaded.
+    /// Boots a guest with pages of 4 KiB behind its memory, and has it report unless the device is
+    /// [`Device::Off`].
+    ///
+    /// # Errors
+    /// If anything does not start.
+    pub(super) fn boot(
+        guest: GuestKind,
+        device: Device,
+        memory_bytes: u64,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        match guest {
+            GuestKind::Model => Self::model(device, memory_bytes, context),
+            GuestKind::Qemu => {
+                Self::linux(&qemu::available()?, device, memory_bytes, None, context)
+            }
+            GuestKind::UserModeLinux => Self::other(guest, device, memory_bytes, context),
+        }
+    }
+
+    /// Boots Linux in QEMU. With a device its driver is loaded.
     ///
     /// # Errors
     /// If anything does not start.
@@ -84,10 +113,7 @@ impl Subject {
 
     /// Starts the model, in the default configuration, with a CPU more than [`CPUS`]: a replay needs
     /// that.
-    ///
-    /// # Errors
-    /// If anything does not start.
-    pub(super) fn model(device: Device, memory_bytes: u64, context: &Context<'_>) -> Result<Self> {
+    fn model(device: Device, memory_bytes: u64, context: &Context<'_>) -> Result<Self> {
         let daemon = CountedDaemon::start(context, Vec::new())?;
         let mut memory = GuestMemory::flat(memory_bytes, CPUS + 1);
         for zone in &mut memory.layout.zones {
@@ -99,11 +125,26 @@ impl Subject {
         Ok(Self::Model { guest: Arc::new(guest), daemon })
     }
 
+    /// Boots a guest by its VMM, with our daemon.
+    fn other(
+        guest: GuestKind,
+        device: Device,
+        memory_bytes: u64,
+        context: &Context<'_>,
+    ) -> Result<Self> {
+        ensure!(device != Device::Qemu, "{guest} has no device of its own");
+        let daemon = CountedDaemon::for_guest(guest, context)?;
+        let guest = guest.vmm().boot(&GuestSpec { memory_bytes, socket: daemon.socket() })?;
+        guest.set_reporting(device == Device::Ours)?;
+        Ok(Self::Other { guest: Arc::new(guest), daemon })
+    }
+
     /// The guest without its device.
     pub(super) fn guest(&self) -> &dyn Guest {
         match self {
             Self::Linux { guest, .. } => &**guest,
             Self::Model { guest, .. } => &**guest,
+            Self::Other { guest, .. } => &***guest,
         }
     }
 
@@ -116,8 +157,8 @@ impl Subject {
         self.guest().vmm_pid().map(host::shmem_huge_bytes).transpose()
     }
 
-    /// CPU time of what gives memory back: of QEMU's main thread, where its own device works and
-    /// which has little else to do, and of all of the daemon. The guest's CPUs are other threads.
+    /// CPU time of what discards memory: of all of the daemon, and of QEMU's main thread, where its own
+    /// device works and which has little else to do. The guest's CPUs are other threads.
     ///
     /// # Errors
     /// If a process is gone.
@@ -128,7 +169,7 @@ impl Subject {
                 let qemu = host::main_thread_cpu_time(guest.qemu_pid())?;
                 Ok(qemu + daemon.as_ref().map_or(Ok(Duration::ZERO), of_daemon)?)
             }
-            Self::Model { daemon, .. } => of_daemon(daemon),
+            Self::Model { daemon, .. } | Self::Other { daemon, .. } => of_daemon(daemon),
         }
     }
 
@@ -138,7 +179,7 @@ impl Subject {
             Self::Linux { guest, daemon } => {
                 (Some(guest.qemu_pid()), daemon.as_ref().map(CountedDaemon::pid))
             }
-            Self::Model { daemon, .. } => (None, Some(daemon.pid())),
+            Self::Model { daemon, .. } | Self::Other { daemon, .. } => (None, Some(daemon.pid())),
         };
         Box::new(move || {
             let of = |time: Result<Duration>| time.unwrap_or_default();
@@ -155,9 +196,9 @@ impl Subject {
     pub(super) fn daemon_cpu_time(&self) -> Result<Option<Duration>> {
         match self {
             Self::Linux { daemon: None, .. } => Ok(None),
-            Self::Linux { daemon: Some(daemon), .. } | Self::Model { daemon, .. } => {
-                host::cpu_time(daemon.pid()).map(Some)
-            }
+            Self::Linux { daemon: Some(daemon), .. }
+            | Self::Model { daemon, .. }
+            | Self::Other { daemon, .. } => host::cpu_time(daemon.pid()).map(Some),
         }
     }
 
@@ -169,7 +210,7 @@ impl Subject {
     pub(super) fn count_calls(&self, on: bool) -> Result<()> {
         match self {
             Self::Linux { guest, daemon: None } => guest.count_own_discards(on),
-            Self::Linux { .. } | Self::Model { .. } => Ok(()),
+            Self::Linux { .. } | Self::Model { .. } | Self::Other { .. } => Ok(()),
         }
     }
 
@@ -184,20 +225,23 @@ impl Subject {
                     guest.own_device_discards()?;
                 Ok(Discards { ranges, calls, bytes })
             }
-            Self::Linux { daemon: Some(daemon), .. } | Self::Model { daemon, .. } => {
-                daemon.discards()
-            }
+            Self::Linux { daemon: Some(daemon), .. }
+            | Self::Model { daemon, .. }
+            | Self::Other { daemon, .. } => daemon.discards(),
         }
     }
 
     /// What tells, on any thread, how many bytes it has in use by its own account; nothing where it
     /// does not answer.
     pub(super) fn used_bytes(&self) -> Box<dyn FnMut() -> Option<u64> + Send> {
-        let guest: Arc<dyn Guest> = match self {
-            Self::Linux { guest, .. } => Arc::clone(guest) as _,
-            Self::Model { guest, .. } => Arc::clone(guest) as _,
-        };
-        Box::new(move || guest.used_bytes().ok())
+        match self {
+            Self::Linux { guest, .. } => used_bytes_of(Arc::clone(guest) as _),
+            Self::Model { guest, .. } => used_bytes_of(Arc::clone(guest) as _),
+            Self::Other { guest, .. } => {
+                let guest = Arc::clone(guest);
+                Box::new(move || guest.used_bytes().ok())
+            }
+        }
     }
 
     /// Ends it.
@@ -215,6 +259,14 @@ impl Subject {
                 Box::new(Arc::into_inner(guest).context(in_use)?).shut_down()?;
                 daemon.finish()
             }
+            Self::Other { guest, daemon } => {
+                Arc::into_inner(guest).context(in_use)?.shut_down()?;
+                daemon.finish()
+            }
         }
     }
+}
+
+fn used_bytes_of(guest: Arc<dyn Guest>) -> Box<dyn FnMut() -> Option<u64> + Send> {
+    Box::new(move || guest.used_bytes().ok())
 }

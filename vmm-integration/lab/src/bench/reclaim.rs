@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use super::guests::{Device, Subject};
 use crate::experiment::{Case, Context, Experiment, Repeats};
-use crate::guest::{GuestKind, toolbox};
+use crate::guest::{GuestKind, describe};
 use crate::parameters::parameters;
 use crate::parameters::takes::{Bytes, Several, Whole};
 use crate::progress;
@@ -17,6 +17,7 @@ use crate::store::{Findings, Place};
 use vmm_integration::measure::host::{Sample, Sampler, passes, wait_until};
 use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::model::{Pages, end_to_end};
+use vmm_integration::vmm::qemu;
 
 /// See the module.
 pub(super) struct Reclaim;
@@ -55,13 +56,12 @@ fn backings() -> Vec<Backing> {
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
-            vec![GuestKind::Model, GuestKind::Qemu],
+        guest: Vec<GuestKind>, Several::any(), GuestKind::ALL.to_vec(), GuestKind::ALL.to_vec(),
             "guests to measure: the model, timed pass by pass, and a real Linux, whose two seconds between \
              passes count";
         backing: Vec<Backing>, Several::any(), backings(), backings(),
             "pages behind the guest's memory. hugetlb needs root, to raise the host's pool meanwhile. thp \
-             is for the model only, on a host that allows it";
+             is for the model only, on a host that allows it; user-mode-linux has 4k";
         memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30,
             "memory of the guest; Linux fills and frees half of it";
         rounds: u32, Whole(1, 1000), 2, 5,
@@ -71,38 +71,27 @@ parameters! {
 }
 
 /// A guest with its device.
-pub(super) enum Reclaimed {
-    /// The model with our daemon.
-    Model(Backing),
-    /// Linux with this device.
-    Linux(Backing, Device),
+pub(super) struct Reclaimed {
+    guest: GuestKind,
+    backing: Backing,
+    device: Device,
 }
 
 impl Reclaimed {
-    fn guest(&self) -> GuestKind {
-        match self {
-            Self::Model(_) => GuestKind::Model,
-            Self::Linux(..) => GuestKind::Qemu,
-        }
-    }
-
     fn column(&self) -> String {
-        match self {
-            Self::Model(backing) => format!("{backing}-{}", Device::Ours),
-            Self::Linux(backing, device) => format!("{backing}-{device}"),
-        }
+        format!("{}-{}", self.backing, self.device)
     }
 }
 
 impl fmt::Display for Reclaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.guest(), self.column())
+        write!(f, "{}-{}", self.guest, self.column())
     }
 }
 
 impl Case for Reclaimed {
     fn place(&self) -> Place {
-        Place { table: self.guest().to_string(), column: self.column() }
+        Place { table: self.guest.to_string(), column: self.column() }
     }
 }
 
@@ -116,28 +105,29 @@ impl Experiment for Reclaim {
 
     fn about(&self) -> &'static str {
         "Measures how fast the host reclaims freed memory and how much CPU time that takes, by backing: \
-         our daemon with the model and with Linux, and QEMU's own device with the same Linux."
+         our daemon with the model and with Linux, and QEMU's own device with the Linux in QEMU."
     }
 
     fn repeats(&self, case: &Reclaimed) -> Repeats {
-        match case {
-            Reclaimed::Model(_) => Repeats::ButForTimes,
-            Reclaimed::Linux(..) => Repeats::ButForTheGuest,
-        }
+        case.guest.repeats()
     }
 
     fn cases(&self, settings: &Settings) -> Vec<Reclaimed> {
         let of = |backing: Backing| {
-            settings.guest.iter().flat_map(move |guest| match (guest, backing) {
-                (GuestKind::Model, _) => vec![Reclaimed::Model(backing)],
-                // Linux has transparent huge pages in a memfd only if the whole host has.
-                (GuestKind::Qemu, Backing::Transparent) => Vec::new(),
-                (GuestKind::Qemu, _) => {
-                    vec![
-                        Reclaimed::Linux(backing, Device::Ours),
-                        Reclaimed::Linux(backing, Device::Qemu),
-                    ]
-                }
+            settings.guest.iter().flat_map(move |&guest| {
+                let devices: &[Device] = match (guest, backing) {
+                    (GuestKind::Model, _) | (GuestKind::UserModeLinux, Backing::Base) => {
+                        &[Device::Ours]
+                    }
+                    (GuestKind::Qemu, Backing::Base | Backing::Hugetlb) => {
+                        &[Device::Ours, Device::Qemu]
+                    }
+                    // Linux has transparent huge pages in a memfd only if the whole host has, and
+                    // user-mode Linux has its memory in a file of tmpfs.
+                    (GuestKind::Qemu, Backing::Transparent)
+                    | (GuestKind::UserModeLinux, Backing::Transparent | Backing::Hugetlb) => &[],
+                };
+                devices.iter().map(move |&device| Reclaimed { guest, backing, device })
             })
         };
         settings.backing.iter().flat_map(|&backing| of(backing)).collect()
@@ -149,9 +139,9 @@ impl Experiment for Reclaim {
         settings: &Settings,
         context: &Context<'_>,
     ) -> Result<Findings> {
-        match case {
-            Reclaimed::Model(backing) => model(*backing, settings, context),
-            Reclaimed::Linux(backing, device) => linux(*backing, *device, settings, context),
+        match case.guest {
+            GuestKind::Model => model(case.backing, settings, context),
+            GuestKind::Qemu | GuestKind::UserModeLinux => linux(case, settings, context),
         }
     }
 }
@@ -205,20 +195,13 @@ fn model(backing: Backing, settings: &Settings, context: &Context<'_>) -> Result
 }
 
 #[allow(clippy::cast_precision_loss)] // figures for people
-fn linux(
-    backing: Backing,
-    device: Device,
-    settings: &Settings,
-    context: &Context<'_>,
-) -> Result<Findings> {
+fn linux(case: &Reclaimed, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
+    let Reclaimed { guest, backing, device } = *case;
     let mut findings = Findings::default();
-    let toolbox = match toolbox()? {
-        Ok(toolbox) => toolbox,
-        Err(why) => {
-            findings.note(format!("Not measured: {why}."));
-            return Ok(findings);
-        }
-    };
+    if let Err(why) = guest.available()? {
+        findings.note(format!("Not measured: {why}."));
+        return Ok(findings);
+    }
     let huge = (backing == Backing::Hugetlb).then_some(HUGE_PAGE_BYTES);
     let memory = settings.memory;
     let _pool = match huge.map(|page_bytes| Pool::with_free(page_bytes, memory)).transpose() {
@@ -229,8 +212,11 @@ fn linux(
         }
     };
     context.progress.say("booting");
-    let guest = Subject::linux(&toolbox, device, memory, huge, context)?;
-    findings.note(format!("{}.", guest.guest().describe()));
+    let guest = match huge {
+        None => Subject::boot(guest, device, memory, context)?,
+        Some(_) => Subject::linux(&qemu::available()?, device, memory, huge, context)?,
+    };
+    findings.note(format!("{}.", describe(guest.guest())?));
     // What was free at the start is reported first, and is none of the figures'.
     settle(&guest)?;
     guest.count_calls(false)?;
@@ -284,8 +270,8 @@ fn linux(
         "cpu-per-tib",
         cpu.as_secs_f64() / (gib / 1024.0),
         "CPU s",
-        "of the host for each TiB that it was given back: QEMU's main thread, and our daemon where \
-         that is the device, while memory was seen to fall",
+        "of the host for each TiB that it was given back: QEMU's main thread if it is QEMU's guest, and our \
+         daemon where that is the device, while memory was seen to fall",
     );
     findings.figure(
         "cpu-per-tib-all",

@@ -1,87 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `overhead`: what reporting costs programs that do nothing but fault memory in, after
-//! will-it-scale's page_fault1 and page_fault2.
+//! `overhead`: what reporting costs programs that do nothing but take pages: will-it-scale's page_fault1
+//! and page_fault2, and two whose pages the kernel takes for them.
 //!
 //! Reporting off and on take turns in pairs, in one guest and in an order drawn from the seed, so that
 //! what drifts hits both, and each pair gives a ratio of its own. Memory that was given back has to be
 //! had from the host again, which is the larger part of the cost: of the guest's bookkeeping alone
 //! `cargo xtask bench guest` tells.
+//!
+//! A fault of user space costs user-mode Linux several context switches of the host, so there
+//! page_fault1 and page_fault2 measure user-mode Linux. What its kernel does runs at the processor's
+//! speed: the other two programs are for it.
+
+mod program;
+mod turns;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use guest_agent::faulting::{FaultingPlan, Work};
-use vmm_integration::guest::{Faulted, Guest};
+use vmm_integration::guest::Guest;
+use vmm_integration::vmm::GuestSpec;
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelGuest};
-use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest};
 
 use super::daemon::CountedDaemon;
-use super::pairs::{Estimate, orders};
+use super::pairs::Estimate;
 use crate::experiment::{Case, Context, Experiment, Repeats};
-use crate::guest::{GuestKind, toolbox};
+use crate::guest::{GuestKind, describe};
 use crate::parameters::parameters;
 use crate::parameters::takes::{Bytes, Real, Several, Whole};
-use crate::progress;
 use crate::store::{Findings, Place};
+use program::{MAPPING_BYTES, Program};
+use turns::{Pair, Side, compare};
 
 /// See the module.
 pub(super) struct Overhead;
 
-/// Of will-it-scale: each iteration maps, writes to and unmaps so much.
-const MAPPING_BYTES: u64 = 128 << 20;
-/// Work behind a change that counts for nothing. Without reporting it has what was given back
-/// populated again.
-const WARM_UP: Duration = Duration::from_millis(500);
-/// Reporting that was turned on makes its first pass within two seconds; more on a busy machine.
-const FIRST_PASS: Duration = Duration::from_secs(60);
-
-/// A program of will-it-scale.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, strum::Display, strum::EnumString, strum::VariantNames,
-)]
-pub(super) enum Program {
-    /// Anonymous memory, in huge pages.
-    #[strum(serialize = "page_fault1")]
-    PageFault1,
-    /// A private mapping of a file, in single pages.
-    #[strum(serialize = "page_fault2")]
-    PageFault2,
-}
-
-impl Program {
-    fn work(self) -> Work {
-        match self {
-            Self::PageFault1 => Work::Anonymous,
-            Self::PageFault2 => Work::File,
-        }
-    }
-
-    /// What each task does, in a sentence.
-    fn about(self) -> String {
-        let what = match self {
-            Self::PageFault1 => "anonymous memory in huge pages",
-            Self::PageFault2 => "a private mapping of a file, in single pages",
-        };
-        let mib = MAPPING_BYTES >> 20;
-        format!("Each task writes to every page of {mib} MiB of {what}, and unmaps it.")
-    }
-}
-
 parameters! {
     /// The parameters.
     pub(super) struct Settings {
-        guest: Vec<GuestKind>, Several::any(), vec![GuestKind::Model, GuestKind::Qemu],
-            vec![GuestKind::Model, GuestKind::Qemu], "guests to measure";
-        program: Vec<Program>, Several::any(), vec![Program::PageFault1, Program::PageFault2],
-            vec![Program::PageFault1, Program::PageFault2],
+        guest: Vec<GuestKind>, Several::any(), GuestKind::ALL.to_vec(), GuestKind::ALL.to_vec(),
+            "guests to measure. user-mode-linux is at the processor's speed where its kernel works, which \
+             it does in populate and write";
+        program: Vec<Program>, Several::any(), Program::ALL.to_vec(), Program::ALL.to_vec(),
             "page_fault1: anonymous memory in huge pages, as in the cover letters of free page reporting; \
-             page_fault2: a private mapping of a file, in single pages";
+             page_fault2: a private mapping of a file, in single pages; populate: page_fault1 with \
+             MADV_POPULATE_WRITE instead of faults; write: write() to a file in tmpfs. The model, which is \
+             its own kernel, has no populate and write";
         tasks: u32, Whole(1, 16), 1, 1,
             "programs side by side; with one for each of the host's CPUs the daemon shares theirs";
         memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 4 << 30, "memory of the guest";
-        turn: f64, Real(2.0, 600.0), 2.0, 2.0,
+        turn: f64, Real(0.1, 600.0), 2.0, 2.0,
             "measured seconds of a turn; the guest reports every two";
         pairs: usize, Whole(1, 1000), 6, 17,
             "pairs of turns; an interval of 95 % needs at least six";
@@ -115,28 +84,27 @@ impl Experiment for Overhead {
     }
 
     fn about(&self) -> &'static str {
-        "Measures how many pages programs fault in per second with reporting off and on, after \
-         will-it-scale's page_fault1 and page_fault2: the median of the ratios of paired turns, with an \
-         interval."
+        "Measures how many pages programs take per second with reporting off and on, by faults as \
+         will-it-scale's page_fault1 and page_fault2, or inside the kernel: the median of the ratios of \
+         paired turns, with an interval."
     }
 
     fn repeats(&self, case: &Faulting) -> Repeats {
-        match case.guest {
-            GuestKind::Model => Repeats::ButForTimes,
-            GuestKind::Qemu => Repeats::ButForTheGuest,
-        }
+        case.guest.repeats()
     }
 
     fn cases(&self, settings: &Settings) -> Vec<Faulting> {
         let of = |&guest: &GuestKind| {
-            settings.program.iter().map(move |&program| Faulting { program, guest })
+            let cases = settings.program.iter().map(move |&program| Faulting { program, guest });
+            cases
+                .filter(move |case| case.program.is_of_will_it_scale() || guest != GuestKind::Model)
         };
         settings.guest.iter().flat_map(of).collect()
     }
 
     fn run(&self, case: &Faulting, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
-        let work = case.program.work();
         let Settings { memory, tasks, .. } = *settings;
+        let work = case.program.work();
         let needed = MAPPING_BYTES * u64::from(tasks) * work.copies();
         ensure!(
             needed <= memory / 2,
@@ -145,30 +113,27 @@ impl Experiment for Overhead {
             needed * 2
         );
         let mut findings = Findings::default();
+        if let Err(why) = case.guest.available()? {
+            findings.note(format!("Not measured: {why}."));
+            return Ok(findings);
+        }
         context.progress.say("booting");
-        let device = CountedDaemon::start(context, Vec::new())?;
+        let device = CountedDaemon::for_guest(case.guest, context)?;
         let guest: Box<dyn Guest> = match case.guest {
             GuestKind::Model => {
                 let memory = GuestMemory::flat(memory, usize::try_from(tasks)?);
                 Box::new(ModelGuest::start(&device.socket(), ModelConfig::new(memory))?)
             }
-            GuestKind::Qemu => match toolbox()? {
-                Ok(toolbox) => {
-                    let balloon = Balloon::VhostUser { socket: device.socket() };
-                    let config =
-                        GuestConfig { memory_bytes: memory, balloon, ..GuestConfig::default() };
-                    Box::new(LinuxGuest::boot(&toolbox, config)?)
-                }
-                Err(why) => {
-                    findings.note(format!("Not measured: {why}."));
-                    return Ok(findings);
-                }
-            },
+            GuestKind::Qemu | GuestKind::UserModeLinux => {
+                let spec = GuestSpec { memory_bytes: memory, socket: device.socket() };
+                case.guest.vmm().boot(&spec)?
+            }
         };
-        findings.note(format!("{}. {}", guest.describe(), case.program.about()));
+        findings.note(format!("{}. {}", describe(&*guest)?, case.program.about()));
         let reported = || Ok(device.discards()?.bytes);
         let side = Side { guest: &*guest, reported: &reported, work, tasks };
-        let pairs = compare(&side, settings, context)?;
+        let time = Duration::from_secs_f64(settings.turn);
+        let pairs = compare(&side, time, settings.pairs, context)?;
         guest.shut_down()?;
         device.finish()?;
         tell(&pairs, &mut findings)?;
@@ -176,108 +141,8 @@ impl Experiment for Overhead {
     }
 }
 
-/// A guest with programs, in which reporting can be turned on and off.
-struct Side<'a> {
-    guest: &'a dyn Guest,
-    /// Bytes that the device was told so far, by its own count.
-    reported: &'a dyn Fn() -> Result<u64>,
-    /// What its programs do, and how many there are.
-    work: Work,
-    tasks: u32,
-}
-
-impl Side<'_> {
-    /// Lets the programs run for so long.
-    fn run(&self, time: Duration) -> Result<Faulted> {
-        let Self { work, tasks, .. } = *self;
-        let milliseconds = u64::try_from(time.as_millis())?;
-        self.guest.fault(FaultingPlan { work, tasks, bytes: MAPPING_BYTES, milliseconds })
-    }
-}
-
-/// A turn.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    /// Pages that were faulted in a second.
-    rate: f64,
-    /// The same a second of CPU time.
-    cpu_rate: f64,
-    /// What the device was told meanwhile.
-    reported_bytes: u64,
-}
-
-/// A turn without reporting and one with.
-#[derive(Clone, Copy, Debug)]
-struct Pair {
-    off: Turn,
-    on: Turn,
-}
-
-impl Pair {
-    fn ratio(&self) -> f64 {
-        self.on.rate / self.off.rate
-    }
-
-    fn cpu_ratio(&self) -> f64 {
-        self.on.cpu_rate / self.off.cpu_rate
-    }
-}
-
 /// What a pair has shown.
 type OfPair = fn(&Pair) -> f64;
-
-/// Lets both sides have their turns.
-fn compare(side: &Side<'_>, settings: &Settings, context: &Context<'_>) -> Result<Vec<Pair>> {
-    let time = Duration::from_secs_f64(settings.turn);
-    let number = settings.pairs;
-    let mut pairs = Vec::with_capacity(number);
-    // The first pair warms up: a guest that has just begun gives back all its memory.
-    let orders = [false].into_iter().chain(orders(context.seed, number));
-    for (nr, on_first) in orders.enumerate() {
-        let turn_of = |on| {
-            progress::check()?;
-            let what = if on { "on" } else { "off" };
-            context.progress.say(&format!("pair {nr}, {what}"));
-            turn(side, on, time).with_context(|| format!("pair {nr}, reporting {what}"))
-        };
-        let (first, second) = (turn_of(on_first)?, turn_of(!on_first)?);
-        let (off, on) = if on_first { (second, first) } else { (first, second) };
-        if nr > 0 {
-            pairs.push(Pair { off, on });
-        }
-        context.progress.at(nr as u64 + 1, number as u64 + 1);
-    }
-    Ok(pairs)
-}
-
-#[allow(clippy::cast_precision_loss)] // rates
-fn turn(side: &Side<'_>, on: bool, time: Duration) -> Result<Turn> {
-    side.guest.set_reporting(on)?;
-    if on {
-        // The first pass has all that was freed while it was off, and shows that it is on: a later
-        // one finds nothing if it comes when the programs have all in use.
-        let (start, before) = (Instant::now(), (side.reported)()?);
-        while (side.reported)()? == before {
-            progress::check()?;
-            ensure!(
-                start.elapsed() < FIRST_PASS,
-                "nothing was reported within {FIRST_PASS:?} of work"
-            );
-            side.run(WARM_UP / 2)?;
-        }
-    }
-    side.run(WARM_UP)?;
-    let before = (side.reported)()?;
-    let Faulted { pages, time: took, cpu } = side.run(time)?;
-    let reported_bytes = (side.reported)()?.saturating_sub(before);
-    progress::check()?;
-    ensure!(on || reported_bytes == 0, "{reported_bytes} bytes were reported, expected none");
-    Ok(Turn {
-        rate: pages as f64 / took.as_secs_f64(),
-        cpu_rate: pages as f64 / cpu.as_secs_f64(),
-        reported_bytes,
-    })
-}
 
 #[allow(clippy::cast_precision_loss)] // figures for people
 fn tell(pairs: &[Pair], findings: &mut Findings) -> Result<()> {
@@ -311,6 +176,8 @@ fn tell(pairs: &[Pair], findings: &mut Findings) -> Result<()> {
     let reported = "reported in a turn, by the device's count, mean";
     findings.figure("reported-off", gib(&|pair| pair.off.reported_bytes), "GiB", reported);
     findings.figure("reported-on", gib(&|pair| pair.on.reported_bytes), "GiB", reported);
+    let first = "reported since reporting was turned on and before the turn, mean";
+    findings.figure("reported-first", gib(&|pair| pair.on.first_bytes), "GiB", first);
     findings.figure("pairs", pairs.len() as f64, "", "of turns");
     let reported = points(pairs, &|pair| pair.on.reported_bytes as f64 / f64::from(1 << 30));
     let what = "reported in the turn with reporting on, by the device's count";
@@ -332,10 +199,12 @@ fn points(pairs: &[Pair], of: &dyn Fn(&Pair) -> f64) -> Vec<(f64, f64)> {
 mod tests {
     use super::*;
     use crate::parameters::{Assignments, Length, Parameters as _};
+    use crate::progress::Progress;
+    use guest_agent::faulting::{FaultingPlan, Work};
     use std::fs::File;
     use std::sync::atomic::Ordering::Relaxed;
     use std::sync::atomic::{AtomicBool, AtomicU64};
-    use vmm_integration::guest::Contents;
+    use vmm_integration::guest::{Contents, Faulted};
 
     /// Reports only when it is on, or always.
     struct Fake {
@@ -404,12 +273,13 @@ mod tests {
     fn compared(obeys: bool) -> Result<Findings> {
         let set = Assignments::parse(&["pairs=7".to_owned()])?;
         let settings = Settings::read(Length::Quick, &set)?;
-        let progress = progress::Progress::new(1);
+        let progress = Progress::new(1);
         let context = Context::new(1, &progress, None);
         let guest = Fake { on: AtomicBool::new(false), obeys, reported: AtomicU64::new(0) };
         let reported = || Ok(guest.reported.load(Relaxed));
         let side = Side { guest: &guest, reported: &reported, work: Work::File, tasks: 1 };
-        let pairs = compare(&side, &settings, &context)?;
+        let time = Duration::from_secs_f64(settings.turn);
+        let pairs = compare(&side, time, settings.pairs, &context)?;
         let mut findings = Findings::default();
         tell(&pairs, &mut findings)?;
         Ok(findings)
@@ -424,7 +294,7 @@ mod tests {
             assert!((value(name) - 0.9).abs() < 1e-9, "{name}");
         }
         assert_eq!(value("reported-off"), 0.0);
-        assert!(value("reported-on") > 0.0);
+        assert!(value("reported-on") > 0.0 && value("reported-first") > 0.0);
         assert_eq!(findings.series["ratio"].points.len(), 7);
     }
 
