@@ -58,17 +58,18 @@ pub(crate) struct Balloon {
     pub(crate) deflate: PageQueue<Identity, Polled>,
     pub(crate) stats: Option<StatsQueue<Identity, Polled>>,
     pub(crate) hinting: Option<HintingQueue<Identity, Polled>>,
-    pub(crate) reporting: Reporting,
+    /// None where the device offers none.
+    pub(crate) reporting: Option<Reporting>,
 }
 
-/// The reporting queue.
+/// The driver's half of reporting.
 pub(crate) type Reporting = ReportingQueue<Identity, Polled>;
 
 impl Balloon {
     /// Finds the device, resets it and sets it up.
     ///
     /// # Errors
-    /// When there is none, or it lacks free page reporting or a queue.
+    /// When there is none, or it lacks a queue.
     pub(crate) fn attach(options: &Options) -> Result<Self, String> {
         let transport = Transport::find(DEVICE_ID).ok_or("there is no balloon device on bus 0")?;
         transport.reset();
@@ -117,10 +118,11 @@ impl Balloon {
             .map(|requests| HintingQueue::new(requests, memory, driver_memory(PAGE), None));
         let indirect = options.indirect && acked & feature::INDIRECT_DESC != 0;
         let table = indirect.then(|| driver_memory(PAGE));
-        let mut reporting = ReportingQueue::new(requests(BalloonQueue::Reporting)?, table)
-            .map_err(|error| error.to_string())?;
+        let reporting = has(BalloonQueue::Reporting).then(|| requests(BalloonQueue::Reporting));
+        let reporting = reporting.transpose()?.map(|requests| ReportingQueue::new(requests, table));
+        let mut reporting = reporting.transpose().map_err(|error| error.to_string())?;
         if acked & balloon::DEVICE_INIT_REPORTED != 0 {
-            reporting = reporting.with_init();
+            reporting = reporting.map(Reporting::with_init);
         }
         transport.driver_ok();
         Ok(Self { transport, inflate, deflate, stats, hinting, reporting })

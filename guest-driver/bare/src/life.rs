@@ -17,7 +17,7 @@ use guest_driver::reporting::{Config, PassStats, RealClock, ReportSink, Reporter
 
 use crate::claims::{Claims, Watched};
 use crate::contents::Contents;
-use crate::device::Balloon;
+use crate::device::{Balloon, Reporting};
 use crate::options::{Options, Sabotage, Step};
 use crate::say;
 use crate::start_info::RamRange;
@@ -36,7 +36,7 @@ const GROW_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The guest.
 pub(crate) struct Life<'a> {
-    options: &'a Options,
+    pub(crate) options: &'a Options,
     pub(crate) contents: Contents,
     pub(crate) mm: Arc<Mm>,
     pub(crate) reporter: Reporter,
@@ -133,7 +133,8 @@ impl Life<'_> {
     pub(crate) fn report(&mut self) -> Result<(PassStats, u64), String> {
         let (mut stats, mut passes) = (PassStats::default(), 0);
         while self.reporter.has_work() {
-            let (queue, claims) = (&mut self.device.reporting, &mut self.claims);
+            let Some(queue) = &mut self.device.reporting else { break };
+            let claims = &mut self.claims;
             stats += self.reporter.pass(&mut Watched { queue, claims });
             self.claims.check()?;
             passes += 1;
@@ -144,7 +145,13 @@ impl Life<'_> {
         Ok((stats, passes))
     }
 
+    /// The reporting queue, for a step that is nothing without it.
+    fn reporting(&mut self) -> Result<&mut Reporting, String> {
+        self.device.reporting.as_mut().ok_or_else(|| "the device offers no reporting".to_string())
+    }
+
     fn verify(&mut self) -> Result<(), String> {
+        self.reporting()?;
         self.generation += 1;
         let begun = clock::now();
         let blocks = self.take_all();
@@ -167,7 +174,7 @@ impl Life<'_> {
         match self.options.sabotage {
             Some(Sabotage::ReportHeld) => {
                 let block = [PfnRange::block(first_held, ORDER)];
-                let reported = self.device.reporting.report(&block, None);
+                let reported = self.reporting()?.report(&block, None);
                 reported.map_err(|error| error.to_string())?;
             }
             Some(Sabotage::WriteFreed) => self.contents.fill(first_freed, 0, self.generation),
@@ -211,7 +218,7 @@ impl Life<'_> {
 
     fn churn(&mut self, rounds: u64) -> Result<(), String> {
         for touched in [false, true] {
-            let before = self.device.reporting.counters();
+            let before = self.reporting()?.counters();
             let (mut time, mut stats, mut passes, mut not_zero) =
                 (Duration::ZERO, PassStats::default(), 0, 0);
             for _ in 0..rounds {
@@ -232,7 +239,7 @@ impl Life<'_> {
                     not_zero += blocks.iter().map(zero).sum::<u64>();
                 }
             }
-            let waited = self.device.reporting.counters().waited - before.waited;
+            let waited = self.reporting()?.counters().waited - before.waited;
             say!(
                 "churned touched={touched} rounds={rounds} passes={passes} reports={} ranges={} pages={} \
                  report_ns={} waited_ns={}",

@@ -12,7 +12,8 @@
 //! | `seed` | of all that is random | 1 |
 //! | `stride` | words from one access of contents to the next | 1 |
 //! | `sections` | the most sections of 128 MiB that the model has | all |
-//! | `tsc-khz` | rate of the time stamp counter where there is no PIT | measured |
+//! | `targets` | whether `serve` looks for a target or a round of hinting, `yes` or `no` | `yes` |
+//! | `tsc-khz` | rate of the time stamp counter | measured by the PIT |
 //! | `sabotage` | a fault that the guest must notice, a name of [`Sabotage`] | none |
 //! | `do` | a list of steps separated by commas, see [`Step`] | `verify` |
 
@@ -69,6 +70,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) stride: usize,
     pub(crate) sections: usize,
+    pub(crate) targets: bool,
     pub(crate) tsc_khz: Option<u64>,
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) steps: Vec<Step>,
@@ -89,6 +91,7 @@ impl Options {
             seed: 1,
             stride: 1,
             sections: usize::MAX,
+            targets: true,
             tsc_khz: None,
             sabotage: None,
             steps: [Step::Verify].into(),
@@ -116,6 +119,7 @@ impl Options {
             "seed" => self.seed = number(value)?,
             "stride" => self.stride = positive(value)?,
             "sections" => self.sections = positive(value)?,
+            "targets" => self.targets = yes_or_no(value)?,
             "tsc-khz" => self.tsc_khz = Some(positive(value)?),
             "sabotage" => {
                 self.sabotage = Some(match value {

@@ -53,18 +53,20 @@ impl Life<'_> {
         while clock::now() < end && serial::received().is_none() {
             counts.turns += 1;
             self.use_memory(&mut counts)?;
-            let target = self.device.transport.config(NUM_PAGES) as usize;
-            self.follow(target, &mut ballooned)?;
-            if ballooned.len() == target && settled != target {
-                say!("target pages={target}");
-                settled = target;
-                counts.targets += 1;
-            }
             counts.statistics += u64::from(self.serve_statistics()?);
-            let wanted = self.device.transport.config(HINT_COMMAND);
-            if wanted != command {
-                command = wanted;
-                counts.hinting_rounds += u64::from(self.hint(command)?);
+            if self.options.targets {
+                let target = self.device.transport.config(NUM_PAGES) as usize;
+                self.follow(target, &mut ballooned)?;
+                if ballooned.len() == target && settled != target {
+                    say!("target pages={target}");
+                    settled = target;
+                    counts.targets += 1;
+                }
+                let wanted = self.device.transport.config(HINT_COMMAND);
+                if wanted != command {
+                    command = wanted;
+                    counts.hinting_rounds += u64::from(self.hint(command)?);
+                }
             }
             if self.reporter.has_work() {
                 let (stats, _) = self.report()?;

@@ -13,6 +13,7 @@ pub mod bare;
 pub mod model;
 pub(crate) mod process;
 pub mod qemu;
+pub mod tsc;
 pub mod user_mode_linux;
 
 use crate::fetch::SetupEvent;
