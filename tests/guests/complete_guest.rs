@@ -74,6 +74,28 @@ fn added_memory(guest: &LinuxGuest, bytes: u64) -> File {
     opened.find(|file| file.metadata().unwrap().len() == bytes).unwrap()
 }
 
+/// Adds 512 MiB, has the guest use them, and waits until nearly all of what it frees is discarded.
+fn added_memory_is_used_and_discarded(guest: &LinuxGuest, add: impl FnOnce(&LinuxGuest)) {
+    let before = total(guest);
+    add(guest);
+    until(|| match total(guest) {
+        now if now >= before + 512 * MIB => Ok(()),
+        now => Err(format!("{now} bytes, {before} before")),
+    });
+    let added = added_memory(guest, 512 * MIB);
+    // More than there was without it, so that a good part of it is used.
+    let agent = guest.agent();
+    agent.alloc(1, 1024 * MIB, 1).unwrap();
+    let used = resident_bytes(&added).unwrap();
+    assert!(used >= 256 * MIB, "{used} bytes of the new memory used");
+    assert_eq!(agent.expect_intact(1).unwrap(), 1024 * MIB);
+    agent.free(1).unwrap();
+    until(|| match resident_bytes(&added).unwrap() {
+        now if now <= used / 10 => Ok(()),
+        now => Err(format!("{now} bytes of the new memory resident, {used} when it was used")),
+    });
+}
+
 fn total(guest: &LinuxGuest) -> u64 {
     let text = guest.agent().read_file("/proc/meminfo").unwrap();
     let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
@@ -219,24 +241,47 @@ fn memory_that_is_added_is_reported_and_given_back() {
         ..GuestConfig::default()
     };
     let guest = boot(&daemon, config);
-    let before = total(&guest);
-    guest.qmp().plug_memory("hot", 512 * MIB, None).unwrap();
-    until(|| match total(&guest) {
-        now if now >= before + 512 * MIB => Ok(()),
-        now => Err(format!("{now} bytes, {before} before")),
+    added_memory_is_used_and_discarded(&guest, |guest| {
+        guest.qmp().plug_memory("hot", 512 * MIB, None).unwrap();
     });
-    let added = added_memory(&guest, 512 * MIB);
-    // More than there was without it, so that a good part of it is used.
+    assert_eq!(guest.quit().unwrap(), "");
+}
+
+/// Memory of a virtio-mem device: the guest plugs it, it is used, reported and discarded, and the guest unplugs
+/// it.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn virtio_mem_plugged_is_reported_then_unplugged() {
+    let daemon = Daemon::start(&[]);
+    let config = GuestConfig {
+        qemu_args: [
+            "-m",
+            "maxmem=4G",
+            "-object",
+            "memory-backend-memfd,id=more,size=512M,share=on",
+            "-device",
+            "virtio-mem-pci,id=plug,memdev=more,requested-size=0",
+        ]
+        .map(str::to_owned)
+        .into(),
+        kernel_args: vec!["memhp_default_state=online_movable".to_owned()],
+        modules: vec!["kernel/drivers/virtio/virtio_mem".to_owned()],
+        ..GuestConfig::default()
+    };
+    let guest = boot(&daemon, config);
     let agent = guest.agent();
-    agent.alloc(1, 1024 * MIB, 1).unwrap();
-    let used = resident_bytes(&added).unwrap();
-    assert!(used >= 256 * MIB, "{used} bytes of the new memory used");
-    assert_eq!(agent.expect_intact(1).unwrap(), 1024 * MIB);
-    agent.free(1).unwrap();
-    until(|| match resident_bytes(&added).unwrap() {
-        now if now <= used / 10 => Ok(()),
-        now => Err(format!("{now} bytes of the new memory resident, {used} when it was used")),
+    agent.load_module("virtio_mem", "").unwrap();
+    let before = total(&guest);
+    added_memory_is_used_and_discarded(&guest, |guest| {
+        guest.qmp().request_memory("plug", 512 * MIB).unwrap();
     });
+    agent.alloc(2, 256 * MIB, 2).unwrap();
+    guest.qmp().request_memory("plug", 0).unwrap();
+    until(|| match total(&guest) {
+        now if now == before => Ok(()),
+        now => Err(format!("{now} bytes, {before} before anything was plugged")),
+    });
+    assert_eq!(agent.expect_intact(2).unwrap(), 256 * MIB);
     assert_eq!(guest.quit().unwrap(), "");
 }
 

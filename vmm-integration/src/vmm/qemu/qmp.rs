@@ -87,6 +87,18 @@ impl QmpClient {
         self.execute(&dimm).map(drop)
     }
 
+    /// Asks the guest to have so many bytes of a virtio-mem device plugged.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub fn request_memory(&self, id: &str, bytes: u64) -> Result<()> {
+        let set = json!({
+            "path": format!("/machine/peripheral/{id}"), "property": "requested-size", "value": bytes,
+        });
+        let set: qmp::qom_set = serde_json::from_value(set)?;
+        self.execute(&set).map(drop)
+    }
+
     /// Ends QEMU at once, whatever the guest does.
     ///
     /// # Errors
