@@ -38,6 +38,7 @@ fn run(daemon: &DaemonProcess, memory_bytes: u64, words: &[&str]) -> anyhow::Res
         memory_bytes,
         growth_bytes: 0,
         hugetlb_page_bytes: None,
+        files: 1,
         socket: daemon.socket(),
         command_line: words.iter().map(|&word| word.to_owned()).collect(),
     };

@@ -9,7 +9,7 @@ use super::scene::{Host, Scene, mib, sum, wait};
 use super::{MIB, PAGE, PATIENCE, SECTION};
 use crate::bare_guest::Line;
 use crate::measure::hugetlb::Pool;
-use crate::vmm::bare::absent;
+use crate::vmm::bare::{BareSpec, absent};
 
 /// What the model reports at once.
 const BLOCK: u64 = 2 * MIB;
@@ -26,7 +26,18 @@ pub(super) fn two_regions(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
     let mut spec = scene.spec(&host, "verify");
     spec.memory_bytes = BOTH_SIDES;
-    let guest = scene.vmm.boot_bare(&spec)?;
+    in_two_regions(scene, &host, &spec)
+}
+
+pub(super) fn two_files(scene: &Scene<'_>) -> Result<()> {
+    let host = scene.host(&[])?;
+    let mut spec = scene.spec(&host, "verify");
+    spec.files = 2;
+    in_two_regions(scene, &host, &spec)
+}
+
+fn in_two_regions(scene: &Scene<'_>, host: &Host, spec: &BareSpec) -> Result<()> {
+    let guest = scene.vmm.boot_bare(spec)?;
     wait(|| {
         let status = host.control.get("/v1/status").map_err(|error| error.to_string())?;
         let regions = status.pointer("/memory/regions").and_then(Value::as_array);
@@ -36,7 +47,7 @@ pub(super) fn two_regions(scene: &Scene<'_>) -> Result<()> {
         }
     })?;
     let lines = guest.finish(PATIENCE)?;
-    all_is_discarded(&host, &lines)
+    all_is_discarded(host, &lines)
 }
 
 pub(super) fn huge_pages(scene: &Scene<'_>) -> Result<()> {

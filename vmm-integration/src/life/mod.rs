@@ -54,6 +54,8 @@ pub const CHECKS: &[Check] = &[
         about: "freed pages are reported and read zero, the others hold their pattern" },
     Check { name: "two-regions", guest: GuestKind::Bare, run: memory::two_regions,
         about: "the same for memory on both sides of the hole below 4 GiB" },
+    Check { name: "two-files", guest: GuestKind::Bare, run: memory::two_files,
+        about: "the same for memory in two files: NUMA nodes or zones" },
     Check { name: "huge-pages", guest: GuestKind::Bare, run: memory::huge_pages,
         about: "the same for memory of 2 MiB pages of hugetlbfs" },
     Check { name: "balloon", guest: GuestKind::Bare, run: memory::balloon,

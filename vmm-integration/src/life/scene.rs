@@ -61,6 +61,7 @@ impl Scene<'_> {
             memory_bytes: 4 * SECTION,
             growth_bytes: 0,
             hugetlb_page_bytes: None,
+            files: 1,
             socket: host.daemon.socket(),
             command_line: vec![SPARSE.to_owned(), format!("do={steps}")],
         }

@@ -19,6 +19,8 @@ pub struct BareSpec {
     pub growth_bytes: u64,
     /// Size of the huge pages of hugetlbfs behind its memory, in bytes; with none it is of base pages.
     pub hugetlb_page_bytes: Option<u64>,
+    /// How many files its memory is in, of equal size: NUMA nodes, or what the VMM calls zones.
+    pub files: u64,
     /// The vhost-user socket of the daemon, which must listen already.
     pub socket: PathBuf,
     /// Its command line. The VMM adds what its machine needs.

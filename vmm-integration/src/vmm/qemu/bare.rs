@@ -58,11 +58,13 @@ impl BareGuest {
 }
 
 fn config(spec: &BareSpec) -> GuestConfig {
-    let BareSpec { memory_bytes, growth_bytes, hugetlb_page_bytes, .. } = *spec;
+    let BareSpec { memory_bytes, growth_bytes, hugetlb_page_bytes, files, .. } = *spec;
     let (least, most) = (memory_bytes >> 20, (memory_bytes + growth_bytes) >> 20);
     let slot = format!("{least}M,slots=1,maxmem={most}M");
     let slot = (growth_bytes > 0).then_some(["-m".to_owned(), slot]);
+    let nodes = (0..files).map(|_| memory_bytes / files).filter(|_| files > 1);
     GuestConfig {
+        node_bytes: nodes.collect(),
         balloon: Balloon::VhostUser { socket: spec.socket.clone() },
         memory_bytes,
         cpus: 1,
