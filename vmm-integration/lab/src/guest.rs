@@ -52,13 +52,20 @@ impl GuestKind {
     /// # Errors
     /// If it cannot although the environment variable `CI` is set.
     pub fn available(self) -> Result<Result<(), String>> {
-        let prepared = self.vmm().prepare(&mut |event| {
-            if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
-                eprintln!("guest: {text}");
-            }
-        });
-        unless_in_ci(prepared.map(drop))
+        unless_in_ci(prepared(self.vmm()).map(drop))
     }
+}
+
+/// Prepares a VMM and says what it fetches; returns its version.
+///
+/// # Errors
+/// See [`Vmm::prepare`].
+pub fn prepared(vmm: &dyn Vmm) -> Result<String> {
+    vmm.prepare(&mut |event| {
+        if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
+            eprintln!("guest: {text}");
+        }
+    })
 }
 
 /// A result whose error fails only a run in CI, and is a reason elsewhere.

@@ -354,6 +354,27 @@ fn reclaim_path_counts_calls_and_faults() {
     }
 }
 
+/// A pair of turns of the bare guest and the model, which report the same pages.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn bare_guest_is_recorded_beside_the_model() {
+    build_daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ["memory=384M", "rounds=1", "pairs=1"];
+    let mut args = vec!["bench", "bare-guest", "--case", "qemu"];
+    args.extend(shape.iter().flat_map(|set| ["--set", set]));
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let CaseRecord { figures, notes, .. } =
+        Store::new(folder.path()).get("bare-guest", "qemu").unwrap();
+    // One section, free and reported twice.
+    assert!((figures["pages"].value - 65_536.0).abs() < 0.5, "{figures:?}");
+    for name in ["image", "first-report-model", "untouched-ratio", "touched", "own-time"] {
+        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
+    }
+    assert!(notes.iter().any(|note| note.starts_with("QEMU emulator")), "{notes:?}");
+}
+
 /// A pair of turns: pages and reports, and no time.
 #[test]
 #[ignore = "needs user-mode Linux: cargo xtask test"]

@@ -2,6 +2,7 @@
 
 //! The experiments.
 
+mod bare_guest;
 pub(crate) mod daemon;
 mod footprint;
 mod footprint_trace;
@@ -31,6 +32,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &reclaim::Reclaim,
         &reclaim_path::ReclaimPath,
         &overhead::Overhead,
+        &bare_guest::BareGuest,
         &footprint::Footprint,
     ]
 }
