@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use vmm_integration::fetch::SetupEvent;
 use vmm_integration::life::{CHECKS, Check, Outcome};
+use vmm_integration::vmm::alioth::Alioth;
 use vmm_integration::vmm::bare::{BareMachine, BareSpec};
 use vmm_integration::vmm::model::SmallVmm;
 use vmm_integration::vmm::qemu::Qemu;
@@ -64,6 +65,19 @@ fn the_model_lives_in_the_small_vmm() {
 #[ignore = "needs a Linux guest: cargo xtask test"]
 fn bare_guest_lives_in_qemu() {
     live(&Qemu, GuestKind::Bare, &["daemon-restarts"]);
+}
+
+/// Where KVM emulates the guest's instructions a check takes up to two minutes. These are the ones that alioth's frontend
+/// can break, by its queues, its resets and its channel; `cargo xtask vmms` runs the others.
+const ON_KVM: &[&str] = &["balloon", "target", "pause"];
+
+#[test]
+#[ignore = "needs a bare guest on KVM: cargo xtask test"]
+fn bare_guest_lives_in_alioth() {
+    for name in ON_KVM {
+        let outcome = run(named(name), &Alioth);
+        assert!(matches!(outcome, Outcome::Passed { .. }), "{name}: {outcome:?}");
+    }
 }
 
 /// QEMU beside daemons that discard nothing.

@@ -42,6 +42,10 @@ pub(crate) fn all() -> Result<()> {
     let bare = ["clippy", "--locked", "--target-dir", "target/bare"];
     let deny = ["--", "--deny", "warnings"];
     step("lints of the bare guest", run(cargo(&bare).args(manifest).args(deny)));
+    let manifest = ["--manifest-path", "vmm-integration/alioth/Cargo.toml"];
+    step("format of the VMM of alioth", run(cargo(&["fmt", "--check"]).args(manifest)));
+    let lints = ["clippy", "--locked", "--target-dir", "target/alioth"];
+    step("lints of the VMM of alioth", run(cargo(&lints).args(manifest).args(deny)));
 
     heading("documentation");
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Builds the programs that run inside a guest.
+//! Builds the programs that run inside a guest, and the VMM that is one of ours.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,19 @@ pub fn bare_guest() -> Result<PathBuf> {
     // wherever the processor executes its instructions.
     build(&manifest, &target_dir, "bare-guest", &NO_VECTORS)
         .or_else(|_| build(&manifest, &target_dir, "bare-guest", &[]))
+}
+
+/// Builds the VMM of the library alioth and returns its program.
+///
+/// # Errors
+/// When cargo cannot build it.
+pub(crate) fn alioth(events: &mut dyn FnMut(SetupEvent)) -> Result<PathBuf> {
+    let target_dir = guest_dir().join("alioth");
+    if !program(&target_dir, "alioth-vmm").exists() {
+        events(SetupEvent::Step("building alioth".to_owned()));
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("alioth/Cargo.toml");
+    build(&manifest, &target_dir, "alioth-vmm", &[])
 }
 
 fn program(target_dir: &Path, name: &str) -> PathBuf {

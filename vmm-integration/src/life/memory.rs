@@ -2,6 +2,8 @@
 
 //! Memory that is reported, inflated and added.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -15,6 +17,8 @@ use crate::vmm::bare::{BareSpec, absent};
 const BLOCK: u64 = 2 * MIB;
 /// More than any machine has below its hole, which begins at 3 GiB or before.
 const BOTH_SIDES: u64 = 26 * SECTION;
+/// How long that much may take where KVM emulates the guest's instructions.
+const MUCH_MEMORY_PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) fn reports(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
@@ -46,7 +50,7 @@ fn in_two_regions(scene: &Scene<'_>, host: &Host, spec: &BareSpec) -> Result<()>
             _ => Err(format!("the memory does not have several regions: {status}")),
         }
     })?;
-    let lines = guest.finish(PATIENCE)?;
+    let lines = guest.finish(MUCH_MEMORY_PATIENCE)?;
     all_is_discarded(host, &lines)
 }
 

@@ -11,7 +11,7 @@ use super::{MIB, PAGE, PATIENCE, SECTION};
 pub(super) fn target(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
     let mut guest = scene.serving(&host)?;
-    for bytes in [96 * MIB, 32 * MIB, 0] {
+    for bytes in [24 * MIB, 8 * MIB, 0] {
         host.set_target(bytes)?;
         let line = guest.console().wait_for("target", PATIENCE)?;
         let pages = line.number("pages")?;

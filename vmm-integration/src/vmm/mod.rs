@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+pub mod alioth;
 pub mod bare;
+pub(crate) mod kvm;
 pub mod model;
 pub(crate) mod process;
 pub mod qemu;
@@ -22,7 +24,7 @@ use bare::{BareMachine, BareSpec};
 
 /// All VMMs.
 pub const ALL: &[&dyn Vmm] =
-    &[&qemu::Qemu, &qemu::QemuKvm, &user_mode_linux::Uml, &model::SmallVmm];
+    &[&qemu::Qemu, &qemu::QemuKvm, &alioth::Alioth, &user_mode_linux::Uml, &model::SmallVmm];
 
 /// What a VMM can boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Which accelerator runs the guest.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Toolbox;
 use crate::fetch::guest_dir;
+use crate::vmm::kvm;
 
 /// How QEMU runs the guest's CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl Accel {
                 bail!("GUEST_ACCEL is {other:?}: expected kvm or tcg");
             }
         }
-        if let Err(error) = open_kvm() {
+        if let Err(error) = kvm::open() {
             let verdict =
                 Verdict { accel: Self::Tcg, reason: format!("{error:#}"), of: String::new() };
             verdict.log();
@@ -66,12 +67,6 @@ impl Accel {
         verdict.write(&file)?;
         Ok(verdict.accel)
     }
-}
-
-/// Checks that this process may use KVM.
-pub(super) fn open_kvm() -> Result<()> {
-    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    kvm.map(drop).context("/dev/kvm cannot be opened")
 }
 
 impl fmt::Display for Accel {

@@ -8,14 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use guest_agent::faulting::FaultingPlan;
 
-use super::accel::open_kvm;
 use super::{Accel, Balloon, BareGuest, GuestConfig, LinuxGuest, available, available_with};
 use crate::fetch::SetupEvent;
 use crate::guest::{Contents, Faulted, Guest};
 use crate::linux_guest::{AgentClient, fault};
 use crate::measure::host;
 use crate::vmm::bare::{BareMachine, BareSpec};
-use crate::vmm::{GuestKind, GuestSpec, Vmm};
+use crate::vmm::{GuestKind, GuestSpec, Vmm, kvm};
 
 /// Where a DIMM lies: behind the hole below 4 GiB, in a guest whose own memory ends before it.
 const ADDED_MEMORY: u64 = 4 << 30;
@@ -65,7 +64,7 @@ impl Vmm for QemuKvm {
     }
 
     fn prepare(&self, events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
-        open_kvm()?;
+        kvm::open()?;
         Qemu.prepare(events)
     }
 
