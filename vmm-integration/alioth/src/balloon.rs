@@ -181,8 +181,12 @@ fn receive(name: &str, channel: &VuChannel, config_changed: impl Fn()) -> Result
             Err(vu::Error::System { error, .. }) if error.kind() == ErrorKind::WouldBlock => {
                 return Ok(());
             }
-            // It is gone, as a read of the configuration will say.
-            Err(vu::Error::MsgSize { got: 0, .. }) => return Ok(()),
+            // The backend is gone. The device's thread goes on, as without a channel.
+            Err(vu::Error::System { error, .. })
+                if error.kind() == ErrorKind::ConnectionAborted =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
         match VuBackMsg::from(message.request) {
