@@ -65,6 +65,18 @@ impl Mm {
         request: AllocRequest,
         constraint: &mut impl Constraint,
     ) -> Result<Pfn, AllocError> {
+        let pfn = self.allocate(cpu, request, constraint)?;
+        self.forget_zero(PfnRange::block(pfn, request.order), self.semantics.zero_outlives_use);
+        Ok(pfn)
+    }
+
+    /// The same, of pages that may be known to be zero still.
+    pub(super) fn allocate(
+        &self,
+        cpu: usize,
+        request: AllocRequest,
+        constraint: &mut impl Constraint,
+    ) -> Result<Pfn, AllocError> {
         let limits = &*constraint;
         let page = {
             let list = self.list_for(cpu, request, limits);

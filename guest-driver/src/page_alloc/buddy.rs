@@ -10,10 +10,11 @@ use alloc::vec::Vec;
 
 use free_area::{FreeArea, List};
 
+use super::Mm;
 use super::frame::FrameState;
 use super::geometry::{MigrateType, Pfn, PfnRange};
+use super::hook::InstalledHook;
 use super::zone::Zone;
-use super::{InstalledHook, Mm};
 
 /// Why a block is put on a free list (`fpi_t`, in effect).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

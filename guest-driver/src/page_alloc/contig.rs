@@ -101,6 +101,7 @@ impl Mm {
             }
             pfn = head.plus(1 << order);
         }
+        self.forget_zero(range, false);
         for block in range.step(blocks) {
             let state = FrameState::Allocated { order: blocks, movable: false };
             self.set_state(block, state);

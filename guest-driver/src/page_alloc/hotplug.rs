@@ -263,6 +263,7 @@ impl Mm {
         for pfn in range.step(0) {
             self.set_state(pfn, FrameState::Absent);
         }
+        self.forget_zero(range, false);
         for block in range.step(self.geometry.pageblock_order) {
             self.sections.set_isolated(block, false);
             zone.isolated_blocks.fetch_sub(1, Ordering::Relaxed);

@@ -20,6 +20,7 @@
 //! | [`isolation`] | `start_isolate_page_range`, `test_pages_isolated`, `undo_isolate_page_range` |
 //! | [`hotplug`] | `online_pages`, `offline_pages` |
 //! | [`contig`] | `alloc_contig_range` |
+//! | `zero_pages` | `__GFP_ZERO`, and pages that a device has zeroed (proposed) |
 //! | [`validate`] | whether counters and lists agree with the frames |
 
 pub mod allocate;
@@ -28,6 +29,7 @@ pub mod constraint;
 pub mod contig;
 pub mod frame;
 pub mod geometry;
+mod hook;
 pub mod hotplug;
 pub mod isolation;
 pub mod nodemask;
@@ -38,6 +40,7 @@ pub mod slow_path;
 pub mod validate;
 mod walk;
 pub mod watermarks;
+mod zero_pages;
 pub mod zone;
 pub mod zonelist;
 pub mod zoneref;
@@ -54,6 +57,7 @@ pub use allocate::{AllocError, AllocRequest};
 pub use constraint::{Anywhere, Constraint, Look};
 pub use frame::{Frame, FrameState};
 pub use geometry::{Geometry, MigrateType, Pfn, PfnRange};
+pub use hook::FreeHook;
 pub use hotplug::{MovePages, OfflineError};
 pub use isolation::{Busy, IsolateMode};
 pub use nodemask::{AtomicNodeMask, NodeMask};
@@ -70,60 +74,11 @@ pub use zoneref::Zoneref;
 use crate::bits::Bits;
 use crate::sync::{Guard, Lock, OnceLock};
 use buddy::free_area::FreeArea;
+use hook::InstalledHook;
 use section::Sections;
+use zero_pages::ZeroPages;
 use zone::Zone;
 use zonelist::Zonelists;
-
-/// Sees every free: blocks that a CPU, a failed isolation or onlining has freed, with buddies merged,
-/// of at least [`FreeHook::order`].
-///
-/// It runs with the zone's lock held, and must take no lock of the model.
-pub trait FreeHook: Send + Sync {
-    /// The smallest order of interest.
-    fn order(&self) -> u8;
-
-    /// Whether [`FreeHook::before_insert`] is called.
-    fn listens_before(&self) -> bool {
-        false
-    }
-
-    /// The block is about to be put on its free list. Only a tracker that is meant to go wrong
-    /// listens here.
-    fn before_insert(&self, _head: Pfn, _order: u8) {}
-
-    /// The block is on its free list. `freed` is the part of it that was in use until now.
-    fn after_insert(&self, head: Pfn, order: u8, freed: PfnRange);
-
-    /// A block's pages have been moved by isolation or its undoing: nothing was freed.
-    fn moved(&self, _head: Pfn, _order: u8) {}
-
-    /// The end of another's isolation has made a free block of [`FreeHook::order`] out of smaller ones.
-    /// Each of them may have been freed meanwhile, and was too small to be seen then. Linux tells nothing
-    /// here.
-    fn merged(&self, _head: Pfn, _order: u8) {}
-
-    /// A zone can spare what `Mm::await_spare_pages` was asked for.
-    fn zone_recovered(&self) {}
-
-    /// A section has come online, with nothing in it reported (`MEM_ONLINE`). It runs without the zone's
-    /// lock, after the frees of the section's pages, which were isolated and not online at that time.
-    fn section_online(&self, section: usize);
-
-    /// A section has gone offline: nothing of it may be remembered.
-    fn section_offline(&self, section: usize);
-
-    /// An offline section is removed with all its metadata (`arch_remove_memory`). Linux calls no notifier
-    /// here: what is kept in the section's metadata is freed with it, so it must not be looked at again.
-    fn section_removed(&self, section: usize) {
-        self.section_offline(section);
-    }
-}
-
-/// A hook, and whether it wants to be called before as well as after.
-pub(crate) struct InstalledHook {
-    pub(crate) listens_before: bool,
-    pub(crate) hook: Arc<dyn FreeHook>,
-}
 
 /// The order of interest while there is no hook, or it is off.
 const NO_HOOK: u8 = u8::MAX;
@@ -224,6 +179,8 @@ pub struct Mm {
     /// Sections in which the hook needs to see no more blocks, as of now: a bit each, set and
     /// cleared by the hook.
     known: Arc<Bits>,
+    /// Which pages are known to be zero; none in a guest whose device says nothing of it.
+    zero_pages: OnceLock<ZeroPages>,
     /// Serialises online and offline (`mem_hotplug_lock`).
     pub(crate) hotplug: Lock<()>,
     /// Those that wait for it.
@@ -252,6 +209,7 @@ impl Mm {
             hook: OnceLock::new(),
             hook_order: AtomicU8::new(NO_HOOK),
             known: Arc::new(Bits::new(layout.sections)),
+            zero_pages: OnceLock::new(),
             hotplug: Lock::new(()),
             hotplug_waiters: AtomicUsize::new(0),
         };

@@ -44,6 +44,9 @@ pub struct KernelSemantics {
     pub zonelists: ZonelistUpdate,
     /// A mistake in changing them. In no kernel.
     pub zonelist_flaw: Option<ZonelistFlaw>,
+    /// Pages that are known to be zero count as such after they were in use, until an allocation asks
+    /// for zeros. Wrong, and in no kernel.
+    pub zero_outlives_use: bool,
 }
 
 impl KernelSemantics {
@@ -62,6 +65,7 @@ impl KernelSemantics {
         steal_smallest: true,
         zonelists: ZonelistUpdate::SequenceCount,
         zonelist_flaw: None,
+        zero_outlives_use: false,
     };
 
     /// Linux 5.8, with the race between a free and the drain of 5.4 and later.
@@ -82,6 +86,7 @@ impl KernelSemantics {
         steal_smallest: false,
         zonelists: ZonelistUpdate::Overwrite,
         zonelist_flaw: None,
+        zero_outlives_use: false,
     };
 
     /// Linux 5.4: one drain a pageblock, and a buddy larger than a pageblock is moved whole or not

@@ -6,6 +6,7 @@ mod hotplug;
 mod isolation;
 mod own_zonelist;
 mod sections;
+mod zero_pages;
 
 use super::*;
 

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use super::config::{Config, OnTimeout};
+use super::config::{Config, OnTimeout, ZeroReports};
 use super::hold::release;
 use super::sink::{ReportError, ReportSink};
 use super::tracker::marks::Marks;
@@ -122,7 +122,16 @@ impl<'a> Batch<'a> {
             self.late.append(&mut self.held);
             return;
         }
+        let zero = result.is_ok()
+            && match self.config.zero_reports {
+                ZeroReports::None => false,
+                ZeroReports::AsTold => self.sink.is_zero(),
+                ZeroReports::All => true,
+            };
         for range in self.held.drain(..) {
+            if zero {
+                self.mm.mark_zero(range);
+            }
             if let (Err(_), Some(marks)) = (result, marks) {
                 range.step(granule_order).for_each(|granule| marks.mark(self.mm, granule));
             }

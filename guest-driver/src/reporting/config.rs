@@ -91,6 +91,18 @@ impl WatermarkGuard {
     }
 }
 
+/// Which reports leave their pages known to be zero, so that they are not cleared again
+/// ([`Mm::alloc_zeroed`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ZeroReports {
+    /// None, where the device says nothing of it.
+    None,
+    /// Those of which the device says so ([`ReportSink::is_zero`](super::ReportSink::is_zero)).
+    AsTold,
+    /// All that are acknowledged. Known to be wrong: a device may keep what it likes.
+    All,
+}
+
 /// How a reporter works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -125,6 +137,8 @@ pub struct Config {
     /// before its mark is forgotten. Known to be wrong without: a
     /// free block that is being split or merged looks as if its parts were in use.
     pub look_again: bool,
+    /// Which reports leave their pages known to be zero.
+    pub zero_reports: ZeroReports,
 }
 
 impl Config {
@@ -143,6 +157,7 @@ impl Config {
         on_busy: OnBusy::Requeue,
         hotplug_lock: false,
         look_again: true,
+        zero_reports: ZeroReports::None,
     };
 }
 

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::batch::{Batch, PassStats, pages};
 use super::clock::{Clock, RealClock, VirtualClock};
-use super::config::{Config, OnBusy};
+use super::config::{Config, OnBusy, ZeroReports};
 use super::hold::{Attempt, hold, release};
 use super::schedule::Schedule;
 use super::sink::ReportSink;
@@ -66,6 +66,9 @@ impl Reporter {
         let passes = Arc::clone(&schedule);
         let tracker = tracker::new(&config, &mm, passes);
         mm.set_free_hook(tracker.hook()).map_err(|_| AlreadyRegistered)?;
+        if config.zero_reports != ZeroReports::None {
+            mm.remember_zero_pages();
+        }
         let reporter = Self { mm, config, tracker, schedule, late: Vec::new() };
         reporter.mark_all();
         Ok(reporter)

@@ -6,6 +6,7 @@ mod hotplug;
 mod in_time;
 mod isolation;
 mod trackers;
+mod zero_pages;
 mod zones;
 
 use super::*;

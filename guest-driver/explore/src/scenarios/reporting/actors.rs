@@ -30,7 +30,8 @@ pub(super) fn cpu(world: &World, cpu: usize, plan: &CpuPlan, mut random: Random)
             if plan.unmovable && random.index(2) == 0 {
                 request.migratetype = MigrateType::Unmovable;
             }
-            owned += usize::from(world.allocate(cpu, request));
+            let zeroed = plan.zeroed && random.index(2) == 0;
+            owned += usize::from(world.allocate_as(cpu, request, zeroed));
         } else {
             world.free(cpu, random.index(owned));
             owned -= 1;
@@ -68,6 +69,29 @@ pub(super) fn nudge(world: &World) -> Option<Pfn> {
 /// The memory block, of one section, that a page is in.
 pub(super) fn memory_block(world: &World, pfn: Pfn) -> usize {
     (pfn.0 >> world.mm.geometry().section_order) as usize
+}
+
+/// Inflates by two pages, of which the host discards the first and says so, and deflates.
+pub(super) fn balloon(world: &World) {
+    let World { mm, pages, .. } = world;
+    let cpu = world.other_cpu();
+    for _ in 0..2 {
+        let page = || mm.alloc(cpu, AllocRequest::movable(0)).ok();
+        let inflated: Vec<PfnRange> =
+            std::iter::from_fn(page).take(2).map(|pfn| PfnRange::block(pfn, 0)).collect();
+        let content = world.content();
+        inflated.iter().for_each(|&page| pages.allocated(page, u32::MAX, content));
+        sync::yield_now();
+        if let Some(&first) = inflated.first() {
+            pages.clear(first);
+            mm.mark_zero(first);
+        }
+        sync::yield_now();
+        for (index, &page) in inflated.iter().enumerate() {
+            pages.freed(page, if index == 0 { 0 } else { content });
+            mm.free(cpu, page.start);
+        }
+    }
 }
 
 /// Takes a memory block off- and online again; with `remove` it is gone in between, and comes back to

@@ -20,12 +20,30 @@ pub(super) struct Host {
     /// Those of a report that is not acknowledged, and whether they are discarded by now.
     late: Vec<PfnRange>,
     discarded: bool,
+    /// Every other report loses half of its first range only.
+    skips: bool,
+    /// All of the last report was discarded.
+    zero: bool,
 }
 
 impl Host {
     /// For a reporter that holds its pages so, and at most `capacity` of them in a report.
     pub(super) fn new(holding: Holding, capacity: usize, answers: Answers) -> Self {
-        Self { holding, capacity, answers, reports: 0, late: Vec::new(), discarded: false }
+        Self {
+            holding,
+            capacity,
+            answers,
+            reports: 0,
+            late: Vec::new(),
+            discarded: false,
+            skips: false,
+            zero: false,
+        }
+    }
+
+    /// Of every other report it keeps half of the first range, and does not call that report zero.
+    pub(super) fn skipping(self, skips: bool) -> Self {
+        Self { skips, ..self }
     }
 
     /// The host as the reporter of `world` sees it.
@@ -60,6 +78,7 @@ impl HostOf<'_> {
 
 impl ReportSink for HostOf<'_> {
     fn report(&mut self, ranges: &[PfnRange], _: Option<Duration>) -> Result<(), ReportError> {
+        self.host.zero = false;
         if !self.host.late.is_empty() && !self.settle() {
             // The device has the one before.
             return Err(ReportError::Refused);
@@ -87,7 +106,15 @@ impl ReportSink for HostOf<'_> {
         }
         self.submit(ranges);
         sync::yield_now();
-        self.discard(ranges);
+        self.host.zero = !self.host.skips || self.host.reports.is_multiple_of(2);
+        match ranges {
+            [first, rest @ ..] if !self.host.zero => {
+                let half = first.start.plus(first.pages() / 2);
+                self.discard(&[PfnRange { start: first.start, end: half }]);
+                self.discard(rest);
+            }
+            _ => self.discard(ranges),
+        }
         sync::yield_now();
         self.acknowledge(ranges);
         Ok(())
@@ -104,6 +131,10 @@ impl ReportSink for HostOf<'_> {
         let late = core::mem::take(&mut self.host.late);
         self.acknowledge(&late);
         true
+    }
+
+    fn is_zero(&self) -> bool {
+        self.host.zero
     }
 
     fn capacity(&self) -> usize {

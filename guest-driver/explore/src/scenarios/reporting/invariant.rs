@@ -46,6 +46,8 @@ pub enum Holds {
     SilentWhileSuspended,
     /// When a section has gone offline, nothing of it is remembered.
     OfflineSectionForgotten,
+    /// A page that is allocated as zero holds no old data.
+    ZeroedPageHoldsZero,
     /// The model's own assertions hold.
     ModelAssertionsHold,
 }
@@ -71,6 +73,7 @@ impl Invariant for Holds {
             Self::QuietGuestRests => "a quiet guest goes on reporting",
             Self::SilentWhileSuspended => "a free reaches a suspended reporter",
             Self::OfflineSectionForgotten => "an offline section is remembered",
+            Self::ZeroedPageHoldsZero => "a page is given out as zero and holds old data",
             Self::ModelAssertionsHold => "an assertion of the model fails",
         }
     }

@@ -64,6 +64,21 @@ impl Pages {
         });
     }
 
+    /// Their new user clears these pages.
+    pub(super) fn clear(&self, range: PfnRange) {
+        self.each(range, |_, page| page.content = 0);
+    }
+
+    /// These pages are given out as zero.
+    pub(super) fn expect_zero(&self, range: PfnRange) {
+        self.each(range, |pfn, page| {
+            if page.content != 0 {
+                let what = format!("{pfn:?} is allocated as zero and holds {}", page.content);
+                self.violate(Holds::ZeroedPageHoldsZero, what);
+            }
+        });
+    }
+
     /// These pages must hold what was written to them.
     pub(super) fn verify(&self, range: PfnRange, content: u64) {
         self.each(range, |pfn, page| {
@@ -87,7 +102,8 @@ impl Pages {
                 let what = format!("{pfn:?} goes off- or online and is {page:?}");
                 self.violate(Holds::NoReportedPageInUse, what);
             }
-            *page = Page::default();
+            // What it holds when it comes back is not known.
+            *page = Page { content: u64::MAX, ..Page::default() };
         });
     }
 

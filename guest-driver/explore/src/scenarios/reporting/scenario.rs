@@ -102,7 +102,8 @@ impl Model for Reporting {
         let clock = Arc::new(VirtualClock::new());
         let reporter = Reporter::with_clock(Arc::clone(&mm), setting.reporter, clock)
             .map_err(|error| error.to_string())?;
-        let host = Host::new(setting.reporter.holding, setting.reporter.batch, scenario.answers);
+        let host = Host::new(setting.reporter.holding, setting.reporter.batch, scenario.answers)
+            .skipping(scenario.plan.zeroed);
         let tasks = scenario.tasks.map(|tasks| placement(&mm, tasks, scenario.cpus)).transpose()?;
         let limits = (tasks, scenario.out_of_memory);
         let world = World::new(mm, reporter.memory(), run, users, limits);
@@ -225,6 +226,7 @@ fn actor(scenario: &Scenario, other: Other, random: &mut Random) -> Body {
             let block = scenario.sections();
             Box::new(move |world| actors::hot_adder(world, block))
         }
+        Other::Balloon => Box::new(actors::balloon),
         Other::Hog(pages) => {
             let cpu = scenario.cpus;
             Box::new(move |world| actors::hog(world, cpu, pages))

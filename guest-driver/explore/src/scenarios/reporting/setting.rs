@@ -128,6 +128,8 @@ pub struct CpuPlan {
     pub keep: usize,
     /// Half of them are unmovable.
     pub unmovable: bool,
+    /// Half of them ask for zeros, and the host discards every other report in part: see `host`.
+    pub zeroed: bool,
 }
 
 /// An actor beside CPUs and reporter.
@@ -150,6 +152,8 @@ pub enum Other {
     /// Allocates so many single pages and keeps them. When all is quiet it frees most of them, but some
     /// of each pageblock.
     Hog(usize),
+    /// Inflates single pages, of which the host discards every other one, and deflates them.
+    Balloon,
 }
 
 /// How long an offliner tries.

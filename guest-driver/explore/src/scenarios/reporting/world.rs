@@ -78,10 +78,16 @@ impl World {
 
     /// Allocates a block for `cpu`; false if there is none.
     pub(super) fn allocate(&self, cpu: usize, request: AllocRequest) -> bool {
+        self.allocate_as(cpu, request, false)
+    }
+
+    /// The same, of pages that are zero if `zeroed`.
+    pub(super) fn allocate_as(&self, cpu: usize, request: AllocRequest, zeroed: bool) -> bool {
         let order = request.order;
         let task = TaskId(cpu);
         let allocated = match &self.tasks {
             Some(tasks) => tasks.alloc(task, None, cpu, request),
+            None if zeroed => self.mm.alloc_zeroed(cpu, request, |range| self.pages.clear(range)),
             None => self.mm.alloc(cpu, request),
         };
         let Ok(head) = allocated else {
@@ -93,6 +99,9 @@ impl World {
         };
         let user = u32::try_from(cpu).unwrap_or(u32::MAX);
         let page = Owned { head, order, content: self.content() };
+        if zeroed {
+            self.pages.expect_zero(page.range());
+        }
         self.pages.allocated(page.range(), user, page.content);
         // Pages are moved by their owner, and by then they are in the table.
         self.tables[cpu].lock().push(page);

@@ -77,6 +77,9 @@ fn one(mut scenario: Scenario, tracker: TrackerKind, holding: Holding) -> Named 
 /// Whether half of a free block may be isolated, see `pull-isolated-half`.
 fn halves_blocks(scenario: &Scenario) -> bool {
     scenario.has(|other| {
-        !matches!(other, Other::Offliner(_) | Other::Remover | Other::HotAdder | Other::Hog(_))
+        !matches!(
+            other,
+            Other::Offliner(_) | Other::Remover | Other::HotAdder | Other::Hog(_) | Other::Balloon
+        )
     })
 }

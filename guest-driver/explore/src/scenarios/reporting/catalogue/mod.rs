@@ -10,6 +10,7 @@ mod known_bad;
 mod parts;
 mod scenarios;
 mod smallest;
+mod zero_pages;
 
 pub(super) use parts::Named;
 
@@ -18,7 +19,7 @@ use crate::Notes;
 /// All of them.
 pub(super) fn configurations() -> Vec<Named> {
     let wrong = known_bad::known_bad().into_iter().chain(coupled::known_bad());
-    let wrong = wrong.chain(candidates::candidates());
+    let wrong = wrong.chain(zero_pages::known_bad()).chain(candidates::candidates());
     wrong.chain(good::good()).chain(coupled::good()).chain(smallest::smallest()).collect()
 }
 

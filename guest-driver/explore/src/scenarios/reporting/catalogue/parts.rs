@@ -8,7 +8,9 @@ use super::super::invariant::Holds;
 use super::super::setting::{Scenario, Setting};
 use crate::{Configuration, Kind};
 use guest_driver::page_alloc::KernelSemantics;
-use guest_driver::reporting::{Config, Holding, OnBusy, OnTimeout, TrackerKind, WatermarkGuard};
+use guest_driver::reporting::{
+    Config, Holding, OnBusy, OnTimeout, TrackerKind, WatermarkGuard, ZeroReports,
+};
 
 /// A configuration of this model.
 pub(in super::super) type Named = Configuration<Setting, Holds>;
@@ -29,6 +31,7 @@ pub(super) fn reporter(scenario: &Scenario, tracker: TrackerKind, holding: Holdi
         on_busy: OnBusy::Requeue,
         hotplug_lock: false,
         look_again: true,
+        zero_reports: if scenario.plan.zeroed { ZeroReports::AsTold } else { ZeroReports::None },
     }
 }
 

@@ -26,7 +26,14 @@ pub(super) const CHURN: Scenario = Scenario {
     cma: false,
     kernel_pages: 0,
     cpus: 2,
-    plan: CpuPlan { steps: 6, orders: &[0, 1, 2], most: 3, keep: 1, unmovable: false },
+    plan: CpuPlan {
+        steps: 6,
+        orders: &[0, 1, 2],
+        most: 3,
+        keep: 1,
+        unmovable: false,
+        zeroed: false,
+    },
     passes: 3,
     suspend: false,
     others: &[],
@@ -126,7 +133,7 @@ pub(super) const LAST_BLOCK: Scenario = Scenario {
     zones: [(Movable, 1), (Normal, 4)],
     watch_zonelists: true,
     cpus: 1,
-    plan: CpuPlan { steps: 8, orders: &[0], most: 1, keep: 0, unmovable: true },
+    plan: CpuPlan { steps: 8, orders: &[0], most: 1, keep: 0, unmovable: true, zeroed: false },
     kernel_pages: 18,
     others: &[Other::Offliner(Patience::Endless)],
     out_of_memory: Some(Holds::NoOomWhileAZoneCanServe),
@@ -216,6 +223,16 @@ pub(super) const ZONES_OFFLINE: Scenario = Scenario {
 pub(super) const CMA: Scenario =
     Scenario { name: "cma", cma: true, others: &[Other::ReserveUser], ..CHURN };
 
+/// CPUs ask for zeros, beside a balloon and a host that discards some reports in part only.
+pub(super) const ZERO_PAGES: Scenario = Scenario {
+    name: "zero-pages",
+    geometry: NO_STRADDLING,
+    zones: [(Movable, 2), NO_ZONE],
+    plan: CpuPlan { steps: 6, orders: &[0, 2], most: 2, keep: 0, zeroed: true, ..CHURN.plan },
+    others: &[Other::Balloon],
+    ..CHURN
+};
+
 /// The reporter is suspended while CPUs allocate and free, and resumed.
 pub(super) const SUSPEND: Scenario =
     Scenario { name: "suspend", suspend: true, passes: 4, ..CHURN };
@@ -233,7 +250,7 @@ pub(super) const DOUBLE_GRANULES: Scenario = Scenario {
 };
 
 /// Those that every good configuration must stand.
-pub(super) const ALL: [Scenario; 18] = [
+pub(super) const ALL: [Scenario; 19] = [
     SMALL_CHURN,
     CHURN,
     ISOLATORS,
@@ -252,4 +269,5 @@ pub(super) const ALL: [Scenario; 18] = [
     SUSPEND,
     HALF_GRANULES,
     DOUBLE_GRANULES,
+    ZERO_PAGES,
 ];
