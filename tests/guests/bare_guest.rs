@@ -130,6 +130,9 @@ fn bare_guest_finds_every_claimed_page_zero() {
         sum(&lines, "verified", "reported_pages") + sum(&lines, "reset", "reported_pages");
     assert_eq!(claimed("reported_pages"), reported, "nothing keeps a page: {lines:?}");
     assert_eq!(claimed("inflated_pages"), 16 * MIB / PAGE);
+    // What the first verify has freed is allocated as zero by the second, and not cleared.
+    let freed = lines.iter().find(|line| line.name == "verified").unwrap();
+    assert_eq!(claimed("spared_pages"), freed.number("freed_pages").unwrap(), "{lines:?}");
 
     let control = ControlSocket::new(&daemon.control_socket(), PATIENCE);
     // A pinned page keeps its report from being claimed, and one of the balloon by itself.

@@ -22,13 +22,22 @@ pub(crate) struct Claims {
     pub(crate) reported_pages: u64,
     /// Inflated pages that it said are zero.
     pub(crate) inflated_pages: u64,
+    /// Pages that were allocated as zero and not cleared.
+    pub(crate) spared_pages: u64,
     /// The first of them that is not.
     wrong: Option<String>,
 }
 
 impl Claims {
     pub(crate) fn new(contents: Contents, trusts_all: bool) -> Self {
-        Self { contents, trusts_all, reported_pages: 0, inflated_pages: 0, wrong: None }
+        Self {
+            contents,
+            trusts_all,
+            reported_pages: 0,
+            inflated_pages: 0,
+            spared_pages: 0,
+            wrong: None,
+        }
     }
 
     /// Fails if the device has called a page zero that is not.
@@ -43,6 +52,12 @@ impl Claims {
     pub(crate) fn inflated(&mut self, pfn: Pfn) {
         self.inflated_pages += 1;
         self.look_at(PfnRange::block(pfn, 0), "an inflated page");
+    }
+
+    /// A block is allocated as zero, of which so many pages were cleared.
+    pub(crate) fn allocated(&mut self, block: PfnRange, cleared: u64) {
+        self.spared_pages += u64::from(block.pages()) - cleared;
+        self.look_at(block, "an allocated page");
     }
 
     fn look_at(&mut self, range: PfnRange, what: &str) {

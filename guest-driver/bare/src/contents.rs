@@ -38,6 +38,14 @@ impl Contents {
         Self { stride: PAGE_BYTES as usize }.fill(head, order, generation);
     }
 
+    /// Clears these pages.
+    pub(crate) fn clear(self, range: PfnRange) {
+        for at in range.step(0).flat_map(|pfn| self.words(pfn)) {
+            // SAFETY: see `fill`.
+            unsafe { at.write_volatile(0) };
+        }
+    }
+
     /// Pages of the block that hold the pattern of `generation`.
     pub(crate) fn intact(self, head: Pfn, order: u8, generation: u16) -> u64 {
         self.count(head, order, |pfn| pattern::word(Gpa(pfn.address()), generation))

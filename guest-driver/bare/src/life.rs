@@ -13,7 +13,7 @@ use guest_driver::page_alloc::{
     ZoneType,
 };
 use guest_driver::random::Random;
-use guest_driver::reporting::{Config, PassStats, RealClock, ReportSink, Reporter};
+use guest_driver::reporting::{Config, PassStats, RealClock, ReportSink, Reporter, ZeroReports};
 
 use crate::claims::{Claims, Watched};
 use crate::contents::Contents;
@@ -80,7 +80,9 @@ pub(crate) fn run(options: &Options, ram: Vec<RamRange>, khz: u64) -> Result<(),
     };
     let mm = Arc::new(Mm::new(&layout));
     say!("up sections={} metadata_bytes={} tsc_khz={khz}", sections.len(), mm.metadata_bytes());
+    let zero_reports = if options.init { ZeroReports::AsTold } else { ZeroReports::None };
     let config = Config {
+        zero_reports,
         tracker: options.tracker,
         holding: options.holding,
         delay: Duration::ZERO,
@@ -111,17 +113,37 @@ pub(crate) fn run(options: &Options, ram: Vec<RamRange>, khz: u64) -> Result<(),
         }
     }
     if options.init {
-        let Claims { reported_pages, inflated_pages, .. } = life.claims;
-        say!("claimed reported_pages={reported_pages} inflated_pages={inflated_pages}");
+        let Claims { reported_pages, inflated_pages, spared_pages, .. } = life.claims;
+        say!(
+            "claimed reported_pages={reported_pages} inflated_pages={inflated_pages} \
+             spared_pages={spared_pages}"
+        );
     }
     life.check_held()
 }
 
 impl Life<'_> {
-    /// All blocks that are free, allocated.
-    fn take_all(&self) -> Vec<Pfn> {
-        let block = || self.mm.alloc(CPU, AllocRequest::movable(ORDER)).ok();
-        core::iter::from_fn(block).collect()
+    /// All blocks that are free, allocated. With `init` they are zero: pages that are not known to be are
+    /// cleared, and the others are looked at.
+    fn take_all(&mut self) -> Result<Vec<Pfn>, String> {
+        let Self { mm, claims, contents, options, .. } = self;
+        let request = AllocRequest::movable(ORDER);
+        if !options.init {
+            return Ok(core::iter::from_fn(|| mm.alloc(CPU, request).ok()).collect());
+        }
+        let mut blocks = Vec::new();
+        loop {
+            let mut cleared = 0;
+            let block = mm.alloc_zeroed(CPU, request, |range| {
+                contents.clear(range);
+                cleared += u64::from(range.pages());
+            });
+            let Ok(block) = block else { break };
+            claims.allocated(PfnRange::block(block, ORDER), cleared);
+            blocks.push(block);
+        }
+        claims.check()?;
+        Ok(blocks)
     }
 
     fn free(&self, blocks: &[Pfn]) {
@@ -154,7 +176,7 @@ impl Life<'_> {
         self.reporting()?;
         self.generation += 1;
         let begun = clock::now();
-        let blocks = self.take_all();
+        let blocks = self.take_all()?;
         for &pfn in &blocks {
             self.contents.fill(pfn, ORDER, self.generation);
         }
@@ -223,7 +245,7 @@ impl Life<'_> {
                 (Duration::ZERO, PassStats::default(), 0, 0);
             for _ in 0..rounds {
                 self.generation = self.generation.wrapping_add(1);
-                let blocks = self.take_all();
+                let blocks = self.take_all()?;
                 if touched {
                     blocks.iter().for_each(|&pfn| self.contents.touch(pfn, ORDER, self.generation));
                 }
@@ -288,9 +310,12 @@ impl Life<'_> {
 
     /// Gives pages to the balloon, and looks at those that the device says are zero.
     pub(crate) fn inflate(&mut self, pages: &[Pfn]) -> Result<(), String> {
-        let (queue, claims) = (&mut self.device.inflate, &mut self.claims);
+        let (queue, claims, mm) = (&mut self.device.inflate, &mut self.claims, &self.mm);
         queue
-            .tell_and_ask(pages, |pfn| claims.inflated(pfn))
+            .tell_and_ask(pages, |pfn| {
+                claims.inflated(pfn);
+                mm.mark_zero(PfnRange::block(pfn, 0));
+            })
             .map_err(|error| format!("inflating: {error}"))?;
         claims.check()
     }

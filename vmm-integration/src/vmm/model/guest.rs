@@ -61,7 +61,7 @@ impl ModelGuest {
         let queue = Some(vm.take_reporting()?);
         Ok(Self {
             holdings: Holdings::new(vm.mm(), vm.ram()),
-            config: Config::default(),
+            config: Config { zero_reports: vm.zero_reports()?, ..Config::default() },
             reporting: Mutex::new(Reporting { queue, thread: None }),
             files: Mutex::default(),
             vm,

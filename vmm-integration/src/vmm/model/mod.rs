@@ -32,7 +32,8 @@ use guest_driver::page_alloc::geometry::PAGE_BYTES;
 use guest_driver::page_alloc::zone::Zone;
 use guest_driver::page_alloc::{Mm, MovePages, VMSTAT_INTERVAL, ZoneId};
 use guest_driver::ram::Gpa;
-use guest_driver::virtio::balloon::BalloonQueue;
+use guest_driver::reporting::ZeroReports;
+use guest_driver::virtio::balloon::{self, BalloonQueue};
 use guest_driver::virtio::balloon_driver::{
     FreePages, PageQueue, ReportingQueue, Requests, StatsQueue,
 };
@@ -242,7 +243,19 @@ impl ModelVm {
     pub fn take_reporting(&mut self) -> Result<ReportingQueue<Ram, Line>> {
         let (requests, table, features) = self.take(BalloonQueue::Reporting)?;
         let indirect = self.config.indirect && features & feature::INDIRECT_DESC != 0;
-        Ok(ReportingQueue::new(requests, indirect.then_some(table))?)
+        let queue = ReportingQueue::new(requests, indirect.then_some(table))?;
+        let init = features & balloon::feature::DEVICE_INIT_REPORTED != 0;
+        Ok(if init { queue.with_init() } else { queue })
+    }
+
+    /// The reports that leave their pages known to be zero: those of which the device says so, if that was
+    /// negotiated.
+    ///
+    /// # Errors
+    /// See [`ModelVm::device`].
+    pub fn zero_reports(&mut self) -> Result<ZeroReports> {
+        let init = self.device()?.features() & balloon::feature::DEVICE_INIT_REPORTED != 0;
+        Ok(if init { ZeroReports::AsTold } else { ZeroReports::None })
     }
 
     /// The inflate or the deflate queue; once.
