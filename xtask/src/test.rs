@@ -44,8 +44,10 @@ pub(crate) fn all() -> Result<()> {
     step("lints of the bare guest", run(cargo(&bare).args(manifest).args(deny)));
     let manifest = ["--manifest-path", "vmm-integration/alioth/Cargo.toml"];
     step("format of the VMM of alioth", run(cargo(&["fmt", "--check"]).args(manifest)));
-    let lints = ["clippy", "--locked", "--target-dir", "target/alioth"];
-    step("lints of the VMM of alioth", run(cargo(&lints).args(manifest).args(deny)));
+    // As its program is built for the tests, so that they share what is built for the host.
+    let lints = ["clippy", "--locked", "--release", "--target", "x86_64-unknown-linux-gnu"];
+    let lints = [&lints[..], &["--target-dir", "target/guest/alioth"], &manifest, &deny].concat();
+    step("lints of the VMM of alioth", run(&mut cargo(&lints)));
 
     heading("documentation");
     let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
