@@ -8,6 +8,7 @@ mod footprint;
 mod footprint_trace;
 mod guests;
 mod holding;
+mod init_claims;
 mod oom_reaper;
 mod overhead;
 mod pairs;
@@ -33,6 +34,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &reclaim_path::ReclaimPath,
         &overhead::Overhead,
         &bare_guest::BareGuest,
+        &init_claims::InitClaims,
         &footprint::Footprint,
     ]
 }

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod bench;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -335,66 +337,6 @@ fn build_daemon() {
         let build = ["build", "--quiet", "--package", "vhost-device-balloon"];
         assert!(Command::new(env!("CARGO")).args(build).status().unwrap().success());
     }
-}
-
-/// A run of one case that discards in two sizes, with real processes and the daemon.
-#[test]
-fn reclaim_path_counts_calls_and_faults() {
-    build_daemon();
-    let folder = tempfile::tempdir().unwrap();
-    let sets = ["backing=4k", "processes=two", "touch=within", "calls-4k=256K,2M", "rounds=1"];
-    let mut args = vec!["bench", "reclaim-path"];
-    args.extend(sets.iter().flat_map(|set| ["--set", set]));
-    let output = run(&args, folder.path());
-    assert!(output.status.success(), "{}", stderr(&output));
-    let records = by_case(Store::new(folder.path()).kept().unwrap().records);
-    let figures = &records["4k-two-within"].figures;
-    for name in ["256-kib-rate", "2048-kib-rate", "256-kib-call", "2048-kib-call", "to-map"] {
-        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
-    }
-}
-
-/// A pair of turns of the bare guest and the model, which report the same pages.
-#[test]
-#[ignore = "needs a Linux guest: cargo xtask test"]
-fn bare_guest_is_recorded_beside_the_model() {
-    build_daemon();
-    let folder = tempfile::tempdir().unwrap();
-    let shape = ["memory=384M", "rounds=1", "pairs=1"];
-    let mut args = vec!["bench", "bare-guest", "--case", "qemu"];
-    args.extend(shape.iter().flat_map(|set| ["--set", set]));
-    let output = run(&args, folder.path());
-    assert!(output.status.success(), "{}", stderr(&output));
-    let CaseRecord { figures, notes, .. } =
-        Store::new(folder.path()).get("bare-guest", "qemu").unwrap();
-    // One section, free and reported twice.
-    assert!((figures["pages"].value - 65_536.0).abs() < 0.5, "{figures:?}");
-    for name in ["image", "first-report-model", "untouched-ratio", "touched", "own-time"] {
-        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
-    }
-    assert!(notes.iter().any(|note| note.starts_with("QEMU emulator")), "{notes:?}");
-}
-
-/// A pair of turns: pages and reports, and no time.
-#[test]
-#[ignore = "needs user-mode Linux: cargo xtask test"]
-fn overhead_of_user_mode_linux_is_recorded() {
-    build_daemon();
-    let folder = tempfile::tempdir().unwrap();
-    let shape = ["memory=512M", "turn=0.2", "pairs=1"];
-    let mut args = vec!["bench", "overhead", "--case", "page_fault1-user-mode-linux"];
-    args.extend(shape.iter().flat_map(|set| ["--set", set]));
-    let output = run(&args, folder.path());
-    assert!(output.status.success(), "{}", stderr(&output));
-    let record = Store::new(folder.path()).get("overhead", "page_fault1-user-mode-linux");
-    let CaseRecord { place, figures, series, notes, .. } = record.unwrap();
-    assert_eq!((&*place.table, &*place.column), ("user-mode-linux", "page_fault1"));
-    for name in ["off", "on", "reported-first", "ratio", "ratio-low", "ratio-high", "cpu-ratio"] {
-        assert!(figures[name].value > 0.0, "{name}: {figures:?}");
-    }
-    assert!(figures["reported-off"].value == 0.0 && figures["pairs"].value == 1.0);
-    assert_eq!(series["ratio"].points.len(), 1);
-    assert!(notes.iter().any(|note| note.starts_with("User-mode Linux ")), "{notes:?}");
 }
 
 #[test]
