@@ -9,6 +9,7 @@ use vmm_integration::fetch::SetupEvent;
 use vmm_integration::life::{CHECKS, Check, Outcome};
 use vmm_integration::vmm::alioth::Alioth;
 use vmm_integration::vmm::bare::{BareMachine, BareSpec};
+use vmm_integration::vmm::cloud_hypervisor::CloudHypervisor;
 use vmm_integration::vmm::model::SmallVmm;
 use vmm_integration::vmm::qemu::Qemu;
 use vmm_integration::vmm::user_mode_linux::Uml;
@@ -64,7 +65,38 @@ fn the_model_lives_in_the_small_vmm() {
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
 fn bare_guest_lives_in_qemu() {
-    live(&Qemu, GuestKind::Bare, &["daemon-restarts"]);
+    live(
+        &Qemu,
+        GuestKind::Bare,
+        &[
+            "snapshot-same-daemon",
+            "snapshot-another-daemon",
+            "snapshot-fewer-features",
+            "migrate-twice",
+            "daemon-restarts",
+        ],
+    );
+}
+
+/// As it comes, cloud-hypervisor passes on none of the device's own features.
+#[test]
+#[ignore = "needs cloud-hypervisor: cargo xtask test"]
+fn bare_guest_lives_in_cloud_hypervisor() {
+    let version = CloudHypervisor.prepare(&mut |_| ()).expect("it is here");
+    let checks = CHECKS.iter().filter(|check| check.is_for(&CloudHypervisor));
+    let outcomes: Vec<_> = checks
+        .filter(|check| check.name != HUGE_PAGES)
+        .map(|check| (check.name, run(check, &CloudHypervisor)))
+        .collect();
+    let failed = |(_, outcome): &&(_, Outcome)| matches!(outcome, Outcome::Failed { .. });
+    let failed: Vec<_> = outcomes.iter().filter(failed).collect();
+    assert!(failed.is_empty(), "{version}: {failed:#?}");
+    for check in ["balloon", "target", "vmm-killed"] {
+        let passed = outcomes
+            .iter()
+            .any(|(name, outcome)| *name == check && matches!(outcome, Outcome::Passed { .. }));
+        assert!(passed, "{version}: {check} runs on any: {outcomes:#?}");
+    }
 }
 
 /// Where KVM emulates the guest's instructions a check takes up to two minutes. These are the ones that alioth's frontend

@@ -5,7 +5,7 @@
 //! `guest-driver/bare` describes its command line and its lines.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -42,20 +42,24 @@ impl Line {
         Some(Self { name: name.to_owned(), text: text.to_owned(), values })
     }
 
-    /// A value that is a number.
+    /// A value that is a number, hexadecimal behind `0x`.
     ///
     /// # Errors
     /// When the line has no such value.
     pub fn number(&self, name: &str) -> Result<u64> {
         let value = self.values.get(name);
         let value = value.with_context(|| format!("no {name} in `{} {}`", self.name, self.text))?;
-        value.parse().with_context(|| format!("{name} is {value:?}: expected a number"))
+        let number = match value.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16),
+            None => value.parse(),
+        };
+        number.with_context(|| format!("{name} is {value:?}: expected a number"))
     }
 }
 
 /// The guest's serial port.
 pub struct Console {
-    port: UnixStream,
+    port: Box<dyn Write + Send>,
     lines: Receiver<Line>,
     seen: Vec<Line>,
 }
@@ -66,14 +70,20 @@ impl Console {
     /// # Errors
     /// When no descriptor is left.
     pub fn new(port: UnixStream) -> Result<Self> {
-        let reader = BufReader::new(port.try_clone().context("copying the console's socket")?);
+        let reader = port.try_clone().context("copying the console's socket")?;
+        Ok(Self::over(reader, port))
+    }
+
+    /// Over the host's ends of what the guest prints and what it is told.
+    pub fn over(printed: impl Read + Send + 'static, told: impl Write + Send + 'static) -> Self {
+        let reader = BufReader::new(printed);
         let (sender, lines) = channel();
         thread::spawn(move || {
             // A VMM that ends closes the port.
             let lines = reader.lines().map_while(Result::ok);
             lines.filter_map(|line| Line::parse(&line)).try_for_each(|line| sender.send(line))
         });
-        Ok(Self { port, lines, seen: Vec::new() })
+        Self { port: Box::new(told), lines, seen: Vec::new() }
     }
 
     /// Waits for the next line of this name.
@@ -138,10 +148,12 @@ mod tests {
 
     #[test]
     fn line_has_a_name_and_values() {
-        let line = Line::parse("\x1b[2Jbare: verified freed_pages=512 zero_pages=0x1\r").unwrap();
+        let line =
+            Line::parse("\x1b[2Jbare: verified freed_pages=512 at=0x1f zero_pages=y\r").unwrap();
         assert_eq!((line.name.as_str(), line.number("freed_pages").unwrap()), ("verified", 512));
+        assert_eq!(line.number("at").unwrap(), 0x1f);
         let error = format!("{:#}", line.number("zero_pages").unwrap_err());
-        assert!(error.starts_with("zero_pages is \"0x1\": expected a number"), "{error}");
+        assert!(error.starts_with("zero_pages is \"y\": expected a number"), "{error}");
         assert!(line.number("nothing").is_err());
         assert_eq!(Line::parse("SeaBIOS"), None);
     }

@@ -15,6 +15,7 @@ use vmm_integration::measure::cgroup::MemoryLimit;
 use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::Vmm as _;
 use vmm_integration::vmm::alioth::Alioth;
+use vmm_integration::vmm::cloud_hypervisor::CloudHypervisor;
 use vmm_integration::vmm::user_mode_linux::Uml;
 
 use crate::{files, setup};
@@ -31,10 +32,14 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 13] = [
+pub(crate) const ALL: [Capability; 14] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: || Alioth.prepare(&mut |_| ()).map(drop) },
+    Capability {
+        name: "cloud-hypervisor",
+        probe: || CloudHypervisor.prepare(&mut |_| ()).map(drop),
+    },
     Capability { name: "a browser", probe: || Browser::ensure().map(drop) },
     Capability { name: "root", probe: root },
     Capability { name: "FUSE", probe: || read_write("/dev/fuse") },

@@ -74,11 +74,12 @@ enum Command {
     /// Says which VMMs this machine has, and runs the checks of a guest's life on each.
     ///
     /// A check boots a guest in a VMM beside a daemon of its own: its memory is reported, inflated,
-    /// added; the guest is paused and reset; the daemon or the VMM is killed. QEMU and user-mode
-    /// Linux are fetched; others are named by environment variables, and the table says which are
+    /// added; the guest is paused, reset, saved, moved; the daemon or the VMM is killed. QEMU and
+    /// user-mode Linux are fetched, alioth is built. Environment variables hold the paths of other
+    /// binaries: CLOUD_HYPERVISOR (version 52 or later) and CROSVM. The table says which VMMs are
     /// missing. A cell is the time that the check took, "absent" if the VMM does not have what it
-    /// takes, or "FAILED"; it is empty if the VMM does not boot the guest that the check needs. Reasons
-    /// are below the table. The exit status is 1 if a check failed.
+    /// takes, or "FAILED"; it is empty if the VMM does not boot the guest that the check needs.
+    /// Reasons are below the table. The exit status is 1 if a check failed.
     Vmms(vmms::Options),
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.

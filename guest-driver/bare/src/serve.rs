@@ -103,6 +103,9 @@ impl Life<'_> {
         let index = self.random.index(self.held.len());
         let (pfn, generation) = self.held.swap_remove(index);
         let intact = self.contents.intact(pfn, ORDER, generation);
+        if counts.checked_pages == 0 {
+            say!("freed pages={intact}");
+        }
         counts.checked_pages += intact;
         if intact != 1 << ORDER {
             return Err(format!(

@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 
 use super::PATIENCE;
-use super::scene::{Scene, end};
+use super::scene::{REPORTING, Scene, end};
 
 /// A target that the guest reaches soon, even where KVM emulates its instructions.
 const TARGET: u64 = 16 << 20;
@@ -14,7 +14,7 @@ const PAUSES: usize = 10;
 
 pub(super) fn pause(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
-    let guest = scene.serving(&host)?;
+    let guest = scene.serving(&host, &[REPORTING])?;
     for _ in 0..PAUSES {
         guest.pause()?;
         let paused = host.reported()?;
@@ -26,7 +26,7 @@ pub(super) fn pause(scene: &Scene<'_>) -> Result<()> {
 
 pub(super) fn reboot(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
-    let mut guest = scene.serving(&host)?;
+    let mut guest = scene.serving(&host, &[])?;
     host.set_target(TARGET)?;
     guest.console().wait_for("target", PATIENCE)?;
     guest.reboot()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::scene::{Host, Scene, mib, sum, wait};
+use super::scene::{Host, REPORTING, Scene, mib, sum, wait};
 use super::{MIB, PAGE, PATIENCE, SECTION};
 use crate::bare_guest::Line;
 use crate::measure::hugetlb::Pool;
@@ -22,7 +22,7 @@ const MUCH_MEMORY_PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) fn reports(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
-    let lines = scene.done(&host, "verify,churn:1")?;
+    let lines = scene.done(&host, &[REPORTING], "verify,churn:1")?;
     all_is_discarded(&host, &lines)
 }
 
@@ -41,7 +41,7 @@ pub(super) fn two_files(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn in_two_regions(scene: &Scene<'_>, host: &Host, spec: &BareSpec) -> Result<()> {
-    let guest = scene.vmm.boot_bare(spec)?;
+    let guest = scene.boot(spec, &[REPORTING])?;
     wait(|| {
         let status = host.control.get("/v1/status").map_err(|error| error.to_string())?;
         let regions = status.pointer("/memory/regions").and_then(Value::as_array);
@@ -61,13 +61,13 @@ pub(super) fn huge_pages(scene: &Scene<'_>) -> Result<()> {
     let Ok(_pool) = Pool::with_free(BLOCK, spec.memory_bytes) else {
         return absent(&format!("the host has no {} of huge pages", mib(spec.memory_bytes)));
     };
-    let lines = scene.vmm.boot_bare(&spec)?.finish(PATIENCE)?;
+    let lines = scene.boot(&spec, &[REPORTING])?.finish(PATIENCE)?;
     all_is_discarded(&host, &lines)
 }
 
 pub(super) fn balloon(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&[])?;
-    let lines = scene.done(&host, "balloon:64,reset,balloon:32")?;
+    let lines = scene.done(&host, &[], "balloon:64,reset,balloon:32")?;
     let zero = sum(&lines, "ballooned", "zero_pages")?;
     ensure!(zero == 96 * MIB / PAGE, "{zero} pages were zero: {lines:?}");
     Ok(())
@@ -83,7 +83,7 @@ pub(super) fn added(scene: &Scene<'_>) -> Result<()> {
     let steps = format!("do=verify,grow:{address:x}:{},verify", SECTION / MIB);
     spec.command_line.retain(|word| !word.starts_with("do="));
     spec.command_line.push(steps);
-    let mut guest = scene.vmm.boot_bare(&spec)?;
+    let mut guest = scene.boot(&spec, &[REPORTING])?;
     guest.console().wait_for("waiting", PATIENCE)?;
     guest.plug_memory(address, SECTION)?;
     let lines = guest.finish(PATIENCE)?;

@@ -19,6 +19,7 @@ mod ends;
 mod freed;
 mod interrupted;
 mod memory;
+mod moved;
 mod scene;
 mod served;
 
@@ -72,6 +73,14 @@ pub const CHECKS: &[Check] = &[
         about: "ten pauses of a guest that reports lose nothing" },
     Check { name: "reboot", guest: GuestKind::Bare, run: interrupted::reboot,
         about: "a reset of the machine in the middle of reports, and the guest that boots then" },
+    Check { name: "snapshot-same-daemon", guest: GuestKind::Bare, run: moved::to_the_same_daemon,
+        about: "a guest that was saved goes on in another VMM, beside the same daemon" },
+    Check { name: "snapshot-another-daemon", guest: GuestKind::Bare, run: moved::to_another_daemon,
+        about: "a guest that was saved goes on twice, beside other daemons" },
+    Check { name: "snapshot-fewer-features", guest: GuestKind::Bare, run: moved::to_one_that_offers_less,
+        about: "a daemon that lacks a feature of the saved guest refuses it, and goes on" },
+    Check { name: "migrate-twice", guest: GuestKind::Bare, run: moved::twice,
+        about: "two migrations of a guest that works, each to another daemon" },
     Check { name: "daemon-restarts", guest: GuestKind::Bare, run: ends::daemon_restarts,
         about: "a guest goes on with a daemon that was killed and started again" },
     Check { name: "daemon-killed", guest: GuestKind::Bare, run: ends::daemon_killed,

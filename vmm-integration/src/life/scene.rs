@@ -6,19 +6,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use guest_driver::virtio::balloon::feature;
 use serde_json::Value;
 
-use super::{MIB, PATIENCE, SECTION};
+use super::{MIB, PAGE, PATIENCE, SECTION};
 use crate::bare_guest::Line;
 use crate::control::ControlSocket;
 use crate::daemon::DaemonProcess;
 use crate::measure::host::wait_until;
 use crate::vmm::Vmm;
-use crate::vmm::bare::{BareMachine, BareSpec};
+use crate::vmm::bare::{BareMachine, BareSpec, absent};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Accesses one word in so many: one of each page.
 const SPARSE: &str = "stride=512";
+
+/// Features that a guest must have, and what they are called.
+pub(super) type Needs = &'static [(u64, &'static str)];
+pub(super) const REPORTING: (u64, &str) = (feature::REPORTING, "free page reporting");
+pub(super) const STATISTICS: (u64, &str) = (feature::STATS_VQ, "statistics");
+pub(super) const HINTS: (u64, &str) = (feature::FREE_PAGE_HINT, "free page hints");
 
 /// What a check needs.
 pub struct Scene<'a> {
@@ -67,26 +74,64 @@ impl Scene<'_> {
         }
     }
 
-    /// Boots a guest that serves until [`end`] ends it, and waits until it has freed memory that it had
-    /// filled: that is what it reports for the second time.
+    /// Boots a guest, and waits until it has a driver.
     ///
     /// # Errors
-    /// When it does not come so far.
-    pub(super) fn serving(&self, host: &Host) -> Result<Box<dyn BareMachine>> {
-        let spec = self.spec(host, "serve:1000");
+    /// When it does not come so far, or is not offered all that it `needs`.
+    pub(super) fn boot(&self, spec: &BareSpec, needs: Needs) -> Result<Box<dyn BareMachine>> {
+        Ok(self.boot_acked(spec, needs)?.0)
+    }
+
+    /// The same, with the features of its driver.
+    fn boot_acked(&self, spec: &BareSpec, needs: Needs) -> Result<(Box<dyn BareMachine>, u64)> {
+        let mut guest = self.vmm.boot_bare(spec)?;
+        // A large guest that KVM emulates takes long to describe its pages.
+        let acked = guest.console().wait_for("device", 2 * PATIENCE)?.number("acked")?;
+        let missing = |&(bit, name): &(u64, &'static str)| (acked & bit == 0).then_some(name);
+        let missing: Vec<_> = needs.iter().filter_map(missing).collect();
+        if missing.is_empty() {
+            return Ok((guest, acked));
+        }
+        absent(&format!("it offers its guest no {}", missing.join(", no ")))
+    }
+
+    /// Boots a guest that serves until [`end`] ends it, and waits until it has freed memory that it had
+    /// filled, and reported it if it can.
+    ///
+    /// # Errors
+    /// As [`Scene::boot`].
+    pub(super) fn serving(&self, host: &Host, needs: Needs) -> Result<Box<dyn BareMachine>> {
+        self.serving_with(host, needs, &[])
+    }
+
+    /// The same with more options on the guest's command line.
+    ///
+    /// # Errors
+    /// As [`Scene::boot`].
+    pub(super) fn serving_with(
+        &self,
+        host: &Host,
+        needs: Needs,
+        options: &[&str],
+    ) -> Result<Box<dyn BareMachine>> {
+        let mut spec = self.spec(host, "serve:1000");
+        spec.command_line.extend(options.iter().map(|&option| option.to_owned()));
         let before = host.reported()?;
-        let mut guest = self.vmm.boot_bare(&spec)?;
-        guest.console().wait_for("serving", PATIENCE)?;
-        host.wait_for_reports(before + spec.memory_bytes - SECTION)?;
+        let (mut guest, acked) = self.boot_acked(&spec, needs)?;
+        guest.console().wait_for("freed", PATIENCE)?;
+        if acked & feature::REPORTING != 0 {
+            // All that is free, and something once more.
+            host.wait_for_reports(before + spec.memory_bytes - SECTION)?;
+        }
         Ok(guest)
     }
 
     /// Boots a guest that takes these steps and waits until it is done.
     ///
     /// # Errors
-    /// When the guest fails.
-    pub(super) fn done(&self, host: &Host, steps: &str) -> Result<Vec<Line>> {
-        self.vmm.boot_bare(&self.spec(host, steps))?.finish(PATIENCE)
+    /// As [`Scene::boot`], and when the guest fails.
+    pub(super) fn done(&self, host: &Host, needs: Needs, steps: &str) -> Result<Vec<Line>> {
+        self.boot(&self.spec(host, steps), needs)?.finish(PATIENCE)
     }
 }
 
@@ -110,7 +155,36 @@ impl Host {
         })
     }
 
+    /// Sets a target and waits until the guest has followed.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn follow(&self, guest: &mut dyn BareMachine, bytes: u64) -> Result<()> {
+        self.set_target(bytes)?;
+        // A guest that has moved may have followed the other daemon's target before.
+        while guest.console().wait_for("target", PATIENCE)?.number("pages")? != bytes / PAGE {}
+        self.wait_for_actual(bytes)
+    }
+
+    /// Asks for statistics and waits for them.
+    ///
+    /// # Errors
+    /// When none come, or none that can be.
+    pub(super) fn ask_for_statistics(&self) -> Result<()> {
+        self.control.done("POST", "/v1/statistics/refresh", "")?;
+        wait(|| {
+            let sample = self.control.get("/v1/statistics").map_err(|error| error.to_string())?;
+            let total = sample.pointer("/sample/values/total_bytes").and_then(Value::as_u64);
+            // The model has whole sections only, the first of which is the guest's program.
+            let whole = |total: u64| total > 0 && total.is_multiple_of(SECTION);
+            if total.is_some_and(whole) { Ok(()) } else { Err(sample.to_string()) }
+        })
+    }
+
     /// Sets a target.
+    ///
+    /// # Errors
+    /// When the daemon refuses.
     pub(super) fn set_target(&self, bytes: u64) -> Result<()> {
         self.control.done("PUT", "/v1/target", &format!(r#"{{"bytes": {bytes}}}"#))?;
         Ok(())

@@ -2,7 +2,7 @@
 
 //! What a VMM does with the bare guest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -74,11 +74,36 @@ pub trait BareMachine: Send {
         absent(&format!("it cannot add {bytes} bytes of memory at {address:#x}"))
     }
 
+    /// Saves the guest as it is, and ends the VMM.
+    ///
+    /// # Errors
+    /// When the VMM cannot, or refuses.
+    fn save(self: Box<Self>) -> Result<Box<dyn SavedGuest>> {
+        absent("it does not save a guest with a vhost-user device of this kind")
+    }
+
+    /// Moves the running guest to another VMM, whose daemon listens on `socket`. The first VMM ends.
+    ///
+    /// # Errors
+    /// When the VMM cannot, or refuses.
+    fn migrate(self: Box<Self>, socket: &Path) -> Result<Box<dyn BareMachine>> {
+        absent(&format!("it does not migrate a guest to a daemon at {}", socket.display()))
+    }
+
     /// Waits until the guest is done and the VMM has ended; returns the guest's lines.
     ///
     /// # Errors
     /// When the guest fails or is not done within `patience`, or the VMM complains.
     fn finish(self: Box<Self>, patience: Duration) -> Result<Vec<Line>>;
+}
+
+/// A guest that was saved by [`BareMachine::save`].
+pub trait SavedGuest: Send {
+    /// Goes on with the guest in a VMM whose daemon listens on `socket`, as often as asked.
+    ///
+    /// # Errors
+    /// When the VMM refuses; the error holds what it says.
+    fn restore(&self, socket: &Path) -> Result<Box<dyn BareMachine>>;
 }
 
 /// The error of a capability that is not there.

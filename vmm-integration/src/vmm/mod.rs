@@ -11,8 +11,11 @@ use anyhow::{Result, bail};
 
 pub mod alioth;
 pub mod bare;
+pub mod cloud_hypervisor;
+pub mod crosvm;
 pub(crate) mod kvm;
 pub mod model;
+mod named;
 pub(crate) mod process;
 pub mod qemu;
 pub mod tsc;
@@ -23,8 +26,15 @@ use crate::guest::Guest;
 use bare::{BareMachine, BareSpec};
 
 /// All VMMs.
-pub const ALL: &[&dyn Vmm] =
-    &[&qemu::Qemu, &qemu::QemuKvm, &alioth::Alioth, &user_mode_linux::Uml, &model::SmallVmm];
+pub const ALL: &[&dyn Vmm] = &[
+    &qemu::Qemu,
+    &qemu::QemuKvm,
+    &alioth::Alioth,
+    &cloud_hypervisor::CloudHypervisor,
+    &crosvm::Crosvm,
+    &user_mode_linux::Uml,
+    &model::SmallVmm,
+];
 
 /// What a VMM can boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,15 @@
 
 //! The parts of a Linux guest in QEMU: fetched, built, or named by environment variables.
 
-use std::env;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::version;
 use crate::fetch::{SetupEvent, Sysroot, Tool, build, guest_dir};
 use crate::linux_guest::Kernel;
+use crate::vmm::named::given;
 
 /// The remedy when the guest cannot be fetched.
 const WAY_OUT: &str = "The guest's parts can also be given by environment variables: QEMU, the \
@@ -109,16 +109,4 @@ fn set_up(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
     let agent = build::agent(&guest_dir, events)?;
     let strace = sysroot.map(|sysroot| sysroot.tool("strace"));
     Ok(Toolbox { qemu, qemu_version, kernel, agent, strace })
-}
-
-/// The file that an environment variable names, if it is set.
-fn given(variable: &str) -> Result<Option<PathBuf>> {
-    let Some(value) = env::var_os(variable).filter(|value| !value.is_empty()) else {
-        return Ok(None);
-    };
-    let path = PathBuf::from(value);
-    if !path.is_file() {
-        bail!("{variable} is {}: expected the path of a file", path.display());
-    }
-    Ok(Some(path))
 }
