@@ -5,6 +5,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
@@ -34,6 +35,19 @@ pub(crate) fn agent(guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Res
 /// # Errors
 /// When cargo cannot build it.
 pub fn bare_guest() -> Result<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    once(&BUILT, build_bare_guest)
+}
+
+/// What was built already, or now by `build`: a VMM is started without a look at its sources.
+fn once(built: &OnceLock<PathBuf>, build: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
+    match built.get() {
+        Some(path) => Ok(path.clone()),
+        None => build().map(|path| built.get_or_init(|| path).clone()),
+    }
+}
+
+fn build_bare_guest() -> Result<PathBuf> {
     let target_dir = guest_dir().join("bare");
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-driver/bare/Cargo.toml");
     // The compiler warns that it may refuse these flags one day. Without them the guest still runs
@@ -47,12 +61,13 @@ pub fn bare_guest() -> Result<PathBuf> {
 /// # Errors
 /// When cargo cannot build it.
 pub(crate) fn alioth(events: &mut dyn FnMut(SetupEvent)) -> Result<PathBuf> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let target_dir = guest_dir().join("alioth");
     if !program(&target_dir, "alioth-vmm").exists() {
         events(SetupEvent::Step("building alioth".to_owned()));
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("alioth/Cargo.toml");
-    build(&manifest, &target_dir, "alioth-vmm", &[])
+    once(&BUILT, || build(&manifest, &target_dir, "alioth-vmm", &[]))
 }
 
 fn program(target_dir: &Path, name: &str) -> PathBuf {

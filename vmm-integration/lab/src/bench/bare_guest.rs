@@ -11,6 +11,7 @@ use guest_driver::page_alloc::geometry::PAGE_BYTES;
 use guest_driver::page_alloc::{AllocRequest, Pfn, ZoneId};
 use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::reporting::{Config, Holding, PassStats, Reporter, TrackerKind};
+use guest_driver::virtio::balloon::feature;
 
 use super::daemon::CountedDaemon;
 use super::pairs::{Estimate, orders};
@@ -22,7 +23,7 @@ use crate::progress;
 use crate::store::{Findings, Place};
 use vmm_integration::bare_guest::{Line, image};
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::bare::BareSpec;
+use vmm_integration::vmm::bare::{Absent, BareSpec, absent};
 use vmm_integration::vmm::model::{GuestMemory, ModelConfig, ModelVm};
 use vmm_integration::vmm::{ALL, GuestKind, Vmm};
 
@@ -35,6 +36,8 @@ const CPU: usize = 0;
 const SECTION_BYTES: u64 = 128 << 20;
 /// How often the daemon's count of reports is read, which bounds how exact the first report's time is.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How long it may take until the daemon has counted a report.
+const FIRST_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a guest may take.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
@@ -105,7 +108,14 @@ impl Experiment for BareGuest {
         for (done, model_first) in orders(context.seed, settings.pairs).into_iter().enumerate() {
             progress::check()?;
             context.progress.at(done as u64, settings.pairs as u64);
-            turns.push(pair(case, settings, context, model_first)?);
+            match pair(case, settings, context, model_first) {
+                Ok(pair) => turns.push(pair),
+                Err(error) if error.is::<Absent>() => {
+                    findings.note(format!("{case} cannot: {error:#}"));
+                    return Ok(findings);
+                }
+                Err(error) => return Err(error),
+            }
         }
         let pages = turns.first().map_or(0, |(bare, _)| bare.untouched.pages + bare.touched.pages);
         findings.count("pages", pages, "4 KiB", "that each guest reported in each turn");
@@ -247,7 +257,11 @@ fn bare_turn(
         command_line: words.into(),
     };
     let begun = Instant::now();
-    let guest = vmm.boot_bare(&spec)?;
+    let mut guest = vmm.boot_bare(&spec)?;
+    let device = guest.console().wait_for("device", PATIENCE)?;
+    if device.number("acked")? & feature::REPORTING == 0 {
+        return absent("it offers its guest no reporting");
+    }
     let first_report = first_report(&daemon, begun)?;
     let lines = guest.finish(PATIENCE)?;
     daemon.finish()?;
@@ -308,7 +322,7 @@ fn model_churns(mut vm: ModelVm, rounds: u64) -> Result<(Churn, Churn)> {
 
 /// The time from `begun` until the daemon has counted a report.
 fn first_report(daemon: &CountedDaemon, begun: Instant) -> Result<Duration> {
-    wait_until(PATIENCE, LOOK_EVERY, || match daemon.reports() {
+    wait_until(FIRST_PATIENCE, LOOK_EVERY, || match daemon.reports() {
         Ok(0) => Err("the guest made no report".to_owned()),
         Ok(_) => Ok(begun.elapsed()),
         Err(error) => Err(format!("{error:#}")),
