@@ -3,8 +3,10 @@
 //! What happens to a guest with the daemon as its balloon device, on every VMM that must be here.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
+use vmm_integration::bare_guest::{Console, Line};
 use vmm_integration::fetch::SetupEvent;
 use vmm_integration::life::{CHECKS, Check, Outcome};
 use vmm_integration::vmm::alioth::Alioth;
@@ -112,16 +114,22 @@ fn bare_guest_lives_in_alioth() {
     }
 }
 
-/// QEMU beside daemons that discard nothing.
-struct WithoutDiscards;
+/// QEMU with something wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    /// Its daemons discard nothing.
+    NothingDiscarded,
+    /// It answers an order to pause, and goes on.
+    NotPaused,
+}
 
-impl Vmm for WithoutDiscards {
+impl Vmm for Wrong {
     fn name(&self) -> &'static str {
-        "qemu-without-discards"
+        "qemu-with-something-wrong"
     }
 
     fn daemon_args(&self) -> &'static [&'static str] {
-        &["--paused"]
+        if *self == Self::NothingDiscarded { &["--paused"] } else { &[] }
     }
 
     fn guests(&self) -> &'static [GuestKind] {
@@ -133,17 +141,48 @@ impl Vmm for WithoutDiscards {
     }
 
     fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
-        Qemu.boot_bare(spec)
+        let guest = Qemu.boot_bare(spec)?;
+        Ok(if *self == Self::NotPaused { Box::new(NeverPaused(guest)) } else { guest })
+    }
+}
+
+/// A machine that goes on when it is paused.
+struct NeverPaused(Box<dyn BareMachine>);
+
+impl BareMachine for NeverPaused {
+    fn console(&mut self) -> &mut Console {
+        self.0.console()
+    }
+
+    fn vmm_pid(&self) -> u32 {
+        self.0.vmm_pid()
+    }
+
+    fn pause(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, patience: Duration) -> Result<Vec<Line>> {
+        self.0.finish(patience)
     }
 }
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn checks_notice_that_nothing_is_discarded() {
-    for check in ["reports", "balloon"] {
-        let Outcome::Failed { error } = run(named(check), &WithoutDiscards) else {
+fn checks_notice_what_is_wrong() {
+    let wrong = [
+        ("reports", Wrong::NothingDiscarded, "hold something"),
+        ("balloon", Wrong::NothingDiscarded, "hold something"),
+        ("pause", Wrong::NotPaused, "reports while it was paused"),
+    ];
+    for (check, vmm, expected) in wrong {
+        let Outcome::Failed { error } = run(named(check), &vmm) else {
             panic!("{check} has not failed");
         };
-        assert!(error.contains("hold something"), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }

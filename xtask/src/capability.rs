@@ -14,7 +14,7 @@ use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::cgroup::MemoryLimit;
 use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::Vmm as _;
-use vmm_integration::vmm::alioth::Alioth;
+use vmm_integration::vmm::alioth;
 use vmm_integration::vmm::cloud_hypervisor::CloudHypervisor;
 use vmm_integration::vmm::user_mode_linux::Uml;
 
@@ -35,7 +35,7 @@ pub(crate) struct Capability {
 pub(crate) const ALL: [Capability; 14] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
-    Capability { name: "a bare guest on KVM", probe: || Alioth.prepare(&mut |_| ()).map(drop) },
+    Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
     Capability {
         name: "cloud-hypervisor",
         probe: || CloudHypervisor.prepare(&mut |_| ()).map(drop),

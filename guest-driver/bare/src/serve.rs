@@ -43,7 +43,11 @@ impl Life<'_> {
         let end = clock::now() + limit;
         let mut counts = Counts::default();
         let mut ballooned: Vec<Pfn> = Vec::new();
-        let mut command = self.device.transport.config(HINT_COMMAND);
+        let mut command = if self.options.targets {
+            self.device.transport.config(HINT_COMMAND)
+        } else {
+            HINT_STOP
+        };
         let mut settled = ballooned.len();
         let statistics = self.statistics();
         if let Some(queue) = &mut self.device.stats {
@@ -53,7 +57,10 @@ impl Life<'_> {
         while clock::now() < end && serial::received().is_none() {
             counts.turns += 1;
             self.use_memory(&mut counts)?;
-            counts.statistics += u64::from(self.serve_statistics()?);
+            if self.serve_statistics()? {
+                counts.statistics += 1;
+                say!("statistics answered={}", counts.statistics);
+            }
             if self.options.targets {
                 let target = self.device.transport.config(NUM_PAGES) as usize;
                 self.follow(target, &mut ballooned)?;

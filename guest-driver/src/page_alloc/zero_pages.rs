@@ -3,8 +3,8 @@
 //! Free pages that are known to be zero, because a device has discarded them and said so.
 //!
 //! A bit a page, and not a flag of a free block: what is split off keeps what is known of its pages, and a
-//! block that merges is as known as its halves are. A bit is set while its page belongs to whoever asked the
-//! device (a reporter that holds it, a balloon), and stays while nothing can write to the page: until it is
+//! block that merges is as known as its halves are. A bit is set while its page belongs to the caller that asked
+//! the device (a reporter that holds it, a balloon), and stays while nothing can write to the page: until it is
 //! allocated or goes offline.
 
 use alloc::boxed::Box;

@@ -109,7 +109,8 @@ impl Machine {
     pub(crate) fn pause(&self) -> Result<()> {
         self.board.pause()?;
         let deadline = Instant::now() + STOP_PATIENCE;
-        while !self.stands()? {
+        // A CPU that waits for the session, which the first look holds, has gone on by the second.
+        while !(self.stands()? && self.stands_still()?) {
             ensure!(Instant::now() < deadline, "the CPU has not stopped within {STOP_PATIENCE:?}");
             let cpus = self.board.vcpus.read();
             let cpu = cpus.first().context("no CPU")?;
@@ -123,6 +124,11 @@ impl Machine {
     /// Goes on.
     pub(crate) fn resume(&self) -> Result<()> {
         Ok(self.board.resume()?)
+    }
+
+    fn stands_still(&self) -> Result<bool> {
+        thread::sleep(LOOK_EVERY);
+        self.stands()
     }
 
     /// Whether the CPU waits for the machine to go on: it waits for something, and not for the session.

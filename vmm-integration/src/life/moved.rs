@@ -59,7 +59,7 @@ pub(super) fn twice(scene: &Scene<'_>) -> Result<()> {
     for next in [&second, &third] {
         guest = guest.migrate(&next.daemon.socket())?;
         next.wait_for_reports(0)?;
-        next.ask_for_statistics()?;
+        next.ask_for_statistics(&mut *guest)?;
     }
     first.daemon.session_summary(PATIENCE)?;
     goes_on(&third, 0, guest)
@@ -69,7 +69,7 @@ pub(super) fn twice(scene: &Scene<'_>) -> Result<()> {
 fn ready(scene: &Scene<'_>, host: &Host) -> Result<Box<dyn BareMachine>> {
     let mut guest = scene.serving(host, &[REPORTING, STATISTICS])?;
     host.follow(&mut *guest, BALLOON)?;
-    host.ask_for_statistics()?;
+    host.ask_for_statistics(&mut *guest)?;
     Ok(guest)
 }
 
@@ -77,7 +77,7 @@ fn ready(scene: &Scene<'_>, host: &Host) -> Result<Box<dyn BareMachine>> {
 /// nothing.
 fn goes_on(host: &Host, before: u64, mut guest: Box<dyn BareMachine>) -> Result<()> {
     host.wait_for_reports(before)?;
-    host.ask_for_statistics()?;
+    host.ask_for_statistics(&mut *guest)?;
     host.follow(&mut *guest, 2 * BALLOON)?;
     end(guest)
 }

@@ -141,6 +141,12 @@ impl Host {
         Ok(self.control.get(path)?.pointer(pointer).and_then(Value::as_u64))
     }
 
+    /// Reports that came so far.
+    pub(super) fn reports(&self) -> Result<u64> {
+        let reports = self.number("/v1/counters", "/reporting/chains")?;
+        reports.context("the daemon counts no reports")
+    }
+
     /// Bytes that were reported so far.
     pub(super) fn reported(&self) -> Result<u64> {
         let reported = self.number("/v1/counters", "/reporting/bytes")?;
@@ -166,12 +172,14 @@ impl Host {
         self.wait_for_actual(bytes)
     }
 
-    /// Asks for statistics and waits for them.
+    /// Asks for statistics, and waits until the guest has answered and the daemon has the answer.
     ///
     /// # Errors
     /// When none come, or none that can be.
-    pub(super) fn ask_for_statistics(&self) -> Result<()> {
+    pub(super) fn ask_for_statistics(&self, guest: &mut dyn BareMachine) -> Result<()> {
         self.control.done("POST", "/v1/statistics/refresh", "")?;
+        // Without a request the daemon has those with which the driver began.
+        guest.console().wait_for("statistics", PATIENCE)?;
         wait(|| {
             let sample = self.control.get("/v1/statistics").map_err(|error| error.to_string())?;
             let total = sample.pointer("/sample/values/total_bytes").and_then(Value::as_u64);

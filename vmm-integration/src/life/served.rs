@@ -18,8 +18,8 @@ pub(super) fn target(scene: &Scene<'_>) -> Result<()> {
 
 pub(super) fn statistics(scene: &Scene<'_>) -> Result<()> {
     let host = scene.host(&["--statistics"])?;
-    let guest = scene.serving(&host, &[STATISTICS, REPORTING])?;
-    host.ask_for_statistics()?;
+    let mut guest = scene.serving(&host, &[STATISTICS, REPORTING])?;
+    host.ask_for_statistics(&mut *guest)?;
     end(guest)
 }
 

@@ -2,7 +2,7 @@
 
 //! crosvm, whose binary the environment variable `CROSVM` names.
 //!
-//! None of this was run with a crosvm: what it boots is read in its source. It enters Linux images, ELF files of
+//! This row was not run with a crosvm: what it boots is read in its source. It enters Linux images, ELF files of
 //! 32 bits and multiboot images, and the bare guest is a PVH image.
 
 use std::process::Command;

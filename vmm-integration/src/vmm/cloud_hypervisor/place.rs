@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// The folder of a guest, whichever VMM it is in.
 ///
 /// The path of the daemon's socket is part of what is saved or sent to another VMM. It is a link here, which leads
-/// to another daemon when the guest is to have another one.
+/// to another daemon when the guest moves there.
 pub(super) struct Place {
     folder: TempDir,
 }
