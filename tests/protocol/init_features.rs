@@ -74,7 +74,10 @@ fn report(guest: &mut Attachment, ranges: &[(u64, u64)]) -> u32 {
 /// written.
 fn inflate(guest: &mut Attachment, pages: &[u64], room: u32) -> Vec<u8> {
     let ram = guest.ram().clone();
-    for page in pages.iter().filter(|page| ram.contains(range(**page, PAGE))) {
+    // The rings lie below, and must stay as they are.
+    let own = guest.scratch().start().0;
+    let fills = |page: &&u64| **page >= own && ram.contains(range(**page, PAGE));
+    for page in pages.iter().filter(fills) {
         ram.write_pattern(range(*page, PAGE), 1).unwrap();
     }
     let at = Gpa(guest.scratch().start().0 + BITMAP);
