@@ -11,6 +11,7 @@ mod dist;
 mod files;
 #[cfg(test)]
 mod house;
+mod kernel;
 mod lab;
 mod mutants;
 mod setup;
@@ -81,6 +82,11 @@ enum Command {
     /// takes, or "FAILED"; it is empty if the VMM does not boot the guest that the check needs.
     /// Reasons are below the table. The exit status is 1 if a check failed.
     Vmms(vmms::Options),
+    /// Builds the project's modules for the guest's kernel and prints their paths.
+    ///
+    /// Fetches the kernel's headers with the compiler that they ask for into target/guest, without
+    /// installing anything. What was built is kept until a source changes.
+    Kernel(kernel::Options),
     /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
     /// completions and descriptor file, to be copied to /usr.
     Dist,
@@ -160,6 +166,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Some(Bench::Placement), .. } => bench("placement", &[]),
         Command::Mutants(options) => mutants::run(&options),
         Command::Vmms(options) => vmms::run(&options),
+        Command::Kernel(options) => kernel::run(&options),
         Command::Dist => dist::run(),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),

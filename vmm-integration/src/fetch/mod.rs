@@ -13,6 +13,7 @@ mod devtools;
 pub(crate) mod packages;
 mod sysroot;
 mod update;
+mod wrap;
 
 pub use sysroot::Sysroot;
 pub use update::update_packages;

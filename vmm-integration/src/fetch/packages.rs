@@ -25,6 +25,9 @@ pub(crate) struct Recipe {
     pub(crate) suites: &'static [&'static str],
     /// The packages without their dependencies.
     pub(crate) packages: &'static [&'static str],
+    /// Whether its programs start one another, so that each must find the folder's libraries by
+    /// itself.
+    pub(crate) wrapped: bool,
 }
 
 /// QEMU has the device only in the backports of Debian 13.
@@ -33,6 +36,7 @@ pub(crate) const GUEST: Recipe = Recipe {
     stamp: "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace",
     suites: &["trixie", "trixie-backports"],
     packages: &["qemu-system-x86", "linux-image-cloud-amd64", "strace"],
+    wrapped: false,
 };
 
 /// Debian 13's own kernel, which is the older one.
@@ -41,6 +45,7 @@ pub(crate) const STABLE_KERNEL: Recipe = Recipe {
     stamp: "1: trixie; linux-image-cloud-amd64",
     suites: &["trixie"],
     packages: &["linux-image-cloud-amd64"],
+    wrapped: false,
 };
 
 /// User-mode Linux of Debian 12: it needs glibc 2.34 of the host, which Debian 13 has, too.
@@ -49,6 +54,7 @@ pub(crate) const USER_MODE_LINUX: Recipe = Recipe {
     stamp: "1: bookworm; user-mode-linux",
     suites: &["bookworm"],
     packages: &["user-mode-linux"],
+    wrapped: false,
 };
 
 /// A browser for tests of the report, with the tool that makes it run from its folder.
@@ -57,15 +63,35 @@ pub(crate) const BROWSER: Recipe = Recipe {
     stamp: "1: trixie; chromium-headless-shell patchelf fonts-dejavu-core",
     suites: &["trixie"],
     packages: &["chromium-headless-shell", "patchelf", "fonts-dejavu-core"],
+    wrapped: false,
+};
+
+/// What builds a module for the kernel of [`GUEST`]: its headers with the compiler they ask for.
+pub(crate) const HEADERS: Recipe = Recipe {
+    name: "headers",
+    stamp: "1: trixie, trixie-backports; linux-headers-cloud-amd64 make",
+    suites: &["trixie", "trixie-backports"],
+    packages: &["linux-headers-cloud-amd64", "make"],
+    wrapped: true,
+};
+
+/// The same for [`STABLE_KERNEL`].
+pub(crate) const STABLE_HEADERS: Recipe = Recipe {
+    name: "stable-headers",
+    stamp: "1: trixie; linux-headers-cloud-amd64 make",
+    suites: &["trixie"],
+    packages: &["linux-headers-cloud-amd64", "make"],
+    wrapped: true,
 };
 
 /// All of them.
-pub(crate) const RECIPES: [&Recipe; 4] = [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER];
+pub(crate) const RECIPES: [&Recipe; 6] =
+    [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER, &HEADERS, &STABLE_HEADERS];
 
 /// The first lines of the file.
 pub(crate) const HEADER: &str = "\
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# The Debian packages of the test guests and of the browser, with their dependencies.
+# The Debian packages of the test guests, their headers and the browser, with their dependencies.
 # Written by `cargo xtask setup --update-packages`.
 ";
 

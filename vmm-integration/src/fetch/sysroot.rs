@@ -14,7 +14,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::apt::{Archive, PrivateApt, output};
-use super::packages::{GUEST, Pins, Recipe, STABLE_KERNEL, USER_MODE_LINUX};
+use super::packages::{
+    GUEST, HEADERS, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL, USER_MODE_LINUX,
+};
+use super::wrap::wrap_programs;
 use super::{SetupEvent, Tool};
 
 /// Name of the file that marks the folder as complete.
@@ -60,6 +63,28 @@ impl Sysroot {
         Self::make(&USER_MODE_LINUX, guest_dir, events).map(|sysroot| sysroot.root)
     }
 
+    /// The headers of the kernel of [`Sysroot::ensure`] with a compiler; returns their folder.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_headers(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&HEADERS, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
+    /// The same for the kernel of Debian's stable release.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_stable_headers(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&STABLE_HEADERS, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
     fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {
         let pins = Pins::of(recipe)?;
         if let Some(sysroot) = Self::complete(recipe, guest_dir, &pins) {
@@ -74,7 +99,8 @@ impl Sysroot {
             return Ok(sysroot);
         }
         events(SetupEvent::Step(format!(
-            "the test guest is missing: fetching {} into {}",
+            "{} is missing: fetching {} into {}",
+            recipe.name,
             recipe.packages.join(", "),
             guest_dir.display()
         )));
@@ -95,13 +121,18 @@ impl Sysroot {
             output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&partial))
                 .with_context(|| format!("unpacking {}", file.display()))?;
         }
+        if recipe.wrapped {
+            let guest_dir = fs::canonicalize(guest_dir)
+                .with_context(|| format!("finding {}", guest_dir.display()))?;
+            wrap_programs(&partial, &guest_dir.join(recipe.name))?;
+        }
         let stamp = partial.join(STAMP);
         fs::write(&stamp, stamp_of(recipe, &pins))
             .with_context(|| format!("writing {}", stamp.display()))?;
         fs::rename(&partial, &root).with_context(|| format!("naming {}", root.display()))?;
         // The packages are not needed any more; if they stay, they only take room.
         let _ = fs::remove_dir_all(&apt_dir);
-        events(SetupEvent::Step("the test guest is set up".to_owned()));
+        events(SetupEvent::Step(format!("{} is set up", recipe.name)));
         Ok(Self { root })
     }
 

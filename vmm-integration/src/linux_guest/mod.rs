@@ -5,6 +5,7 @@
 mod agent;
 pub(crate) mod initramfs;
 mod kernel;
+pub mod modules;
 mod placement;
 mod results;
 mod storm;
