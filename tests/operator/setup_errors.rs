@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 /// An emulated guest on a busy machine takes its time.
@@ -54,8 +54,8 @@ fn a_device_is_unplugged_and_plugged_in_again() {
     for round in 1..=3 {
         // The last one goes when the guest has let it go.
         until(|| {
-            let device: qapi::qmp::device_add = serde_json::from_value(device.clone()).unwrap();
-            guest.qmp().execute(&device).map_err(|error| format!("{error:#}\n{}", daemon.log()))
+            let added = guest.qmp().execute("device_add", device.clone());
+            added.map_err(|error| format!("{error:#}\n{}", daemon.log()))
         });
         until(|| match agent.balloon().map_err(|error| error.to_string())? {
             Some(_) => Ok(()),
@@ -68,8 +68,7 @@ fn a_device_is_unplugged_and_plugged_in_again() {
             now if now + 200 * MIB <= full => Ok(()),
             now => Err(format!("{now} of {full} bytes resident\n{}", daemon.log())),
         });
-        let device = qapi::qmp::device_del { id: "device".to_owned() };
-        guest.qmp().execute(&device).unwrap();
+        guest.qmp().execute("device_del", json!({ "id": "device" })).unwrap();
     }
     until(|| match agent.balloon().map_err(|error| error.to_string())? {
         None => Ok(()),

@@ -18,7 +18,7 @@ use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest, qapi};
+use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -106,7 +106,7 @@ fn qemu_outlives_targets_that_no_driver_is_there_for() {
     device.until_actual(32 * MIB);
 
     // In a reset, and while the guest boots.
-    guest.qmp().execute(&qapi::qmp::system_reset {}).unwrap();
+    guest.qmp().system_reset().unwrap();
     set_targets(&device, &guest, 48 * MIB);
     wait_until(PATIENCE, LOOK_EVERY, || match guest.agent().hello() {
         Ok(_) => Ok(()),

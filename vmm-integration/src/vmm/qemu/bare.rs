@@ -9,7 +9,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use qapi::qmp;
 
 use super::config::{Balloon, GuestConfig, bare_arguments};
 use super::files::{Files, read_lossy};
@@ -93,7 +92,7 @@ impl BareMachine for BareGuest {
     }
 
     fn reboot(&self) -> Result<()> {
-        self.qmp.execute(&qmp::system_reset {}).map(drop)
+        self.qmp.system_reset()
     }
 
     fn plug_memory(&self, address: u64, bytes: u64) -> Result<()> {

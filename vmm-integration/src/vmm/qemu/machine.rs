@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use guest_agent::Hello;
+use serde_json::json;
 
 use super::config::{GuestConfig, linux_arguments};
 use super::files::{Files, read_lossy};
@@ -226,9 +227,8 @@ impl LinuxGuest {
     /// # Errors
     /// When QEMU refuses.
     pub fn count_own_discards(&self, on: bool) -> Result<()> {
-        let name = trace::EVENT_PATTERN.to_owned();
-        let set = qapi::qmp::trace_event_set_state { name, enable: on, ignore_unavailable: None };
-        self.qmp.execute(&set).map(drop)
+        let set = json!({ "name": trace::EVENT_PATTERN, "enable": on });
+        self.qmp.execute("trace-event-set-state", set).map(drop)
     }
 
     /// Powers the guest off and waits until QEMU is gone; returns what QEMU had printed.

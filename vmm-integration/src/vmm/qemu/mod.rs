@@ -42,7 +42,6 @@ pub use bare::BareGuest;
 pub use config::{Balloon, GuestConfig};
 pub use guest::{Qemu, QemuKvm};
 pub use machine::LinuxGuest;
-pub use qapi;
 pub use qmp::QmpClient;
 pub use toolbox::{Toolbox, available, available_with, stable_kernel};
 pub use trace::DiscardCount;
