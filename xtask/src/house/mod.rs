@@ -2,6 +2,7 @@
 
 //! The rules of the house that no other tool checks, as tests over the workspace's files.
 
+mod builds;
 mod circles;
 mod links;
 mod modules;
@@ -10,6 +11,11 @@ mod sources;
 use anyhow::Result;
 
 use crate::files::with_extension;
+
+#[test]
+fn xtask_is_built_of_what_the_tests_are() -> Result<()> {
+    builds::check()
+}
 
 #[test]
 fn imports_form_no_circle() -> Result<()> {
