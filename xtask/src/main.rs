@@ -15,6 +15,7 @@ mod kernel;
 mod lab;
 mod mutants;
 mod setup;
+mod steps;
 mod test;
 mod vmms;
 
@@ -45,7 +46,8 @@ enum Command {
     /// ignored by `cargo test`. This command fetches the guests and a browser, probes the rest, and
     /// includes each test whose needs are met. The others are listed with the reason. With the
     /// environment variable CI set, a missing capability fails the run unless CI_WITHOUT names it.
-    Test,
+    /// In the end it prints the seconds of each step.
+    Test(test::Options),
     /// Measures. Without more it runs all experiments of the lab, in short, and writes the report
     /// into target/lab.
     #[command(args_conflicts_with_subcommands = true)]
@@ -151,7 +153,7 @@ fn bench(name: &str, flags: &[(&str, bool)]) -> anyhow::Result<()> {
 fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Demo(options) => demo::run(&options),
-        Command::Test => test::all(),
+        Command::Test(options) => test::all(&options),
         Command::Bench { what: Some(Bench::Device { json }), .. } => {
             bench("device", &[("--json", json)])
         }

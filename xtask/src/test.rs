@@ -3,87 +3,132 @@
 //! `cargo xtask test`: everything that must hold.
 
 use std::env;
-use std::time::Instant;
+use std::process::Command;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
+use clap::Args;
 
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
 use crate::mutants;
+use crate::steps::Steps;
+
+/// Where the copies of the sources with a mutant are built. What is explored is built there, too: both
+/// depend on the same packages.
+const EXPLORED: &str = "target/mutants/build";
+/// Set for the tests of a full run.
+const FULL: &str = "TEST_FULL";
+/// Cycles of the race of memory hotplug in CI, in place of the test's own number.
+const RACE: (&str, &str) = ("RACE_CYCLES", "1500");
+/// What only a full run needs: to fetch a browser and load the report's page takes two minutes.
+const FULL_ONLY: &str = "a browser";
+
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Runs what CI leaves out: the report in a browser, every mutant, and longer searches.
+    ///
+    /// The exploration searches 2000 schedules of each configuration instead of 500, and five times
+    /// as many of the exhaustive search; the race of memory hotplug goes on for 5000 cycles instead
+    /// of 1500.
+    #[arg(long)]
+    full: bool,
+}
 
 /// Runs the checks one after the other and goes on past a failure, so that one run shows them all.
+/// Prints the seconds of each in the end.
 ///
 /// # Errors
 /// If any of them failed.
-pub(crate) fn all() -> Result<()> {
-    let started = Instant::now();
-    let mut failed = Vec::new();
-    let mut step = |name: &'static str, result: Result<()>| {
-        if let Err(error) = result {
-            eprintln!("\n{name}: {error:#}");
-            failed.push(name);
+pub(crate) fn all(options: &Options) -> Result<()> {
+    let mut steps = Steps::start();
+    formats(&mut steps);
+    lints(&mut steps);
+    steps.run("documentation", || {
+        let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
+        run(cargo(&doc).env("RUSTDOCFLAGS", "--deny warnings"))
+    });
+
+    let mut missing = Vec::new();
+    steps.run("what the tests need", || {
+        let complaint;
+        (missing, complaint) = missing_capabilities(options.full);
+        complaint
+    });
+    steps.run("build of the tests", || run(&mut tests(&["--no-run"])));
+    steps.run("tests", || run_tests(&missing, options.full));
+
+    steps.run("exploration", || {
+        let only = ["--test", "explore", "--test", "cost"];
+        let mut explore = explored("test");
+        if options.full {
+            explore.env(FULL, "1");
         }
-    };
-
-    heading("format");
-    step("format", run(&mut cargo(&["fmt", "--all", "--check"])));
-    let manifest = ["--manifest-path", "guest-driver/bare/Cargo.toml"];
-    step("format of the bare guest", run(cargo(&["fmt", "--check"]).args(manifest)));
-
-    heading("lints");
-    let lints = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    step("lints", run(&mut cargo(&lints)));
-    let explored = ["clippy", "--locked", "--package", "explore", "--all-targets"];
-    let deny = ["--features", "shuttle", "--", "--deny", "warnings"];
-    step("lints of what is explored", run(cargo(&explored).args(deny)));
-
-    let without_std = ["check", "--locked", "--package", "guest-driver", "--no-default-features"];
-    step("guest-driver without std", run(&mut cargo(&without_std)));
-    let bare = ["clippy", "--locked", "--target-dir", "target/bare"];
-    let deny = ["--", "--deny", "warnings"];
-    step("lints of the bare guest", run(cargo(&bare).args(manifest).args(deny)));
-    let manifest = ["--manifest-path", "vmm-integration/alioth/Cargo.toml"];
-    step("format of the VMM of alioth", run(cargo(&["fmt", "--check"]).args(manifest)));
-    // As its program is built for the tests, so that they share what is built for the host.
-    let lints = ["clippy", "--locked", "--release", "--target", "x86_64-unknown-linux-gnu"];
-    let lints = [&lints[..], &["--target-dir", "target/guest/alioth"], &manifest, &deny].concat();
-    step("lints of the VMM of alioth", run(&mut cargo(&lints)));
-
-    heading("documentation");
-    let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
-    step("documentation", run(cargo(&doc).env("RUSTDOCFLAGS", "--deny warnings")));
-
-    heading("what the tests need");
-    let (missing, complaint) = missing_capabilities();
-    step("what the tests need", complaint);
-
-    heading("tests");
-    step("tests", run_tests(&missing));
-
-    heading("exploration");
-    let explore = ["test", "--locked", "--profile", "explore", "--package", "explore"];
-    let only = ["--features", "shuttle", "--test", "explore", "--test", "cost"];
-    step("exploration", run(cargo(&explore).args(only)));
-
-    heading("mutants");
-    step("mutants", mutants::quick());
-
-    let seconds = started.elapsed().as_secs();
-    if !failed.is_empty() {
-        bail!("failed after {seconds} s: {}", failed.join(", "));
-    }
-    println!("\nAll passed, {seconds} s.");
-    Ok(())
+        run(explore.args(only))
+    });
+    steps.run("mutants", || mutants::for_tests(options.full));
+    steps.finish()
 }
 
+fn formats(steps: &mut Steps) {
+    let format = ["fmt", "--check"];
+    steps.run("formats", || {
+        run(cargo(&format).arg("--all"))?;
+        run(&mut cargo(&[&format[..], &BARE].concat()))?;
+        run(&mut cargo(&[&format[..], &ALIOTH].concat()))
+    });
+}
+
+const BARE: [&str; 2] = ["--manifest-path", "guest-driver/bare/Cargo.toml"];
+const ALIOTH: [&str; 2] = ["--manifest-path", "vmm-integration/alioth/Cargo.toml"];
+
+fn lints(steps: &mut Steps) {
+    let deny = ["--", "--deny", "warnings"];
+    steps.run("lints", || {
+        run(cargo(&["clippy", "--locked", "--workspace", "--all-targets"]).args(deny))
+    });
+    steps.run("lints of what is explored", || {
+        run(explored("clippy").arg("--all-targets").args(deny))
+    });
+    steps.run("guest-driver without std", || {
+        run(&mut cargo(&[
+            "check",
+            "--locked",
+            "--package",
+            "guest-driver",
+            "--no-default-features",
+        ]))
+    });
+    steps.run("lints of the bare guest", || {
+        let bare = ["clippy", "--locked", "--target-dir", "target/bare"];
+        run(cargo(&bare).args(BARE).args(deny))
+    });
+    steps.run("lints of the VMM of alioth", || {
+        // As its program is built for the tests, so that they share what is built for the host.
+        let lints = ["clippy", "--locked", "--release", "--target", "x86_64-unknown-linux-gnu"];
+        let lints = [&lints[..], &["--target-dir", "target/guest/alioth"], &ALIOTH, &deny];
+        run(&mut cargo(&lints.concat()))
+    });
+}
+
+/// A command of cargo on what is explored, built once for all such commands.
+fn explored(command: &str) -> Command {
+    let of = ["--locked", "--profile", "explore", "--package", "explore", "--features", "shuttle"];
+    cargo(&[&[command], &of[..], &["--target-dir", EXPLORED]].concat())
+}
 /// The names of the capabilities that this machine does not have. With `CI` set the result is an
 /// error if one is missing that [`WITHOUT`] does not name.
-fn missing_capabilities() -> (Vec<&'static str>, Result<()>) {
+fn missing_capabilities(full: bool) -> (Vec<&'static str>, Result<()>) {
     let expected = env::var(WITHOUT).unwrap_or_default();
     let mut missing = Vec::new();
     let mut unexpected = Vec::new();
     for capability in &capability::ALL {
         let name = capability.name;
+        if name == FULL_ONLY && !full {
+            println!("{name}: not now: cargo xtask test --full");
+            missing.push(name);
+            continue;
+        }
         match (capability.probe)() {
             Ok(()) => println!("{name}: yes"),
             Err(error) => {
@@ -107,9 +152,13 @@ fn missing_capabilities() -> (Vec<&'static str>, Result<()>) {
 }
 
 /// Runs all tests but those that need what is missing.
-fn run_tests(missing: &[&str]) -> Result<()> {
-    let mut tests = cargo(&["test", "--locked", "--workspace", "--no-fail-fast", "--"]);
-    tests.arg("--include-ignored");
+fn run_tests(missing: &[&str], full: bool) -> Result<()> {
+    let mut tests = tests(&["--", "--include-ignored"]);
+    if full {
+        tests.env(FULL, "1");
+    } else if env::var_os(RACE.0).is_none() {
+        tests.env(RACE.0, RACE.1);
+    }
     for test in capability::ignored_tests()? {
         if let Some(need) = test.needs.iter().find(|need| missing.contains(&need.as_str())) {
             println!("ignored: {} needs {need}", test.name);
@@ -119,6 +168,8 @@ fn run_tests(missing: &[&str]) -> Result<()> {
     run(&mut tests)
 }
 
-fn heading(name: &str) {
-    println!("\n=== {name}");
+/// A command on all tests of the workspace.
+fn tests(args: &[&str]) -> Command {
+    let all = ["test", "--locked", "--workspace", "--no-fail-fast"];
+    cargo(&[&all[..], args].concat())
 }

@@ -13,8 +13,11 @@ use explore::{Kind, MODELS, model};
 #[test]
 fn exploration_finds_what_is_wrong_and_nothing_else() {
     // Without optimization a schedule takes several times as long.
-    let (least, most_exhaustive) =
-        if cfg!(debug_assertions) { (0, 5_000) } else { (2_000, 50_000) };
+    let (least, most_exhaustive) = match std::env::var_os("TEST_FULL") {
+        _ if cfg!(debug_assertions) => (0, 5_000),
+        Some(_) => (2_000, 50_000),
+        None => (500, 10_000),
+    };
     let effort = Effort {
         strategy: Strategy::Mixed,
         most: 20_000,

@@ -71,14 +71,14 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What CI runs.
+/// Plants all of them for the tests, or those that CI plants.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn quick() -> Result<()> {
+pub(crate) fn for_tests(full: bool) -> Result<()> {
     run(&Options {
         names: Vec::new(),
-        quick: true,
+        quick: !full,
         list: false,
         jobs: None,
         schedules: 20_000,
