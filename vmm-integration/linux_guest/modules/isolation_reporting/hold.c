@@ -4,8 +4,8 @@
  * pulled off its list, as mainline does.
  *
  * Memory may go offline meanwhile. The look and the hold are done with the hotplug lock held for
- * reading. While a block is held its memory cannot go offline. A pass that holds pulled blocks does
- * not wait for that lock: offlining has it for writing and waits for these very blocks.
+ * reading. While a block is held its memory cannot go offline. A pass never waits for that lock: who
+ * has it for writing may wait for blocks that were pulled, or for the pass's own tracker to grow.
  */
 #include "isolation_reporting.h"
 
@@ -210,17 +210,13 @@ static enum ir_outcome hold_online(unsigned long pfn, unsigned int least, struct
 	return block->hold == IR_ISOLATE ? isolate(block) : pull(block);
 }
 
-enum ir_outcome ir_hold_around(unsigned long pfn, unsigned int least, bool holding,
-			       struct ir_block *block)
+enum ir_outcome ir_hold_around(unsigned long pfn, unsigned int least, struct ir_block *block)
 {
 	enum ir_outcome outcome;
 
 	block->hold = READ_ONCE(ir_settings.hold);
-	if (!percpu_down_read_trylock(ir_kernel.hotplug_lock)) {
-		if (holding && block->hold == IR_PULL)
-			return IR_BUSY;
-		percpu_down_read(ir_kernel.hotplug_lock);
-	}
+	if (!percpu_down_read_trylock(ir_kernel.hotplug_lock))
+		return IR_BUSY;
 	outcome = hold_online(pfn, least, block);
 	percpu_up_read(ir_kernel.hotplug_lock);
 	block->since = ktime_get_ns();

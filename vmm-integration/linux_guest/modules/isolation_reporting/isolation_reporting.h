@@ -52,6 +52,7 @@ struct ir_kernel {
 	unsigned int *delay_ms;		/* page_reporting_delay_ms; NULL: two seconds */
 	struct tracepoint *pcpu_drain;
 	unsigned long *max_pfn;
+	unsigned long *max_possible_pfn;	/* with memory that may be added; or NULL */
 };
 
 extern struct ir_kernel ir_kernel;
@@ -96,9 +97,8 @@ struct ir_block {
 
 enum ir_outcome { IR_HELD, IR_NOT_FREE, IR_BUSY, IR_LOST, IR_LOW, IR_SKIPPED, IR_OUTCOMES };
 
-/* Holds the free block around @pfn. @holding says whether blocks are held already. */
-enum ir_outcome ir_hold_around(unsigned long pfn, unsigned int least, bool holding,
-			       struct ir_block *block);
+/* Holds the free block around @pfn that has at least the order @least. */
+enum ir_outcome ir_hold_around(unsigned long pfn, unsigned int least, struct ir_block *block);
 void ir_release(struct ir_block *block);
 /* Whether the caller is the pass that moves blocks itself at this moment. */
 bool ir_is_own_move(void);

@@ -67,11 +67,11 @@ static int visit(struct page_reporting_dev_info *device, struct ir_walk *walk, u
 	struct ir_block block = {};
 	int error = 0;
 
-	outcome = ir_hold_around(pfn, least, ir_held_count, &block);
+	outcome = ir_hold_around(pfn, least, &block);
 	/* What is held already may be what the zone, or offlining, lacks. */
 	if ((outcome == IR_LOW || outcome == IR_BUSY) && ir_held_count) {
 		error = submit(device);
-		outcome = ir_hold_around(pfn, least, false, &block);
+		outcome = ir_hold_around(pfn, least, &block);
 	}
 	ir_walk_looked(walk, pfn);
 	ir_statistics.outcomes[outcome]++;

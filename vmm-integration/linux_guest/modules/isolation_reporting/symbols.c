@@ -31,6 +31,7 @@ static const struct {
 	{ "page_reporting_delay_ms", &ir_kernel.delay_ms, true },
 	{ "__tracepoint_mm_page_pcpu_drain", &ir_kernel.pcpu_drain, true },
 	{ "max_pfn", &ir_kernel.max_pfn },
+	{ "max_possible_pfn", &ir_kernel.max_possible_pfn, true },
 };
 
 int ir_find_symbols(void)

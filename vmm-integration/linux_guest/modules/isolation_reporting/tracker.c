@@ -106,9 +106,18 @@ failed:
 	return NULL;
 }
 
+/* With room for what may be added, so that adding it seldom has to wait for a pass. */
 static unsigned long end_of_memory(void)
 {
-	return READ_ONCE(*ir_kernel.max_pfn);
+	unsigned long end = READ_ONCE(*ir_kernel.max_pfn);
+
+	return ir_kernel.max_possible_pfn ? max(end, READ_ONCE(*ir_kernel.max_possible_pfn)) : end;
+}
+
+static bool has_room(const struct ir_tracker *tracker, unsigned long end_pfn)
+{
+	return !tracker || tracker->kind == IR_ZONE_BITMAP ||
+	       tracker->sections >= pfn_to_section_nr(end_pfn + PAGES_PER_SECTION - 1);
 }
 
 /* Starts over with another tracker. All memory counts as not reported. */
@@ -132,11 +141,17 @@ int ir_tracker_grow(unsigned long end_pfn)
 {
 	struct ir_tracker *old, *tracker;
 	int error = 0;
+	bool room;
 
+	rcu_read_lock();
+	room = has_room(rcu_dereference(ir_tracker), end_pfn);
+	rcu_read_unlock();
+	/* A pass has the mutex for as long as a report is out. */
+	if (room)
+		return 0;
 	mutex_lock(&replacing);
 	old = ir_tracker_locked();
-	if (!old || old->kind == IR_ZONE_BITMAP ||
-	    old->sections >= pfn_to_section_nr(end_pfn + PAGES_PER_SECTION - 1))
+	if (has_room(old, end_pfn))
 		goto out;
 	tracker = new_tracker(old->kind, old->order, end_pfn);
 	if (!tracker) {
