@@ -8,6 +8,7 @@ mod drivers;
 mod every_vmm;
 mod faults;
 mod huge_balloon;
+mod isolation;
 mod model;
 mod model_guest;
 mod model_reporter;

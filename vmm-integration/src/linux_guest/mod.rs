@@ -4,6 +4,7 @@
 
 mod agent;
 pub(crate) mod initramfs;
+pub mod isolation;
 mod kernel;
 pub mod modules;
 mod placement;

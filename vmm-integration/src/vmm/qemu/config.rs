@@ -43,6 +43,8 @@ pub struct GuestConfig {
     /// Modules of the kernel's package that the agent can load, by path below its folder and without
     /// ending, such as `kernel/arch/x86/kvm/kvm`. The balloon driver is always among them.
     pub modules: Vec<String>,
+    /// Whether the agent can load the project's own modules, too, which are built for this kernel.
+    pub own_modules: bool,
     /// Added to the kernel's command line, such as `init_on_free=1`.
     pub kernel_args: Vec<String>,
     /// Added to QEMU's command line.
@@ -67,6 +69,7 @@ impl Default for GuestConfig {
             cpus: 2,
             balloon: Balloon::None,
             modules: Vec::new(),
+            own_modules: false,
             kernel_args: Vec::new(),
             qemu_args: Vec::new(),
             hugetlb_page_bytes: None,

@@ -2,6 +2,7 @@
 
 //! A running Linux guest.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -17,7 +18,7 @@ use super::config::{GuestConfig, linux_arguments};
 use super::files::{Files, read_lossy};
 use super::{Accel, DiscardCount, QmpClient, Toolbox, trace};
 use crate::fetch::guest_dir;
-use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs, modules as own_modules};
 use crate::measure::host;
 use crate::vmm::process::Process;
 
@@ -100,6 +101,11 @@ impl LinuxGuest {
         for (path, file) in &named {
             modules.push((path.rsplit('/').next().unwrap_or(path), file));
         }
+        let own = match config.own_modules {
+            true => own_modules::build(&toolbox.kernel, &mut |_| {})?,
+            false => BTreeMap::new(),
+        };
+        modules.extend(own.iter().map(|(&name, file)| (name, file.as_path())));
         let initramfs = initramfs::pack(&guest_dir(), &toolbox.agent, &modules)?;
 
         // Connected from the start: there is no socket file to wait for, and QEMU's end is seen
