@@ -37,6 +37,8 @@ pub struct RacePlan {
     pub reporting_orders: Vec<u8>,
     /// A module to unload and load.
     pub reload: Option<String>,
+    /// Its parameters, as for modprobe.
+    pub reload_params: String,
     /// Pause between two reloads, and between two changes of the order, in milliseconds.
     pub pause_ms: u64,
     /// Rest of a thread that uses memory or allocates huge pages, after each turn, in milliseconds:

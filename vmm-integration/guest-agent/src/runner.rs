@@ -292,7 +292,10 @@ fn reload(shared: &Shared, module: &str) {
     while shared.pause() {
         let unloaded = shared.stats.time(UNLOAD, on, || system::unload_module(module));
         if unloaded.is_ok() {
-            while shared.stats.time(LOAD, on, || system::load_module(module, "")).is_err()
+            while shared
+                .stats
+                .time(LOAD, on, || system::load_module(module, &shared.plan.reload_params))
+                .is_err()
                 && shared.pause()
             {}
         }

@@ -29,6 +29,7 @@ pub mod plan;
 pub mod progress;
 pub mod race;
 pub mod report;
+mod scheme;
 pub mod size;
 pub mod store;
 pub mod table;

@@ -9,6 +9,7 @@ mod footprint_trace;
 mod guests;
 mod holding;
 mod init_claims;
+mod kernel;
 mod oom_reaper;
 mod overhead;
 mod pairs;
@@ -35,6 +36,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &overhead::Overhead,
         &bare_guest::BareGuest,
         &init_claims::InitClaims,
+        &kernel::KernelSchemes,
         &footprint::Footprint,
     ]
 }

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_agent::race::{HugePages, RacePlan, RaceReport};
 use guest_agent::{Command, Failure};
 
+use vmm_integration::linux_guest::isolation;
+use vmm_integration::linux_guest::modules::ISOLATION_REPORTING;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 const MIB: u64 = 1 << 20;
@@ -53,6 +55,11 @@ pub struct LinuxRace {
     pub reconfigure: bool,
     /// Whether the guest reports: `virtio_balloon` is loaded.
     pub reporting: bool,
+    /// Whether the module that reports by isolation does so in place of the kernel; its parameters. It
+    /// is then what is unloaded and loaded.
+    pub isolation: Option<String>,
+    /// Pause between two reloads, and between two changes of the order, in milliseconds.
+    pub pause_ms: u64,
     /// A single operation that takes longer than this is a hang.
     pub hang: Duration,
 }
@@ -71,6 +78,8 @@ impl LinuxRace {
             huge_pages: true,
             reconfigure: true,
             reporting: true,
+            isolation: None,
+            pause_ms: 5000,
             hang: Duration::from_secs(60),
         }
     }
@@ -83,6 +92,7 @@ impl LinuxRace {
             cpus: self.cpus,
             balloon: if self.reporting { ours } else { Balloon::None },
             kernel_args: vec![format!("movablecore={}M", self.movable_bytes / MIB)],
+            own_modules: self.isolation.is_some(),
             ..GuestConfig::default()
         }
     }
@@ -103,10 +113,14 @@ impl LinuxRace {
             user_bytes: self.users.1,
             huge_pages: if self.huge_pages { huge_pages.into() } else { Vec::new() },
             reporting_orders: if self.reconfigure { vec![9, 10, 8, 9] } else { Vec::new() },
-            reload: (self.reconfigure && self.reporting).then(|| "virtio_balloon".to_owned()),
+            reload: (self.reconfigure && self.reporting).then(|| match &self.isolation {
+                Some(_) => ISOLATION_REPORTING.to_owned(),
+                None => "virtio_balloon".to_owned(),
+            }),
+            reload_params: self.isolation.clone().unwrap_or_default(),
             // Linux reports two seconds after a free: a driver that is never there that long
             // reports nothing.
-            pause_ms: 5000,
+            pause_ms: self.pause_ms,
             rest_ms: 300,
             trace_reports: self.reporting,
         }
@@ -148,6 +162,10 @@ impl LinuxRace {
         ensure!(!cycled.is_empty(), "no memory block can be taken offline: {left_alone:?}");
         let filled = fill_up_to(guest, &cycled)?;
         allocate(guest, KEPT, self.kept_bytes)?;
+        // Not before: a block that is isolated for a report does not go offline at once.
+        if let Some(params) = &self.isolation {
+            isolation::load(agent, params)?;
+        }
         let plan = self.plan(cycled.clone());
         agent.start_race(&plan)?;
         let mut report = agent.race(false)?;

@@ -7,6 +7,7 @@
 //! | [`linux`] | memory blocks that go offline and online in a real guest that reports |
 //! | `offlining` | that race as an experiment |
 //! | `faults` | the faults of the backend as experiments |
+//! | `kernel` | that race with a kernel that reports by isolation |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
@@ -18,6 +19,7 @@
 mod agreement;
 mod faults;
 mod hypotheses;
+mod kernel;
 pub mod linux;
 mod offlining;
 mod oom_reaper;
@@ -36,6 +38,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsModel,
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
+        &kernel::Kernel,
         &agreement::Agreement,
         &placement::Placement,
         &shared_page_tables::SharedPageTables,

@@ -81,3 +81,31 @@ fn overhead_of_user_mode_linux_is_recorded() {
     assert_eq!(series["ratio"].points.len(), 1);
     assert!(notes.iter().any(|note| note.starts_with("User-mode Linux ")), "{notes:?}");
 }
+
+/// A round of every scheme in one guest, and a race with one of them.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn schemes_of_a_real_kernel_are_compared() {
+    build_daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ["memory=512M", "freed=64M", "rounds=1", "delay=50", "faults=100"];
+    let mut args = vec!["bench", "kernel"];
+    args.extend(shape.iter().flat_map(|set| ["--set", set]));
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let figures = Store::new(folder.path()).get("kernel", "newest").unwrap().figures;
+    for scheme in ["mainline", "section-bit-isolate", "zone-bitmap-pull"] {
+        let reported = figures[&format!("{scheme}-reported")].value;
+        assert!(reported > 32.0, "{scheme}: {reported} MiB of 64");
+    }
+    for step in ["start", "test", "undo"] {
+        assert!(figures[&format!("section-bitmap-isolate-{step}-mean")].value > 0.0, "{figures:?}");
+    }
+    assert!(figures["section-bitmap-pull-pull-mean"].value > 0.0, "{figures:?}");
+
+    let args = ["race", "race-kernel", "--case", "section-bitmap-isolate", "--set", "cycles=30"];
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let record = Store::new(folder.path()).get("race-kernel", "section-bitmap-isolate").unwrap();
+    assert!(record.figures["cycles"].value >= 30.0 && record.figures["checked"].value > 0.0);
+}
