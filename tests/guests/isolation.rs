@@ -194,7 +194,7 @@ fn cycle_a_block(agent: &AgentClient, movable: &[u32]) -> u32 {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn wrong_switches_of_the_module_are_refused() {
+fn module_refuses_wrong_switches_and_takes_new_device() {
     let guest = boot(Balloon::Qemu);
     let agent = guest.agent();
     for params in ["tracker=none", "order=8", "order=11", "batch=0", "batch=33", "hold=keep"] {
@@ -207,6 +207,13 @@ fn wrong_switches_of_the_module_are_refused() {
         isolation::set(agent, switch, position).unwrap_err();
     }
     assert!(agent.load_module(modules::ISOLATION_REPORTING, "").is_err(), "it is loaded");
+    // A device that is gone is no longer reported to; the next one is.
+    let first = until(agent, "a pass", |now| now.count("passes") > 0);
+    agent.unload_balloon_driver().unwrap();
+    guest.load_balloon_driver("").unwrap();
+    isolation::set(agent, "tracker", "section-bit").unwrap();
+    let marked = |now: &Statistics| now.count("pages") >= first.count("pages") + 100 * MIB / 4096;
+    until(agent, "the new device", marked);
     isolation::unload(agent).unwrap();
     guest.quit().unwrap();
 }

@@ -128,7 +128,11 @@ int ir_tracker_set(enum ir_tracker_kind kind, unsigned int order)
 
 	if (!tracker)
 		return -ENOMEM;
-	mutex_lock(&replacing);
+	/* A pass has it for as long as a report is out. */
+	if (mutex_lock_killable(&replacing)) {
+		free_tracker(tracker);
+		return -EINTR;
+	}
 	old = rcu_replace_pointer(ir_tracker, tracker, lockdep_is_held(&replacing));
 	mutex_unlock(&replacing);
 	synchronize_rcu();
