@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * Holding a free block while it is reported: its pageblocks are isolated (start, test, undo), or it is
- * pulled off its list, as mainline does.
+ * Holding a free block while it is reported: its pageblocks are isolated (start, test, undo), or it
+ * is pulled off its list, as mainline does.
  *
  * Memory may go offline meanwhile. The look and the hold are done with the hotplug lock held for
- * reading. While a block is held its memory cannot go offline. A pass never waits for that lock: who
- * has it for writing may wait for blocks that were pulled, or for the pass's own tracker to grow.
+ * reading. While a block is held its memory cannot go offline. A pass never waits for that lock:
+ * who has it for writing may wait for blocks that were pulled, or for the pass's own tracker to
+ * grow.
  */
 #include "isolation_reporting.h"
 
@@ -43,19 +44,20 @@ static int start_isolate(struct ir_block *block)
 #else
 	{
 		unsigned long pfn = block->pfn;
+		int wanted = is_migrate_cma(type) ? type : MIGRATE_MOVABLE;
 		unsigned int i = 0;
 
 		/* A pageblock at a time: the end of isolation must name the type of each. */
 		for (; pfn < end && !error; pfn += pageblock_nr_pages, i++) {
 			block->types[i] = ir_migratetype(pfn_to_page(pfn));
-			error = ir_kernel.start_isolate(pfn, pfn + pageblock_nr_pages,
-							is_migrate_cma(type) ? type : MIGRATE_MOVABLE,
-							0, GFP_KERNEL);
+			error = ir_kernel.start_isolate(pfn, pfn + pageblock_nr_pages, wanted, 0,
+							GFP_KERNEL);
 		}
 		if (error)
 			for (i--, pfn -= pageblock_nr_pages; i--;) {
 				pfn -= pageblock_nr_pages;
-				ir_kernel.undo_isolate(pfn, pfn + pageblock_nr_pages, block->types[i]);
+				ir_kernel.undo_isolate(pfn, pfn + pageblock_nr_pages,
+						       block->types[i]);
 			}
 	}
 #endif
@@ -168,8 +170,8 @@ static bool free_around(unsigned long pfn, unsigned int least, struct ir_block *
 }
 
 /*
- * A zone near its low watermark keeps what it has, as with mainline's reporting. What is held counts
- * as used already, and the pass lets that go first.
+ * A zone near its low watermark keeps what it has, as with mainline's reporting. What is held
+ * counts as used already, and the pass lets that go first.
  */
 static bool spares(struct zone *zone, const struct ir_block *block)
 {

@@ -149,7 +149,8 @@ int ir_notify_site_start(void)
 	error = register_kprobe(&probe);
 	if (error) {
 		pr_err("refused: no probe at __free_one_page+0x%lx (%d)\n",
-		       (unsigned long)probe.addr - (unsigned long)ir_kernel.free_one_page_inner, error);
+		       (unsigned long)probe.addr - (unsigned long)ir_kernel.free_one_page_inner,
+		       error);
 		return error;
 	}
 	registered = true;
@@ -174,7 +175,8 @@ int ir_notify_site_verify(void)
 			break;
 	}
 	if (got < 2) {
-		pr_err("refused: no free blocks of order %d to verify the hook with\n", MAX_PAGE_ORDER);
+		pr_err("refused: no free blocks of order %d to verify the hook with\n",
+		       MAX_PAGE_ORDER);
 		error = -ENOMEM;
 	}
 	candidates = preserved_mask & ~BIT(order_register);

@@ -36,10 +36,12 @@ struct ir_kernel {
 	void (*undo_isolate)(unsigned long start, unsigned long end);
 	enum migratetype (*migratetype)(const struct page *page, unsigned long pfn);
 #else
-	int (*start_isolate)(unsigned long start, unsigned long end, int type, int flags, gfp_t gfp);
+	int (*start_isolate)(unsigned long start, unsigned long end, int type, int flags,
+			     gfp_t gfp);
 	int (*test_isolated)(unsigned long start, unsigned long end, int flags);
 	void (*undo_isolate)(unsigned long start, unsigned long end, int type);
-	unsigned long (*block_flags)(const struct page *page, unsigned long pfn, unsigned long mask);
+	unsigned long (*block_flags)(const struct page *page, unsigned long pfn,
+				     unsigned long mask);
 #endif
 	int (*pull)(struct page *page, unsigned int order);
 	void (*put_back)(struct page *page, unsigned int order, int type);
@@ -131,7 +133,7 @@ struct ir_tracker *ir_tracker_locked(void);
 int ir_tracker_grow(unsigned long end_pfn);
 void ir_tracker_free(void);
 void ir_tracker_forget(unsigned long start_pfn, unsigned long end_pfn);
-/* @whole: the block is as large as it became on its list, so that a smaller one is none to report. */
+/* @whole: the block is as large as it became on its list: a smaller one is none to report. */
 void ir_mark(unsigned long pfn, unsigned int order, bool whole);
 bool ir_anything_marked(void);
 struct ir_zone_bits *ir_zone_bits_alloc(struct zone *zone, unsigned int order);

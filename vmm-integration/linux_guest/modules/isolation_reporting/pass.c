@@ -34,7 +34,8 @@ static int submit(struct page_reporting_dev_info *device)
 		return 0;
 	sg_init_table(list, nr);
 	for (i = 0; i < nr; i++)
-		sg_set_page(&list[i], pfn_to_page(ir_held[i].pfn), PAGE_SIZE << ir_held[i].order, 0);
+		sg_set_page(&list[i], pfn_to_page(ir_held[i].pfn),
+			    PAGE_SIZE << ir_held[i].order, 0);
 	since = ktime_get_ns();
 	error = device->report(device, list, nr);
 	since = ktime_get_ns() - since;
@@ -62,7 +63,7 @@ static int submit(struct page_reporting_dev_info *device)
 static int visit(struct page_reporting_dev_info *device, struct ir_walk *walk, unsigned long pfn,
 		 unsigned int batch)
 {
-	unsigned int least = max(walk->tracker->order, (unsigned int)pageblock_order);
+	unsigned int least = max_t(unsigned int, walk->tracker->order, pageblock_order);
 	enum ir_outcome outcome;
 	struct ir_block block = {};
 	int error = 0;

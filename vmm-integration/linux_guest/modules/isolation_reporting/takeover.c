@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * The module's pass in place of mainline's: the work of the registered device gets another function.
+ * The module's pass in place of mainline's: the work of the registered device gets another
+ * function.
  *
- * Mainline then schedules, freezes and cancels our pass as its own. A pass of mainline that is under
- * way goes on to its end; the two never run at the same time, since they are the same work.
+ * Mainline then schedules, freezes and cancels our pass as its own. A pass of mainline that is
+ * under way goes on to its end; the two never run at the same time, since they are the same work.
  */
 #include "isolation_reporting.h"
 

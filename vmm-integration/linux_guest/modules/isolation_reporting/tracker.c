@@ -202,20 +202,23 @@ void ir_tracker_free(void)
 void ir_tracker_forget(unsigned long start_pfn, unsigned long end_pfn)
 {
 	struct ir_tracker *tracker;
-	unsigned long section;
+	unsigned long section, end;
 
 	rcu_read_lock();
 	tracker = rcu_dereference(ir_tracker);
-	/* Bits of a zone may go stay: a look finds no memory there. */
-	if (tracker && tracker->kind != IR_ZONE_BITMAP)
-		for (section = pfn_to_section_nr(start_pfn);
-		     section < pfn_to_section_nr(end_pfn) && section < tracker->sections; section++) {
-			unsigned int granules = ir_granules_of_section(tracker);
+	/* A zone's bits may stay: a look finds no memory there. */
+	if (!tracker || tracker->kind == IR_ZONE_BITMAP)
+		goto out;
+	end = min(pfn_to_section_nr(end_pfn), tracker->sections);
+	for (section = pfn_to_section_nr(start_pfn); section < end; section++) {
+		unsigned int granules = ir_granules_of_section(tracker), granule;
 
-			clear_bit(section, tracker->dirty);
-			if (tracker->granules)
-				bitmap_clear(tracker->granules, section * granules, granules);
-		}
+		clear_bit(section, tracker->dirty);
+		/* One by one: other sections may have bits in the same word. */
+		for (granule = 0; tracker->granules && granule < granules; granule++)
+			clear_bit(section * granules + granule, tracker->granules);
+	}
+out:
 	rcu_read_unlock();
 }
 

@@ -32,6 +32,7 @@ static bool next_section(struct ir_walk *walk)
 	walk->at = walk->section * ir_granules_of_section(tracker);
 	if (walk->clear_first)
 		clear_bit(walk->section, tracker->dirty);
+	/* The section's bit before those of its granules, which are marked before it. */
 	smp_mb__after_atomic();
 	return true;
 }
@@ -56,6 +57,7 @@ static bool next_of_sections(struct ir_walk *walk, unsigned long *pfn)
 	}
 	if (tracker->granules && walk->clear_first) {
 		clear_bit(walk->at, tracker->granules);
+		/* The mark before the look. */
 		smp_mb__after_atomic();
 	}
 	*pfn = walk->at++ << tracker->order;
@@ -63,8 +65,8 @@ static bool next_of_sections(struct ir_walk *walk, unsigned long *pfn)
 }
 
 /*
- * Takes the bitmap of the next zone that has marks, and leaves an empty one of the zone's size in its
- * place. Markers that found the old one are waited for, then it is the pass's own.
+ * Takes the bitmap of the next zone that has marks, and leaves an empty one of the zone's size in
+ * its place. Markers that found the old one are waited for, then it is the pass's own.
  */
 static bool swap_zone(struct ir_walk *walk)
 {
