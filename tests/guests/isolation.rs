@@ -136,16 +136,8 @@ fn offlining_is_refused_while_isolation_holds() {
     agent.alloc(2, 64 * MIB, 5).unwrap();
     for hold in ["isolate", "pull"] {
         isolation::load(agent, &format!("hold={hold}")).unwrap();
-        rest(agent, hold);
-        // What comes online is free and is reported.
-        daemon.signal(Signal::STOP).unwrap();
-        let block = cycle_a_block(agent, &blocks.movable());
+        let block = hold_a_block(agent, &mut daemon, &blocks.movable());
         let path = state_of(block);
-        wait_until(PATIENCE, EVERY, || match isolation::held_sections(agent) {
-            Ok(held) if held.contains(&block) => Ok(()),
-            held => Err(format!("{held:?} are held, expected {block}")),
-        })
-        .unwrap();
         thread::scope(|scope| {
             let started = Instant::now();
             let offline = scope.spawn(|| agent.write_file(&path, "offline"));
@@ -178,6 +170,31 @@ fn offlining_is_refused_while_isolation_holds() {
     let serial = guest.serial().unwrap();
     assert!(!serial.contains("BUG:") && !serial.contains("WARNING:"), "{serial}");
     guest.quit().unwrap();
+}
+
+/// Stops the daemon and has the guest wait for a report out of a movable memory block; returns the
+/// block's number.
+fn hold_a_block(agent: &AgentClient, daemon: &mut DaemonProcess, movable: &[u32]) -> u32 {
+    wait_until(4 * PATIENCE, Duration::ZERO, || {
+        rest(agent, "before the daemon is stopped");
+        // Long enough for a cycle: what comes online is free and is reported by the pass that follows.
+        agent.write_file(DELAY, "3000").unwrap();
+        daemon.signal(Signal::STOP).unwrap();
+        let block = cycle_a_block(agent, movable);
+        let held = wait_until(PATIENCE, EVERY, || match isolation::held_sections(agent) {
+            Ok(held) if !held.is_empty() => Ok(held),
+            held => Err(format!("{held:?} are held")),
+        })
+        .unwrap();
+        agent.write_file(DELAY, &DELAY_MS.to_string()).unwrap();
+        if held.contains(&block) {
+            return Ok(block);
+        }
+        // Another report came first.
+        daemon.signal(Signal::CONT).unwrap();
+        Err(format!("{held:?} are held, expected {block}"))
+    })
+    .unwrap()
 }
 
 fn state_of(block: u32) -> String {

@@ -94,6 +94,8 @@ impl Experiment for KernelSchemes {
         )?;
         guest.load_balloon_driver("")?;
         guest.agent().write_file(DELAY, &settings.delay.to_string())?;
+        // Which was asked for before the delay was set.
+        first_report(&daemon, 0)?;
         let mut turns: Vec<(KernelScheme, Turn)> = Vec::new();
         for round in 0..settings.rounds {
             let all = KernelScheme::ALL;
@@ -159,6 +161,7 @@ fn turn(
     let full = guest.resident_bytes()?;
     let sampler = Sampler::start(Duration::from_millis(10), guest.memory().try_clone()?, || None);
     agent.free(FREED)?;
+    first_report(daemon, reports)?;
     rest(guest, daemon, settings.delay)?;
     let samples = sampler.stop()?;
     let (reports, reported) = (daemon.reports()? - reports, daemon.discards()?.since(before));
@@ -200,6 +203,14 @@ fn turn(
         faults,
         unmovable,
         statistics,
+    })
+}
+
+/// Waits for a report after the first `so_many`.
+fn first_report(daemon: &CountedDaemon, so_many: u64) -> Result<()> {
+    wait_until(PATIENCE, LOOK_EVERY, || match daemon.reports() {
+        Ok(now) if now > so_many => Ok(()),
+        now => Err(format!("{now:?} reports, as before")),
     })
 }
 
