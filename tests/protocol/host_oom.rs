@@ -146,7 +146,7 @@ fn daemon_at_its_memory_limit_discards() {
 /// The first report takes a page of stack. No daemon hangs for want of it: the kernel kills the daemon.
 ///
 /// A daemon that finds a page serves its report. Then the group is filled again, and the next daemon is tried: a CPU
-/// charges pages to a group ahead of need (`memcg_stock`), and may return them after the group was full.
+/// charges pages to a group ahead of need (`memcg_stock`), and may return them after the group was full: a hypothesis.
 #[test]
 #[ignore = "needs root and a memory limit: cargo xtask test"]
 fn daemon_without_memory_is_killed_not_stuck() {
