@@ -4,8 +4,7 @@
  * and the end of free_one_page for those that go past these lists.
  *
  * Neither tells of the block that a page merged into, so that every page marks its granule, and the
- * pass finds many of them in use. Frees that the allocator puts off (free_pages_nolock) are not
- * heard of.
+ * pass finds many of them in use. It misses frees that the allocator puts off (free_pages_nolock).
  */
 #include "isolation_reporting.h"
 

@@ -107,7 +107,7 @@ static bool leaves_to_notify(const u8 *at)
 	return *at == 0xe9 && target(at + 5) == (void *)ir_kernel.notify;
 }
 
-int ir_notify_site_find(void)
+static int find_site(void)
 {
 	const u8 *body = ir_kernel.free_one_page_inner;
 	unsigned int at;
@@ -142,7 +142,7 @@ int ir_notify_site_find(void)
 
 int ir_notify_site_start(void)
 {
-	int error = ir_notify_site_find();
+	int error = find_site();
 
 	if (error)
 		return error;

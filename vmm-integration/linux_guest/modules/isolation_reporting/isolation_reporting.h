@@ -78,7 +78,7 @@ struct ir_settings {
 	enum ir_hold hold;
 	enum ir_hook hook;
 	unsigned int batch;	/* blocks a report */
-	bool watermark;		/* leave zones near their low watermark alone */
+	bool watermark;		/* keep out of zones near their low watermark */
 	bool second_look;	/* look again under the zone's lock at what does not seem free */
 	bool clear_first;	/* take a mark before the look; otherwise known bad */
 	bool hear_itself;	/* hear what its own isolation moves; known bad */
@@ -174,7 +174,6 @@ void ir_walk_end(struct ir_walk *walk);
 
 /* The hooks. */
 int ir_hook_verify(void);
-int ir_notify_site_find(void);
 int ir_notify_site_start(void);
 int ir_notify_site_verify(void);
 void ir_notify_site_stop(void);
@@ -204,7 +203,6 @@ struct ir_statistics {
 
 extern struct ir_statistics ir_statistics;
 void ir_cost_add(struct ir_cost *cost, u64 ns);
-const char *ir_outcome_name(enum ir_outcome outcome);
 void ir_statistics_start(void);
 void ir_statistics_stop(void);
 

@@ -107,7 +107,7 @@ module_param_cb(batch, &batch_ops, &ir_settings.batch, 0644);
 MODULE_PARM_DESC(batch, "blocks a report, 1 to 32");
 
 module_param_named(watermark, ir_settings.watermark, bool, 0644);
-MODULE_PARM_DESC(watermark, "leave zones near their low watermark alone");
+MODULE_PARM_DESC(watermark, "keep out of zones near their low watermark");
 module_param_named(second_look, ir_settings.second_look, bool, 0644);
 MODULE_PARM_DESC(second_look, "look again under the zone's lock at what does not seem free");
 module_param_named(clear_first, ir_settings.clear_first, bool, 0644);

@@ -75,7 +75,7 @@ static int statistics_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(statistics);
 
-/* One block a line: its first page frame, order, section and memory zone. */
+/* One block a line: its first page frame, order and section. */
 static int held_show(struct seq_file *file, void *unused)
 {
 	unsigned int nr = READ_ONCE(ir_held_count), i;
