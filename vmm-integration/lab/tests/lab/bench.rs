@@ -103,3 +103,17 @@ fn schemes_of_a_real_kernel_are_compared() {
     }
     assert!(figures["section-bitmap-pull-pull-mean"].value > 0.0, "{figures:?}");
 }
+
+/// Blocks go offline and online while the module isolates others.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn memory_stays_whole_beside_isolation() {
+    build_daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["race", "race-kernel", "--case", "section-bitmap-isolate", "--set", "cycles=30"];
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let record = Store::new(folder.path()).get("race-kernel", "section-bitmap-isolate").unwrap();
+    let figures = record.figures;
+    assert!(figures["cycles"].value >= 30.0 && figures["checked"].value > 0.0, "{figures:?}");
+}

@@ -19,7 +19,7 @@ use vmm_integration::measure::host::wait_until;
 fn lab(args: &[&str], out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_balloon-lab"));
     command.args(args).stdin(Stdio::null());
-    if args.first() == Some(&"bench") {
+    if matches!(args.first(), Some(&"bench" | &"race")) {
         command.arg("--out").arg(out);
     }
     command
@@ -209,16 +209,15 @@ fn what_cannot_be_reported_is_named_and_hides_nothing() {
 #[test]
 fn the_fault_of_a_plan_is_repeated_by_its_command() {
     let folder = tempfile::tempdir().unwrap();
-    let faults =
-        ["race", "--fault", "used-length", "--fault", "spurious-interrupt:after=1", "--out"];
+    let faults = ["race", "--fault", "used-length", "--fault", "spurious-interrupt:after=1"];
     let out = folder.path().join("out");
-    let output = run(&[&faults[..], &[out.to_str().unwrap()]].concat(), &out);
+    let output = run(&faults, &out);
     assert!(output.status.success(), "{}", stderr(&output));
     let second = Store::new(&out).get("faults", "2-spurious-interrupt").unwrap();
     let expected = "race --fault spurious-interrupt:after=1,times=1 --seed 1";
     assert_eq!(second.command, format!("cargo xtask lab {expected}"));
     let again = folder.path().join("again");
-    let words: Vec<&str> = expected.split(' ').chain(["--out", again.to_str().unwrap()]).collect();
+    let words: Vec<&str> = expected.split(' ').collect();
     let output = run(&words, &again);
     assert!(output.status.success(), "{}", stderr(&output));
     let repeated = Store::new(&again).get("faults", "1-spurious-interrupt").unwrap();
