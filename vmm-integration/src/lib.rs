@@ -14,6 +14,7 @@
 //! | [`hostile`] | descriptor chains that no sane driver writes |
 //! | [`daemon`] | the daemon as a process: start, log, summary, signals |
 //! | [`control`] | a client of the daemon's control socket |
+//! | [`windows`] | windows in Linux's own reporting, which a module makes in a guest |
 //! | [`measure`] | resident memory, CPU time, cgroups, hugetlb pools |
 //! | [`fetch`] | pinned Debian packages, unpacked without root: QEMU, kernels, a browser |
 //!
@@ -31,3 +32,4 @@ pub mod life;
 pub mod linux_guest;
 pub mod measure;
 pub mod vmm;
+pub mod windows;

@@ -19,8 +19,11 @@ use crate::fetch::{SetupEvent, Sysroot, guest_dir};
 /// The module that reports by isolation.
 pub const ISOLATION_REPORTING: &str = "isolation_reporting";
 
+/// The module that makes windows in the kernel's own reporting.
+pub const MAINLINE_WINDOWS: &str = "mainline_windows";
+
 /// The modules that there are.
-const MODULES: [&str; 1] = [ISOLATION_REPORTING];
+const MODULES: [&str; 2] = [ISOLATION_REPORTING, MAINLINE_WINDOWS];
 
 /// What a module is built against.
 struct Headers {

@@ -9,6 +9,7 @@
 //! | `faults` | the faults of the backend as experiments |
 //! | `kernel` | that race with a kernel that reports by isolation |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
+//! | `mainline` | windows in Linux's own reporting, which a module makes |
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
 //! | `oom_reaper` | processes that are killed and do not exit, with what uses their memory |
@@ -21,6 +22,7 @@ mod faults;
 mod hypotheses;
 mod kernel;
 pub mod linux;
+mod mainline;
 mod offlining;
 mod oom_reaper;
 mod placement;
@@ -39,6 +41,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
         &kernel::Kernel,
+        &mainline::Mainline,
         &agreement::Agreement,
         &placement::Placement,
         &shared_page_tables::SharedPageTables,

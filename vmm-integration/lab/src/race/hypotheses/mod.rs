@@ -12,6 +12,8 @@
 //! | [`devices`] | the daemon, and faults of the device |
 //! | [`seen`] | an observation, and the verdict on several |
 //!
+//! The experiment `mainline` makes the windows of some of them in an unmodified kernel.
+//!
 //! Others run a configuration of the model with real threads until it goes wrong. An observation in the
 //! model is a finding about the model. Nothing here is a bug of Linux unless real Linux shows it.
 
