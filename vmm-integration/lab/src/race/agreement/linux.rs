@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use guest_agent::race::MemoryBlock;
-use vmm_integration::linux_guest::AgentClient;
+use vmm_integration::linux_guest::{AgentClient, isolation};
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 use super::{
@@ -33,6 +33,7 @@ pub(super) fn run(toolbox: &Toolbox, memory: u64, freed: u64, case: Guest) -> Re
         cpus: CPUS,
         balloon: Balloon::VhostUser { socket: device.socket() },
         kernel_args: vec![format!("transparent_hugepage={huge_pages}")],
+        own_modules: case.isolating().is_some(),
         ..GuestConfig::default()
     };
     let guest = LinuxGuest::boot(toolbox, config)?;
@@ -41,10 +42,13 @@ pub(super) fn run(toolbox: &Toolbox, memory: u64, freed: u64, case: Guest) -> Re
     let zone = || zoneinfo::largest(&agent.read_file("/proc/zoneinfo")?);
     match case {
         Guest::LinuxNoDecay => agent.write_file("/proc/sys/vm/stat_interval", NO_UPDATES)?,
-        Guest::LinuxShortLists => {
+        Guest::LinuxShortLists | Guest::LinuxIsolatingShortLists => {
             agent.write_file("/proc/sys/vm/percpu_pagelist_high_fraction", SHORT_LISTS)?;
         }
         _ => {}
+    }
+    if let Some(tracker) = case.isolating() {
+        isolation::load(agent, &format!("tracker={tracker} hold=isolate"))?;
     }
     rest(&device)?;
     let halves = zoneinfo::free_pageblocks(&agent.read_file("/proc/buddyinfo")?);
@@ -63,6 +67,8 @@ pub(super) fn run(toolbox: &Toolbox, memory: u64, freed: u64, case: Guest) -> Re
     sizes(&at_rest).figures("", "", &mut findings);
     if case == Guest::Linux {
         sizes_of_both(agent, &at_rest, &mut findings)?;
+    }
+    if matches!(case, Guest::Linux | Guest::LinuxIsolating) {
         offline(agent, &mut findings)?;
     }
     findings.note(format!("Linux {}", guest.hello().kernel_release));

@@ -10,6 +10,7 @@ mod model;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use guest_driver::reporting::TrackerKind;
 use vmm_integration::measure::host::wait_until;
 
 use crate::experiment::{Case, Context, Experiment, Repeats};
@@ -57,6 +58,51 @@ pub(super) enum Guest {
     LinuxLowWatermarks,
     /// That Linux, which does not update its statistics any more: the lists return nothing.
     LinuxNoDecay,
+    /// The model, with the tracker `section-bitmap` and isolation.
+    ModelIsolating,
+    /// Linux with the module that reports by isolation, and the same tracker.
+    LinuxIsolating,
+    /// The isolating model with occupied halves and lists that are emptied.
+    ModelIsolatingOccupied,
+    /// The isolating Linux with lists of less than a block.
+    LinuxIsolatingShortLists,
+    /// The isolating model with the tracker `section-bit`.
+    ModelSectionBit,
+    /// The isolating Linux with the tracker `section-bit`.
+    LinuxSectionBit,
+}
+
+impl Guest {
+    /// Whether it is the model.
+    fn is_model(self) -> bool {
+        match self {
+            Self::Model
+            | Self::ModelDrained
+            | Self::ModelOccupied
+            | Self::ModelIsolating
+            | Self::ModelIsolatingOccupied
+            | Self::ModelSectionBit => true,
+            Self::Linux
+            | Self::LinuxShortLists
+            | Self::LinuxLowWatermarks
+            | Self::LinuxNoDecay
+            | Self::LinuxIsolating
+            | Self::LinuxIsolatingShortLists
+            | Self::LinuxSectionBit => false,
+        }
+    }
+
+    /// The tracker, if it reports by isolation.
+    fn isolating(self) -> Option<TrackerKind> {
+        match self {
+            Self::ModelIsolating
+            | Self::ModelIsolatingOccupied
+            | Self::LinuxIsolating
+            | Self::LinuxIsolatingShortLists => Some(TrackerKind::SectionBitmap),
+            Self::ModelSectionBit | Self::LinuxSectionBit => Some(TrackerKind::SectionBit),
+            _ => None,
+        }
+    }
 }
 
 impl Case for Guest {}
@@ -70,9 +116,10 @@ impl Experiment for Agreement {
     }
 
     fn about(&self) -> &'static str {
-        "Compares the model (tracker reported-flag, pulling) with real Linux: passes until freed memory \
-         is reported, bytes in a pass, sizes of chunks, outcomes of offlining, watermarks and per-CPU \
-         lists. The other cases change one thing in either, for each difference the one that causes it."
+        "Compares the model (tracker reported-flag, pulling) with real Linux, and both again where they \
+         isolate (trackers section-bitmap and section-bit; in Linux by the module): passes until freed memory is reported, \
+         bytes in a pass, sizes of chunks, outcomes of offlining, watermarks and per-CPU lists. The other \
+         cases change one thing in either, for each difference the one that causes it."
     }
 
     fn repeats(&self, _: &Guest) -> Repeats {
@@ -80,27 +127,25 @@ impl Experiment for Agreement {
     }
 
     fn cases(&self, _: &Settings) -> Vec<Guest> {
-        use Guest::{Linux, LinuxLowWatermarks, LinuxNoDecay, LinuxShortLists};
-        use Guest::{Model, ModelDrained, ModelOccupied};
+        use Guest::{Linux, LinuxIsolating, LinuxIsolatingShortLists, LinuxLowWatermarks};
+        use Guest::{LinuxNoDecay, LinuxSectionBit, LinuxShortLists, ModelSectionBit};
+        use Guest::{Model, ModelDrained, ModelIsolating, ModelIsolatingOccupied, ModelOccupied};
         let changed =
             [ModelDrained, LinuxShortLists, ModelOccupied, LinuxLowWatermarks, LinuxNoDecay];
-        [Model, Linux].into_iter().chain(changed).collect()
+        let isolating = [ModelIsolatingOccupied, LinuxIsolatingShortLists];
+        let all = [Model, Linux, ModelIsolating, LinuxIsolating].into_iter().chain(changed);
+        all.chain(isolating).chain([ModelSectionBit, LinuxSectionBit]).collect()
     }
 
     fn run(&self, case: &Guest, settings: &Settings, _: &Context<'_>) -> Result<Findings> {
         let freed = settings.freed;
         let memory = freed + 384 * MIB;
-        match case {
-            Guest::Model | Guest::ModelDrained | Guest::ModelOccupied => {
-                model::run(memory, freed, *case)
-            }
-            Guest::Linux
-            | Guest::LinuxShortLists
-            | Guest::LinuxLowWatermarks
-            | Guest::LinuxNoDecay => match toolbox()? {
-                Ok(toolbox) => linux::run(&toolbox, memory, freed, *case),
-                Err(why) => Ok(Findings::verdict(VerdictKind::NotTestable, why)),
-            },
+        if case.is_model() {
+            return model::run(memory, freed, *case);
+        }
+        match toolbox()? {
+            Ok(toolbox) => linux::run(&toolbox, memory, freed, *case),
+            Err(why) => Ok(Findings::verdict(VerdictKind::NotTestable, why)),
         }
     }
 }

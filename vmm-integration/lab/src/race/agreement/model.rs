@@ -47,12 +47,16 @@ pub(super) fn run(memory: u64, freed: u64, case: Guest) -> Result<Findings> {
     let guest = memory_as_linux_has(memory)?;
     let mut vm = ModelVm::start(&device.socket(), ModelConfig::new(guest))?;
     let queue = vm.take_reporting()?;
-    let config =
-        Config { tracker: TrackerKind::ReportedFlag, holding: Holding::Pull, ..Config::default() };
+    let (tracker, holding) = match case.isolating() {
+        Some(tracker) => (tracker, Holding::Isolate),
+        None => (TrackerKind::ReportedFlag, Holding::Pull),
+    };
+    let config = Config { tracker, holding, ..Config::default() };
     let mm = Arc::clone(vm.mm());
     let reporter = ReporterThread::start(Reporter::new(Arc::clone(&mm), config)?, queue)?;
     rest(&device)?;
-    if case == Guest::ModelOccupied {
+    let occupied = matches!(case, Guest::ModelOccupied | Guest::ModelIsolatingOccupied);
+    if occupied {
         occupy(&mm)?;
         rest(&device)?;
     }
@@ -65,7 +69,7 @@ pub(super) fn run(memory: u64, freed: u64, case: Guest) -> Result<Findings> {
     rest(&device)?;
     pages.drain(..).for_each(|page| mm.free(CPU, page));
     let after_free = on_lists(&mm);
-    if case != Guest::Model {
+    if occupied || case == Guest::ModelDrained {
         [ZONE, DMA].into_iter().for_each(|zone| mm.drain_all(zone));
     }
     let mut findings = figures(&passes(rest(&device)?));
