@@ -57,6 +57,17 @@ impl<T> Lock<T> {
         cost::lock();
         self.0.lock().unwrap_or_else(plain::PoisonError::into_inner)
     }
+
+    /// Takes the lock unless another has it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        #[cfg(feature = "shuttle")]
+        cost::lock();
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(plain::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(plain::TryLockError::WouldBlock) => None,
+        }
+    }
 }
 
 /// What those wait for that need a change of what a [`Lock`] guards.
@@ -200,6 +211,10 @@ mod spinning {
         pub fn lock(&self) -> Result<MutexGuard<'_, T>, PoisonError<MutexGuard<'_, T>>> {
             Ok(self.0.lock())
         }
+
+        pub fn try_lock(&self) -> Result<MutexGuard<'_, T>, TryLockError<MutexGuard<'_, T>>> {
+            self.0.try_lock().ok_or(TryLockError::WouldBlock)
+        }
     }
 
     /// `std::sync::RwLock`, which is never poisoned.
@@ -241,6 +256,13 @@ mod spinning {
         pub fn into_inner(self) -> G {
             self.0
         }
+    }
+
+    /// `std::sync::TryLockError`.
+    pub enum TryLockError<G> {
+        #[expect(dead_code, reason = "as in std, whose locks can be poisoned")]
+        Poisoned(PoisonError<G>),
+        WouldBlock,
     }
 
     /// `std::sync::OnceLock`.

@@ -37,6 +37,10 @@ pub trait FreeHook: Send + Sync {
     /// A zone can spare what `Mm::await_spare_pages` was asked for.
     fn zone_recovered(&self) {}
 
+    /// A section is about to come online, none of it free yet (`MEM_GOING_ONLINE`): room for its marks is
+    /// made now. The caller has the hotplug lock.
+    fn section_going_online(&self, _section: usize) {}
+
     /// A section has come online, with nothing in it reported (`MEM_ONLINE`). It runs without the zone's
     /// lock, after the frees of the section's pages, which were isolated and not online at that time.
     fn section_online(&self, section: usize);

@@ -100,6 +100,10 @@ impl Mm {
         let isolated = self.semantics.isolate_on_online;
         let first = self.zone(zone).managed_pages() == 0;
         self.move_range_to_zone(zone, range, isolated);
+        // Also while it is turned off: what is online when it is turned on is marked.
+        if let Some(hook) = self.hook() {
+            sections.clone().for_each(|section| hook.section_going_online(section));
+        }
         self.online_pages_range(zone, range);
         self.set_online(sections.clone(), true);
         if first {

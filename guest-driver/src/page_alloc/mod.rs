@@ -354,6 +354,11 @@ impl Mm {
         guard
     }
 
+    /// The same unless another has it, which may wait for the caller.
+    pub(crate) fn try_lock_hotplug(&self) -> Option<Guard<'_, ()>> {
+        self.hotplug.try_lock()
+    }
+
     /// How many wait until another's on- or offlining, or its look at memory, ends.
     pub fn hotplug_waiters(&self) -> usize {
         self.hotplug_waiters.load(Ordering::Relaxed)

@@ -91,6 +91,19 @@ impl WatermarkGuard {
     }
 }
 
+/// How a look for a free block takes the hotplug lock, as Linux must to look at the memory map of a section
+/// (`get_online_mems`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HotplugLock {
+    /// Not at all: frames of the model stay.
+    None,
+    /// It waits. Known to be wrong where its holder waits for the reporter: an offliner for blocks that
+    /// are pulled, an onliner for the tracker to grow.
+    Waits,
+    /// It does not wait: while another has the lock, the granule is marked again.
+    Tries,
+}
+
 /// Which reports leave their pages known to be zero, so that they are not cleared again
 /// ([`Mm::alloc_zeroed`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,10 +142,11 @@ pub struct Config {
     pub watermark_guard: WatermarkGuard,
     /// What to do with granules that another isolator holds.
     pub on_busy: OnBusy,
-    /// Whether each look for a free block takes the hotplug lock, as Linux must to look at the memory
-    /// map of a section (`get_online_mems`). Known to be wrong with [`Holding::Pull`]: a reporter that
-    /// holds pages waits for an offliner, which waits for those pages.
-    pub hotplug_lock: bool,
+    /// How each look for a free block takes the hotplug lock.
+    pub hotplug_lock: HotplugLock,
+    /// Whether the tracker has room only for the sections that are there, and grows before others come
+    /// online. A pass keeps it from growing.
+    pub grows: bool,
     /// Whether a granule that does not look free is looked at again, with the zone's lock held,
     /// before its mark is forgotten. Known to be wrong without: a
     /// free block that is being split or merged looks as if its parts were in use.
@@ -155,7 +169,8 @@ impl Config {
         on_timeout: OnTimeout::Hold,
         watermark_guard: WatermarkGuard::Zone,
         on_busy: OnBusy::Requeue,
-        hotplug_lock: false,
+        hotplug_lock: HotplugLock::None,
+        grows: false,
         look_again: true,
         zero_reports: ZeroReports::None,
     };

@@ -2,7 +2,7 @@
 
 //! The two ways to keep reported pages from being allocated.
 
-use super::config::{Config, Holding};
+use super::config::{Config, Holding, HotplugLock};
 use crate::page_alloc::{FrameState, IsolateMode, MigrateType, Mm, Pfn, PfnRange, ZoneId};
 
 /// What came of an attempt to hold a granule.
@@ -12,7 +12,7 @@ pub(super) enum Attempt {
     Held(PfnRange),
     /// It is not free, by a look without a lock.
     NotFree,
-    /// Another isolator holds it.
+    /// Another isolator holds it, or another has the hotplug lock, for which this does not wait.
     Busy,
     /// It was no longer free when it was isolated.
     LostRace,
@@ -50,7 +50,14 @@ fn find(mm: &Mm, granule: Pfn, order: u8, look_again: bool) -> Option<(Pfn, u8)>
 /// Tries to hold the free block around `granule`, a block of `order`, or that granule alone.
 pub(super) fn hold(mm: &Mm, config: &Config, granule: Pfn, order: u8) -> Attempt {
     let &Config { holding, watermark_guard, look_again, .. } = config;
-    let _online = config.hotplug_lock.then(|| mm.lock_hotplug());
+    let _online = match config.hotplug_lock {
+        HotplugLock::None => None,
+        HotplugLock::Waits => Some(mm.lock_hotplug()),
+        HotplugLock::Tries => match mm.try_lock_hotplug() {
+            None => return Attempt::Busy,
+            locked => locked,
+        },
+    };
     loop {
         let Some((head, found)) = find(mm, granule, order, look_again) else {
             return Attempt::NotFree;

@@ -65,7 +65,7 @@ mod tests;
 
 pub use batch::PassStats;
 pub use clock::{Clock, RealClock, VirtualClock};
-pub use config::{Config, Holding, OnBusy, OnTimeout, WatermarkGuard, ZeroReports};
+pub use config::{Config, Holding, HotplugLock, OnBusy, OnTimeout, WatermarkGuard, ZeroReports};
 pub use hold::hold_while;
 pub use reporter::{AlreadyRegistered, Memory, Reporter};
 pub use schedule::Schedule;

@@ -13,6 +13,7 @@ use super::config::{Config, OnBusy, ZeroReports};
 use super::hold::{Attempt, hold, release};
 use super::schedule::Schedule;
 use super::sink::ReportSink;
+use super::tracker::growing::{Growing, Room};
 use super::tracker::marks::{Marks, Visit};
 use super::tracker::{self, Tracker};
 use crate::page_alloc::{Mm, Pfn, PfnRange, ZoneId};
@@ -39,6 +40,8 @@ pub struct Reporter {
     config: Config,
     tracker: Tracker,
     schedule: Arc<Schedule>,
+    /// Of a tracker that grows.
+    room: Option<Arc<Room>>,
     /// Pages of a report that was not acknowledged in time: held, and the host's.
     late: Vec<PfnRange>,
 }
@@ -65,11 +68,20 @@ impl Reporter {
         let schedule = Arc::new(Schedule::new(clock, config.delay));
         let passes = Arc::clone(&schedule);
         let tracker = tracker::new(&config, &mm, passes);
-        mm.set_free_hook(tracker.hook()).map_err(|_| AlreadyRegistered)?;
+        let room = config.grows.then(|| Arc::new(Room::new(&mm)));
+        let hook = match &room {
+            None => tracker.hook(),
+            Some(room) => Arc::new(Growing {
+                tracker: tracker.hook(),
+                room: Arc::clone(room),
+                section_order: mm.geometry().section_order,
+            }),
+        };
+        mm.set_free_hook(hook).map_err(|_| AlreadyRegistered)?;
         if config.zero_reports != ZeroReports::None {
             mm.remember_zero_pages();
         }
-        let reporter = Self { mm, config, tracker, schedule, late: Vec::new() };
+        let reporter = Self { mm, config, tracker, schedule, room, late: Vec::new() };
         reporter.mark_all();
         Ok(reporter)
     }
@@ -188,11 +200,13 @@ impl Reporter {
     fn marks_pass(&self, marks: &dyn Marks, batch: &mut Batch<'_>) -> bool {
         let mut left = false;
         let mut low: Vec<Option<u64>> = vec![None; self.mm.zone_count()];
+        let walk = self.room.as_ref().map(|room| room.walk());
         marks.take(&self.mm, &mut |granule| {
             let visit = self.visit(granule, marks, batch, &mut low);
             left |= matches!(visit, Visit::Keep | Visit::Stop);
             visit
         });
+        drop(walk);
         batch.submit(Some(marks));
         // What a zone cannot spare waits until it can. Nothing is held any more, so that a zone which
         // has recovered meanwhile is seen here.

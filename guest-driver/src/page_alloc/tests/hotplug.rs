@@ -58,6 +58,7 @@ fn memory_can_be_added_later() {
 struct Listener {
     mm: std::sync::OnceLock<std::sync::Weak<Mm>>,
     freed: core::sync::atomic::AtomicU64,
+    going_online: core::sync::atomic::AtomicU64,
     online: core::sync::atomic::AtomicU64,
 }
 
@@ -74,8 +75,15 @@ impl FreeHook for Listener {
 
     fn after_insert(&self, head: Pfn, _order: u8, _freed: PfnRange) {
         assert!(self.mm().is_isolated(head) && !self.mm().is_online(1));
+        assert_eq!(self.going_online.load(Ordering::Relaxed), 1);
         assert_eq!(self.mm().zone(ZoneId(0)).free_pages(), 32768, "it cannot be allocated yet");
         self.freed.fetch_add(1024, Ordering::Relaxed);
+    }
+
+    fn section_going_online(&self, section: usize) {
+        assert_eq!(self.freed.load(Ordering::Relaxed), 0);
+        assert_eq!(self.mm().state(G.section_range(section).start), FrameState::Absent);
+        self.going_online.fetch_add(1, Ordering::Relaxed);
     }
 
     fn section_online(&self, section: usize) {

@@ -3,6 +3,7 @@
 //! Ways to remember what still needs reporting.
 
 mod granules;
+pub(super) mod growing;
 pub(super) mod kind;
 pub(super) mod marks;
 mod reported_flag;

@@ -48,6 +48,8 @@ pub enum Holds {
     OfflineSectionForgotten,
     /// A page that is allocated as zero holds no old data.
     ZeroedPageHoldsZero,
+    /// Every wait can end.
+    EveryWaitEnds,
     /// The model's own assertions hold.
     ModelAssertionsHold,
 }
@@ -55,6 +57,7 @@ pub enum Holds {
 impl Invariant for Holds {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
     const ASSERTIONS: Self = Self::ModelAssertionsHold;
+    const DEADLOCK: Self = Self::EveryWaitEnds;
 
     fn name(self) -> &'static str {
         self.into()
@@ -74,6 +77,7 @@ impl Invariant for Holds {
             Self::SilentWhileSuspended => "a free reaches a suspended reporter",
             Self::OfflineSectionForgotten => "an offline section is remembered",
             Self::ZeroedPageHoldsZero => "a page is given out as zero and holds old data",
+            Self::EveryWaitEnds => "a wait never ends",
             Self::ModelAssertionsHold => "an assertion of the model fails",
         }
     }

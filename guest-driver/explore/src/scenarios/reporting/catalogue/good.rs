@@ -4,9 +4,9 @@
 
 use super::super::setting::{NO_ZONE, Other, Scenario};
 use super::parts::{Named, reporter, setting};
-use super::scenarios::{ALL, LOW_ZONE, OFFLINE};
+use super::scenarios::{ALL, HOTPLUG, LOW_ZONE, OFFLINE};
 use crate::Kind;
-use guest_driver::reporting::{Holding, TrackerKind};
+use guest_driver::reporting::{Holding, HotplugLock, TrackerKind};
 
 /// Every tracker with both ways to hold, in every scenario that is for it.
 pub(super) fn good() -> Vec<Named> {
@@ -21,13 +21,26 @@ pub(super) fn good() -> Vec<Named> {
         }
     }
     all.push(under_hotplug_lock());
+    for tracker in [TrackerKind::SectionBit, TrackerKind::SectionBitmap] {
+        all.extend(Holding::ALL.iter().map(|&holding| growing(tracker, holding)));
+    }
     all
+}
+
+/// As the module for Linux: a pass waits for no holder of the hotplug lock.
+fn growing(tracker: TrackerKind, holding: Holding) -> Named {
+    let mut named = one(HOTPLUG, tracker, holding);
+    named.setting.reporter.hotplug_lock = HotplugLock::Tries;
+    named.setting.reporter.grows = true;
+    named.name = format!("{tracker}-{holding}-growing");
+    named.about = format!("{tracker}, {holding}, grows, and tries the hotplug lock");
+    named
 }
 
 /// An offliner is told that the pages which the reporter isolates are busy, and lets the lock go.
 fn under_hotplug_lock() -> Named {
     let mut named = one(OFFLINE, TrackerKind::SectionBit, Holding::Isolate);
-    named.setting.reporter.hotplug_lock = true;
+    named.setting.reporter.hotplug_lock = HotplugLock::Waits;
     named.name = "section-bit-isolate-under-hotplug-lock".to_owned();
     named.about = "section-bit, isolate, looks with the hotplug lock held".to_owned();
     named

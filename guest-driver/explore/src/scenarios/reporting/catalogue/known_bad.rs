@@ -6,14 +6,14 @@ use super::super::invariant::Holds;
 use super::super::setting::{CpuPlan, NO_ZONE, Other, Patience, Scenario, Setting};
 use super::parts::{Named, reporter, setting, wrong};
 use super::scenarios::{
-    CHURN, FAULTY_HOST, HOTPLUG, ISOLATORS, NO_STRADDLING, OFFLINE, PRESSURE, SHARED_SECTION,
-    SMALL_CHURN,
+    CHURN, FAULTY_HOST, HOT_ADD, HOTPLUG, ISOLATORS, NO_STRADDLING, OFFLINE, PRESSURE,
+    SHARED_SECTION, SMALL_CHURN,
 };
 use crate::Kind::KnownBad;
 use guest_driver::page_alloc::KernelSemantics;
 use guest_driver::page_alloc::ZoneType::Movable;
 use guest_driver::reporting::{
-    Config, Holding, OnBusy, OnTimeout, TrackerFlaw, TrackerKind, WatermarkGuard,
+    Config, Holding, HotplugLock, OnBusy, OnTimeout, TrackerFlaw, TrackerKind, WatermarkGuard,
 };
 
 fn isolating(tracker: TrackerKind) -> Config {
@@ -103,11 +103,26 @@ pub(super) fn known_bad() -> Vec<Named> {
             setting(
                 OFFLINE,
                 Config {
-                    hotplug_lock: true,
+                    hotplug_lock: HotplugLock::Waits,
                     ..reporter(&OFFLINE, TrackerKind::SectionBit, Holding::Pull)
                 },
             ),
             &[Holds::OffliningEnds],
+        ),
+        wrong(
+            KnownBad,
+            "growing-under-hotplug-lock",
+            "section-bitmap, waits for the hotplug lock during a pass, for the end of which an onliner \
+             waits to make room",
+            setting(
+                HOT_ADD,
+                Config {
+                    hotplug_lock: HotplugLock::Waits,
+                    grows: true,
+                    ..reporter(&HOT_ADD, TrackerKind::SectionBitmap, Holding::Isolate)
+                },
+            ),
+            &[Holds::EveryWaitEnds],
         ),
         wrong(
             KnownBad,

@@ -9,7 +9,7 @@ use super::super::setting::{Scenario, Setting};
 use crate::{Configuration, Kind};
 use guest_driver::page_alloc::KernelSemantics;
 use guest_driver::reporting::{
-    Config, Holding, OnBusy, OnTimeout, TrackerKind, WatermarkGuard, ZeroReports,
+    Config, Holding, HotplugLock, OnBusy, OnTimeout, TrackerKind, WatermarkGuard, ZeroReports,
 };
 
 /// A configuration of this model.
@@ -29,7 +29,8 @@ pub(super) fn reporter(scenario: &Scenario, tracker: TrackerKind, holding: Holdi
         on_timeout: OnTimeout::Hold,
         watermark_guard: WatermarkGuard::Zone,
         on_busy: OnBusy::Requeue,
-        hotplug_lock: false,
+        hotplug_lock: HotplugLock::None,
+        grows: false,
         look_again: true,
         zero_reports: if scenario.plan.zeroed { ZeroReports::AsTold } else { ZeroReports::None },
     }

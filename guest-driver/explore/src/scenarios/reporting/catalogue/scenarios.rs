@@ -81,6 +81,10 @@ pub(super) const HOTPLUG: Scenario = Scenario {
     ..CHURN
 };
 
+/// Memory is added.
+pub(super) const HOT_ADD: Scenario =
+    Scenario { name: "hot-add", others: &[Other::HotAdder], ..HOTPLUG };
+
 /// Memory goes off- and online.
 pub(super) const OFFLINE: Scenario =
     Scenario { name: "offline", others: &[Other::Offliner(Patience::Endless)], ..HOTPLUG };
