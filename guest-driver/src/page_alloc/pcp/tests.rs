@@ -121,3 +121,24 @@ fn pages_that_leave_the_lists_look_like_no_block() {
     mm.drain_all(ZoneId(0));
     assert!(!(0..32768).any(|pfn| is_on_a_list(&mm, pfn)));
 }
+
+/// A share of the low watermark and one of an eighth of the zone, as `/proc/zoneinfo` of a guest with two
+/// CPUs had them (`cargo xtask lab race agreement`). Before 6.7 the first was all.
+#[test]
+fn list_limits_follow_watermark_and_zone() {
+    for (tunes, most) in [(true, 15_104), (false, 6922)] {
+        let semantics = KernelSemantics { tune_pcp_high: tunes, ..KernelSemantics::V6_19 };
+        let geometry = Geometry { section_order: 10, ..G };
+        let normal = |sections| crate::page_alloc::ZoneLayout {
+            node: 0,
+            kind: crate::page_alloc::ZoneType::Normal,
+            sections: [sections].into(),
+        };
+        let zones = [normal(4..240), normal(0..4)].into();
+        let mm = Mm::new(&Layout { semantics, zones, ..Layout::flat(geometry, 2, 240) });
+        let zone = mm.zone(ZoneId(0));
+        assert_eq!(zone.managed_pages(), 241_664);
+        let sizes = zone.pcp_sizes().next().unwrap();
+        assert_eq!((sizes.high_min, sizes.high_max, sizes.batch), (6922, most, 63));
+    }
+}

@@ -53,3 +53,24 @@ fn a_block_in_use_is_moved_in_five_tries() {
         mm.validate().unwrap();
     }
 }
+
+/// Says that it has moved a page, which stays where it is; counts the requests.
+#[derive(Default)]
+struct Pretender(core::sync::atomic::AtomicUsize);
+
+impl MovePages for Pretender {
+    fn move_pages(&self, _: &Mm, _: Pfn, _: u8, _: Option<u32>) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+#[test]
+fn contig_looks_once_whether_its_range_is_free() {
+    let mm = Mm::new(&Layout::flat(G, 1, 1));
+    let pfn = mm.alloc(0, AllocRequest::movable(4)).unwrap();
+    let (range, movers) = (PfnRange::block(pfn.align_down(9), 9), Pretender::default());
+    assert_eq!(mm.alloc_contig_range(range, IsolateMode::Other, &movers), Err(Busy));
+    assert_eq!(movers.0.load(Ordering::Relaxed), 1);
+    mm.validate().unwrap();
+}
