@@ -6,6 +6,7 @@
 //! chain with one call for each descriptor, and returns the chain as its plan says.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
+use super::chain::Chain;
+use super::gate::Gate;
 use super::plan::{FaultKind, FaultPlan};
 use guest_driver::virtio::feature as ring_feature;
 
@@ -59,27 +62,6 @@ pub struct Served {
     pub discarded_bytes: u64,
 }
 
-/// A report that the device has taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// When.
-    pub at: Instant,
-    /// Bytes in it.
-    pub bytes: u64,
-    /// Bytes of each of its chunks.
-    pub sizes: Vec<u64>,
-    /// Guest physical address of each.
-    pub starts: Vec<u64>,
-}
-
-impl Chain {
-    /// Bytes of it that lie between two guest physical addresses.
-    pub fn bytes_within(&self, start: u64, end: u64) -> u64 {
-        let chunks = self.starts.iter().zip(&self.sizes);
-        chunks.map(|(at, size)| (at + size).min(end).saturating_sub((*at).max(start))).sum()
-    }
-}
-
 /// Of so many chains the device remembers what was in them.
 const MOST_CHAINS: usize = 100_000;
 
@@ -96,6 +78,7 @@ struct Shared {
     chains: AtomicU64,
     faults: AtomicU64,
     log: Mutex<Vec<Chain>>,
+    gate: Gate,
     discarded_bytes: AtomicU64,
     stop: AtomicBool,
     session: Mutex<Option<ShutdownHandle>>,
@@ -116,6 +99,7 @@ impl FaultyDevice {
             chains: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             log: Mutex::default(),
+            gate: Gate::default(),
             discarded_bytes: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             session: Mutex::default(),
@@ -146,6 +130,25 @@ impl FaultyDevice {
         self.shared.chains.fetch_add(chains, Ordering::Relaxed);
     }
 
+    /// Keeps the next report of these guest physical addresses: it is discarded and acknowledged after
+    /// [`Self::acknowledge`].
+    pub fn keep(&self, addresses: Range<u64>) {
+        self.shared.gate.close(addresses);
+    }
+
+    /// Waits for the report that is kept.
+    ///
+    /// # Errors
+    /// If none comes in time.
+    pub fn kept(&self, timeout: Duration) -> Result<Chain> {
+        self.shared.gate.kept(timeout)
+    }
+
+    /// Has the report that is kept discarded and acknowledged, and keeps no other.
+    pub fn acknowledge(&self) {
+        self.shared.gate.open();
+    }
+
     /// What it has done.
     pub fn served(&self) -> Served {
         let Shared { chains, faults, discarded_bytes, .. } = &*self.shared;
@@ -160,6 +163,7 @@ impl FaultyDevice {
 impl Drop for FaultyDevice {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.gate.open();
         if let Some(session) = lock(&self.shared.session).take() {
             session.shutdown();
         }
@@ -236,12 +240,14 @@ impl FaultyBackend {
         state.get_queue_mut().iter(self.snapshot()).ok()?.next()
     }
 
-    /// Remembers a chain and discards the memory that it reports.
+    /// Remembers a chain and discards the memory that it reports, once it is not kept.
     fn discard(&self, chain: Head) {
         let snapshot = self.snapshot();
         let (starts, sizes): (Vec<u64>, Vec<u64>) =
             chain.map(|chunk| (chunk.addr().0, u64::from(chunk.len()))).unzip();
-        for (start, size) in starts.iter().zip(&sizes) {
+        let chain = Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes, starts };
+        self.shared.gate.pass(&chain);
+        for (start, size) in chain.starts.iter().zip(&chain.sizes) {
             match punch(&snapshot, GuestAddress(*start), *size) {
                 Ok(()) => self.shared.discarded_bytes.fetch_add(*size, Ordering::Relaxed),
                 Err(error) => {
@@ -254,7 +260,7 @@ impl FaultyBackend {
         }
         let mut log = lock(&self.shared.log);
         if log.len() < MOST_CHAINS {
-            log.push(Chain { at: Instant::now(), bytes: sizes.iter().sum(), sizes, starts });
+            log.push(chain);
         }
     }
 

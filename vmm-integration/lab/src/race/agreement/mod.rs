@@ -14,7 +14,8 @@ use guest_driver::reporting::TrackerKind;
 use vmm_integration::measure::host::wait_until;
 
 use crate::experiment::{Case, Context, Experiment, Repeats};
-use crate::faults::device::{Chain, FaultyDevice};
+use crate::faults::chain::Chain;
+use crate::faults::device::FaultyDevice;
 use crate::guest::toolbox;
 use crate::parameters::parameters;
 use crate::parameters::takes::Bytes;

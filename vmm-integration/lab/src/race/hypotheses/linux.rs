@@ -9,7 +9,7 @@ use guest_agent::race::RacePlan;
 
 use super::seen::Seen;
 use super::watched::{FREED, KEPT, LOOK_EVERY, MIB, PATIENCE, QUIET, Watched, bytes, is_busy, mib};
-use crate::faults::device::Chain;
+use crate::faults::chain::Chain;
 use crate::faults::plan::{Fault, FaultKind, FaultPlan};
 use crate::race::linux::{complaint, set_block};
 use crate::store::{Findings, VerdictKind};

@@ -9,7 +9,8 @@ use guest_agent::Failure;
 use guest_agent::race::MemoryBlock;
 
 use super::seen::{Seen, seen};
-use crate::faults::device::{Chain, FaultyDevice};
+use crate::faults::chain::Chain;
+use crate::faults::device::FaultyDevice;
 use crate::faults::plan::FaultPlan;
 use crate::race::linux::set_block;
 use vmm_integration::measure::host::wait_until;
