@@ -34,6 +34,11 @@ impl KernelScheme {
         Self::ZoneBitmapPull,
     ];
 
+    /// Whether blocks are isolated while they are reported, and not pulled.
+    pub(crate) fn isolates(self) -> bool {
+        self.to_string().ends_with("isolate")
+    }
+
     /// Parameters of the module; none for mainline.
     pub(crate) fn params(self) -> Option<String> {
         let name = self.to_string();

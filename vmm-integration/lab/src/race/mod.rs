@@ -9,6 +9,7 @@
 //! | `faults` | the faults of the backend as experiments |
 //! | `kernel` | that race with a kernel that reports by isolation |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
+//! | `late_acks` | operations on memory whose report is not acknowledged yet |
 //! | `mainline` | windows in Linux's own reporting, which a module makes |
 //! | `agreement` | the behavior that the model and Linux share |
 //! | `placement` | tasks whose cpuset, policy or zonelist changes under their allocations |
@@ -21,6 +22,7 @@ mod agreement;
 mod faults;
 mod hypotheses;
 mod kernel;
+mod late_acks;
 pub mod linux;
 mod mainline;
 mod offlining;
@@ -41,6 +43,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
         &kernel::Kernel,
+        &late_acks::LateAcks,
         &mainline::Mainline,
         &agreement::Agreement,
         &placement::Placement,

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod bench;
+mod race;
 
 use std::collections::BTreeMap;
 use std::path::Path;
