@@ -78,6 +78,17 @@ fn churn(agent: &AgentClient) {
     agent.free(1).unwrap();
 }
 
+/// Frees memory and waits until mainline has reported it, to QEMU's own device.
+fn expect_mainline(guest: &LinuxGuest) {
+    let before = guest.own_device_discards().unwrap();
+    churn(guest.agent());
+    wait_until(PATIENCE, EVERY, || {
+        let bytes = (guest.own_device_discards().unwrap() - before).bytes;
+        if bytes > 64 * MIB { Ok(()) } else { Err(format!("{} MiB", bytes / MIB)) }
+    })
+    .unwrap();
+}
+
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
 fn quiet_guest_rests_unless_it_hears_itself() {
@@ -110,16 +121,8 @@ fn quiet_guest_rests_unless_it_hears_itself() {
     assert!(later.count("chains") >= first.count("chains") + 10, "{first:?} {later:?}");
     isolation::unload(agent).unwrap();
 
-    // Mainline is back.
-    let before = guest.own_device_discards().unwrap();
-    churn(agent);
-    wait_until(PATIENCE, EVERY, || {
-        let bytes = (guest.own_device_discards().unwrap() - before).bytes;
-        if bytes > 64 * MIB { Ok(()) } else { Err(format!("{} MiB", bytes / MIB)) }
-    })
-    .unwrap();
-    let serial = guest.serial().unwrap();
-    assert!(!serial.contains("BUG:") && !serial.contains("WARNING:"), "{serial}");
+    expect_mainline(&guest);
+    assert_eq!(guest.splats().unwrap(), Vec::<String>::new());
     assert_eq!(guest.quit().unwrap(), "", "QEMU has nothing to complain about");
 }
 
@@ -167,8 +170,7 @@ fn offlining_is_refused_while_isolation_holds() {
         isolation::unload(agent).unwrap();
     }
     assert_eq!(agent.expect_intact(2).unwrap(), 64 * MIB);
-    let serial = guest.serial().unwrap();
-    assert!(!serial.contains("BUG:") && !serial.contains("WARNING:"), "{serial}");
+    assert_eq!(guest.splats().unwrap(), Vec::<String>::new());
     guest.quit().unwrap();
 }
 
@@ -211,7 +213,7 @@ fn cycle_a_block(agent: &AgentClient, movable: &[u32]) -> u32 {
 
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
-fn module_refuses_wrong_switches_and_takes_new_device() {
+fn module_refuses_what_it_does_not_know() {
     let guest = boot(Balloon::Qemu);
     let agent = guest.agent();
     for params in ["tracker=none", "order=8", "order=11", "batch=0", "batch=33", "hold=keep"] {
@@ -224,6 +226,9 @@ fn module_refuses_wrong_switches_and_takes_new_device() {
         isolation::set(agent, switch, position).unwrap_err();
     }
     assert!(agent.load_module(modules::ISOLATION_REPORTING, "").is_err(), "it is loaded");
+    isolation::unload(agent).unwrap();
+    expect_refusal(&guest);
+    isolation::load(agent, "").unwrap();
     // A device that is gone is no longer reported to; the next one is.
     let first = until(agent, "a pass", |now| now.count("passes") > 0);
     agent.unload_balloon_driver().unwrap();
@@ -232,5 +237,27 @@ fn module_refuses_wrong_switches_and_takes_new_device() {
     let marked = |now: &Statistics| now.count("pages") >= first.count("pages") + 100 * MIB / 4096;
     until(agent, "the new device", marked);
     isolation::unload(agent).unwrap();
+    assert_eq!(guest.splats().unwrap(), Vec::<String>::new());
     guest.quit().unwrap();
+}
+
+/// Has the module, which was loaded before, refuse a kernel whose code it does not know.
+fn expect_refusal(guest: &LinuxGuest) {
+    let agent = guest.agent();
+    guest.splats().unwrap();
+    let serial = guest.serial().unwrap();
+    let site = serial.split("hook at ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    // A probe of someone else changes the very instructions by which the module knows the kernel.
+    let (symbol, offset) = site.split_once('+').unwrap();
+    agent.load_module(modules::FOREIGN_PROBE, &format!("symbol={symbol} offset={offset}")).unwrap();
+    let error = isolation::load(agent, "").unwrap_err();
+    let failure = error.downcast_ref::<Failure>().unwrap();
+    assert_eq!(failure.errno.as_deref(), Some("ENOEXEC"), "{error:#}");
+    guest.splats().unwrap();
+    let reason =
+        "isolation_reporting: refused: __free_one_page of this build does not end as known";
+    let serial = guest.serial().unwrap();
+    assert!(serial.contains(reason), "{serial}");
+    expect_mainline(guest);
+    agent.unload_module(modules::FOREIGN_PROBE).unwrap();
 }

@@ -16,6 +16,7 @@ use vmm_integration::measure::hugetlb::Pool;
 use vmm_integration::vmm::Vmm as _;
 use vmm_integration::vmm::alioth;
 use vmm_integration::vmm::cloud_hypervisor::CloudHypervisor;
+use vmm_integration::vmm::qemu;
 use vmm_integration::vmm::user_mode_linux::Uml;
 
 use crate::{files, setup};
@@ -32,7 +33,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 14] = [
+pub(crate) const ALL: [Capability; 15] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -40,6 +41,7 @@ pub(crate) const ALL: [Capability; 14] = [
         name: "cloud-hypervisor",
         probe: || CloudHypervisor.prepare(&mut |_| ()).map(drop),
     },
+    Capability { name: "a debug kernel", probe: || qemu::debug_kernel().map(drop) },
     Capability { name: "a browser", probe: || Browser::ensure().map(drop) },
     Capability { name: "root", probe: root },
     Capability { name: "FUSE", probe: || read_write("/dev/fuse") },

@@ -84,7 +84,8 @@ enum Command {
     /// takes, or "FAILED"; it is empty if the VMM does not boot the guest that the check needs.
     /// Reasons are below the table. The exit status is 1 if a check failed.
     Vmms(vmms::Options),
-    /// Builds the project's modules for the guest's kernel and prints their paths.
+    /// Builds the project's modules for the guest's kernel and prints their paths; with --debug also a
+    /// kernel that checks itself.
     ///
     /// Fetches the kernel's headers with the compiler that they ask for into target/guest, without
     /// installing anything. What was built is kept until a source changes.

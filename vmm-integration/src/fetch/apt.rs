@@ -327,7 +327,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Runs a program to its end and hands over each line that it prints.
-fn run_with_lines(command: &mut Command, each: &mut dyn FnMut(&str)) -> Result<()> {
+pub(crate) fn run_with_lines(command: &mut Command, each: &mut dyn FnMut(&str)) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     // Messages are matched and shown, so they had better be in one language.
     command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());

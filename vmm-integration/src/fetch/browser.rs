@@ -154,6 +154,6 @@ fn tell(event: SetupEvent) {
         SetupEvent::Download { packages, total_bytes } => {
             eprintln!("browser: downloading {packages} packages, {} MB", total_bytes / 1_000_000);
         }
-        SetupEvent::Progress { .. } | SetupEvent::Unpack { .. } => {}
+        SetupEvent::Progress { .. } | SetupEvent::Unpack { .. } | SetupEvent::Compile { .. } => {}
     }
 }

@@ -44,6 +44,13 @@ pub enum SetupEvent {
         /// How many there are.
         total: usize,
     },
+    /// A file of a kernel is compiled.
+    Compile {
+        /// How many are done.
+        done: usize,
+        /// How many there are, about.
+        about: usize,
+    },
 }
 
 /// A program and the arguments that come before all others.

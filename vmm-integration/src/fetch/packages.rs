@@ -84,14 +84,23 @@ pub(crate) const STABLE_HEADERS: Recipe = Recipe {
     wrapped: true,
 };
 
+/// The source of the kernel of [`GUEST`] with what compiles it.
+pub(crate) const KERNEL_SOURCE: Recipe = Recipe {
+    name: "kernel-source",
+    stamp: "1: trixie, trixie-backports; linux-source gcc-14 make flex bison bc libelf-dev libc6-dev",
+    suites: &["trixie", "trixie-backports"],
+    packages: &["linux-source", "gcc-14", "make", "flex", "bison", "bc", "libelf-dev", "libc6-dev"],
+    wrapped: true,
+};
+
 /// All of them.
-pub(crate) const RECIPES: [&Recipe; 6] =
-    [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER, &HEADERS, &STABLE_HEADERS];
+pub(crate) const RECIPES: [&Recipe; 7] =
+    [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER, &HEADERS, &STABLE_HEADERS, &KERNEL_SOURCE];
 
 /// The first lines of the file.
 pub(crate) const HEADER: &str = "\
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# The Debian packages of the test guests, their headers and the browser, with their dependencies.
+# The Debian packages of the test guests, what builds their kernels, and the browser, with their dependencies.
 # Written by `cargo xtask setup --update-packages`.
 ";
 

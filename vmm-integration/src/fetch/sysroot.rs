@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::apt::{Archive, PrivateApt, output};
 use super::packages::{
-    GUEST, HEADERS, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL, USER_MODE_LINUX,
+    GUEST, HEADERS, KERNEL_SOURCE, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL, USER_MODE_LINUX,
 };
 use super::wrap::wrap_programs;
 use super::{SetupEvent, Tool};
@@ -83,6 +83,25 @@ impl Sysroot {
         events: &mut dyn FnMut(SetupEvent),
     ) -> Result<PathBuf> {
         Self::make(&STABLE_HEADERS, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
+    /// The source of the kernel of [`Sysroot::ensure`] with a compiler; returns their folder.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_kernel_source(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&KERNEL_SOURCE, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
+    /// A text that differs when the source or the compiler of [`Sysroot::ensure_kernel_source`] does.
+    ///
+    /// # Errors
+    /// When the pins cannot be read.
+    pub(crate) fn kernel_source_state() -> Result<String> {
+        Ok(stamp_of(&KERNEL_SOURCE, &Pins::of(&KERNEL_SOURCE)?))
     }
 
     fn make(recipe: &Recipe, guest_dir: &Path, events: &mut dyn FnMut(SetupEvent)) -> Result<Self> {

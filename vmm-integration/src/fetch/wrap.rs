@@ -4,10 +4,10 @@
 //!
 //! A loader on the command line serves the first program only. Here each program becomes a script
 //! that starts it with the folder's own loader and libraries. The Makefiles of a kernel's headers
-//! are told where the headers are.
+//! are told where the headers are, and a linker finds libraries where a merged `/usr` has them.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -41,6 +41,14 @@ pub(super) fn wrap_programs(partial: &Path, root: &Path) -> Result<()> {
         fs::write(&file, script)
             .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o755)))
             .with_context(|| format!("writing {}", file.display()))?;
+    }
+
+    for name in ["lib", "lib64"] {
+        let link = partial.join(name);
+        if !link.exists() {
+            symlink(Path::new("usr").join(name), &link)
+                .with_context(|| format!("linking {}", link.display()))?;
+        }
     }
 
     let sources = root.join("usr/src").join("");
@@ -115,6 +123,7 @@ mod tests {
         let expected = format!("--argv0 {own} --library-path {libraries} {own}.program -c a b\n");
         assert_eq!(said, expected);
         assert_eq!(fs::read_to_string(root.join("usr/bin/script")).unwrap(), "#!/bin/sh\n");
+        assert_eq!(fs::canonicalize(root.join("lib64")).unwrap(), root.join("usr/lib64"));
         let sources = root.join("usr/src/common/Makefile");
         let text = fs::read_to_string(root.join(makefile)).unwrap();
         assert_eq!(text, format!("include {}\n", sources.display()));

@@ -3,12 +3,14 @@
 //! The Linux guest: an unmodified kernel with our agent as its init.
 
 mod agent;
+pub mod debug_kernel;
 pub(crate) mod initramfs;
 pub mod isolation;
 mod kernel;
 pub mod modules;
 mod placement;
 mod results;
+mod splats;
 mod storm;
 mod victim;
 
@@ -16,3 +18,4 @@ pub use agent::AgentClient;
 pub(crate) use agent::BALLOON_DRIVER;
 pub use kernel::Kernel;
 pub(crate) use results::fault;
+pub use splats::splats;

@@ -12,7 +12,7 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Kernel;
+use super::{Kernel, debug_kernel};
 use crate::fetch::apt::output;
 use crate::fetch::{SetupEvent, Sysroot, guest_dir};
 
@@ -21,9 +21,11 @@ pub const ISOLATION_REPORTING: &str = "isolation_reporting";
 
 /// The module that makes windows in the kernel's own reporting.
 pub const MAINLINE_WINDOWS: &str = "mainline_windows";
+/// A module that sets a probe without effect.
+pub const FOREIGN_PROBE: &str = "foreign_probe";
 
 /// The modules that there are.
-const MODULES: [&str; 2] = [ISOLATION_REPORTING, MAINLINE_WINDOWS];
+const MODULES: [&str; 3] = [ISOLATION_REPORTING, MAINLINE_WINDOWS, FOREIGN_PROBE];
 
 /// What a module is built against.
 struct Headers {
@@ -102,9 +104,13 @@ fn make(headers: &Headers, sources: &Path, built: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The headers of `kernel`: of the guest's or of Debian's stable kernel.
+/// The headers of `kernel`: of the guest's, of Debian's stable kernel, or of the debug kernel.
 fn headers_of(kernel: &Kernel, events: &mut dyn FnMut(SetupEvent)) -> Result<Headers> {
     let folder = guest_dir();
+    if let Some(build) = debug_kernel::build_folder(kernel) {
+        let root = Sysroot::ensure_kernel_source(&folder, events)?;
+        return Ok(Headers { build, programs: root.join("usr/bin") });
+    }
     let mut tried = Vec::new();
     for ensure in [Sysroot::ensure_headers, Sysroot::ensure_stable_headers] {
         let root = ensure(&folder, events)?;
@@ -126,6 +132,9 @@ fn headers_of(kernel: &Kernel, events: &mut dyn FnMut(SetupEvent)) -> Result<Hea
 fn state_of(sources: &Path, headers: &Headers) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     hasher.write(headers.build.as_os_str().as_encoded_bytes());
+    // The debug kernel's folder stays, and its configuration changes.
+    let config = headers.build.join(".config");
+    hasher.write(&fs::read(&config).with_context(|| format!("reading {}", config.display()))?);
     for (name, text) in contents(sources)? {
         hasher.write(name.as_os_str().as_encoded_bytes());
         hasher.write(&text);

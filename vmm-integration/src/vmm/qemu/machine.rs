@@ -18,7 +18,7 @@ use super::config::{GuestConfig, linux_arguments};
 use super::files::{Files, read_lossy};
 use super::{Accel, DiscardCount, QmpClient, Toolbox, trace};
 use crate::fetch::guest_dir;
-use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs, modules as own_modules};
+use crate::linux_guest::{AgentClient, BALLOON_DRIVER, initramfs, modules as own_modules, splats};
 use crate::measure::host;
 use crate::vmm::process::Process;
 
@@ -27,6 +27,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time without an answer or a printed line after which an emulated guest is stuck.
 const STALL: Duration = Duration::from_secs(30);
+
+/// A line on the console, behind which all that was printed before it is there.
+const MARK: &str = "guest-agent: looking for reports of faults";
+
+/// How long the kernel may take to print what it has to say.
+const PRINTING: Duration = Duration::from_secs(60);
 
 /// Restarts of an emulated guest that got stuck.
 const RESTARTS: u32 = 2;
@@ -212,6 +218,25 @@ impl LinuxGuest {
     /// When the log cannot be read.
     pub fn serial(&self) -> Result<String> {
         read_lossy(&self.files.serial())
+    }
+
+    /// The lines with which the guest's kernel has reported faults of its own on the serial console.
+    /// From a good run there are none.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or the console does not show a line that the agent adds: the kernel
+    /// may print late, and what it said before is there then.
+    pub fn splats(&self) -> Result<Vec<String>> {
+        let printed = |serial: &str| serial.matches(MARK).count();
+        let before = printed(&self.serial()?);
+        // Without the end of a line the kernel waits for the rest of it.
+        self.agent.write_file("/dev/kmsg", &format!("{MARK}\n"))?;
+        host::wait_until(PRINTING, Duration::from_millis(10), || {
+            let serial = self.serial().map_err(|error| format!("{error:#}"))?;
+            let shown = printed(&serial) > before;
+            let lines = || splats(&serial).into_iter().map(str::to_owned).collect();
+            shown.then(lines).ok_or_else(|| format!("the console does not show {MARK:?}"))
+        })
     }
 
     /// What QEMU's own balloon device has discarded since the boot; zero with another balloon.

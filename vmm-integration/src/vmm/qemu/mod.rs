@@ -43,5 +43,5 @@ pub use config::{Balloon, GuestConfig};
 pub use guest::{Qemu, QemuKvm};
 pub use machine::LinuxGuest;
 pub use qmp::QmpClient;
-pub use toolbox::{Toolbox, available, available_with, stable_kernel};
+pub use toolbox::{Toolbox, available, available_with, debug_kernel, stable_kernel};
 pub use trace::DiscardCount;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::version;
 use crate::fetch::{SetupEvent, Sysroot, Tool, build, guest_dir};
-use crate::linux_guest::Kernel;
+use crate::linux_guest::{Kernel, debug_kernel};
 use crate::vmm::named::given;
 
 /// The remedy when the guest cannot be fetched.
@@ -53,7 +53,7 @@ pub fn available() -> Result<Toolbox> {
             }
         }
         SetupEvent::Unpack { done: 0, total } => eprintln!("guest: unpacking {total} packages"),
-        SetupEvent::Unpack { .. } => {}
+        SetupEvent::Unpack { .. } | SetupEvent::Compile { .. } => {}
     })
 }
 
@@ -82,6 +82,15 @@ pub fn stable_kernel() -> Result<Kernel> {
     };
     let sysroot = Sysroot::ensure_stable_kernel(&guest_dir(), &mut say)?;
     Kernel::with_modules_beside(&sysroot.kernel_image()?)
+}
+
+/// The guest's kernel with lockdep, KASAN and other checks, if it was built: a build takes too long for
+/// a test.
+///
+/// # Errors
+/// When it was not; the error names the command that builds it.
+pub fn debug_kernel() -> Result<Kernel> {
+    debug_kernel::existing()
 }
 
 fn set_up(events: &mut dyn FnMut(SetupEvent)) -> Result<Toolbox> {
