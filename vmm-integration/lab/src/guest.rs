@@ -99,6 +99,8 @@ pub enum Kernel {
     Newest,
     /// That of Debian's stable release.
     Stable,
+    /// The newest one with lockdep, KASAN and other checks, if it was built.
+    Debug,
 }
 
 impl Kernel {
@@ -110,8 +112,18 @@ impl Kernel {
         let kernel = match self {
             Self::Newest => toolbox.kernel.clone(),
             Self::Stable => qemu::stable_kernel()?,
+            Self::Debug => qemu::debug_kernel()?,
         };
         Ok(Toolbox { kernel, ..toolbox.clone() })
+    }
+
+    /// What the name of a case ends with.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::Newest => "",
+            Self::Stable => "-stable",
+            Self::Debug => "-debug",
+        }
     }
 }
 

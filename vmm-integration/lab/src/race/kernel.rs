@@ -3,21 +3,23 @@
 //! Memory blocks that go offline and online in a real guest whose kernel reports by isolation: the
 //! module of this project in place of mainline, with each tracker and both ways to hold.
 
+use std::fmt;
+
 use anyhow::{Result, ensure};
 use guest_agent::race::{LOAD, OFFLINE, ONLINE, RaceReport, UNLOAD};
 use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 
 use super::linux::LinuxRace;
 use crate::experiment::{Case, Context, Experiment, Repeats};
-use crate::guest::toolbox;
+use crate::guest::{Kernel, toolbox};
 use crate::parameters::parameters;
-use crate::parameters::takes::Whole;
+use crate::parameters::takes::{Several, Whole};
 use crate::progress::{Interrupted, interrupted};
 use crate::scheme::KernelScheme;
 use crate::store::{Findings, Verdict, VerdictKind};
 
 /// See the module.
-pub(super) struct Kernel;
+pub(super) struct KernelRace;
 
 parameters! {
     /// The parameters.
@@ -26,14 +28,41 @@ parameters! {
         pause: u64, Whole(100, 600_000), 2000, 5000,
             "pause between two reloads of the module, in milliseconds";
         cpus: u32, Whole(1, 64), 2, 2, "CPUs of the guest";
+        kernels: Vec<Kernel>, Several::any(), vec![Kernel::Newest], vec![Kernel::Newest],
+            "kernels: the newest, that of Debian's stable release, and one that checks itself \
+             (cargo xtask kernel --debug)";
     }
 }
 
-impl Case for KernelScheme {}
+/// A scheme in a kernel.
+pub(super) struct InKernel {
+    scheme: KernelScheme,
+    kernel: Kernel,
+}
 
-impl Experiment for Kernel {
+impl InKernel {
+    /// Parameters of the module; none for mainline.
+    fn params(&self) -> Option<String> {
+        let params = self.scheme.params()?;
+        Some(match self.kernel {
+            // Its compiler has put other code where the module looks for the hook.
+            Kernel::Debug => format!("{params} hook=free-paths"),
+            Kernel::Newest | Kernel::Stable => params,
+        })
+    }
+}
+
+impl fmt::Display for InKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.scheme, self.kernel.suffix())
+    }
+}
+
+impl Case for InKernel {}
+
+impl Experiment for KernelRace {
     type Parameters = Settings;
-    type Case = KernelScheme;
+    type Case = InKernel;
 
     fn name(&self) -> &'static str {
         "race-kernel"
@@ -45,24 +74,20 @@ impl Experiment for Kernel {
          unloaded and loaded. All that was written is verified."
     }
 
-    fn repeats(&self, _: &KernelScheme) -> Repeats {
+    fn repeats(&self, _: &InKernel) -> Repeats {
         Repeats::ButForTheGuest
     }
 
-    fn cases(&self, _: &Settings) -> Vec<KernelScheme> {
-        KernelScheme::ALL.into()
+    fn cases(&self, settings: &Settings) -> Vec<InKernel> {
+        let of = |&kernel| KernelScheme::ALL.map(|scheme| InKernel { scheme, kernel });
+        settings.kernels.iter().flat_map(of).collect()
     }
 
     #[allow(clippy::cast_precision_loss)] // figures for people
-    fn run(
-        &self,
-        case: &KernelScheme,
-        settings: &Settings,
-        context: &Context<'_>,
-    ) -> Result<Findings> {
+    fn run(&self, case: &InKernel, settings: &Settings, context: &Context<'_>) -> Result<Findings> {
         let mut findings = Findings::default();
         let toolbox = match toolbox()? {
-            Ok(toolbox) => toolbox,
+            Ok(toolbox) => case.kernel.of(&toolbox)?,
             Err(why) => return Ok(Findings::verdict(VerdictKind::NotTestable, why)),
         };
         let mut race = LinuxRace::new(context.seed, settings.cycles);

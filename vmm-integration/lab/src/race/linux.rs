@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use guest_agent::race::{HugePages, RacePlan, RaceReport};
 use guest_agent::{Command, Failure};
 
+use crate::progress;
 use vmm_integration::linux_guest::isolation;
 use vmm_integration::linux_guest::modules::ISOLATION_REPORTING;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
@@ -29,6 +30,8 @@ const KEPT_GENERATION: u16 = 1;
 const KEPT_EVERY_MS: u64 = 5000;
 /// Others, that fill the blocks which are not cycled.
 const FILLED: u32 = 201;
+/// Boots until one is clean.
+const BOOTS: u32 = 3;
 /// Lines of the serial console in an error.
 const TAIL_LINES: usize = 120;
 
@@ -138,8 +141,22 @@ impl LinuxRace {
         socket: &Path,
         look: &mut dyn FnMut(&RaceReport) -> bool,
     ) -> Result<Raced> {
-        let guest = LinuxGuest::boot(toolbox, self.guest(socket))?;
+        let guest = self.boot(toolbox, socket)?;
         self.run_in(&guest, look).with_context(|| evidence(&guest))
+    }
+
+    /// Boots the guest. A debug kernel sometimes reports a fault in its first milliseconds, when an
+    /// interrupt comes while the CPU's features are read: KASAN then takes good addresses for wild, and
+    /// lockdep is off from then on. So it boots another.
+    fn boot(&self, toolbox: &Toolbox, socket: &Path) -> Result<LinuxGuest> {
+        for _ in 0..BOOTS {
+            let guest = LinuxGuest::boot(toolbox, self.guest(socket))?;
+            match complaint(&guest)? {
+                Some(complaint) => progress::say(&format!("while it booted: {complaint}")),
+                None => return Ok(guest),
+            }
+        }
+        bail!("the guest's kernel complained in each of {BOOTS} boots")
     }
 
     /// The same in a guest that has been booted with [`LinuxRace::guest`].
@@ -301,21 +318,12 @@ fn removable(guest: &LinuxGuest, blocks: &[u32]) -> Result<Tried> {
     Ok((good, bad))
 }
 
-/// What a kernel prints when something is wrong with it.
-const COMPLAINTS: [&str; 6] = [
-    "BUG:",
-    "WARNING:",
-    "Oops",
-    "Bad page state",
-    "blocked for more than",
-    "rcu_preempt self-detected stall",
-];
-
 /// What the guest's kernel says is wrong with it, if anything.
 pub(super) fn complaint(guest: &LinuxGuest) -> Result<Option<String>> {
-    let serial = guest.serial()?;
-    let bad = COMPLAINTS.into_iter().find(|bad| serial.contains(bad));
-    Ok(bad.map(|bad| format!("the guest's kernel said {bad:?}")))
+    let splats = guest.splats()?;
+    let others = splats.len().saturating_sub(1);
+    let said = splats.first();
+    Ok(said.map(|line| format!("the guest's kernel said {line:?}, and {others} lines like it")))
 }
 
 /// What came of a race that nothing was wrong with.

@@ -42,7 +42,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsModel,
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
-        &kernel::Kernel,
+        &kernel::KernelRace,
         &late_acks::LateAcks,
         &mainline::Mainline,
         &agreement::Agreement,

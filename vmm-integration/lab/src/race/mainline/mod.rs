@@ -32,10 +32,7 @@ pub(super) struct InKernel {
 
 impl fmt::Display for InKernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kernel {
-            Kernel::Newest => write!(f, "{}", self.window),
-            Kernel::Stable => write!(f, "{}-stable", self.window),
-        }
+        write!(f, "{}{}", self.window, self.kernel.suffix())
     }
 }
 

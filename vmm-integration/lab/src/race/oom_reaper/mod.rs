@@ -40,10 +40,7 @@ pub(super) struct Victim {
 
 impl Victim {
     fn column(&self) -> String {
-        match self.kernel {
-            Kernel::Newest => self.reporter.to_string(),
-            Kernel::Stable => format!("{}-stable", self.reporter),
-        }
+        format!("{}{}", self.reporter, self.kernel.suffix())
     }
 }
 

@@ -57,10 +57,7 @@ pub(super) struct Changing {
 
 impl Changing {
     fn column(&self) -> String {
-        match self.kernel {
-            Kernel::Newest => self.reporter.to_string(),
-            Kernel::Stable => format!("{}-stable", self.reporter),
-        }
+        format!("{}{}", self.reporter, self.kernel.suffix())
     }
 }
 

@@ -41,10 +41,7 @@ pub(super) struct Mapped {
 
 impl fmt::Display for Mapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kernel {
-            Kernel::Newest => write!(f, "{}", self.reports),
-            Kernel::Stable => write!(f, "{}-stable", self.reports),
-        }
+        write!(f, "{}{}", self.reports, self.kernel.suffix())
     }
 }
 
