@@ -28,6 +28,7 @@ pub(super) struct KernelSchemes;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
+const HUGE_PAGE: u64 = 2 << 20;
 const DELAY: &str = "/sys/module/page_reporting/parameters/page_reporting_delay_ms";
 /// The longest wait for a rest.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,6 +37,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const REST: u64 = 3;
 /// Allocation of the load.
 const FREED: u32 = 1;
+/// Delay before a pass in milliseconds, beside programs that take and free huge pages all the time.
+const HOSTILE_DELAY: &str = "10";
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+/// Counts of what came between a pass and a free block.
+const RACES: [(&str, &str); 7] = [
+    ("held", "blocks that were held"),
+    ("not-free", "granules that were not free at the look"),
+    ("busy", "blocks that someone else isolated"),
+    ("lost", "blocks that were taken between look and test"),
+    ("low", "blocks that their zone could not spare"),
+    ("second-looks", "looks under the zone's lock"),
+    ("second-looks-free", "of these, that found a free block"),
+];
 
 parameters! {
     /// The parameters.
@@ -44,7 +58,7 @@ parameters! {
         memory: u64, Bytes(512 << 20, 64 << 30), 1 << 30, 2 << 30, "memory of the guest";
         freed: u64, Bytes(2 << 20, 32 << 30), 256 << 20, 512 << 20, "memory that is used and freed in a round";
         rounds: usize, Whole(1, 1000), 2, 9, "rounds, in each of which every scheme has a turn";
-        faults: u64, Whole(100, 600_000), 500, 3000, "time in which programs fault memory in, in milliseconds";
+        faults: u64, Whole(100, 600_000), 500, 3000, "time in which programs fault memory in, in milliseconds, for each way";
     }
 }
 
@@ -135,12 +149,15 @@ struct Turn {
     after_drain: u64,
     /// Bytes that the host holds at rest.
     resident: u64,
-    /// Pages a second that programs took beside passes.
-    faults: f64,
+    /// Pages a second that programs took beside passes, of anonymous memory and of a private mapping
+    /// of a file.
+    faults: [f64; 2],
+    /// Huge pages of the pool that could be had, of as many as memory was free for.
+    huge_pages: f64,
     /// Pageblocks that are neither movable nor of a special kind.
     unmovable: u64,
-    /// Of the module.
-    statistics: Option<Statistics>,
+    /// Of the module, before and after programs have churned.
+    statistics: Option<[Statistics; 2]>,
 }
 
 /// Runs one turn.
@@ -175,24 +192,22 @@ fn turn(
     rest(guest, daemon, settings.delay)?;
     let after_drain = daemon.discards()?.since(before).bytes;
 
-    let plan = FaultingPlan {
-        work: Work::Anonymous,
-        tasks: 2,
-        bytes: settings.freed / 4,
-        milliseconds: settings.faults,
-    };
-    let faulted = agent.fault(plan)?;
+    let faults = [fault(guest, Work::Anonymous, settings)?, fault(guest, Work::File, settings)?];
+    let huge_pages = huge_pages(guest)?;
     rest(guest, daemon, settings.delay)?;
     let unmovable = unmovable_blocks(&agent.read_file("/proc/pagetypeinfo")?);
     let statistics = match scheme {
         KernelScheme::Mainline => None,
-        _ => Some(Statistics::read(agent)?),
+        _ => {
+            let before = Statistics::read(agent)?;
+            agent.write_file(DELAY, HOSTILE_DELAY)?;
+            fault(guest, Work::Populate, settings)?;
+            let after = Statistics::read(agent)?;
+            agent.write_file(DELAY, &settings.delay.to_string())?;
+            isolation::unload(agent)?;
+            Some([before, after])
+        }
     };
-    if statistics.is_some() {
-        isolation::unload(agent)?;
-    }
-    #[allow(clippy::cast_precision_loss)] // a figure for people
-    let faults = faulted.pages as f64 * 1e9 / faulted.nanoseconds as f64;
     Ok(Turn {
         reports,
         reported,
@@ -201,9 +216,37 @@ fn turn(
         after_drain,
         resident,
         faults,
+        huge_pages,
         unmovable,
         statistics,
     })
+}
+
+/// Pages a second that two programs take.
+#[allow(clippy::cast_precision_loss)] // a figure for people
+fn fault(guest: &LinuxGuest, work: Work, settings: &Settings) -> Result<f64> {
+    let bytes = settings.freed / 4 / work.copies();
+    let faulted = guest.agent().fault(FaultingPlan {
+        work,
+        tasks: 2,
+        bytes,
+        milliseconds: settings.faults,
+    })?;
+    Ok(faulted.pages as f64 * 1e9 / faulted.nanoseconds as f64)
+}
+
+/// Share of the free memory that can be had in huge pages, in percent.
+#[allow(clippy::cast_precision_loss)] // a figure for people
+fn huge_pages(guest: &LinuxGuest) -> Result<f64> {
+    let agent = guest.agent();
+    let vmstat = agent.read_file("/proc/vmstat")?;
+    let free = vmstat.lines().find_map(|line| line.strip_prefix("nr_free_pages "));
+    let free: u64 = free.context("vmstat has no nr_free_pages")?.trim().parse()?;
+    let asked = free * PAGE / HUGE_PAGE;
+    agent.write_file(HUGE_PAGES, &asked.to_string())?;
+    let got: u64 = agent.read_file(HUGE_PAGES)?.trim().parse()?;
+    agent.write_file(HUGE_PAGES, "0")?;
+    Ok(got as f64 * 100.0 / asked as f64)
 }
 
 /// Waits for a report after the first `so_many`.
@@ -279,29 +322,29 @@ fn figures(findings: &mut Findings, scheme: KernelScheme, turns: &[&Turn]) -> Re
     add("after-drain", "MiB", "reported after compaction drained them", &|turn| {
         mib(turn.after_drain)
     })?;
-    add("faults", "pages/s", "that programs took beside passes", &|turn| turn.faults)?;
+    add("page-fault1", "pages/s", "that programs took beside passes", &|turn| turn.faults[0])?;
+    add("page-fault2", "pages/s", "of private mappings of a file", &|turn| turn.faults[1])?;
+    add("huge-pages", "%", "of the free memory that could be had in huge pages", &|turn| {
+        turn.huge_pages
+    })?;
     add("unmovable", "", "pageblocks that are unmovable or reclaimable", &|turn| {
         turn.unmovable as f64
     })?;
-    let statistics: Vec<&Statistics> =
+    let statistics: Vec<&[Statistics; 2]> =
         turns.iter().filter_map(|turn| turn.statistics.as_ref()).collect();
     if statistics.is_empty() {
         return Ok(());
     }
-    for (name, what) in [
-        ("held", "blocks that were held"),
-        ("not-free", "granules that were not free at the look"),
-        ("busy", "blocks that someone else isolated"),
-        ("lost", "blocks that were taken between look and test"),
-        ("low", "blocks that their zone could not spare"),
-        ("second-looks", "looks under the zone's lock"),
-        ("second-looks-free", "of these, that found a free block"),
-    ] {
-        let sum = statistics.iter().map(|statistics| statistics.count(name)).sum();
-        findings.count(&format!("{scheme}-{name}"), sum, "", what);
+    for (name, what) in RACES {
+        let calm = statistics.iter().map(|[before, _]| before.count(name)).sum();
+        findings.count(&format!("{scheme}-{name}"), calm, "", what);
+        let hostile =
+            statistics.iter().map(|[before, after]| after.count(name) - before.count(name));
+        let what = format!("{what}, beside programs that churn");
+        findings.count(&format!("{scheme}-hostile-{name}"), hostile.sum(), "", &what);
     }
     for name in ["start", "test", "undo", "pull", "put-back", "held"] {
-        let costs: Vec<_> = statistics.iter().map(|statistics| statistics.cost(name)).collect();
+        let costs: Vec<_> = statistics.iter().map(|[before, _]| before.cost(name)).collect();
         let mean = Estimate::of(costs.iter().filter_map(|cost| cost.mean_ns()));
         if let Some(mean) = mean {
             findings.figure(
@@ -316,6 +359,13 @@ fn figures(findings: &mut Findings, scheme: KernelScheme, turns: &[&Turn]) -> Re
                 below as f64,
                 "ns",
                 &format!("99 of a hundred {name} stay below, to the power of two"),
+            );
+            let most = costs.iter().map(|cost| cost.most_ns).max().unwrap_or(0);
+            findings.figure(
+                &format!("{scheme}-{name}-longest"),
+                most as f64,
+                "ns",
+                &format!("the longest {name}"),
             );
         }
     }

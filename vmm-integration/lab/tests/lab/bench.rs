@@ -102,6 +102,8 @@ fn schemes_of_a_real_kernel_are_compared() {
         assert!(figures[&format!("section-bitmap-isolate-{step}-mean")].value > 0.0, "{figures:?}");
     }
     assert!(figures["section-bitmap-pull-pull-mean"].value > 0.0, "{figures:?}");
+    assert!(figures["mainline-huge-pages"].value > 50.0, "{figures:?}");
+    assert!(figures["zone-bitmap-isolate-hostile-held"].value > 0.0, "{figures:?}");
 }
 
 /// Blocks go offline and online while the module isolates others.
