@@ -13,7 +13,7 @@ use vmm_integration::windows::window::{Window, isolated_half_is_handed_out};
 fn mainline_fails_in_its_windows_and_nowhere_else() {
     let [delay, quiet] = [200, 1000].map(Duration::from_millis);
     let guest = WindowGuest::boot(&qemu::available().unwrap(), delay, quiet).unwrap();
-    for window in [Window::FreedWhileIsolated, Window::HalfIsolated] {
+    for window in [Window::FreedWhileIsolated, Window::HalfIsolated, Window::ContigOfIsolated] {
         for variant in window.variants() {
             let made = guest.make(variant).unwrap();
             let name = format!("{window} {}:\n{}", variant.name, made.steps);

@@ -16,6 +16,8 @@ pub enum Window {
     FreedWhileIsolated,
     /// A part of a block is isolated while a report has the block.
     HalfIsolated,
+    /// `alloc_contig_range` is asked for a block that another party has isolated.
+    ContigOfIsolated,
     /// A pass ends early.
     PassEnds,
     /// A pass skips a zone that is low.
@@ -47,9 +49,10 @@ const fn control(window: Window, name: &'static str, what: &'static str) -> Vari
 
 impl Window {
     /// All windows.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::FreedWhileIsolated,
         Self::HalfIsolated,
+        Self::ContigOfIsolated,
         Self::PassEnds,
         Self::LowZone,
         Self::PullCost,
@@ -57,7 +60,9 @@ impl Window {
 
     /// The ways to make it.
     pub fn variants(self) -> &'static [Variant] {
-        use Window::{FreedWhileIsolated, HalfIsolated, LowZone, PassEnds, PullCost};
+        use Window::{
+            ContigOfIsolated, FreedWhileIsolated, HalfIsolated, LowZone, PassEnds, PullCost,
+        };
         const FREED: &[Variant] = &[
             variant(FreedWhileIsolated, "held", "isolated until after the pass"),
             control(FreedWhileIsolated, "brief", "isolated, but not until the pass"),
@@ -68,6 +73,10 @@ impl Window {
             variant(HalfIsolated, "first", "the first half is isolated"),
             control(HalfIsolated, "whole", "both halves are isolated"),
             control(HalfIsolated, "none", "nothing is isolated"),
+        ];
+        const CONTIG: &[Variant] = &[
+            variant(ContigOfIsolated, "asked", "it is asked, and fails"),
+            control(ContigOfIsolated, "alone", "nobody asks"),
         ];
         const ENDS: &[Variant] = &[
             variant(PassEnds, "watermark", "the min watermark stops the pulls"),
@@ -83,6 +92,7 @@ impl Window {
         match self {
             FreedWhileIsolated => FREED,
             HalfIsolated => HALF,
+            ContigOfIsolated => CONTIG,
             PassEnds => ENDS,
             LowZone => LOW,
             PullCost => PULL,
@@ -105,6 +115,14 @@ impl Window {
             Self::HalfIsolated => {
                 let block = steps.at("put-back")?;
                 Ok(block.word("order")? == "10" && block.word("first")? != block.word("second")?)
+            }
+            Self::ContigOfIsolated => {
+                let (before, after) = (steps.at("isolated")?, steps.at("after-contig")?);
+                let isolated =
+                    |block: &Step| Ok::<_, anyhow::Error>(block.word("first")? == "isolate");
+                Ok(isolated(before)?
+                    && !isolated(after)?
+                    && steps.at("allocation")?.word("handed-out")? == "1")
             }
             Self::PassEnds | Self::LowZone => {
                 let (quiet, after) = (steps.at("quiet")?, steps.at("after-large-free")?);

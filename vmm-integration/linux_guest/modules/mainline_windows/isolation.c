@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0 OR BSD-2-Clause)
 /*
- * A block that is isolated while it is freed or reported.
+ * A block that is isolated while it is freed, reported or asked for.
  */
 #include <linux/delay.h>
 #include <linux/scatterlist.h>
@@ -93,6 +93,20 @@ static int isolate_part(struct scatterlist *list, unsigned int count)
 	return 0;
 }
 
+/* Allocates blocks until there is none, or this one is allocated. */
+static void allocate_until(struct blocks *blocks, struct page *wanted)
+{
+	bool handed_out;
+	unsigned int count;
+
+	do {
+		count = blocks->count;
+		take(blocks, FROM_MOVABLE, 1);
+		handed_out = blocks->count > count && blocks->of[count] == wanted;
+	} while (blocks->count > count && !handed_out);
+	say("step=allocation allocated=%u handed-out=%d\n", blocks->count, handed_out);
+}
+
 /*
  * A part of a block of order 10 is isolated while a report has it. Then blocks are allocated until
  * the whole zone, or this block, is allocated.
@@ -100,8 +114,6 @@ static int isolate_part(struct scatterlist *list, unsigned int count)
 int half_isolated(const char *variant)
 {
 	struct blocks *blocks;
-	bool handed_out;
-	unsigned int count;
 	unsigned long pfn;
 	int err;
 
@@ -135,12 +147,7 @@ int half_isolated(const char *variant)
 	if (isolate_from != isolate_to)
 		say("step=test-isolated error=%d\n",
 		    test_isolated(pfn + isolate_from, pfn + isolate_to));
-	do {
-		count = blocks->count;
-		take(blocks, FROM_MOVABLE, 1);
-		handed_out = blocks->count > count && blocks->of[count] == victim;
-	} while (blocks->count > count && !handed_out);
-	say("step=allocation allocated=%u handed-out=%d\n", blocks->count, handed_out);
+	allocate_until(blocks, victim);
 	look("allocated", victim);
 	give_back(blocks);
 	look("freed", victim);
@@ -149,6 +156,51 @@ int half_isolated(const char *variant)
 	look("isolation-ended", victim);
 	err = settle();
 	look("after-pass", victim);
+out:
+	vfree(blocks);
+	return err;
+}
+
+/*
+ * A free block of order 10 is isolated, and alloc_contig_range() is asked for it, which must fail.
+ *
+ * asked  alloc_contig_range() is asked
+ * alone  nobody asks
+ */
+int contig_of_isolated(const char *variant)
+{
+	bool asked = !strcmp(variant, "asked");
+	struct blocks *blocks;
+	unsigned long pfn;
+	int err;
+
+	if (!asked && strcmp(variant, "alone"))
+		return -EINVAL;
+	blocks = new_blocks();
+	if (!blocks)
+		return -ENOMEM;
+	take(blocks, FROM_MOVABLE, 1);
+	err = blocks->count ? 0 : -ENOMEM;
+	if (err)
+		goto out;
+	victim = blocks->of[0];
+	pfn = page_to_pfn(victim);
+	give_back(blocks);
+	/* Until it is reported. */
+	err = settle();
+	err = err ?: isolate(pfn, pfn + LARGE_PAGES);
+	if (err)
+		goto out;
+	look("isolated", victim);
+	if (asked)
+		say("step=contig error=%d\n", take_contig(pfn, pfn + LARGE_PAGES));
+	look("after-contig", victim);
+	allocate_until(blocks, victim);
+	look("allocated", victim);
+	give_back(blocks);
+	undo_isolate(pfn, pfn + LARGE_PAGES);
+	look("isolation-ended", victim);
+	err = settle();
 out:
 	vfree(blocks);
 	return err;

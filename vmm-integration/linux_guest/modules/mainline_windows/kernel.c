@@ -19,6 +19,8 @@ static struct {
 	void (*undo_isolate_page_range)(unsigned long start, unsigned long end);
 	int (*test_pages_isolated)(unsigned long start, unsigned long end,
 				   enum pb_isolate_mode mode);
+	int (*alloc_contig_range_noprof)(unsigned long start, unsigned long end,
+					 acr_flags_t flags, gfp_t gfp);
 	enum migratetype (*get_pfnblock_migratetype)(const struct page *page,
 						     unsigned long pfn);
 #else
@@ -28,6 +30,8 @@ static struct {
 					int type);
 	int (*test_pages_isolated)(unsigned long start, unsigned long end,
 				   int flags);
+	int (*alloc_contig_range_noprof)(unsigned long start, unsigned long end,
+					 unsigned int type, gfp_t gfp);
 	unsigned long (*get_pfnblock_flags_mask)(const struct page *page,
 						 unsigned long pfn,
 						 unsigned long mask);
@@ -72,6 +76,7 @@ int find_kernel(void)
 		FIND(start_isolate_page_range),
 		FIND(undo_isolate_page_range),
 		FIND(test_pages_isolated),
+		FIND(alloc_contig_range_noprof),
 #if ISOLATE_IS_A_BIT
 		FIND(get_pfnblock_migratetype),
 #else
@@ -148,6 +153,22 @@ int test_isolated(unsigned long start, unsigned long end)
 #else
 	return kernel.test_pages_isolated(start, end, 0);
 #endif
+}
+
+/* Allocates a range, and frees it again if that succeeds; returns the error. */
+int take_contig(unsigned long start, unsigned long end)
+{
+	unsigned long pfn;
+	int err;
+
+#if ISOLATE_IS_A_BIT
+	err = kernel.alloc_contig_range_noprof(start, end, ACR_FLAGS_NONE, GFP_KERNEL);
+#else
+	err = kernel.alloc_contig_range_noprof(start, end, MIGRATE_MOVABLE, GFP_KERNEL);
+#endif
+	for (pfn = start; !err && pfn < end; pfn++)
+		__free_page(pfn_to_page(pfn));
+	return err;
 }
 
 /* The migratetype of a page's pageblock. */

@@ -27,6 +27,7 @@ static const struct {
 } windows[] = {
 	{ "freed-while-isolated", freed_while_isolated },
 	{ "half-isolated", half_isolated },
+	{ "contig-of-isolated", contig_of_isolated },
 	{ "pass-ends", pass_ends },
 	{ "low-zone", low_zone },
 	{ "pull-cost", pull_cost },

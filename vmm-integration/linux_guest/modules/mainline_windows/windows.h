@@ -5,7 +5,7 @@
  * main.c       commands and results in debugfs
  * kernel.c     functions that the kernel does not export
  * blocks.c     free and used blocks, and the reporting worker
- * isolation.c  a block that is isolated while it is freed or reported
+ * isolation.c  a block that is isolated while it is freed, reported or asked for
  * request.c    passes that end without asking for another one
  * pull.c       the cost of taking a block off its free list
  */
@@ -35,6 +35,7 @@ void release_kernel(void);
 int isolate(unsigned long start, unsigned long end);
 void undo_isolate(unsigned long start, unsigned long end);
 int test_isolated(unsigned long start, unsigned long end);
+int take_contig(unsigned long start, unsigned long end);
 int type_of(struct page *page);
 int pull(struct page *page, unsigned int order);
 void put_back(struct page *page, unsigned int order, int type);
@@ -79,6 +80,7 @@ unsigned long free_pages_of(struct zone *zone);
 /* isolation.c, request.c, pull.c */
 int freed_while_isolated(const char *variant);
 int half_isolated(const char *variant);
+int contig_of_isolated(const char *variant);
 int pass_ends(const char *variant);
 int low_zone(const char *variant);
 int pull_cost(const char *variant);

@@ -42,6 +42,7 @@ pub(super) fn findings(
                 findings.count(&format!("{name}-handed-out"), to_u64(out), "", what);
                 text += &format!(" put back as a whole on one list, {out} handed out");
             }
+            Window::ContigOfIsolated => {}
             Window::PullCost => costs(&mut findings, made)?,
             _ => points(&mut findings, name, made)?,
         }
