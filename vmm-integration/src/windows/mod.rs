@@ -103,11 +103,7 @@ impl WindowGuest {
     pub fn finish(self) -> Result<()> {
         let agent = self.guest.agent();
         agent.unload_module(MAINLINE_WINDOWS)?;
-        let serial = self.guest.serial()?;
-        let complaint = serial.lines().find(|line| {
-            ["WARNING:", "BUG:", "Oops", "Bad page"].iter().any(|word| line.contains(word))
-        });
-        if let Some(complaint) = complaint {
+        if let Some(complaint) = self.guest.splats()?.first() {
             bail!("the kernel complains: {complaint}");
         }
         let stderr = self.guest.quit()?;
