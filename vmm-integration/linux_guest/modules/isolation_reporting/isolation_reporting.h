@@ -82,6 +82,7 @@ struct ir_settings {
 	bool second_look;	/* look again under the zone's lock at what does not seem free */
 	bool clear_first;	/* take a mark before the look; otherwise known bad */
 	bool hear_itself;	/* hear what its own isolation moves; known bad */
+	unsigned int window_ms;	/* sleep after a look that finds nothing free */
 };
 
 extern struct ir_settings ir_settings;

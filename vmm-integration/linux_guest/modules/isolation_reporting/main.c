@@ -36,7 +36,12 @@ static bool running;
 
 static int rebuild(void)
 {
-	return running ? ir_tracker_set(tracker_kind, granule_order) : 0;
+	int error = running ? ir_tracker_set(tracker_kind, granule_order) : 0;
+
+	/* All memory is marked, and no free tells of that. */
+	if (running && !error)
+		ir_kernel.notify();
+	return error;
 }
 
 static int choice_set(const char *text, const struct kernel_param *param)
@@ -114,6 +119,8 @@ module_param_named(clear_first, ir_settings.clear_first, bool, 0644);
 MODULE_PARM_DESC(clear_first, "take a mark before the look (known bad without)");
 module_param_named(hear_itself, ir_settings.hear_itself, bool, 0644);
 MODULE_PARM_DESC(hear_itself, "hear what its own isolation moves (known bad)");
+module_param_named(window_ms, ir_settings.window_ms, uint, 0644);
+MODULE_PARM_DESC(window_ms, "sleep after a look that finds nothing free, to see what comes in between");
 
 int ir_hook_verify(void)
 {

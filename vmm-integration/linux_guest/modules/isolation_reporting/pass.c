@@ -2,6 +2,7 @@
 /* A pass: takes the marks, holds the free blocks there, reports them and lets them go. */
 #include "isolation_reporting.h"
 
+#include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/scatterlist.h>
 #include <linux/sched.h>
@@ -74,6 +75,8 @@ static int visit(struct page_reporting_dev_info *device, struct ir_walk *walk, u
 		error = submit(device);
 		outcome = ir_hold_around(pfn, least, &block);
 	}
+	if (outcome == IR_NOT_FREE && READ_ONCE(ir_settings.window_ms))
+		msleep(READ_ONCE(ir_settings.window_ms));
 	ir_walk_looked(walk, pfn);
 	ir_statistics.outcomes[outcome]++;
 	switch (outcome) {
