@@ -15,12 +15,14 @@
 //! | 3 | `metrics` | counters |
 //! | 4 | `discard` | range arithmetic, the backing of guest memory, discarding |
 //! | 5 | `device` | features, configuration space, the meaning of each queue |
+//! | 6 | `hand_over` | what the next daemon goes on from, in the descriptor store |
 //! | 6 | `vhost_user` | one frontend connection: admission, messages, virtqueues, device state |
 //! | 6 | `state` | the device and its options, which outlive a connection |
 //! | 7 | `values` | sizes and intervals as operators write them |
 //! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
 //! | 8 | `cli`, `ctl` | the command line as one checked [`Config`], and the operator's client |
 //! | 9 | `daemon` | the process: event loop, sockets, signals, watchdog |
+//! | 9 | `keeper` | the process that starts daemons one after another and holds what they hand over |
 //! | 10 | [`program`] | what `main` runs |
 
 mod cli;
@@ -29,6 +31,8 @@ mod ctl;
 mod daemon;
 mod device;
 mod discard;
+mod hand_over;
+mod keeper;
 mod lock;
 mod logging;
 mod metrics;

@@ -5,7 +5,9 @@
 
 use std::env;
 use std::error::Error;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -13,8 +15,9 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::exit::DaemonExit;
 use crate::cli::{Args, Command, Config};
-use crate::daemon::run;
+use crate::daemon::serve;
 use crate::logging::{Logger, error_chain};
+use crate::{hand_over, keeper};
 
 /// The output of `--print-capabilities`: a `VHostUserBackendCapabilities` of QEMU's
 /// `vhost-user.json`.
@@ -33,9 +36,22 @@ pub fn main() -> ExitCode {
         let status = if printed.is_ok() { DaemonExit::Done } else { DaemonExit::Failed };
         return status.into();
     }
+    if env::args_os().any(|arg| arg == hand_over::CHECK) {
+        return check_hand_over();
+    }
     let mut args = Args::parse();
     if let Some(Command::Ctl(ctl)) = args.command.take() {
         return ctl.run();
+    }
+    if args.keeper {
+        // Refused here, and not by each daemon.
+        return match Config::try_from(args) {
+            Ok(_) => keeper::run(env::args_os().filter(|arg| arg != "--keeper").collect()),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "{}", failure(&error));
+                DaemonExit::Failed.into()
+            }
+        };
     }
     let started = Config::try_from(args)
         .map_err(Box::<dyn Error>::from)
@@ -52,10 +68,27 @@ pub fn main() -> ExitCode {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         log::warn!("cannot forbid core dumps of this process: {error}");
     }
-    match run(&config) {
-        Ok(()) => DaemonExit::Done.into(),
+    match serve(&config) {
+        Ok(false) => DaemonExit::Done.into(),
+        Ok(true) => DaemonExit::HandedOver.into(),
         Err(error) => {
             logger.say(&failure(&error));
+            DaemonExit::Failed.into()
+        }
+    }
+}
+
+/// Says whether this program could go on from the record that is its standard input.
+fn check_hand_over() -> ExitCode {
+    let record = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+    let checked = record.map_err(Box::<dyn Error>::from).and_then(|record| {
+        hand_over::check(record)?;
+        Ok(())
+    });
+    match checked {
+        Ok(()) => DaemonExit::Done.into(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{}", failure(error.as_ref()));
             DaemonExit::Failed.into()
         }
     }

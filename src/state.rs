@@ -12,7 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::discard::Survey;
-use crate::discard::{Backing, Inhibit, MemoryOptions, RegionTable};
+use crate::discard::{Backing, Cause, GuestRange, Inhibit, MemoryOptions, RegionTable};
+use crate::hand_over::{HandOverError, Held, SavedPin, Snapshot};
 use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::Counters;
@@ -75,6 +76,8 @@ pub(crate) struct State {
     pub(crate) survey: Survey,
     /// Signalled when an answer that a control client waits for may be ready.
     pub(crate) operators: Arc<Wakes>,
+    /// What the next daemon goes on from; none if nothing starts one.
+    held: OnceLock<Arc<Held>>,
 }
 
 impl State {
@@ -100,7 +103,54 @@ impl State {
             backings: Mutex::default(),
             survey: Survey::new(Arc::clone(&operators)),
             operators,
+            held: OnceLock::new(),
         }
+    }
+
+    /// Goes on from what the daemon before this one has left.
+    ///
+    /// # Errors
+    /// Why this device cannot.
+    pub(crate) fn restore(&self, snapshot: &Snapshot) -> Result<(), HandOverError> {
+        if snapshot.paused {
+            // Nothing is under way yet.
+            let _ = self.inhibit.forbid(Cause::Operator);
+        }
+        for pin in &snapshot.pins {
+            let range = GuestRange::new(pin.start, pin.len).map_err(|_| HandOverError::Range)?;
+            for _ in 0..pin.count {
+                let _ = self.inhibit.pin(range).map_err(HandOverError::Pin)?;
+            }
+        }
+        self.balloon.restore(snapshot.balloon)?;
+        Ok(())
+    }
+
+    /// Keeps the device's state for the next daemon from now on.
+    pub(crate) fn hold(&self, held: Arc<Held>) {
+        // There is one store.
+        let _ = self.held.set(held);
+        self.keep();
+    }
+
+    /// What the next daemon goes on from, if one is started.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.get().map(Arc::as_ref)
+    }
+
+    /// The device, or what the operator has set of it, may have changed.
+    pub(crate) fn keep(&self) {
+        let Some(held) = self.held() else { return };
+        let pins = self.inhibit.pins().into_iter().map(|pin| SavedPin {
+            start: pin.range.start(),
+            len: pin.range.len(),
+            count: pin.count,
+        });
+        held.keep(Snapshot {
+            balloon: self.balloon.save(),
+            paused: self.inhibit.holds(Cause::Operator),
+            pins: pins.collect(),
+        });
     }
 
     /// The frontend that is connected, if there is one.

@@ -189,6 +189,16 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) paused: bool,
 
+    /// Keep the VM's connection when the daemon ends: start another daemon, which goes on with it.
+    ///
+    /// This process then runs the daemon as its child and holds its sockets, the VM's connection and
+    /// the device's state. SIGKILL or SIGTERM to the daemon costs the VM nothing: the next one goes on
+    /// within milliseconds. SIGTERM to this process ends both. `ctl upgrade` has the program that is
+    /// at its path by then go on. systemd does the same for a unit with FileDescriptorStoreMax= and
+    /// needs no keeper.
+    #[arg(long, conflicts_with = "fd")]
+    pub(crate) keeper: bool,
+
     /// Least important level of messages on standard error.
     ///
     /// Can be changed at run time. The daemon never blocks on standard error: lines for which there

@@ -20,6 +20,8 @@ pub(crate) enum DaemonExit {
     MemoryLost = 3,
     /// the threads of a session did not end after its VMM disconnected
     Stuck = 4,
+    /// the next daemon goes on with the VMM: after SIGTERM where a descriptor store is
+    HandedOver = 5,
 }
 
 /// Exit statuses of `ctl`. The help lists them with these descriptions.

@@ -12,6 +12,7 @@
 //! | `POST /v1/pause`, `POST /v1/resume` | | stop or resume discarding |
 //! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that is never discarded |
 //! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
+//! | `POST /v1/upgrade` | | has the program at the daemon's path go on with the VM |
 //! | `GET /v1/counters` | | counters since the last reset |
 //! | `POST /v1/counters/reset` | | reset the counters; metrics continue |
 //! | `PUT /v1/log-level` | `{"level": "info"}` | least important level that is logged |
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::http::{Request, Response};
 use super::reply::{Later, Reply};
 use super::target::{self, TargetRequest, TargetView};
+use super::upgrade::upgrade;
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
 use super::{exposition, plain_text};
 use crate::device::IntervalError;
@@ -70,7 +72,7 @@ const METRICS: Route = Route { method: "GET", path: "/metrics", act: Act::Later(
 /// How long a request waits for a discarding call under way. Less than `ctl` waits for an answer.
 const MOST_WAIT: Duration = Duration::from_secs(3);
 
-const ROUTES: [Route; 15] = [
+const ROUTES: [Route; 16] = [
     Route { method: "GET", path: "/v1/status", act: Act::Later(status) },
     Route { method: "GET", path: "/v1/statistics", act: Act::Now(statistics) },
     Route { method: "POST", path: "/v1/statistics/refresh", act: Act::Now(refresh_statistics) },
@@ -86,6 +88,7 @@ const ROUTES: [Route; 15] = [
     Route { method: "DELETE", path: "/v1/pins", act: Act::Now(unpin) },
     Route { method: "POST", path: "/v1/hinting/start", act: Act::Now(start_hinting) },
     Route { method: "POST", path: "/v1/hinting/stop", act: Act::Now(stop_hinting) },
+    Route { method: "POST", path: "/v1/upgrade", act: Act::Later(upgrade) },
     Route { method: "GET", path: "/v1/counters", act: Act::Now(counters) },
     Route { method: "POST", path: "/v1/counters/reset", act: Act::Now(reset_counters) },
     Route { method: "PUT", path: "/v1/log-level", act: Act::Now(set_log_level) },
@@ -98,12 +101,15 @@ pub(crate) fn answer(request: &Request<'_>, access: Access, state: &State) -> Re
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
     };
-    route(routes, request)
+    let reply = route(routes, request)
         .and_then(|route| match route.act {
             Act::Now(act) => act(state, request.body).map(Reply::Ready),
             Act::Later(act) => act(state, request),
         })
-        .unwrap_or_else(Reply::Ready)
+        .unwrap_or_else(Reply::Ready);
+    // Before the client is answered.
+    state.keep();
+    reply
 }
 
 fn route<'a>(routes: &'a [Route], request: &Request<'_>) -> Result<&'a Route, Response> {

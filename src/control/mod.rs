@@ -33,4 +33,5 @@ mod room;
 pub(crate) mod server;
 mod stream;
 pub(crate) mod target;
+mod upgrade;
 pub(crate) mod views;

@@ -2,12 +2,15 @@
 
 //! What a control client is shown: the shape of the JSON, for the daemon and for its client.
 
+use std::{env, process};
+
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
 use crate::device::HintingState;
 use crate::device::features::{Feature, NUM_QUEUES};
 use crate::discard::{Backing, Cause};
+use crate::hand_over::WENT_BACK;
 use crate::logging::LogLevel;
 use crate::state::State;
 
@@ -16,6 +19,10 @@ use crate::state::State;
 pub(crate) struct StatusView {
     /// The daemon's.
     pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The program of an upgrade did not serve, and this one goes on in its place.
+    pub went_back: bool,
     /// Whether a frontend is connected.
     pub connected: bool,
     /// How many other frontends wait until that one has gone.
@@ -77,6 +84,8 @@ impl StatusView {
         };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+            went_back: env::var_os(WENT_BACK).is_some(),
             connected: state.frontend().is_some(),
             waiting_connections: state.waiting_connections(),
             driver: driver.name().to_owned(),

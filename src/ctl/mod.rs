@@ -3,6 +3,7 @@
 //! `vhost-device-balloon ctl`: the operator's client.
 
 mod show;
+mod upgrade;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -84,6 +85,13 @@ enum Command {
         /// Whether to start or to stop a round.
         action: HintingAction,
     },
+    /// Have the program that is at the daemon's path by now go on with the VM.
+    ///
+    /// For after an update. The VM, its balloon, the pause and the pins stay as they are. The new program
+    /// is asked first whether it could go on from the state of this one, and nothing changes if not.
+    /// One that does not serve within five seconds is replaced by the one before. Requires a daemon
+    /// with --keeper, or one that systemd starts again.
+    Upgrade,
     /// Show the counters since the last reset.
     Counters,
     /// Reset the counters to 0; metrics continue.
@@ -189,6 +197,7 @@ impl CtlArgs {
             Command::Target(_) if show::is_pending(&answer).map_err(unreadable)? => {
                 CtlExit::Pending
             }
+            Command::Upgrade if !upgrade::is_done(&answer).map_err(unreadable)? => CtlExit::Refused,
             _ => CtlExit::Done,
         };
         if self.json {
@@ -201,6 +210,7 @@ impl CtlArgs {
             Command::Pause | Command::Resume => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
+            Command::Upgrade => upgrade::text(&answer),
             Command::Metrics => Ok(answer),
             // The request is done, and the operator knows what it was.
             _ => Ok(String::new()),
@@ -228,6 +238,7 @@ impl CtlArgs {
             Command::Unpin(range) => client.ask("DELETE", "/v1/pins", Some(&memory(range))),
             Command::Hinting { action: HintingAction::Start } => post("/v1/hinting/start"),
             Command::Hinting { action: HintingAction::Stop } => post("/v1/hinting/stop"),
+            Command::Upgrade => upgrade::answer(client, self.timeout()),
             Command::Counters => get("/v1/counters"),
             Command::ResetCounters => post("/v1/counters/reset"),
             Command::LogLevel { level } => put("/v1/log-level", json!({"level": level})),

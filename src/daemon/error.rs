@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::socket::SocketError;
+use crate::hand_over::HandOverError;
 use crate::vhost_user::SessionError;
 
 /// Why the daemon cannot start, or ended early.
@@ -34,6 +35,12 @@ pub(crate) enum Failure {
     /// The one frontend there was did not just hang up; the log says more.
     #[error("the session with the frontend of --fd failed")]
     Session,
+    /// Of the daemon before this one.
+    #[error("cannot go on where the daemon before this one was")]
+    HandOver(#[from] HandOverError),
+    /// The frontend of the daemon before this one cannot be served; the log says more.
+    #[error("cannot go on with the frontend of the daemon before this one")]
+    Behind,
     /// `--metrics-address`.
     #[error("cannot listen on --metrics-address {address}")]
     Metrics {

@@ -24,12 +24,14 @@ use crate::cli::{Config, SocketSource};
 use crate::daemon::announcer::Announcer;
 use crate::daemon::error::{DaemonError, Failure, resources};
 use crate::daemon::operators::{self, Subscribers};
+use crate::daemon::resume;
 use crate::daemon::sigbus;
 use crate::daemon::signals;
 use crate::daemon::socket::{self, Access, Frontends};
 use crate::daemon::waiting::Waiting;
 use crate::daemon::watchdog;
 use crate::discard::Cause;
+use crate::hand_over::History;
 use crate::logging::rate_limit::LogLimit;
 use crate::logging::report;
 use crate::state::State;
@@ -65,12 +67,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn run(config: &Config) -> Result<(), DaemonError> {
-    Ok(serve(config)?)
+    serve(config)?;
+    Ok(())
 }
 
-fn serve(config: &Config) -> Result<(), Failure> {
+/// As [`run`]. Returns whether the next daemon goes on with the frontend.
+pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
     // A descriptor first, while every number is whose the caller says it is; a file after the
     // signals, or one that came in between would leave it behind.
+    let inherited = resume::inherited();
     let adopted = match &config.socket {
         SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
         SocketSource::Path(path) => Err(path),
@@ -82,9 +87,10 @@ fn serve(config: &Config) -> Result<(), Failure> {
     };
     let signals = signals::set_up().map_err(resources("receive signals"))?;
     sigbus::install().map_err(resources("handle SIGBUS"))?;
-    let operators = operators::listen(config)?;
     let state = Arc::new(State::new(config.device, config.memory));
-    if config.paused {
+    let mut resumed = resume::open(&state, inherited)?;
+    let operators = operators::listen(config, &mut resumed)?;
+    if config.paused && !resumed.resumes {
         // Nothing is under way yet.
         let _ = state.inhibit.forbid(Cause::Operator);
     }
@@ -110,7 +116,11 @@ fn serve(config: &Config) -> Result<(), Failure> {
     let (frontends, _socket_file) = match adopted {
         Ok(frontends) => (frontends, None),
         Err(path) => {
-            let listening = socket::listen(path, access)?;
+            let listening = match resumed.frontend.take() {
+                Some(listener) => socket::listen_on(listener, path)?,
+                None => socket::listen(path, access)?,
+            };
+            let listening = resumed.hold("frontend", listening);
             replaced = listening.replaced;
             (Frontends::Listener(listening.listener), Some(listening.file))
         }
@@ -123,6 +133,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
     };
     let daemon = Rc::new(RefCell::new(Daemon {
         state,
+        resumed: resumed.connection.take(),
         frontends,
         end,
         statistics,
@@ -141,6 +152,11 @@ fn serve(config: &Config) -> Result<(), Failure> {
         SocketSource::Path(path) => info!("listening on {}", path.display()),
         SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
     }
+    if daemon.borrow().resumed.is_none()
+        && let Some(held) = &resumed.held
+    {
+        held.ready();
+    }
     if replaced {
         // It is not known whether a VMM was connected, nor which one.
         warn!(
@@ -152,7 +168,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
     loop {
         let mut serving = daemon.borrow_mut();
         if let Some(result) = serving.ended.take() {
-            return result;
+            return result.map(|()| resumed.held.is_some_and(|held| held.is_leaving()));
         }
         serving.keep_time();
         drop(serving);
@@ -198,6 +214,8 @@ enum Source {
 
 struct Daemon {
     state: Arc<State>,
+    /// The frontend of the daemon before this one, until it is served.
+    resumed: Option<(UnixStream, History)>,
     frontends: Source,
     /// Signalled when a signal asks to end.
     end: Arc<Wake>,
@@ -222,16 +240,23 @@ impl Daemon {
     /// Serves the next frontend if none is served and one waits.
     fn serve(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let waits = match &self.frontends {
+            _ if self.resumed.is_some() => true,
             Source::Listener(waiting) => waiting.has_next(),
             Source::Connected(stream) => stream.is_some(),
         };
         if self.session.is_none() && !self.ending && waits {
-            let frontends = &mut self.frontends;
-            let accept = || match frontends {
-                Source::Listener(waiting) => waiting.next(ops),
-                Source::Connected(stream) => {
-                    stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+            let (frontends, resumed) = (&mut self.frontends, &mut self.resumed);
+            let accept = || {
+                if let Some((stream, history)) = resumed.take() {
+                    return Ok((stream, Some(history)));
                 }
+                let stream = match frontends {
+                    Source::Listener(waiting) => waiting.next(ops),
+                    Source::Connected(stream) => {
+                        stream.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+                    }
+                };
+                stream.map(|stream| (stream, None))
             };
             let started = match self.session_ended.try_clone() {
                 Ok(ended) => Session::start(accept, ended, &self.state),
@@ -291,7 +316,12 @@ impl Daemon {
     fn session_over(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let _ = self.session_ended.read();
         // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
-        let failed = self.session.take().is_some_and(|session| session.has_failed());
+        let session = self.session.take();
+        if !self.ending && session.as_ref().is_some_and(Session::is_behind) {
+            self.ended = Some(Err(Failure::Behind));
+            return Ok(());
+        }
+        let failed = session.is_some_and(|session| session.has_failed());
         if failed && !self.ending && matches!(self.frontends, Source::Connected(None)) {
             self.ended = Some(Err(Failure::Session));
             return Ok(());

@@ -7,6 +7,7 @@ mod emergency;
 mod error;
 mod event_loop;
 mod operators;
+mod resume;
 mod sigbus;
 mod signals;
 mod socket;
@@ -15,3 +16,4 @@ mod watchdog;
 
 pub use error::DaemonError;
 pub use event_loop::run;
+pub(crate) use event_loop::serve;

@@ -11,6 +11,7 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use log::info;
 
 use super::error::{Failure, resources};
+use super::resume::Resumed;
 use super::socket::{self, Access, Listening, SocketFile};
 use crate::cli::Config;
 use crate::control::server::Server;
@@ -20,12 +21,14 @@ use crate::state::State;
 pub(super) type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
 
 /// Listens for control clients and for Prometheus, as far as the configuration wants them.
-pub(super) fn listen(config: &Config) -> Result<Operators, Failure> {
-    let control = match &config.control_socket {
+pub(super) fn listen(config: &Config, resumed: &mut Resumed) -> Result<Operators, Failure> {
+    let control = match (&config.control_socket, resumed.control.take()) {
+        (Some(path), Some(listener)) => Some(socket::listen_on(listener, path)?),
         // A client can shrink the guest.
-        Some(path) => Some(socket::listen(path, Access::OWNER)?),
-        None => None,
+        (Some(path), None) => Some(socket::listen(path, Access::OWNER)?),
+        (None, _) => None,
     };
+    let control = control.map(|listening| resumed.hold("control", listening));
     let bind =
         |address| TcpListener::bind(address).map_err(|source| Failure::Metrics { address, source });
     Ok(Operators { control, metrics: config.metrics_address.map(bind).transpose()? })

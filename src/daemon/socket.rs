@@ -14,7 +14,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType, getpeername};
 
-pub(crate) use publish::{Access, Listening, SocketFile, listen};
+pub(crate) use publish::{Access, Listening, SocketFile, listen, listen_on};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]

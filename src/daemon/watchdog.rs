@@ -25,6 +25,7 @@ use rustix::thread::gettid;
 use crate::cli::exit::DaemonExit;
 use crate::daemon::emergency;
 use crate::daemon::signals::{self, Meaning};
+use crate::hand_over::Held;
 use crate::state::State;
 use crate::vhost_user::Due;
 use crate::wake::Wake;
@@ -35,6 +36,9 @@ const END_WITHIN: Duration = Duration::from_millis(700);
 
 /// How long to rest after a failed wait.
 const REST: Duration = Duration::from_millis(100);
+
+/// The signal after which the next daemon goes on, where something starts it. The others end for good.
+const HANDS_OVER: &str = "SIGTERM";
 
 const LATE: &str = "vhost-device-balloon: shutdown takes too long, exiting without waiting\n";
 const STUCK: &str = "vhost-device-balloon: the threads of a session did not end after its VMM \
@@ -67,7 +71,9 @@ impl Watchdog {
         loop {
             let now = Instant::now();
             if end_until.is_some_and(|until| until <= now) {
-                emergency::exit(LATE, DaemonExit::Done);
+                let leaving = state.held().is_some_and(Held::is_leaving);
+                let status = if leaving { DaemonExit::HandedOver } else { DaemonExit::Done };
+                emergency::exit(LATE, status);
             }
             let session = self.look(now);
             let next = session.into_iter().chain(end_until).min();
@@ -88,7 +94,13 @@ impl Watchdog {
                 Ok(None) => {}
                 Ok(Some(Meaning::End(signal))) => {
                     if end_until.is_none() {
-                        info!("received {signal}, shutting down");
+                        match state.held().filter(|_| signal == HANDS_OVER) {
+                            Some(held) => {
+                                held.leave();
+                                info!("received {signal}, handing over to the next daemon");
+                            }
+                            None => info!("received {signal}, shutting down"),
+                        }
                     }
                     end_until.get_or_insert(Instant::now() + END_WITHIN);
                     if end.signal().is_err() {

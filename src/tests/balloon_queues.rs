@@ -155,7 +155,7 @@ impl Device {
             let accept = move || {
                 let stream = listener.accept()?.0;
                 before.into_iter().for_each(Session::join);
-                Ok(stream)
+                Ok((stream, None))
             };
             let session = scope.spawn(|| Session::start(accept, ended, &self.state));
             let guest = attach(&path);

@@ -55,7 +55,8 @@ fn inside_with(device: DeviceOptions, options: AttachOptions) -> (Inside, Attach
     let ended = EventFd::new(EFD_CLOEXEC).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     assert!(state.frontend().is_none());
-    let session = Session::start(|| Ok(theirs), ended.try_clone().unwrap(), &state).unwrap();
+    let session =
+        Session::start(|| Ok((theirs, None)), ended.try_clone().unwrap(), &state).unwrap();
     let guest = Attachment::over(ours, &ram(), options).unwrap();
     (Inside { state, session, ended }, guest)
 }
@@ -202,7 +203,7 @@ fn a_session_that_stalls_ends_when_it_is_hung_up() {
         let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
         let (mut stalls, theirs) = UnixStream::pair().unwrap();
         let ended = EventFd::new(EFD_CLOEXEC).unwrap();
-        let session = Session::start(|| Ok(theirs), ended, &state).unwrap();
+        let session = Session::start(|| Ok((theirs, None)), ended, &state).unwrap();
         if reads {
             stalls.write_all(&get_features[..7]).unwrap();
         } else {

@@ -28,6 +28,7 @@ use crate::device::{Action, Contents, Outcome, QueueRole};
 use crate::discard::{
     Cause, DirtyLog, Fallocate, GuestMemory, LogBitmap, Reclaimer, Snapshot, leave_out_of_dumps,
 };
+use crate::hand_over::Held;
 use crate::lock::lock;
 use crate::logging::report;
 use crate::state::State;
@@ -234,6 +235,10 @@ impl BalloonBackend {
                 done.bytes, done.calls
             );
         }
+        if self.reclaimer.is_stopping() && self.state.held().is_some_and(Held::is_leaving) {
+            // What is left of it is the next daemon's, which takes the chain again.
+            return Outcome::Keep;
+        }
         snapshot.will_write(claim.buffers(), zeroed);
         let outcome = balloon.finish(request, snapshot.as_ref());
         self.state.counters.served(begin.elapsed());
@@ -267,6 +272,7 @@ impl BalloonBackend {
         if let Some(state) = transfer.ok_or(StateError::NoTransfer)?.finish()? {
             self.state.balloon.restore(device_state::decode(&state)?)?;
             info!("took over the state of a device that migrated here");
+            self.state.keep();
             self.state.tell_driver_later();
             if let Err(error) = self.state.interval_changed() {
                 warn!("cannot signal a new interval of the statistics: {error}");
@@ -319,6 +325,7 @@ impl VhostUserBackend for BalloonBackend {
     fn acked_features(&self, features: u64) {
         self.follow_migration(features & LOG_ALL != 0);
         self.state.balloon.set_acked_features(features & !LOG_ALL);
+        self.state.keep();
     }
 
     /// `CONFIG` is a must: without it QEMU and cloud-hypervisor tell the guest to give up all its
@@ -341,16 +348,20 @@ impl VhostUserBackend for BalloonBackend {
     /// The guest has reset the device. Its queues are disabled; a migration goes on.
     fn reset_device(&self) {
         self.state.balloon.reset();
+        self.state.keep();
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.state.balloon.read_config(offset, size, self.state.rings.any_running())
+        let config = self.state.balloon.read_config(offset, size, self.state.rings.any_running());
+        self.state.keep();
+        config
     }
 
     fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
         self.state.balloon.write_config(offset, bytes, self.state.rings.any_running());
+        self.state.keep();
         Ok(())
     }
 
@@ -411,6 +422,7 @@ impl VhostUserBackend for BalloonBackend {
         }
         // Another thread tells the driver: here a channel that is full would keep chains waiting.
         if balloon.take_changed_by_chain() {
+            self.state.keep();
             self.state.tell_driver_later();
         }
         Ok(())

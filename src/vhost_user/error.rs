@@ -36,6 +36,9 @@ pub(crate) enum MessageError {
     /// A message or a descriptor that is not let in.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The framework ended while it was told what had been said before.
+    #[error("a setting of the frontend that the daemon before this one took is not taken")]
+    Ended,
     /// The socket.
     #[error("the connection broke")]
     Socket(#[source] io::Error),

@@ -12,11 +12,14 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use vhost::vhost_user::message::{MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag};
+use vhost::vhost_user::message::{
+    FrontendReq, MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserHeaderFlag,
+};
 
 use super::descriptor::close_elsewhere;
 use super::error::MessageError;
 use super::validate::{self, ShapeError};
+use crate::hand_over::Entry;
 
 /// Request, flags and size of the payload, each an `u32` in the machine's own byte order
 /// (vhost-user protocol, "Header").
@@ -112,6 +115,27 @@ impl Message {
         let len = message.len().min(self.bytes.len());
         self.bytes[..len].copy_from_slice(&message[..len]);
         self.received = len;
+    }
+
+    /// Is a message that was received before. There is none in it.
+    pub(super) fn take(&mut self, entry: Entry) {
+        self.write(&entry.bytes);
+        self.fds = entry.fds;
+    }
+
+    /// All of it that has come: header and payload.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.received]
+    }
+
+    /// Whether the framework answers it although no reply is asked for.
+    pub(super) fn is_answered(&self) -> bool {
+        let answered = [
+            FrontendReq::GET_FEATURES,
+            FrontendReq::GET_PROTOCOL_FEATURES,
+            FrontendReq::SET_LOG_BASE,
+        ];
+        FrontendReq::try_from(self.request()).is_ok_and(|request| answered.contains(&request))
     }
 
     /// Its descriptors are such as may be closed by any thread.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::admission::{Ahead, Denied};
 use super::error::MessageError;
 use super::message::{Message, Step};
+use crate::hand_over::Entry;
 use crate::wake::Wake;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -56,8 +57,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Passes messages on until one side hangs up or `stop` is signalled. `look` decides on each of
-    /// the frontend's before the framework sees it.
+    /// Passes messages on until one side hangs up or `stop` is signalled, `asked` first. `look`
+    /// decides on each of the frontend's before the framework sees it; `answered` is called right
+    /// before an answer goes to the frontend.
     ///
     /// A side that stalls, in the middle of a message or because it does not read, stalls no other
     /// but the other, and not even that when it hangs up.
@@ -66,20 +68,33 @@ impl Relay {
     /// [`MessageError`] for a message of which the end cannot be known, or that is not let in.
     pub(super) fn run(
         self,
+        asked: Option<Entry>,
         mut look: impl FnMut(&mut Message) -> Result<Ahead, Denied>,
+        mut answered: impl FnMut(),
     ) -> Result<(), MessageError> {
         let (mut there, mut back) = (Message::new(), Message::new());
         // What goes to the framework before `there`, the last one first, and what of it is going.
         let (mut ahead, mut own) = (Ahead::new(), Message::new());
+        let mut asked = asked;
         // Nothing goes to the framework once either of the two has ended its part.
         let mut goes_there = true;
         loop {
-            let ready = self.wait(goes_there.then_some(&there), &back)?;
+            let ready = match &asked {
+                Some(_) => Ready::default(),
+                None => self.wait(goes_there.then_some(&there), &back)?,
+            };
             if ready.stop {
                 return Ok(());
             }
             if goes_there && !there.is_whole() {
-                match there.receive(self.frontend.as_fd())? {
+                let received = match asked.take() {
+                    Some(entry) => {
+                        there.take(entry);
+                        Step::Done
+                    }
+                    None => there.receive(self.frontend.as_fd())?,
+                };
+                match received {
                     Step::Done => {
                         ahead = match look(&mut there) {
                             Ok(ahead) => ahead,
@@ -119,8 +134,13 @@ impl Relay {
                     Step::Closed => goes_there = false,
                 }
             }
-            if !back.is_whole() && back.receive(self.framework.as_fd())? == Step::Closed {
-                return Ok(());
+            if !back.is_whole() {
+                match back.receive(self.framework.as_fd())? {
+                    // Not behind it: the frontend that is woken may be given the processor.
+                    Step::Done => answered(),
+                    Step::Waits => {}
+                    Step::Closed => return Ok(()),
+                }
             }
             if back.is_whole() {
                 match back.send(self.frontend.as_fd())? {
@@ -132,6 +152,50 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Tells the framework what the frontend has said to the daemon before this one. The frontend has
+    /// its answers, and gets none. `look` sees each message as that of a frontend.
+    ///
+    /// # Errors
+    /// [`MessageError`] where a message is not let in, or the framework ends.
+    pub(super) fn replay(
+        &self,
+        settings: Vec<Entry>,
+        mut look: impl FnMut(&mut Message) -> Result<Ahead, Denied>,
+    ) -> Result<(), MessageError> {
+        let (mut there, mut back) = (Message::new(), Message::new());
+        for entry in settings {
+            there.take(entry);
+            let answers = there.is_answered();
+            match look(&mut there) {
+                // It begins, and there is nothing to be ahead of.
+                Ok(_) => {}
+                Err(Denied { end: Some(error), .. }) => return Err(error),
+                Err(Denied { end: None, .. }) => {
+                    there.clear();
+                    continue;
+                }
+            }
+            loop {
+                match there.send(self.framework.as_fd())? {
+                    Step::Done => break,
+                    Step::Closed => return Err(MessageError::Ended),
+                    Step::Waits if self.wait(Some(&there), &back)?.stop => return Ok(()),
+                    Step::Waits => {}
+                }
+            }
+            while answers && !back.is_whole() {
+                if self.wait(None, &back)?.stop {
+                    return Ok(());
+                }
+                if back.receive(self.framework.as_fd())? == Step::Closed {
+                    return Err(MessageError::Ended);
+                }
+            }
+            back.clear();
+        }
+        Ok(())
     }
 
     /// Tells a frontend that waits for it that a message failed. It is hung up on then, and one that
@@ -177,6 +241,7 @@ impl Relay {
 }
 
 /// What a wait came to.
+#[derive(Default)]
 struct Ready {
     stop: bool,
     frontend_gone: bool,
@@ -221,10 +286,11 @@ mod tests {
         let relay = Relay { frontend: left, framework: right, stop: Arc::clone(&stop) };
         let relay = std::thread::spawn(move || {
             let mut looked = Vec::new();
-            let end = relay.run(|message| {
+            let look = |message: &mut Message| {
                 looked.push((message.request(), message.fds().len()));
                 Ok(Ahead::new())
-            });
+            };
+            let end = relay.run(None, look, || {});
             (end, looked)
         });
         Setting { frontend, framework, stop, relay }

@@ -18,6 +18,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::discard::{Cause, GuestMemory};
+use crate::hand_over::History;
 use crate::logging::report;
 use crate::state::{Frontend, State};
 use crate::vhost_user::backend::{BalloonBackend, STATISTICS_WANTED, StopHandle};
@@ -26,6 +27,7 @@ use crate::wake::Wake;
 use super::admission::Admission;
 use super::error::{MessageError, Refusal};
 use super::frontend_channel::Link;
+use super::message::Message;
 use super::relay::{self, Relay};
 
 /// Why a connection could not be served, or was not served to its end.
@@ -98,16 +100,19 @@ pub(crate) struct Session {
     thread: std::thread::JoinHandle<()>,
     stop: StopHandle,
     failed: Arc<AtomicBool>,
+    /// Has not come to where the daemon before this one was.
+    resumes: Arc<AtomicBool>,
 }
 
 impl Session {
-    /// Serves the connection that `accept` gives, which is called once everything else is there.
+    /// Serves the connection that `accept` gives, which is called once everything else is there, and
+    /// goes on behind its history.
     /// When it is over, and all that belongs to it is gone, `ended` is signalled.
     ///
     /// # Errors
     /// [`SessionError`]; a connection that was accepted is closed.
     pub(crate) fn start(
-        accept: impl FnOnce() -> io::Result<UnixStream>,
+        accept: impl FnOnce() -> io::Result<(UnixStream, Option<History>)>,
         ended: EventFd,
         state: &Arc<State>,
     ) -> Result<Self, SessionError> {
@@ -128,8 +133,10 @@ impl Session {
         }
         let (inner, listener) = relay::pair().map_err(SessionError::Resources)?;
         framework.start(&mut Listener::from(listener)).map_err(SessionError::SetUp)?;
-        let frontend = accept().map_err(SessionError::Resources)?;
-        info!("frontend connected");
+        let (frontend, history) = accept().map_err(SessionError::Resources)?;
+        if history.is_none() {
+            info!("frontend connected");
+        }
 
         let relay = Relay { frontend, framework: inner, stop };
         let mut admission = Admission::new(state.memory);
@@ -138,15 +145,43 @@ impl Session {
         let (working, shared) = (backend, Arc::clone(state));
         let failed = Arc::new(AtomicBool::new(false));
         let failing = Arc::clone(&failed);
+        let resumes = Arc::new(AtomicBool::new(history.is_some()));
+        let resuming = Arc::clone(&resumes);
         let serve = move || {
             let mut last = LastMessage::default();
             let worker = working.worker_thread();
-            let relayed = relay.run(|message| {
+            let held = shared.held();
+            let mut look = |message: &mut Message| {
                 let ahead = admission.check(message)?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
                 link.look(message);
                 Ok(ahead)
-            });
+            };
+            let (settings, asked) = match history {
+                Some(history) => (Some(history.settings), history.asked),
+                None => (None, None),
+            };
+            let resumed = match (settings, held) {
+                (Some(settings), Some(held)) => relay.replay(settings, &mut look).inspect(|()| {
+                    resuming.store(false, Ordering::Release);
+                    held.resumed();
+                    info!("going on with the frontend of the daemon before this one");
+                    shared.tell_driver_later();
+                }),
+                (_, held) => {
+                    held.inspect(|held| held.begin(&relay.frontend));
+                    Ok(())
+                }
+            };
+            let received = |message: &mut Message| {
+                let ahead = look(message)?;
+                held.inspect(|held| held.received(message.bytes(), message.fds()));
+                Ok(ahead)
+            };
+            let answered = || {
+                held.inspect(|held| held.answered());
+            };
+            let relayed = resumed.and_then(|()| relay.run(asked, received, answered));
             shared.wind_up.hung_up(worker);
             working.stop_handle().stop();
             // The relay has hung up on the framework.
@@ -157,6 +192,9 @@ impl Session {
                     failing.store(true, Ordering::Release);
                     report("connection closed", &error);
                 }
+            }
+            if let Some(held) = held.filter(|_| !resuming.load(Ordering::Acquire)) {
+                held.end();
             }
             shared.session_ends();
             shared.set_frontend(None);
@@ -187,6 +225,7 @@ impl Session {
                 thread: _thread,
                 stop: handle,
                 failed,
+                resumes,
             }),
             Err(error) => {
                 state.set_frontend(None);
@@ -198,6 +237,11 @@ impl Session {
     /// Whether it ended, or is about to, by something else than a hang-up.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether it did not get as far as the daemon before this one was.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.resumes.load(Ordering::Acquire)
     }
 
     /// Hangs up on the frontend.

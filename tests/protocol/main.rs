@@ -13,6 +13,7 @@ mod descriptors;
 mod device_state;
 mod driver_state;
 mod features_document;
+mod hand_over;
 mod holes;
 mod host_oom;
 mod init_features;

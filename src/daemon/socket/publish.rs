@@ -16,6 +16,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use rustix::process::{geteuid, umask};
 use super::SocketError;
 use crate::cli::MAX_SOCKET_PATH;
 use crate::daemon::emergency::{self, Registration};
+use crate::hand_over::Held;
 
 /// How long another daemon may take to replace a dead socket at the same path. It makes a few
 /// system calls meanwhile.
@@ -86,9 +88,19 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
             break;
         }
     }
-    let _emergency = emergency::remove_on_exit(path, inode);
-    let file = SocketFile { path: path.to_owned(), inode, _emergency };
+    let emergency = Some(emergency::remove_on_exit(path, inode));
+    let file = SocketFile { path: path.to_owned(), inode, emergency, held: None };
     Ok(Listening { listener, file, replaced })
+}
+
+/// Goes on listening where the daemon before this one did, whose file is at `path`.
+pub(crate) fn listen_on(listener: OwnedFd, path: &Path) -> Result<Listening, SocketError> {
+    let fail = |source| SocketError::Bind { path: path.to_owned(), source };
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true).map_err(fail)?;
+    let inode = inode(path).map_err(fail)?;
+    let file = SocketFile { path: path.to_owned(), inode, emergency: None, held: None };
+    Ok(Listening { listener, file, replaced: false })
 }
 
 /// A name that is removed again, and the folder's descriptor that it goes through, if any.
@@ -273,13 +285,25 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 pub(crate) struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
-    _emergency: Registration,
+    emergency: Option<Registration>,
+    held: Option<Arc<Held>>,
+}
+
+impl SocketFile {
+    /// Stays there for the next daemon, unless this one ends for good.
+    pub(crate) fn hold(&mut self, held: &Arc<Held>) {
+        self.emergency = None;
+        self.held = Some(Arc::clone(held));
+    }
 }
 
 impl Drop for SocketFile {
     /// The socket must listen until then: one that does not looks dead, and another daemon may
     /// replace it at any moment.
     fn drop(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.is_leaving()) {
+            return;
+        }
         let still_ours = inode(&self.path).is_ok_and(|inode| inode == self.inode);
         if still_ours && let Err(error) = fs::remove_file(&self.path) {
             warn!("cannot remove {}: {error}", self.path.display());

@@ -27,8 +27,10 @@ use std::{
 };
 use tempfile::TempDir;
 
+mod kept;
 mod summary;
 
+pub use kept::KeptDaemon;
 pub use summary::Summary;
 
 /// What a daemon that is ready logs: it listens, and has everything that it needs for that.
@@ -233,6 +235,14 @@ impl DaemonProcess {
     /// When its log cannot be watched.
     pub fn wait_for_log(&self, text: &str, timeout: Duration) -> Result<bool> {
         self.wait_for_lines(timeout, |lines| lines.contains(text))
+    }
+
+    /// Waits until so many lines of its log hold `text`; says whether they do.
+    ///
+    /// # Errors
+    /// When its log cannot be watched.
+    pub fn wait_for_log_times(&self, text: &str, times: usize, timeout: Duration) -> Result<bool> {
+        self.wait_for_lines(timeout, |lines| lines.matches(text).count() >= times)
     }
 
     /// Waits until the whole lines of its log are as `wanted` says; says whether they are.
