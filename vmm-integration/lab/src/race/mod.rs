@@ -8,6 +8,7 @@
 //! | `offlining` | that race as an experiment |
 //! | `faults` | the faults of the backend as experiments |
 //! | `kernel` | that race with a kernel that reports by isolation |
+//! | `hand_over` | daemons that end under a real guest, and others that go on |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
 //! | `late_acks` | operations on memory whose report is not acknowledged yet |
 //! | `mainline` | windows in Linux's own reporting, which a module makes |
@@ -20,6 +21,7 @@
 
 mod agreement;
 mod faults;
+mod hand_over;
 mod hypotheses;
 mod kernel;
 mod late_acks;
@@ -42,6 +44,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &faults::FaultsModel,
         &faults::FaultsLinux,
         &hypotheses::Hypotheses,
+        &hand_over::HandOver,
         &kernel::KernelRace,
         &late_acks::LateAcks,
         &mainline::Mainline,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use balloon_lab::store::{Figure, Store};
 
-use crate::{run, stderr};
+use crate::{build_daemon, run, stderr};
 
 /// A memory block goes offline while its report is out, beside mainline and beside isolation.
 #[test]
@@ -25,4 +25,20 @@ fn offline_beside_late_report_waits_or_is_refused() {
     assert!(value(&mainline, "never-done") > 0.5, "{mainline:?}");
     assert!(value(&isolate, "never-operation") < 2900.0, "{isolate:?}");
     assert!(value(&isolate, "never-refused") > 0.5, "{isolate:?}");
+}
+
+/// A guest that does not see that its daemons are killed, ended and upgraded.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn guest_outlives_its_daemons() {
+    let folder = tempfile::tempdir().unwrap();
+    build_daemon();
+    let output = run(&["race", "hand-over", "--set", "times=2"], folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let store = Store::new(folder.path());
+    for way in ["killed", "ended", "upgraded"] {
+        let figures = store.get("hand-over", way).unwrap().figures;
+        assert!(figures["gap-median"].value > 0.0, "{way}: {figures:?}");
+        assert!((figures["times"].value - 2.0).abs() < 0.5, "{way}: {figures:?}");
+    }
 }
