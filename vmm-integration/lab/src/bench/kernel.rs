@@ -129,6 +129,11 @@ impl Experiment for KernelSchemes {
             let of_scheme = turns.iter().filter(|(other, _)| *other == scheme);
             let of_scheme: Vec<&Turn> = of_scheme.map(|(_, turn)| turn).collect();
             figures(&mut findings, scheme, &of_scheme)?;
+            if let Some(first) = of_scheme.first() {
+                let what = "that came back to the host after the memory was freed, first round";
+                let points = first.curve.clone();
+                findings.series(&format!("back of {scheme}"), ("s", "MiB"), what, points);
+            }
         }
         findings.note(guest.hello().kernel_release.clone());
         guest.quit()?;
@@ -143,6 +148,8 @@ struct Turn {
     reports: u64,
     reported: Discards,
     back: [f64; 3],
+    /// What of it was back, in MiB, at which second.
+    curve: Vec<(f64, f64)>,
     /// Bytes that are free on the lists of single CPUs at rest.
     on_cpu_lists: u64,
     /// Bytes reported after these lists were drained.
@@ -184,6 +191,7 @@ fn turn(
     let (reports, reported) = (daemon.reports()? - reports, daemon.discards()?.since(before));
     let resident = guest.resident_bytes()?;
     let back = [50, 99, 100].map(|hundredths| back_after(&samples, full, resident, hundredths));
+    let curve = curve(&samples, full);
 
     let on_cpu_lists = cpu_lists(&agent.read_file("/proc/zoneinfo")?) * PAGE;
     let before = daemon.discards()?;
@@ -212,6 +220,7 @@ fn turn(
         reports,
         reported,
         back,
+        curve,
         on_cpu_lists,
         after_drain,
         resident,
@@ -280,6 +289,17 @@ fn back_after(samples: &[Sample], full: u64, at_rest: u64, hundredths: u64) -> f
     let fallen = full.saturating_sub(at_rest) * hundredths / 100;
     let there = samples.iter().find(|sample| sample.host_resident_bytes <= full - fallen);
     there.or(samples.last()).map_or(0.0, |sample| sample.seconds)
+}
+
+/// Where the curve of what is back changes.
+#[allow(clippy::cast_precision_loss)] // a curve for people
+fn curve(samples: &[Sample], full: u64) -> Vec<(f64, f64)> {
+    let back =
+        |sample: &Sample| full.saturating_sub(sample.host_resident_bytes) as f64 / MIB as f64;
+    let mut points: Vec<(f64, f64)> =
+        samples.iter().map(|sample| (sample.seconds, back(sample))).collect();
+    points.dedup_by(|next, last| (next.1 - last.1).abs() < 1.0);
+    points
 }
 
 /// Pages on the lists of single CPUs, as zoneinfo counts them.

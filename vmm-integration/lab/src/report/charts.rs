@@ -13,6 +13,8 @@ use crate::table::Group;
 pub(super) const CLOSED_FORM: &str = "closed-form";
 /// The name of the measured curve.
 pub(super) const MEASURED: &str = "measured";
+/// Between the name of a chart and that of a line in it, of several lines of one case.
+const OF: &str = " of ";
 /// A chart with the cases in it.
 pub(super) struct OfCases<'a> {
     pub(super) chart: Chart<'a>,
@@ -25,7 +27,9 @@ pub(super) fn charts<'a>(group: &Group<'a>) -> Vec<OfCases<'a>> {
     let mut by_name: BTreeMap<&str, Vec<(&'a str, &'a Series)>> = BTreeMap::new();
     for &(case, record) in &group.cases {
         for (name, series) in record.series.iter().filter(|(name, _)| *name != CLOSED_FORM) {
-            by_name.entry(name).or_default().push((case, series));
+            // What a case has several of share a chart.
+            let (name, line) = name.split_once(OF).unwrap_or((name, case));
+            by_name.entry(name).or_default().push((line, series));
         }
     }
     let mut charts = Vec::new();
