@@ -41,6 +41,7 @@ const REST: Duration = Duration::from_millis(100);
 const HANDS_OVER: &str = "SIGTERM";
 
 const LATE: &str = "vhost-device-balloon: shutdown takes too long, exiting without waiting\n";
+const LEFT: &str = "vhost-device-balloon: handed over, exiting\n";
 const STUCK: &str = "vhost-device-balloon: the threads of a session did not end after its VMM \
     disconnected, so no other VMM can be served; exiting with status 4\n";
 
@@ -74,6 +75,10 @@ impl Watchdog {
                 let leaving = state.held().is_some_and(Held::is_leaving);
                 let status = if leaving { DaemonExit::HandedOver } else { DaemonExit::Done };
                 emergency::exit(LATE, status);
+            }
+            if state.held().is_some_and(Held::is_leaving) && state.wind_up.is_under_way() {
+                // The next daemon waits for nothing that this one could still do.
+                emergency::exit(LEFT, DaemonExit::HandedOver);
             }
             let session = self.look(now);
             let next = session.into_iter().chain(end_until).min();

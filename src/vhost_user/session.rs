@@ -166,6 +166,8 @@ impl Session {
                     resuming.store(false, Ordering::Release);
                     held.resumed();
                     info!("going on with the frontend of the daemon before this one");
+                    // Of what was wanted last it may not have been told.
+                    shared.balloon.owe_config_change();
                     shared.tell_driver_later();
                 }),
                 (_, held) => {

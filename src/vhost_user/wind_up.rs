@@ -94,6 +94,11 @@ impl WindUp {
         lock(&self.session)
     }
 
+    /// Whether a frontend has hung up, or was, whose session is not down.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// Returns what is due at `now`. A nudge that is returned counts as done.
     pub(crate) fn due(&self, now: Instant) -> Due {
         let mut session = self.lock();
@@ -121,7 +126,9 @@ mod tests {
         let wind_up = WindUp::default();
         let (start, worker) = (Instant::now(), gettid());
         assert_eq!(wind_up.due(start), Due::Nothing);
+        assert!(!wind_up.is_under_way());
         wind_up.hung_up(worker);
+        assert!(wind_up.is_under_way());
         assert!(matches!(wind_up.due(start), Due::NotBefore(_)));
         let (late, again) = (start + DOWN_WITHIN / 2, start + DOWN_WITHIN / 2 + NUDGE_EVERY);
         assert_eq!(wind_up.due(late), Due::Nudge { again, worker });

@@ -14,6 +14,7 @@ mod device_state;
 mod driver_state;
 mod features_document;
 mod hand_over;
+mod hand_over_systemd;
 mod holes;
 mod host_oom;
 mod init_features;

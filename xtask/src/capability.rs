@@ -33,7 +33,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 15] = [
+pub(crate) const ALL: [Capability; 16] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -51,6 +51,10 @@ pub(crate) const ALL: [Capability; 15] = [
     Capability { name: "huge pages", probe: || Pool::with_free(2 * MIB, 512 * MIB).map(drop) },
     Capability { name: "huge pages of 1 GiB", probe: || Pool::with_free(GIB, 5 * GIB).map(drop) },
     Capability { name: "transparent huge pages", probe: transparent_pages },
+    Capability {
+        name: "a systemd of its own",
+        probe: || succeeds("/lib/systemd/systemd", &["--version"]),
+    },
     Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
 ];
 
