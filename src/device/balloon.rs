@@ -274,16 +274,18 @@ impl Balloon {
     /// Bytes of memory that the guest says it has, with what is in its balloon.
     ///
     /// Linux takes the balloon's pages out of its total, unless it may deflate on OOM
-    /// (`adjust_managed_page_count` in `virtio_balloon.c`). Where it is not known how many those
-    /// are, the total says nothing.
+    /// (`adjust_managed_page_count` in `virtio_balloon.c`). Those of the moment of the sample count:
+    /// the balloon may have shrunk since. Where it is not known how many they are, the total says
+    /// nothing.
     fn guest_total(&self) -> Option<u64> {
         // Of this guest, and not of one before.
         lock(&self.seen).acked?;
-        let total = self.statistics()?.values.total_bytes?;
+        let sample = self.statistics()?;
+        let total = sample.values.total_bytes?;
         if self.acked().has(Feature::DeflateOnOom) {
             return Some(total);
         }
-        Some(total.saturating_add(self.actual_bytes()?))
+        Some(total.saturating_add(sample.balloon_bytes.or_else(|| self.actual_bytes())?))
     }
 
     /// Why the target is kept from the guest, if it is: it leaves too little and is not forced.

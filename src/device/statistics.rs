@@ -117,6 +117,8 @@ pub(crate) struct Sample {
     pub unknown_tags: u32,
     /// When it came.
     pub at: Instant,
+    /// Bytes that the driver said were in its balloon when it came; `None` if it had not.
+    pub balloon_bytes: Option<u64>,
 }
 
 impl Sample {
@@ -198,7 +200,12 @@ fn parse(bytes: &[u8], counters: &Counters) -> Option<Sample> {
     if !rest.is_empty() {
         counters.skip(SkipReason::Malformed, rest.len() as u64);
     }
-    let mut sample = Sample { values: Statistics::default(), unknown_tags: 0, at: Instant::now() };
+    let mut sample = Sample {
+        values: Statistics::default(),
+        unknown_tags: 0,
+        at: Instant::now(),
+        balloon_bytes: None,
+    };
     for [t0, t1, value @ ..] in entries {
         match sample.values.slot(u16::from_le_bytes([*t0, *t1])) {
             Some(slot) => *slot = Some(u64::from_le_bytes(*value)),

@@ -265,3 +265,23 @@ fn a_chain_of_any_queue_may_break_off() {
         balloon.finish(request, &memory);
     }
 }
+
+/// The total of a guest that was squeezed when it told it, and has all of its memory again.
+#[test]
+fn memory_after_deflation_counts_balloon_of_sample() {
+    const MIB: u64 = 1 << 20;
+    let balloon = Balloon::new(DeviceOptions::default(), Arc::default());
+    balloon.set_memory_bytes(2048 * MIB);
+    balloon.set_acked_features(0);
+    balloon.write_config(4, &0_u32.to_le_bytes(), true);
+    let values = crate::device::statistics::Statistics {
+        total_bytes: Some(512 * MIB),
+        ..Default::default()
+    };
+    let at = std::time::Instant::now();
+    let sample = Sample { values, unknown_tags: 0, at, balloon_bytes: Some(1024 * MIB) };
+    lock(&balloon.statistics).sample = Some(sample);
+    assert_eq!(balloon.memory_bytes(), Some(1536 * MIB));
+    lock(&balloon.statistics).sample = Some(Sample { balloon_bytes: None, ..sample });
+    assert_eq!(balloon.memory_bytes(), Some(512 * MIB), "what is in it now, if it was not known");
+}

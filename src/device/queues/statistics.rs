@@ -7,7 +7,7 @@ use super::contents::Contents;
 use super::{Action, QueueHandler};
 use crate::device::balloon::Balloon;
 use crate::device::chain::{ChainHead, Outcome};
-use crate::device::statistics::read;
+use crate::device::statistics::{Sample, read};
 use crate::discard::GuestMemory;
 use crate::lock::lock;
 
@@ -22,7 +22,8 @@ impl QueueHandler for StatisticsQueue {
         _contents: &mut Contents,
     ) -> Action {
         if let Some(sample) = read(head, memory, &balloon.counters, &balloon.log) {
-            lock(&balloon.statistics).sample = Some(sample);
+            let balloon_bytes = balloon.actual_bytes();
+            lock(&balloon.statistics).sample = Some(Sample { balloon_bytes, ..sample });
         }
         Action::Nothing
     }
