@@ -38,6 +38,8 @@ pub(crate) enum CtlExit {
     NoAnswer = 3,
     /// the target is kept and takes effect when the guest driver runs; none runs now
     Pending = 4,
+    /// a reclaim ended early (guest pressure, timeout, pause, no driver), or its end is not confirmed
+    EndedEarly = 5,
 }
 
 impl From<CtlExit> for ExitCode {

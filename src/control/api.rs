@@ -9,6 +9,8 @@
 //! | `POST /v1/statistics/refresh` | | polls the guest; the answer does not wait for it |
 //! | `PUT /v1/statistics-interval` | `{"seconds": n}` | interval between two polls; 0 for never |
 //! | `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves |
+//! | `POST /v1/reclaim`, `POST /v1/park` | `{"keep_bytes": n, "timeout_seconds": n}` or none | squeeze available memory out, let go, and pause if parked |
+//! | `POST /v1/unpark` | | resume discarding after a `park` |
 //! | `POST /v1/pause`, `POST /v1/resume` | | stop or resume discarding |
 //! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that is never discarded |
 //! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
@@ -24,6 +26,7 @@
 //! `{"error": "..."}`, which says why, and has changed nothing.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, info};
@@ -31,15 +34,16 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Request, Response};
+use super::reclaim::{ReclaimRequest, Running};
 use super::reply::{Later, Reply};
 use super::target::{self, TargetRequest, TargetView};
 use super::upgrade::upgrade;
 use super::views::{HintingView, PausedView, StatisticsView, StatusView};
-use super::{exposition, plain_text};
+use super::{exposition, plain_text, reclaim};
 use crate::device::IntervalError;
 use crate::discard::{Cause, GuestRange, MOST_LOOK, PinError, Ticket};
 use crate::logging::LogLevel;
-use crate::state::State;
+use crate::state::{Frontend, State};
 
 /// The requests that a client may make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,8 @@ enum Act {
     Now(fn(&State, &[u8]) -> Answer),
     /// Waits for something.
     Later(fn(&State, &Request<'_>) -> Result<Reply, Response>),
+    /// Works for as long as its client waits.
+    Work(fn(&Arc<State>, &[u8]) -> Result<Reply, Response>),
 }
 
 struct Route {
@@ -72,7 +78,7 @@ const METRICS: Route = Route { method: "GET", path: "/metrics", act: Act::Later(
 /// How long a request waits for a discarding call under way. Less than `ctl` waits for an answer.
 const MOST_WAIT: Duration = Duration::from_secs(3);
 
-const ROUTES: [Route; 16] = [
+const ROUTES: [Route; 19] = [
     Route { method: "GET", path: "/v1/status", act: Act::Later(status) },
     Route { method: "GET", path: "/v1/statistics", act: Act::Now(statistics) },
     Route { method: "POST", path: "/v1/statistics/refresh", act: Act::Now(refresh_statistics) },
@@ -82,6 +88,9 @@ const ROUTES: [Route; 16] = [
         act: Act::Now(set_statistics_interval),
     },
     Route { method: "PUT", path: "/v1/target", act: Act::Now(set_target) },
+    Route { method: "POST", path: "/v1/reclaim", act: Act::Work(start_reclaim) },
+    Route { method: "POST", path: "/v1/park", act: Act::Work(park) },
+    Route { method: "POST", path: "/v1/unpark", act: Act::Now(unpark) },
     Route { method: "POST", path: "/v1/pause", act: Act::Later(pause) },
     Route { method: "POST", path: "/v1/resume", act: Act::Now(resume) },
     Route { method: "PUT", path: "/v1/pins", act: Act::Later(pin) },
@@ -96,7 +105,7 @@ const ROUTES: [Route; 16] = [
 ];
 
 /// Serves `request` if `access` allows it.
-pub(crate) fn answer(request: &Request<'_>, access: Access, state: &State) -> Reply {
+pub(crate) fn answer(request: &Request<'_>, access: Access, state: &Arc<State>) -> Reply {
     let routes = match access {
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
@@ -105,6 +114,7 @@ pub(crate) fn answer(request: &Request<'_>, access: Access, state: &State) -> Re
         .and_then(|route| match route.act {
             Act::Now(act) => act(state, request.body).map(Reply::Ready),
             Act::Later(act) => act(state, request),
+            Act::Work(act) => act(state, request.body),
         })
         .unwrap_or_else(Reply::Ready);
     // Before the client is answered.
@@ -229,6 +239,15 @@ fn statistics(state: &State, bytes: &[u8]) -> Answer {
 
 fn refresh_statistics(state: &State, bytes: &[u8]) -> Answer {
     no_body(bytes)?;
+    let frontend = asked_for_statistics(state)?;
+    frontend
+        .poll_statistics()
+        .map_err(|error| unavailable("cannot ask the guest for its statistics", &error))?;
+    Ok(Response::json(&StatisticsView::of(state)))
+}
+
+/// The frontend, if its guest can be asked for statistics.
+fn asked_for_statistics(state: &State) -> Result<Arc<dyn Frontend>, Response> {
     if !state.balloon.options().statistics {
         return Err(conflict(
             "statistics are not offered to the guest: start the daemon with --statistics",
@@ -243,10 +262,31 @@ fn refresh_statistics(state: &State, bytes: &[u8]) -> Answer {
     if !state.driver().runs() {
         return Err(conflict(NO_DRIVER));
     }
-    frontend
-        .poll_statistics()
-        .map_err(|error| unavailable("cannot ask the guest for its statistics", &error))?;
-    Ok(Response::json(&StatisticsView::of(state)))
+    Ok(frontend)
+}
+
+fn start_reclaim(state: &Arc<State>, bytes: &[u8]) -> Result<Reply, Response> {
+    reclaim_then(state, bytes, false)
+}
+
+fn park(state: &Arc<State>, bytes: &[u8]) -> Result<Reply, Response> {
+    reclaim_then(state, bytes, true)
+}
+
+fn reclaim_then(state: &Arc<State>, bytes: &[u8], parks: bool) -> Result<Reply, Response> {
+    let request = match bytes {
+        [] => ReclaimRequest::default(),
+        _ => body(bytes, reclaim::EXAMPLE)?,
+    };
+    asked_for_statistics(state)?;
+    Ok(Reply::Later(Later::work(Running::start(state, request, parks)?)))
+}
+
+fn unpark(state: &State, bytes: &[u8]) -> Answer {
+    no_body(bytes)?;
+    state.inhibit.lift(Cause::Parked);
+    info!("unparked");
+    Ok(Response::json(&PausedView::of(state)))
 }
 
 #[derive(Deserialize, Serialize)]

@@ -15,6 +15,7 @@
 //! | [`http`] | requests and answers as bytes |
 //! | [`reply`] | an answer that is there, or waits for an event |
 //! | [`api`] | what each path and method means for the device |
+//! | [`reclaim`] | a reclaim on demand, for as long as its client waits |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
 //! | [`target`] | how much the balloon takes or leaves |
 //! | `negotiate`, `plain_text` | which format of metrics is asked for, and the older one |
@@ -28,6 +29,7 @@ pub(crate) mod exposition;
 pub(crate) mod http;
 mod negotiate;
 mod plain_text;
+pub(crate) mod reclaim;
 pub(crate) mod reply;
 mod room;
 pub(crate) mod server;

@@ -26,18 +26,29 @@ impl From<Response> for Reply {
 type Happened = dyn Fn(&State) -> bool;
 type Answer = dyn FnOnce(&State, bool) -> Response;
 
-/// An answer that is given once something has happened, or at a deadline.
+/// Work that goes on for as long as its client waits for the answer. It is dropped when the client
+/// hangs up or has been answered.
+pub(crate) trait Work {
+    /// Goes on as far as it can without waiting; returns the answer once there is one.
+    fn advance(&mut self, now: Instant, state: &State) -> Option<Response>;
+
+    /// When to go on at the latest: after the moment of the last call.
+    fn due(&self) -> Instant;
+}
+
+/// An answer that is given once something has happened, or at a deadline; or at the end of some work.
 ///
 /// It is looked at again when the operators' event is signalled. The main thread never waits for it.
-pub(crate) struct Later {
-    happened: Box<Happened>,
-    answer: Box<Answer>,
-    deadline: Instant,
+pub(crate) struct Later(Kind);
+
+enum Kind {
+    Event { happened: Box<Happened>, answer: Box<Answer>, deadline: Instant },
+    Work(Box<dyn Work>),
 }
 
 impl fmt::Debug for Later {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Later").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Later").field("deadline", &self.deadline()).finish_non_exhaustive()
     }
 }
 
@@ -49,21 +60,36 @@ impl Later {
         happened: impl Fn(&State) -> bool + 'static,
         answer: impl FnOnce(&State, bool) -> Response + 'static,
     ) -> Self {
-        Self { happened: Box::new(happened), answer: Box::new(answer), deadline }
+        Self(Kind::Event { happened: Box::new(happened), answer: Box::new(answer), deadline })
     }
 
-    /// When the answer is given in any case.
+    /// Waits for the end of some work.
+    pub(crate) fn work(work: impl Work + 'static) -> Self {
+        Self(Kind::Work(Box::new(work)))
+    }
+
+    /// When the answer is given in any case, or the work goes on.
     pub(crate) fn deadline(&self) -> Instant {
-        self.deadline
+        match &self.0 {
+            Kind::Event { deadline, .. } => *deadline,
+            Kind::Work(work) => work.due(),
+        }
     }
 
     /// The answer, if its time has come.
     pub(crate) fn poll(self, now: Instant, state: &State) -> Reply {
-        let happened = (self.happened)(state);
-        if happened || now >= self.deadline {
-            Reply::Ready((self.answer)(state, happened))
-        } else {
-            Reply::Later(self)
+        match self.0 {
+            Kind::Event { happened, answer, deadline } => {
+                let is_there = happened(state);
+                if is_there || now >= deadline {
+                    return Reply::Ready(answer(state, is_there));
+                }
+                Reply::Later(Self(Kind::Event { happened, answer, deadline }))
+            }
+            Kind::Work(mut work) => match work.advance(now, state) {
+                Some(response) => Reply::Ready(response),
+                None => Reply::Later(Self(Kind::Work(work))),
+            },
         }
     }
 }

@@ -42,6 +42,8 @@ pub(crate) struct StatusView {
     pub target_bytes: u64,
     /// Why the guest reads a target of 0 instead; none if it reads that one.
     pub target_refused: Option<String>,
+    /// Bytes that a reclaim in progress wants in the balloon instead; none without one.
+    pub reclaim_target_bytes: Option<u64>,
     /// Bytes that the guest says are in it; none if its driver has not said so to this daemon, or
     /// there is none.
     pub actual_bytes: Option<u64>,
@@ -95,6 +97,7 @@ impl StatusView {
             queues: (0..NUM_QUEUES).filter_map(queue).collect(),
             target_bytes: balloon.target_bytes(),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
+            reclaim_target_bytes: balloon.squeeze_bytes(),
             actual_bytes: state.actual_bytes(),
             collecting_bytes: state.counters.collecting(),
             statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
@@ -122,7 +125,7 @@ pub(crate) struct QueueView {
 /// Why discarding is paused; each cause holds and is lifted on its own.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct PausedView {
-    /// `operator`, `migration` and `postcopy`, those that hold.
+    /// `operator`, `migration`, `postcopy` and `parked`, those that hold.
     pub paused_by: Vec<String>,
 }
 

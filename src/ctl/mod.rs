@@ -2,6 +2,7 @@
 
 //! `vhost-device-balloon ctl`: the operator's client.
 
+mod reclaim;
 mod show;
 mod upgrade;
 
@@ -16,6 +17,7 @@ use serde_json::json;
 
 use crate::cli::exit::{self, CtlExit};
 use crate::control::client::{Client, ClientError};
+use crate::control::reclaim::DEFAULT_TIMEOUT;
 use crate::control::views::StatisticsView;
 use crate::logging::{LogLevel, error_chain};
 use crate::values::{parse_interval, parse_size};
@@ -38,10 +40,11 @@ pub(crate) struct CtlArgs {
     #[arg(long, global = true)]
     json: bool,
 
-    /// Seconds to wait for an answer, from 1 to 3600.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, global = true,
+    /// Seconds to wait for an answer, or that a reclaim may squeeze, from 1 to 3600 [default: 5; 60
+    /// for reclaim and park].
+    #[arg(long, value_name = "SECONDS", global = true,
         value_parser = clap::value_parser!(u32).range(1..=3600))]
-    timeout: u32,
+    timeout: Option<u32>,
 
     #[command(subcommand)]
     command: Command,
@@ -70,6 +73,24 @@ enum Command {
     /// use --leave for that number. A target must leave the guest a reserve: an eighth of its memory
     /// and at least 256 MiB, or half of a guest with less than 512 MiB.
     Target(Target),
+    /// Squeeze the memory that the guest has available out of it now, and let go.
+    ///
+    /// The balloon takes what the guest's statistics say is available, less what --keep leaves, and
+    /// returns to its target as soon as the guest has given it. Every phase ends by itself: at guest
+    /// pressure, after --timeout, and when this command is interrupted or killed. The guest drops
+    /// clean page cache for it and reads it from disk again later; the daemon asks for no more than
+    /// that. Requires a daemon with --statistics.
+    #[command(after_help = reclaim::HELP)]
+    Reclaim(Reclaim),
+    /// Reclaim, then pause discarding until `unpark`: before the VM is stopped or saved.
+    ///
+    /// When the command returns, the guest holds as little memory as `reclaim` leaves it, the balloon
+    /// is back at its target, and no discard is in progress: stop the VM, save it, or leave it
+    /// stopped. An interrupted `park` parks nothing.
+    #[command(after_help = reclaim::HELP)]
+    Park(Reclaim),
+    /// Resume discarding after a `park`.
+    Unpark,
     /// Stop discarding until `resume`; the guest's reports are still answered.
     Pause,
     /// Resume discarding.
@@ -136,6 +157,17 @@ impl Target {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+struct Reclaim {
+    /// Available memory that the guest keeps, in bytes or with a suffix K, M, G or T [default: an
+    /// eighth of its memory and at least 256 MiB, or half of a guest with less than 512 MiB].
+    ///
+    /// Less than half of it available ends the reclaim. 0 leaves the guest nothing to start a
+    /// process with until the balloon is let go.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    keep: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
 struct Memory {
     /// Guest physical address, decimal, or hexadecimal with 0x.
     #[arg(value_parser = parse_address)]
@@ -186,7 +218,17 @@ impl CtlArgs {
     }
 
     fn timeout(&self) -> Duration {
-        Duration::from_secs(self.timeout.into())
+        match self.command {
+            // It ends by itself, with the time that the guest has to confirm it.
+            Command::Reclaim(_) | Command::Park(_) => {
+                Duration::from_secs(self.reclaim_seconds().into()) + reclaim::ENDS_WITHIN
+            }
+            _ => Duration::from_secs(self.timeout.unwrap_or(5).into()),
+        }
+    }
+
+    fn reclaim_seconds(&self) -> u32 {
+        self.timeout.unwrap_or(DEFAULT_TIMEOUT)
     }
 
     /// Returns the text to print and the exit status.
@@ -198,6 +240,9 @@ impl CtlArgs {
                 CtlExit::Pending
             }
             Command::Upgrade if !upgrade::is_done(&answer).map_err(unreadable)? => CtlExit::Refused,
+            Command::Reclaim(_) | Command::Park(_) => {
+                reclaim::status(&answer).map_err(unreadable)?
+            }
             _ => CtlExit::Done,
         };
         if self.json {
@@ -207,7 +252,8 @@ impl CtlArgs {
             Command::Status => show::status(&answer),
             Command::Statistics { .. } => show::statistics(&answer),
             Command::Counters | Command::ResetCounters => show::counters(&answer),
-            Command::Pause | Command::Resume => show::paused(&answer),
+            Command::Reclaim(_) | Command::Park(_) => reclaim::text(&answer),
+            Command::Pause | Command::Resume | Command::Unpark => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
             Command::Upgrade => upgrade::text(&answer),
@@ -232,6 +278,11 @@ impl CtlArgs {
                 put("/v1/statistics-interval", json!({"seconds": seconds}))
             }
             Command::Target(target) => put("/v1/target", target.body()),
+            Command::Reclaim(reclaim) => {
+                client.ask("POST", "/v1/reclaim", self.body(reclaim).as_ref())
+            }
+            Command::Park(reclaim) => client.ask("POST", "/v1/park", self.body(reclaim).as_ref()),
+            Command::Unpark => post("/v1/unpark"),
             Command::Pause => post("/v1/pause"),
             Command::Resume => post("/v1/resume"),
             Command::Pin(range) => put("/v1/pins", memory(range)),
@@ -244,6 +295,14 @@ impl CtlArgs {
             Command::LogLevel { level } => put("/v1/log-level", json!({"level": level})),
             Command::Metrics => get("/metrics"),
         }
+    }
+
+    fn body(&self, reclaim: Reclaim) -> Option<serde_json::Value> {
+        let mut body = json!({"timeout_seconds": self.reclaim_seconds()});
+        if let Some(keep) = reclaim.keep {
+            body["keep_bytes"] = keep.into();
+        }
+        Some(body)
     }
 
     /// Asks the guest for statistics, and waits until they arrive.

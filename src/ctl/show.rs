@@ -45,6 +45,9 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("discarding", discarding(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
     table.row("target", show_size(status.target_bytes) + &refused.unwrap_or_default());
+    if let Some(bytes) = status.reclaim_target_bytes {
+        table.row("  reclaim", format!("squeezes to {}", show_size(bytes)));
+    }
     let waits = match status.collecting_bytes {
         0 => String::new(),
         bytes => {

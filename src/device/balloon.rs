@@ -16,7 +16,7 @@ use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
 use super::queues::contents::Contents;
 use super::statistics::Sample;
-use super::target::TargetRefused;
+use super::target::{Squeeze, TargetRefused};
 use crate::lock::lock;
 use crate::metrics::Counters;
 
@@ -36,6 +36,8 @@ pub(crate) struct Balloon {
     pub(super) config_changed: AtomicBool,
     /// The operator wants the target, whatever it leaves to the guest.
     pub(super) target_forced: AtomicBool,
+    /// What a reclaim wants for a time.
+    pub(super) squeeze: Mutex<Squeeze>,
     /// The log says that the target is refused.
     refusal_logged: AtomicBool,
     /// Bytes of memory that the frontend has announced; zero for none.
@@ -77,6 +79,7 @@ impl Balloon {
             hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
             target_forced: AtomicBool::new(options.force_target),
+            squeeze: Mutex::default(),
             refusal_logged: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
             changed_by_chain: AtomicBool::new(false),
@@ -104,6 +107,7 @@ impl Balloon {
     /// same driver, and is not shown until there is one.
     pub(crate) fn begin_session(&self) {
         *lock(&self.seen) = Seen::default();
+        self.forget_squeeze();
     }
 
     /// Takes over the features that the driver acked.
@@ -197,6 +201,7 @@ impl Balloon {
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
+        self.forget_squeeze();
         // It will read all of it.
         self.config_changed.store(false, Ordering::Relaxed);
     }
@@ -298,15 +303,20 @@ impl Balloon {
         TargetRefused::check(self.target_bytes(), self.memory_bytes()?).err()
     }
 
-    /// The configuration space as the driver reads it: a target that is refused reads as zero.
+    /// The configuration space as the driver reads it: a target that is refused reads as zero, and a
+    /// smaller one than a reclaim wants as the reclaim's.
     fn config_for_driver(&self) -> ConfigSpace {
         let refused = self.refused_target();
+        let squeeze = lock(&self.squeeze).pages;
         let mut config = *self.config();
         if let Some(refused) = refused {
             config.set_num_pages(0);
             if !self.refusal_logged.swap(true, Ordering::Relaxed) {
                 error!("the guest keeps its memory, its target is refused: {refused}");
             }
+        }
+        if let Some(pages) = squeeze {
+            config.set_num_pages(pages.max(config.num_pages()));
         }
         config
     }

@@ -14,7 +14,9 @@ mod hinting;
 mod log;
 mod options;
 mod queues;
+pub(crate) mod reclaim;
 mod saved;
+mod squeeze;
 mod statistics;
 mod target;
 

@@ -52,6 +52,15 @@ impl TargetRefused {
     }
 }
 
+/// What a reclaim wants in the balloon for a time, over the operator's target.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Squeeze {
+    /// A reclaim is in progress.
+    pub(super) claimed: bool,
+    /// Pages of 4 KiB that it wants in the balloon.
+    pub(super) pages: Option<u32>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

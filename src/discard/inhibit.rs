@@ -32,6 +32,8 @@ pub enum Cause {
     Migration,
     /// A postcopy migration is in progress: a missing page is one that has not arrived yet.
     Postcopy,
+    /// The operator has parked the guest (`ctl park`).
+    Parked,
 }
 
 impl Cause {
@@ -45,7 +47,7 @@ impl Cause {
         match self {
             Self::Migration => SkipReason::Migrating,
             Self::Postcopy => SkipReason::Postcopy,
-            Self::Operator => SkipReason::Paused,
+            Self::Operator | Self::Parked => SkipReason::Paused,
         }
     }
 
@@ -114,9 +116,9 @@ impl Inhibit {
 
     /// Why nothing may be discarded now; `None` if something may.
     pub(crate) fn reason(&self) -> Option<SkipReason> {
-        // Of several causes the operator's is counted last.
+        // Of several causes the operator's are counted last.
         let held = Cause::VARIANTS.iter().filter(|cause| self.holds(**cause));
-        held.min_by_key(|cause| **cause == Cause::Operator).map(|cause| cause.reason())
+        held.min_by_key(|cause| cause.reason() == SkipReason::Paused).map(|cause| cause.reason())
     }
 
     /// Keeps every page that `range` touches, whatever the guest reports, until the range is

@@ -37,7 +37,7 @@ pub(crate) use pins::{Pin, PinError};
 pub(crate) use poke::poke;
 pub(crate) use ranges::{GuestRange, RangeError};
 pub(crate) use regions::{Region, RegionTable};
-pub(crate) use survey::{MOST_WAIT as MOST_LOOK, Survey};
+pub(crate) use survey::{Look, MOST_WAIT as MOST_LOOK, Survey};
 pub(crate) use zeroed::Zeroed;
 
 /// One region of guest memory, mapped.

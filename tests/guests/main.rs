@@ -16,6 +16,7 @@ mod model_soak;
 mod out_of_memory;
 mod race;
 mod real_guest;
+mod reclaim;
 mod user_mode_linux;
 
 /// Lets one test at a time raise the pool of huge pages: another would take pages for free that a

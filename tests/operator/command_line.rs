@@ -97,6 +97,9 @@ fn every_command_of_the_client_has_help() {
         "statistics",
         "statistics-interval",
         "target",
+        "reclaim",
+        "park",
+        "unpark",
         "pause",
         "resume",
         "pin",
@@ -113,6 +116,9 @@ fn every_command_of_the_client_has_help() {
         assert_eq!(output.status.code(), Some(0), "{command}");
     }
     assert!(help.contains("3  no daemon answers"), "{help}");
+    assert!(help.contains("5  a reclaim ended early"), "{help}");
+    let reclaim = text(&run(&["ctl", "reclaim", "--help"]).stdout);
+    assert!(reclaim.contains("the daemon lets go at once"), "{reclaim}");
 }
 
 /// Bad values of each option, the exit status and what is said.

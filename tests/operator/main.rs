@@ -14,6 +14,7 @@ mod logging;
 mod metrics_formats;
 mod metrics_text;
 mod operators_wait;
+mod reclaims;
 mod setup_errors;
 mod signals;
 mod start;
