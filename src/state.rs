@@ -112,9 +112,10 @@ impl State {
     /// # Errors
     /// Why this device cannot.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> Result<(), HandOverError> {
-        if snapshot.paused {
+        let causes = [(snapshot.paused, Cause::Operator), (snapshot.parked, Cause::Parked)];
+        for (_, cause) in causes.into_iter().filter(|(holds, _)| *holds) {
             // Nothing is under way yet.
-            let _ = self.inhibit.forbid(Cause::Operator);
+            let _ = self.inhibit.forbid(cause);
         }
         for pin in &snapshot.pins {
             let range = GuestRange::new(pin.start, pin.len).map_err(|_| HandOverError::Range)?;
@@ -149,6 +150,7 @@ impl State {
         held.keep(Snapshot {
             balloon: self.balloon.save(),
             paused: self.inhibit.holds(Cause::Operator),
+            parked: self.inhibit.holds(Cause::Parked),
             pins: pins.collect(),
         });
     }

@@ -160,6 +160,7 @@ impl Running {
     fn reclaim(&mut self, now: Instant) -> Option<Response> {
         let state = &self.state;
         let obstacle = match () {
+            () if state.balloon.is_squeeze_stopped() => Some(End::Stopping),
             () if !state.driver().runs() => Some(End::DriverGone),
             () if state.inhibit.reason().is_some() => Some(End::Paused),
             () => None,
@@ -202,9 +203,16 @@ impl Running {
                 }
             }
         }
+        // A daemon that ends parks nothing.
+        self.parks &= self.reclaim.end != Some(End::Stopping);
         if orders.over {
             let stage = match self.parks {
-                true => Stage::Parks(state.inhibit.forbid(Cause::Parked)),
+                true => {
+                    let forbidden = state.inhibit.forbid(Cause::Parked);
+                    // A daemon that goes on with the VM discards nothing either.
+                    state.keep();
+                    Stage::Parks(forbidden)
+                }
                 false => Stage::After(state.survey.ask(now)),
             };
             self.enter(stage, now);
@@ -290,6 +298,7 @@ impl Drop for Running {
         }
         if matches!(self.stage, Stage::Parks(_) | Stage::After(_)) && self.parks {
             state.inhibit.lift(Cause::Parked);
+            state.keep();
         }
         info!(
             "reclaim: its client has gone or was refused; the balloon returns to {} bytes",

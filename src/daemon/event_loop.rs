@@ -5,13 +5,15 @@
 //! One frontend is served at a time, since a socket stands for one device. Others wait until it has
 //! gone (see `Waiting`).
 
+mod ending;
+
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
 use log::{info, warn};
@@ -145,6 +147,7 @@ pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
         limit: LogLimit::default(),
         statistics_limit: LogLimit::default(),
         ending: false,
+        lets_go_until: None,
         ended: None,
     }));
     manager.add_subscriber(Rc::clone(&daemon) as _);
@@ -232,6 +235,8 @@ struct Daemon {
     statistics_limit: LogLimit,
     /// Was told to end, and waits for the session to be down.
     ending: bool,
+    /// Until when a reclaim may let go of the guest meanwhile.
+    lets_go_until: Option<Instant>,
     /// How the event loop ends.
     ended: Option<Result<(), Failure>>,
 }
@@ -310,6 +315,10 @@ impl Daemon {
         if let Err(error) = self.retry.wait() {
             warn!("cannot read a timer: {error}");
         }
+        if self.ending {
+            self.let_go();
+            return Ok(());
+        }
         self.next_frontend(ops)
     }
 
@@ -362,19 +371,6 @@ impl Daemon {
             && let Err(error) = frontend.poll_statistics()
         {
             self.statistics_limit.run(|| warn!("cannot ask for statistics: {error}"));
-        }
-    }
-
-    /// A signal asks to end. The watchdog ends the process if that takes too long.
-    fn end(&mut self) {
-        self.end.clear();
-        if self.ending {
-            return;
-        }
-        self.ending = true;
-        match &self.session {
-            Some(session) => session.hang_up(),
-            None => self.ended = Some(Ok(())),
         }
     }
 }

@@ -34,6 +34,9 @@ use crate::wake::Wake;
 /// seconds later, which would leave the sockets behind.
 const END_WITHIN: Duration = Duration::from_millis(700);
 
+/// How much longer it may take where a reclaim has to let go of the guest first.
+pub(super) const LET_GO_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long to rest after a failed wait.
 const REST: Duration = Duration::from_millis(100);
 
@@ -107,7 +110,11 @@ impl Watchdog {
                             None => info!("received {signal}, shutting down"),
                         }
                     }
-                    end_until.get_or_insert(Instant::now() + END_WITHIN);
+                    let lets_go = match state.balloon.is_squeeze_claimed() {
+                        true => LET_GO_WITHIN,
+                        false => Duration::ZERO,
+                    };
+                    end_until.get_or_insert(Instant::now() + lets_go + END_WITHIN);
                     if end.signal().is_err() {
                         emergency::exit(LATE, DaemonExit::Done);
                     }

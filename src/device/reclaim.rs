@@ -70,6 +70,8 @@ pub(crate) enum End {
     Deadline,
     /// The guest sent no statistics.
     Silent,
+    /// The daemon is shutting down.
+    Stopping,
     /// Discarding is paused, so that a squeeze returns nothing.
     Paused,
     /// The driver was unloaded or reset, or the VMM disconnected.
@@ -106,7 +108,7 @@ pub(crate) struct Seen {
     pub memory_bytes: Option<u64>,
     /// What the device squeezes to now.
     pub squeeze_bytes: Option<u64>,
-    /// Why it cannot go on: [`End::Paused`] or [`End::DriverGone`].
+    /// Why it cannot go on: [`End::Stopping`], [`End::Paused`] or [`End::DriverGone`].
     pub obstacle: Option<End>,
 }
 
@@ -277,10 +279,17 @@ impl Reclaim {
         if now_bytes > self.most_bytes {
             self.most_bytes = now_bytes;
             self.phase = Phase::Squeezing { grew: seen.now };
-        } else if seen.now.saturating_duration_since(grew) >= EXHAUSTED_AFTER {
+        } else if seen.now.saturating_duration_since(grew) >= EXHAUSTED_AFTER
+            && self.hears(seen.now)
+        {
             return Some(End::Exhausted);
         }
         (now_bytes >= self.target_bytes).then_some(End::Reached)
+    }
+
+    /// Whether the guest answers. One that is stopped gives nothing either, and is not exhausted.
+    fn hears(&self, now: Instant) -> bool {
+        self.answered.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN)
     }
 
     /// Begins to squeeze, if there is something to take.

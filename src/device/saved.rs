@@ -98,7 +98,9 @@ impl Balloon {
         config.set_actual(saved.actual);
         config.set_poison_val(saved.poison_val);
         config.set_free_page_hint_cmd_id(hinting.command_id());
-        if hinting.command_id() != saved.free_page_hint_cmd_id {
+        // A reclaim that the other daemon did not end has left a larger balloon.
+        let is_larger = saved.actual.is_some_and(|actual| actual > saved.num_pages);
+        if is_larger || hinting.command_id() != saved.free_page_hint_cmd_id {
             self.config_changed.store(true, Ordering::Relaxed);
         }
         Ok(())

@@ -15,7 +15,26 @@ impl Balloon {
     /// Claims the squeeze for one reclaim; false if another has it.
     pub(crate) fn claim_squeeze(&self) -> bool {
         let mut squeeze = lock(&self.squeeze);
-        !std::mem::replace(&mut squeeze.claimed, true)
+        let is_free = !squeeze.claimed;
+        if is_free {
+            *squeeze = Squeeze { claimed: true, ..Squeeze::default() };
+        }
+        is_free
+    }
+
+    /// Whether a reclaim is in progress.
+    pub(crate) fn is_squeeze_claimed(&self) -> bool {
+        lock(&self.squeeze).claimed
+    }
+
+    /// Has the reclaim in progress let go, if there is one.
+    pub(crate) fn stop_squeeze(&self) {
+        lock(&self.squeeze).stopped = true;
+    }
+
+    /// Whether the reclaim in progress is to let go.
+    pub(crate) fn is_squeeze_stopped(&self) -> bool {
+        lock(&self.squeeze).stopped
     }
 
     /// Lets go and ends the claim. The driver must be notified

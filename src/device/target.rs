@@ -57,6 +57,8 @@ impl TargetRefused {
 pub(super) struct Squeeze {
     /// A reclaim is in progress.
     pub(super) claimed: bool,
+    /// It is to let go.
+    pub(super) stopped: bool,
     /// Pages of 4 KiB that it wants in the balloon.
     pub(super) pages: Option<u32>,
 }

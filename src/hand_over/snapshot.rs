@@ -5,7 +5,7 @@
 //!
 //! ```json
 //! {"format":"vhost-device-balloon hand-over","version":1,"journal":3,"balloon":{…},"paused":false,
-//!  "pins":[{"start":4096,"len":8192,"count":1}]}
+//!  "parked":false,"pins":[{"start":4096,"len":8192,"count":1}]}
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,9 @@ pub(crate) struct Snapshot {
     pub balloon: SavedBalloon,
     /// Whether the operator has paused discarding.
     pub paused: bool,
+    /// Whether the operator has parked the guest.
+    #[serde(default)]
+    pub parked: bool,
     /// What the operator has pinned.
     pub pins: Vec<SavedPin>,
 }
@@ -101,7 +104,7 @@ mod tests {
     fn left() -> Left {
         let balloon = Balloon::new(DeviceOptions::default(), Arc::default()).save();
         let pins = vec![SavedPin { start: 4096, len: 8192, count: 2 }];
-        Left { journal: Some(3), snapshot: Snapshot { balloon, paused: true, pins } }
+        Left { journal: Some(3), snapshot: Snapshot { balloon, paused: true, parked: true, pins } }
     }
 
     #[test]

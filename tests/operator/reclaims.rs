@@ -175,6 +175,35 @@ fn reclaim_client_ended_target_is_back() {
     assert!(one.daemon.wait_for_log("its client has gone", SOON).unwrap());
 }
 
+/// The guest deflates by queues that are served: the daemon waits for it.
+#[test]
+fn reclaim_daemon_ends_guest_is_let_go() {
+    let mut one = start(&["--statistics", "--target", "1M"]);
+    let mut guest = Guest::attach(&one);
+    guest.holds(MIB);
+    let client = ctl(&one, &["--json", "park"]);
+    guest.tells(MEMORY, 7, 0);
+    guest.is_told(TAKEN);
+    guest.holds(TAKEN);
+    guest.is_told(MIB);
+    // It is being let go already; another is in mid-squeeze.
+    guest.holds(MIB);
+    assert_eq!(ended(client).0, Some(0));
+    one.shown(&["unpark"]);
+    let client = ctl(&one, &["--json", "park"]);
+    guest.tells(MEMORY, 7, 0);
+    guest.is_told(TAKEN);
+    guest.holds(TAKEN / 2);
+    let pid = Pid::from_raw(i32::try_from(one.daemon.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    guest.is_told(MIB);
+    guest.holds(MIB);
+    let (code, answer) = ended(client);
+    assert_eq!((code, &answer["ended_by"]), (Some(5), &json!("stopping")), "{answer}");
+    assert_eq!((&answer["let_go_confirmed"], &answer["parked"]), (&json!(true), &json!(false)));
+    assert_eq!(one.daemon.wait(SOON).unwrap().unwrap().code(), Some(0));
+}
+
 #[test]
 fn park_pauses_until_unpark() {
     let one = start(&["--statistics"]);

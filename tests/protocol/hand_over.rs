@@ -38,7 +38,11 @@ impl Kept {
     }
 
     fn start_program(program: &Path) -> Self {
-        let daemon = KeptDaemon::spawn(program, [""; 0]).unwrap();
+        Self::start_with(program, &[])
+    }
+
+    fn start_with(program: &Path, args: &[&str]) -> Self {
+        let daemon = KeptDaemon::spawn(program, args).unwrap();
         let control = ControlSocket::new(&daemon.keeper().control_socket(), SOON);
         let mut kept = Self { daemon, control, frontend: None };
         kept.attach();
@@ -121,6 +125,34 @@ fn pause_pins_and_target_outlive_the_daemon() {
     assert!(!kept.paused());
     assert!(kept.given_back(4 * MIB));
     assert!(!kept.given_back(6 * MIB), "pinned");
+}
+
+/// A reclaim squeezes to more than the target, and ends with its daemon.
+#[test]
+fn balloon_above_target_driver_is_told_again() {
+    let mut kept = Kept::start();
+    // Nothing is in a balloon whose queues have just begun.
+    kept.guest().use_balloon().unwrap();
+    let pages = u32::try_from(8 * MIB / 4096).unwrap();
+    kept.guest().write_config(4, &pages.to_le_bytes()).unwrap();
+    assert_eq!(kept.guest().get_config().unwrap().actual, pages);
+    for signal in [Signal::KILL, Signal::TERM] {
+        kept.daemon.replace(signal).unwrap();
+        assert!(kept.guest().wait_config_change(SOON).unwrap(), "not told after {signal:?}");
+        assert_eq!(kept.guest().get_config().unwrap().num_pages, 0);
+    }
+}
+
+/// A VM that is saved while its daemon is replaced has the contents that it was parked with.
+#[test]
+fn park_outlives_the_daemon() {
+    let mut kept = Kept::start_with(BINARY.as_ref(), &["--statistics"]);
+    kept.control.done("POST", "/v1/park", r#"{"timeout_seconds": 1}"#).unwrap();
+    kept.daemon.replace(Signal::KILL).unwrap();
+    assert!(!kept.given_back(4 * MIB));
+    kept.control.done("POST", "/v1/unpark", "").unwrap();
+    kept.daemon.replace(Signal::KILL).unwrap();
+    assert!(kept.given_back(5 * MIB));
 }
 
 #[test]

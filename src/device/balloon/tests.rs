@@ -209,7 +209,7 @@ fn a_device_goes_on_elsewhere_as_it_was() {
     let here = everything();
     here.set_target(3 << 20, false).unwrap();
     here.set_statistics_interval(Duration::from_secs(2)).unwrap();
-    here.config().write(4, &[1; 12], false);
+    here.config().write(4, &[1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1], false);
     here.set_acked_features(STATISTICS | HINTS | REPORTING | POISON | 1 << 32);
     let saved = here.save();
     let json = serde_json::to_string(&saved).unwrap();
@@ -218,6 +218,9 @@ fn a_device_goes_on_elsewhere_as_it_was() {
     assert_eq!(there.save(), saved);
     assert_eq!(*there.config(), *here.config());
     assert!(!there.take_config_changed());
+    // A reclaim squeezed more into it, and ended there.
+    there.restore(SavedBalloon { actual: Some(769), ..saved }).unwrap();
+    assert!(there.take_config_changed());
 
     // A round cannot go on elsewhere: the driver is to have its pages back.
     let id = start_hinting(&here);

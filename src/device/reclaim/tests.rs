@@ -159,9 +159,21 @@ fn step_silent_squeezed_guest_is_let_go() {
     assert!(!guest.reclaim.is_confirmed);
 }
 
+/// A guest that is stopped gives nothing, and is not exhausted.
+#[test]
+fn step_stopped_guest_is_silent() {
+    let mut guest = Guest::squeezed();
+    guest.tells(1000, 100 * MIB, available(900));
+    for ms in (1020..6000).step_by(20) {
+        assert!(guest.at(ms).squeeze_bytes.is_some(), "{ms}");
+    }
+    assert_eq!(guest.at(6000).squeeze_bytes, None);
+    assert_eq!(guest.reclaim.end, Some(End::Silent));
+}
+
 #[test]
 fn step_obstacle_or_deadline_lets_go_at_once() {
-    for obstacle in [End::Paused, End::DriverGone] {
+    for obstacle in [End::Stopping, End::Paused, End::DriverGone] {
         let mut guest = Guest::squeezed();
         guest.seen.obstacle = Some(obstacle);
         assert_eq!(guest.at(20).squeeze_bytes, None);
