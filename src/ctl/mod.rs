@@ -2,6 +2,7 @@
 
 //! `vhost-device-balloon ctl`: the operator's client.
 
+mod doctor;
 mod reclaim;
 mod show;
 mod upgrade;
@@ -55,6 +56,11 @@ pub(crate) struct CtlArgs {
 enum Command {
     /// Show the state of the daemon, the VMM and the guest driver.
     Status,
+    /// Say what is wrong with this daemon, its VM and the host, and what to do.
+    ///
+    /// Counts since the last reset of the counters are looked at: reset them after a remedy.
+    #[command(after_help = doctor::HELP)]
+    Doctor,
     /// Show the last memory statistics of the guest.
     Statistics {
         /// Ask the guest first, and wait for its answer.
@@ -233,6 +239,9 @@ impl CtlArgs {
 
     /// Returns the text to print and the exit status.
     fn ask(&self, client: &Client) -> Result<(String, CtlExit), ClientError> {
+        if let Command::Doctor = self.command {
+            return self.diagnose(client);
+        }
         let answer = self.answer(client)?;
         let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
         let status = match self.command {
@@ -271,7 +280,7 @@ impl CtlArgs {
         let put = |path, body| client.ask("PUT", path, Some(&body));
         let memory = |Memory { address, size }| json!({"address": address, "bytes": size});
         match self.command {
-            Command::Status => get("/v1/status"),
+            Command::Status | Command::Doctor => get("/v1/status"),
             Command::Statistics { refresh: false } => get("/v1/statistics"),
             Command::Statistics { refresh: true } => self.refreshed(client),
             Command::StatisticsInterval { seconds } => {
@@ -303,6 +312,21 @@ impl CtlArgs {
             body["keep_bytes"] = keep.into();
         }
         Some(body)
+    }
+
+    /// Looks for what is wrong; the exit status says whether something is.
+    fn diagnose(&self, client: &Client) -> Result<(String, CtlExit), ClientError> {
+        let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
+        let status = serde_json::from_str(&self.answer(client)?).map_err(unreadable)?;
+        let counters = client.ask("GET", "/v1/counters", None)?;
+        let counters = serde_json::from_str(&counters).map_err(unreadable)?;
+        let found = doctor::findings(&status, &counters, &doctor::host());
+        let is_wrong = found.iter().any(|finding| finding.wrong);
+        let text = match self.json {
+            true => serde_json::to_string(&found).map_err(unreadable)? + "\n",
+            false => doctor::text(&found),
+        };
+        Ok((text, if is_wrong { CtlExit::Refused } else { CtlExit::Done }))
     }
 
     /// Asks the guest for statistics, and waits until they arrive.

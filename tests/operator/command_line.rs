@@ -97,6 +97,7 @@ fn every_command_of_the_client_has_help() {
         "statistics",
         "statistics-interval",
         "target",
+        "doctor",
         "reclaim",
         "park",
         "unpark",

@@ -9,6 +9,7 @@ mod control_waits;
 mod controlled;
 mod core_dump;
 mod crowded_operators;
+mod doctor;
 mod lifecycle;
 mod logging;
 mod metrics_formats;
