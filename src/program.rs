@@ -8,6 +8,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -46,7 +47,10 @@ pub fn main() -> ExitCode {
     if args.keeper {
         // Refused here, and not by each daemon.
         return match Config::try_from(args) {
-            Ok(_) => keeper::run(env::args_os().filter(|arg| arg != "--keeper").collect()),
+            Ok(config) => {
+                let sockets = config.socket_paths().map(Path::to_owned).collect();
+                keeper::run(env::args_os().filter(|arg| arg != "--keeper").collect(), sockets)
+            }
             Err(error) => {
                 let _ = writeln!(io::stderr(), "{}", failure(&error));
                 DaemonExit::Failed.into()

@@ -4,7 +4,7 @@
 //! frontend that comes back goes on where it was.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use log::warn;
@@ -78,6 +78,7 @@ pub(crate) struct State {
     pub(crate) operators: Arc<Wakes>,
     /// What the next daemon goes on from; none if nothing starts one.
     held: OnceLock<Arc<Held>>,
+    resuming: AtomicBool,
 }
 
 impl State {
@@ -104,6 +105,7 @@ impl State {
             survey: Survey::new(Arc::clone(&operators)),
             operators,
             held: OnceLock::new(),
+            resuming: AtomicBool::new(false),
         }
     }
 
@@ -124,6 +126,7 @@ impl State {
             }
         }
         self.balloon.restore(snapshot.balloon)?;
+        self.balloon.force_target(snapshot.forced);
         Ok(())
     }
 
@@ -141,18 +144,34 @@ impl State {
 
     /// The device, or what the operator has set of it, may have changed.
     pub(crate) fn keep(&self) {
-        let Some(held) = self.held() else { return };
+        if let Some(held) = self.held() {
+            held.keep(|| self.snapshot());
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
         let pins = self.inhibit.pins().into_iter().map(|pin| SavedPin {
             start: pin.range.start(),
             len: pin.range.len(),
             count: pin.count,
         });
-        held.keep(Snapshot {
+        Snapshot {
             balloon: self.balloon.save(),
+            forced: self.balloon.is_target_forced(),
             paused: self.inhibit.holds(Cause::Operator),
             parked: self.inhibit.holds(Cause::Parked),
             pins: pins.collect(),
-        });
+        }
+    }
+
+    /// The frontend of the daemon before this one is being told what was said, or has been.
+    pub(crate) fn set_resuming(&self, resuming: bool) {
+        self.resuming.store(resuming, Ordering::Release);
+    }
+
+    /// Whether a frontend is served.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.frontend().is_some() && !self.resuming.load(Ordering::Acquire)
     }
 
     /// The frontend that is connected, if there is one.

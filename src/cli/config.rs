@@ -62,6 +62,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// The files of the sockets that the daemon makes.
+    pub(crate) fn socket_paths(&self) -> impl Iterator<Item = &Path> {
+        let frontend = match &self.socket {
+            SocketSource::Path(path) => Some(path.as_path()),
+            SocketSource::Fd(_) => None,
+        };
+        frontend.into_iter().chain(self.control_socket.as_deref())
+    }
+
     /// Reads a command line as the `vhost-device-balloon` program does; the first argument is the
     /// program's name.
     ///

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::http::{Request, Response};
 use super::reply::{Later, Reply};
-use crate::hand_over::CHECK;
+use crate::hand_over::{CHECK, Held};
 use crate::lock::lock;
 use crate::state::State;
 
@@ -115,8 +115,8 @@ fn ends(child: &Child) -> io::Result<bool> {
 }
 
 fn hand_over(state: &State, program: PathBuf) -> Response {
-    if let Some(held) = state.held() {
-        held.upgrade();
+    if let Some(Err(error)) = state.held().map(Held::upgrade) {
+        return Response::error(409, format!("nothing starts the next daemon any more: {error}"));
     }
     info!("upgrade: {} goes on with the VM", program.display());
     // The answer is written before the main thread sees the end.

@@ -88,7 +88,7 @@ impl StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
             went_back: env::var_os(WENT_BACK).is_some(),
-            connected: state.frontend().is_some(),
+            connected: state.is_connected(),
             waiting_connections: state.waiting_connections(),
             driver: driver.name().to_owned(),
             driver_hint: driver.hint(balloon.options().reporting).map(str::to_owned),

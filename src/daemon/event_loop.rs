@@ -8,6 +8,7 @@
 mod ending;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -77,10 +78,13 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
 pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
     // A descriptor first, while every number is whose the caller says it is; a file after the
     // signals, or one that came in between would leave it behind.
-    let inherited = resume::inherited();
+    let mut inherited = BTreeMap::new();
     let adopted = match &config.socket {
         SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
-        SocketSource::Path(path) => Err(path),
+        SocketSource::Path(path) => {
+            inherited = resume::inherited();
+            Err(path)
+        }
     };
     raise_descriptor_limit();
     let access = Access {
@@ -95,6 +99,7 @@ pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
     if config.paused && !resumed.resumes {
         // Nothing is under way yet.
         let _ = state.inhibit.forbid(Cause::Operator);
+        state.keep();
     }
     let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
         .map_err(resources("create an eventfd"))?;
@@ -119,7 +124,7 @@ pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
         Ok(frontends) => (frontends, None),
         Err(path) => {
             let listening = match resumed.frontend.take() {
-                Some(listener) => socket::listen_on(listener, path)?,
+                Some(listener) => socket::listen_on(listener, path, access)?,
                 None => socket::listen(path, access)?,
             };
             let listening = resumed.hold("frontend", listening);
@@ -171,7 +176,12 @@ pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
     loop {
         let mut serving = daemon.borrow_mut();
         if let Some(result) = serving.ended.take() {
-            return result.map(|()| resumed.held.is_some_and(|held| held.is_leaving()));
+            let Some(held) = &resumed.held else { return result.map(|()| false) };
+            let leaves = held.is_leaving();
+            if result.is_ok() && !leaves {
+                held.finish();
+            }
+            return result.map(|()| leaves);
         }
         serving.keep_time();
         drop(serving);
@@ -251,6 +261,7 @@ impl Daemon {
         };
         if self.session.is_none() && !self.ending && waits {
             let (frontends, resumed) = (&mut self.frontends, &mut self.resumed);
+            let resumes = resumed.is_some();
             let accept = || {
                 if let Some((stream, history)) = resumed.take() {
                     return Ok((stream, Some(history)));
@@ -269,6 +280,11 @@ impl Daemon {
             };
             match started {
                 Ok(session) => self.session = Some(session),
+                // The next daemon has another try.
+                Err(error) if resumes => {
+                    report("cannot go on with the frontend", &error);
+                    return Err(Failure::Behind);
+                }
                 Err(error) if matches!(self.frontends, Source::Connected(None)) => {
                     return Err(Failure::Frontend(error));
                 }

@@ -23,7 +23,7 @@ pub(super) type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
 /// Listens for control clients and for Prometheus, as far as the configuration wants them.
 pub(super) fn listen(config: &Config, resumed: &mut Resumed) -> Result<Operators, Failure> {
     let control = match (&config.control_socket, resumed.control.take()) {
-        (Some(path), Some(listener)) => Some(socket::listen_on(listener, path)?),
+        (Some(path), Some(listener)) => Some(socket::listen_on(listener, path, Access::OWNER)?),
         // A client can shrink the guest.
         (Some(path), None) => Some(socket::listen(path, Access::OWNER)?),
         (None, _) => None,
@@ -31,7 +31,15 @@ pub(super) fn listen(config: &Config, resumed: &mut Resumed) -> Result<Operators
     let control = control.map(|listening| resumed.hold("control", listening));
     let bind =
         |address| TcpListener::bind(address).map_err(|source| Failure::Metrics { address, source });
-    Ok(Operators { control, metrics: config.metrics_address.map(bind).transpose()? })
+    let metrics = match (config.metrics_address, resumed.metrics.take()) {
+        (Some(_), Some(listener)) => Some(TcpListener::from(listener)),
+        (Some(address), None) => Some(bind(address)?),
+        (None, _) => None,
+    };
+    if let (Some(held), Some(metrics)) = (&resumed.held, &metrics) {
+        held.keep_listener("metrics", metrics);
+    }
+    Ok(Operators { control, metrics })
 }
 
 /// Where control clients and Prometheus come from.

@@ -26,6 +26,8 @@ pub(super) struct Resumed {
     pub(super) frontend: Option<OwnedFd>,
     /// One that listens for control clients.
     pub(super) control: Option<OwnedFd>,
+    /// One that listens for Prometheus.
+    pub(super) metrics: Option<OwnedFd>,
 }
 
 impl Resumed {
@@ -54,8 +56,9 @@ pub(super) fn open(
     state: &State,
     mut inherited: BTreeMap<String, OwnedFd>,
 ) -> Result<Resumed, Failure> {
-    let [frontend, control] = ["frontend", "control"].map(|name| inherited.remove(name));
-    let mut resumed = Resumed { frontend, control, ..Resumed::default() };
+    let [frontend, control, metrics] =
+        ["frontend", "control", "metrics"].map(|name| inherited.remove(name));
+    let mut resumed = Resumed { frontend, control, metrics, ..Resumed::default() };
     let Some(store) = Store::find() else { return Ok(resumed) };
     let (held, before) = Held::open(store, &mut inherited)?;
     let held = Arc::new(held);
@@ -63,6 +66,7 @@ pub(super) fn open(
         state.restore(&before.snapshot)?;
         resumed.resumes = true;
         resumed.connection = before.connection;
+        state.set_resuming(resumed.connection.is_some());
     }
     state.hold(Arc::clone(&held));
     resumed.held = Some(held);

@@ -101,14 +101,15 @@ impl Watchdog {
             match signals::receive(signals) {
                 Ok(None) => {}
                 Ok(Some(Meaning::End(signal))) => {
+                    let held = state.held();
                     if end_until.is_none() {
-                        match state.held().filter(|_| signal == HANDS_OVER) {
-                            Some(held) => {
-                                held.leave();
-                                info!("received {signal}, handing over to the next daemon");
-                            }
-                            None => info!("received {signal}, shutting down"),
+                        if signal == HANDS_OVER && held.is_some_and(Held::leave) {
+                            info!("received {signal}, handing over to the next daemon");
+                        } else {
+                            info!("received {signal}, shutting down");
                         }
+                    } else if signal != HANDS_OVER {
+                        held.inspect(|held| held.stay());
                     }
                     let lets_go = match state.balloon.is_squeeze_claimed() {
                         true => LET_GO_WITHIN,

@@ -53,6 +53,16 @@ pub(crate) enum RestoreError {
 }
 
 impl Balloon {
+    /// Whether the operator wants the target, whatever it leaves to the guest.
+    pub(crate) fn is_target_forced(&self) -> bool {
+        self.target_forced.load(Ordering::Relaxed)
+    }
+
+    /// Wants the target, whatever it leaves to the guest, or not.
+    pub(crate) fn force_target(&self, forced: bool) {
+        self.target_forced.store(forced, Ordering::Relaxed);
+    }
+
     /// The device as another daemon needs it to go on under the same driver.
     pub(crate) fn save(&self) -> SavedBalloon {
         let next_hint_cmd_id = lock(&self.hinting).next_id();

@@ -57,6 +57,25 @@ impl Entry {
         self.bytes.get(HEADER + 8..HEADER + 32).unwrap_or_default()
     }
 
+    /// Whether it is kept in the journal.
+    pub(super) fn counts(&self) -> bool {
+        counts(self.word(0))
+    }
+
+    /// Whether its frontend waits for an answer.
+    pub(super) fn is_waited_for(&self) -> bool {
+        let answered =
+            [R::GET_FEATURES, R::GET_PROTOCOL_FEATURES, R::GET_VRING_BASE, R::SET_LOG_BASE];
+        self.word(4) & VhostUserHeaderFlag::NEED_REPLY.bits() != 0
+            || self.request().is_some_and(|request| answered.contains(&request))
+    }
+
+    /// Whether it, being `SET_FEATURES`, has the frontend log dirty pages.
+    fn logs(&self) -> bool {
+        const LOG_ALL: u32 = 1 << 26;
+        self.request() == Some(R::SET_FEATURES) && self.word(HEADER) & LOG_ALL != 0
+    }
+
     /// Asks for no answer but that which its request has by itself.
     fn wants_no_reply(mut self) -> Self {
         let flags = self.word(4) & !VhostUserHeaderFlag::NEED_REPLY.bits();
@@ -153,7 +172,9 @@ impl InEffect {
         }
     }
 
-    fn in_order(self) -> Vec<Entry> {
+    fn in_order(mut self) -> Vec<Entry> {
+        // One of a migration that is over may not cover the memory of today.
+        self.log = self.log.filter(|_| self.connection.values().any(Entry::logs));
         let connection = self.connection.into_values();
         let queues = self.queues.into_values().flat_map(BTreeMap::into_values);
         connection.chain(self.memory).chain(self.log).chain(queues).collect()
@@ -250,6 +271,22 @@ mod tests {
         // One out of a table goes again.
         let entries = vec![entry(R::SET_MEM_TABLE, &[1]), region(R::REM_MEM_REG, 1)];
         assert_eq!(in_effect(entries).len(), 2);
+    }
+
+    #[test]
+    fn log_is_told_while_it_is_written() {
+        let log = || entry(R::SET_LOG_BASE, &[4096, 0]);
+        let features = |features| entry(R::SET_FEATURES, &[features]);
+        assert_eq!(in_effect(vec![log(), features(1 << 26)]).len(), 2);
+        assert_eq!(in_effect(vec![log(), features(1 << 26), features(0)]).len(), 1);
+    }
+
+    #[test]
+    fn answer_is_waited_for_where_one_comes() {
+        let quiet = |request| entry(request, &[0]).wants_no_reply();
+        assert!(entry(R::SET_VRING_NUM, &[0]).is_waited_for());
+        assert!(!quiet(R::SET_VRING_NUM).is_waited_for());
+        assert!(quiet(R::GET_VRING_BASE).is_waited_for());
     }
 
     #[test]

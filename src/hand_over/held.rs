@@ -23,7 +23,8 @@ use crate::logging::report;
 
 const RECORD: &str = "record";
 const CONNECTION: &str = "connection";
-/// Messages after which the journal is written anew with those that count.
+/// Messages after which the journal is written anew with those that count; twice as many as count if
+/// these are more.
 const MOST_MESSAGES: usize = 128;
 
 /// What was said on a connection before this daemon had it.
@@ -51,6 +52,7 @@ pub(crate) struct Held {
     record: Record,
     inner: Mutex<Inner>,
     leaving: AtomicBool,
+    finished: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +62,7 @@ struct Inner {
     /// Of the journal, or of the one before.
     number: u64,
     messages: usize,
+    most_messages: usize,
 }
 
 /// The names of a journal's ends.
@@ -117,7 +120,13 @@ impl Held {
     }
 
     fn of(store: Store, record: Record, inner: Inner) -> Self {
-        Self { store, record, inner: Mutex::new(inner), leaving: AtomicBool::new(false) }
+        Self {
+            store,
+            record,
+            inner: Mutex::new(inner),
+            leaving: AtomicBool::new(false),
+            finished: AtomicBool::new(false),
+        }
     }
 
     /// Keeps a socket that is listened on.
@@ -126,8 +135,11 @@ impl Held {
     }
 
     /// The device has changed, perhaps.
-    pub(crate) fn keep(&self, snapshot: Snapshot) {
+    ///
+    /// `snapshot` is asked for in turn, so that an older one never replaces a later one.
+    pub(crate) fn keep(&self, snapshot: impl FnOnce() -> Snapshot) {
         let mut inner = self.lock();
+        let snapshot = snapshot();
         let journal = inner.left.as_ref().and_then(|left| left.journal);
         self.write(&mut inner, Left { journal, snapshot });
     }
@@ -160,8 +172,11 @@ impl Held {
     }
 
     /// Who starts the next daemon is to start the program that is at this one's path now.
-    pub(crate) fn upgrade(&self) {
-        told(self.store.upgrade());
+    ///
+    /// # Errors
+    /// What the kernel says if nobody is there.
+    pub(crate) fn upgrade(&self) -> io::Result<()> {
+        self.store.upgrade()
     }
 
     /// The frontend has sent a message, which nothing has answered yet.
@@ -172,7 +187,7 @@ impl Held {
             return;
         }
         let mut inner = self.lock();
-        if inner.messages >= MOST_MESSAGES {
+        if inner.messages >= inner.most_messages {
             told(self.rewrite(&mut inner));
         }
         inner.messages += 1;
@@ -197,9 +212,26 @@ impl Held {
         }
     }
 
-    /// This daemon ends and the next goes on.
-    pub(crate) fn leave(&self) {
-        self.leaving.store(true, Ordering::SeqCst);
+    /// This daemon ends and the next goes on, if there is still someone who starts it; says whether.
+    pub(crate) fn leave(&self) -> bool {
+        let leaves = self.store.leave().is_ok();
+        self.leaving.store(leaves, Ordering::SeqCst);
+        leaves
+    }
+
+    /// This daemon ends for good after all.
+    pub(crate) fn stay(&self) {
+        self.leaving.store(false, Ordering::SeqCst);
+    }
+
+    /// This daemon has ended for good: nothing of it stays.
+    pub(crate) fn finish(&self) {
+        self.finished.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether this daemon has ended for good.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::SeqCst)
     }
 
     /// Whether this daemon ends and the next goes on.
@@ -243,6 +275,7 @@ impl Held {
             self.store.put(name, end)?;
         }
         (inner.number, inner.messages) = (number, entries.len());
+        inner.most_messages = MOST_MESSAGES.max(2 * entries.len());
         inner.journal = Some(journal);
         if let Some(left) = inner.left.clone() {
             self.write(inner, Left { journal: Some(number), ..left });
@@ -269,15 +302,20 @@ impl Held {
     }
 }
 
-/// What was said before. The message that was being answered is the last of the journal if it is of
-/// a kind that is kept there: it is answered again, and is no setting yet.
+/// What was said before, and the message that its frontend still waits for an answer to. One that is
+/// kept in the journal is the last there: it is answered again, and is no setting yet. One that is
+/// kept there and has no answer is a setting like others.
 fn said(journal: &Journal, record: &Record) -> Result<History, HandOverError> {
     let mut entries = journal.read().map_err(|error| HandOverError::Io("read", error))?;
-    let asked = record.message()?.map(|bytes| {
-        let is_last = entries.last().is_some_and(|last| last.bytes == bytes);
-        let last = if is_last { entries.pop() } else { None };
-        last.unwrap_or(Entry { bytes, fds: Vec::new() })
-    });
+    let asked = record.message()?.map(|bytes| Entry { bytes, fds: Vec::new() });
+    let asked = match asked {
+        Some(asked) if asked.counts() => {
+            let waits = asked.is_waited_for();
+            let last = entries.pop_if(|last| waits && last.bytes == asked.bytes);
+            last.or_else(|| waits.then_some(asked))
+        }
+        other => other,
+    };
     Ok(History { settings: in_effect(entries), asked })
 }
 

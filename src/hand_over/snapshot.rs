@@ -47,10 +47,11 @@ pub(super) struct Left {
 pub(crate) struct Snapshot {
     /// The device.
     pub balloon: SavedBalloon,
+    /// Whether the operator wants the target, whatever it leaves to the guest.
+    pub forced: bool,
     /// Whether the operator has paused discarding.
     pub paused: bool,
     /// Whether the operator has parked the guest.
-    #[serde(default)]
     pub parked: bool,
     /// What the operator has pinned.
     pub pins: Vec<SavedPin>,
@@ -104,7 +105,8 @@ mod tests {
     fn left() -> Left {
         let balloon = Balloon::new(DeviceOptions::default(), Arc::default()).save();
         let pins = vec![SavedPin { start: 4096, len: 8192, count: 2 }];
-        Left { journal: Some(3), snapshot: Snapshot { balloon, paused: true, parked: true, pins } }
+        let snapshot = Snapshot { balloon, forced: true, paused: true, parked: true, pins };
+        Left { journal: Some(3), snapshot }
     }
 
     #[test]

@@ -6,22 +6,29 @@ use std::env;
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
+use log::warn;
 use rustix::cmsg_space;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, sendmsg_addr, socket_with,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
 };
 
 /// Set in the environment of a daemon that goes on in the place of one that did not serve.
 pub(crate) const WENT_BACK: &str = "BALLOON_WENT_BACK";
 
+/// How long who keeps the store may take to read.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// The descriptor store. What is put there comes back in the next daemon's `LISTEN_FDS`.
 #[derive(Debug)]
 pub(crate) struct Store {
-    address: SocketAddrUnix,
+    /// Connected once: who takes the name when its owner has died is told nothing.
+    socket: OwnedFd,
 }
 
 impl Store {
@@ -30,8 +37,13 @@ impl Store {
     pub(crate) fn find() -> Option<Self> {
         let set = |name| env::var_os(name).filter(|value| !value.is_empty());
         let (name, _) = (set("NOTIFY_SOCKET")?, set("FDSTORE")?);
-        let address = address(&name.into_vec()).ok()?;
-        Some(Self { address })
+        match connected(&name.into_vec()) {
+            Ok(socket) => Some(Self { socket }),
+            Err(error) => {
+                warn!("no descriptor store answers, the VM will not outlive this daemon: {error}");
+                None
+            }
+        }
     }
 
     /// Puts a descriptor there. It stays even when its peer hangs up.
@@ -49,29 +61,36 @@ impl Store {
         self.say("X_BALLOON_UPGRADE=1", &[])
     }
 
+    /// The daemon ends and the next one is to be started.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        self.say("X_BALLOON_LEAVES=1", &[])
+    }
+
     /// The daemon serves.
     pub(super) fn ready(&self) -> io::Result<()> {
         self.say("READY=1", &[])
     }
 
     fn say(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
         let text = [IoSlice::new(text.as_bytes())];
-        sendmsg_addr(&socket, &self.address, &text, &mut control, SendFlags::NOSIGNAL)?;
+        sendmsg(&self.socket, &text, &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
 
-/// The address of a `NOTIFY_SOCKET`: a path, or a name in no file system behind an `@`.
-fn address(name: &[u8]) -> rustix::io::Result<SocketAddrUnix> {
-    match name.strip_prefix(b"@") {
-        Some(name) => SocketAddrUnix::new_abstract_name(name),
-        None => SocketAddrUnix::new(OsStr::from_bytes(name)),
-    }
+/// A socket to a `NOTIFY_SOCKET`: a path, or a name in no file system behind an `@`.
+fn connected(name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let address = match name.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(OsStr::from_bytes(name))?,
+    };
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    connect(&socket, &address)?;
+    Ok(socket)
 }

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::fcntl::AtFlags;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{ForkResult, execveat, fork};
 use rustix::process::Pid;
 
@@ -83,9 +82,7 @@ fn become_it(program: &OwnedFd, args: &[CString], environment: Vec<OsString>, fd
         // SAFETY: it was just made. Given up again: it stays open over the execution.
         std::mem::forget(unsafe { OwnedFd::from_raw_fd(target) });
     }
-    if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).is_err() {
-        return;
-    }
+    // The signals that the parent takes stay blocked: the daemon takes them as soon as it can.
     let pid = OsString::from(format!("LISTEN_PID={}", std::process::id()));
     let lines = environment.into_iter().chain([pid]);
     let lines: Vec<CString> = lines.filter_map(|line| CString::new(line.into_vec()).ok()).collect();

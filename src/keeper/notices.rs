@@ -19,6 +19,7 @@ use rustix::process::Pid;
 
 /// The most descriptors that are kept: a daemon has six.
 pub(super) const MOST_KEPT: usize = 64;
+const MOST_AT_ONCE: u32 = 256;
 /// As systemd takes.
 const MOST_BYTES: usize = 4096;
 
@@ -64,7 +65,8 @@ impl Notices {
     ) -> io::Result<Said> {
         let mut said = Said::default();
         let mut bytes = [0; MOST_BYTES];
-        loop {
+        // No more at once: others may send without end.
+        for _ in 0..MOST_AT_ONCE {
             let mut space =
                 [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_KEPT), ScmCredentials(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -98,6 +100,7 @@ impl Notices {
                 take(text, fds, kept, &mut said);
             }
         }
+        Ok(said)
     }
 }
 

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,10 @@ const MOST_FAILURES: u32 = 5;
 /// How long an upgraded daemon may take to serve.
 const UPGRADE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs daemons with these arguments, one after another, until one ends for good or a signal asks to
-/// end. Returns the last one's status.
-pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
-    match Keeper::new(args).and_then(|mut keeper| keeper.run()) {
+/// Runs daemons with these arguments, which make these sockets, one after another, until one ends for
+/// good or a signal asks to end. Returns the last one's status.
+pub(crate) fn run(args: Vec<OsString>, sockets: Vec<PathBuf>) -> ExitCode {
+    match Keeper::new(args, sockets).and_then(|mut keeper| keeper.run()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             say(&format!("cannot go on: {error}"));
@@ -47,6 +48,12 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
 
 /// Tells the operator. The daemon says the rest.
 fn say(text: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    // A reader that does not read must not keep the next daemon away.
+    if !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1)) {
+        return;
+    }
     let _ = writeln!(io::stderr(), "vhost-device-balloon: keeper: {text}");
 }
 
@@ -69,6 +76,10 @@ struct Keeper {
     ending: bool,
     /// Something has served.
     served: bool,
+    /// The counters are to be logged.
+    reports: bool,
+    /// The sockets' files, once they were there.
+    sockets: Vec<(PathBuf, Option<(u64, u64)>)>,
     /// The next one goes on in the place of one that did not serve.
     went_back: bool,
 }
@@ -82,7 +93,7 @@ struct Daemon {
 }
 
 impl Keeper {
-    fn new(args: Vec<OsString>) -> io::Result<Self> {
+    fn new(args: Vec<OsString>, sockets: Vec<PathBuf>) -> io::Result<Self> {
         let mut taken = SigSet::empty();
         for signal in [NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGQUIT, NixSignal::SIGHUP]
         {
@@ -102,6 +113,8 @@ impl Keeper {
             ending: false,
             served: false,
             went_back: false,
+            reports: false,
+            sockets: sockets.into_iter().map(|path| (path, None)).collect(),
         })
     }
 
@@ -109,12 +122,52 @@ impl Keeper {
         loop {
             self.wait(None, Some(self.rest))?;
             if self.ending {
+                self.remove_sockets();
                 return Ok(DaemonExit::Done as u8);
             }
-            let mut daemon = self.start()?;
+            let mut daemon = match self.start() {
+                Ok(daemon) => daemon,
+                Err(error) if self.served && self.failures < MOST_FAILURES => {
+                    say(&format!("cannot start a daemon, trying again: {error}"));
+                    self.failures += 1;
+                    self.rest = LONGEST_REST;
+                    continue;
+                }
+                Err(error) => {
+                    self.remove_sockets();
+                    return Err(error);
+                }
+            };
             let status = self.serve(&mut daemon)?;
             if let Some(last) = self.judge(&daemon, status) {
+                self.remove_sockets();
                 return Ok(last);
+            }
+        }
+    }
+
+    /// Opens the program that is at the path now. Without one the last that served goes on.
+    fn take_candidate(&mut self) {
+        match File::open(&self.path) {
+            Ok(program) => self.candidate = Some(program.into()),
+            Err(error) => say(&format!("cannot open {}: {error}", self.path.display())),
+        }
+    }
+
+    /// Notes the sockets' files of a daemon that serves.
+    fn note_sockets(&mut self) {
+        let id = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        for (path, inode) in &mut self.sockets {
+            *inode = inode.or_else(|| id(path));
+        }
+    }
+
+    /// Removes what a daemon that did not end in order has left.
+    fn remove_sockets(&self) {
+        for (path, inode) in &self.sockets {
+            let now = fs::symlink_metadata(path).map(|file| (file.dev(), file.ino())).ok();
+            if now.is_some() && now == *inode {
+                let _ = fs::remove_file(path);
             }
         }
     }
@@ -135,6 +188,9 @@ impl Keeper {
                 .then(|| (daemon.since + UPGRADE_WITHIN).saturating_duration_since(Instant::now()));
             let asked = self.ending;
             self.wait(Some(daemon), until)?;
+            if std::mem::take(&mut self.reports) {
+                kill_process(daemon.pid, Signal::USR1)?;
+            }
             if self.ending && !asked {
                 // Which the daemon takes for its end, and not for that of one of many.
                 kill_process(daemon.pid, Signal::QUIT)?;
@@ -144,12 +200,13 @@ impl Keeper {
                 self.served = true;
                 self.failures = 0;
                 daemon.ready = true;
+                self.note_sockets();
                 if let Some(candidate) = self.candidate.take() {
                     self.good = candidate;
                 }
             }
             if said.upgrade {
-                self.candidate = Some(File::open(&self.path)?.into());
+                self.take_candidate();
             }
             let late = self.candidate.is_some() && !said.upgrade && !daemon.ready;
             if late && daemon.since.elapsed() >= UPGRADE_WITHIN {
@@ -160,7 +217,7 @@ impl Keeper {
                 let said = self.notices.receive(daemon.pid, &mut self.kept)?;
                 daemon.ready |= said.ready;
                 if said.upgrade {
-                    self.candidate = Some(File::open(&self.path)?.into());
+                    self.take_candidate();
                 }
                 return Ok(status);
             }
@@ -170,7 +227,12 @@ impl Keeper {
     /// What follows from the end of a daemon; the status to end with if nothing does.
     fn judge(&mut self, daemon: &Daemon, status: WaitStatus) -> Option<u8> {
         let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
-        if self.ending || code == Some(DaemonExit::Done as u8) {
+        let [done, handed_over] =
+            [DaemonExit::Done, DaemonExit::HandedOver].map(|status| code == Some(status as u8));
+        if self.ending && (done || handed_over) {
+            return Some(DaemonExit::Done as u8);
+        }
+        if self.ending || done {
             return Some(code.unwrap_or(DaemonExit::Failed as u8));
         }
         let how = match (code, status.terminating_signal()) {
@@ -193,7 +255,6 @@ impl Keeper {
                 return Some(code.unwrap_or(DaemonExit::Failed as u8));
             }
         }
-        let handed_over = code == Some(DaemonExit::HandedOver as u8);
         self.rest = match daemon.since.elapsed() < SOON && !handed_over {
             true => (self.rest * 2).clamp(FIRST_REST, LONGEST_REST),
             false => Duration::ZERO,
@@ -219,8 +280,12 @@ impl Keeper {
             Err(error) => return Err(error.into()),
         }
         while let Some(signal) = self.signals.read_signal()? {
-            // The terminal that the keeper was started from is gone, and no more.
-            self.ending |= signal.ssi_signo != NixSignal::SIGHUP as u32;
+            match signal.ssi_signo {
+                // The terminal that the keeper was started from is gone, and no more.
+                signo if signo == NixSignal::SIGHUP as u32 => {}
+                signo if signo == NixSignal::SIGUSR1 as u32 => self.reports = true,
+                _ => self.ending = true,
+            }
         }
         Ok(())
     }

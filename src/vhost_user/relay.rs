@@ -87,6 +87,7 @@ impl Relay {
                 return Ok(());
             }
             if goes_there && !there.is_whole() {
+                let again = asked.is_some();
                 let received = match asked.take() {
                     Some(entry) => {
                         there.take(entry);
@@ -103,6 +104,8 @@ impl Relay {
                                     self.refuse(&there);
                                 }
                                 match denied.end {
+                                    // Its descriptors are with the daemon before this one.
+                                    Some(_) if again => there.clear(),
                                     Some(error) => return Err(error),
                                     None => there.clear(),
                                 }

@@ -164,6 +164,7 @@ impl Session {
             let resumed = match (settings, held) {
                 (Some(settings), Some(held)) => relay.replay(settings, &mut look).inspect(|()| {
                     resuming.store(false, Ordering::Release);
+                    shared.set_resuming(false);
                     held.resumed();
                     info!("going on with the frontend of the daemon before this one");
                     // Of what was wanted last it may not have been told.
@@ -186,6 +187,10 @@ impl Session {
             let relayed = resumed.and_then(|()| relay.run(asked, received, answered));
             shared.wind_up.hung_up(worker);
             working.stop_handle().stop();
+            // The frontend sees the end when the store has its connection no more.
+            if let Some(held) = held.filter(|_| !resuming.load(Ordering::Acquire)) {
+                held.end();
+            }
             // The relay has hung up on the framework.
             let served = outcome(framework.wait(), last);
             match relayed.map_err(SessionError::from).and(served) {
@@ -194,9 +199,6 @@ impl Session {
                     failing.store(true, Ordering::Release);
                     report("connection closed", &error);
                 }
-            }
-            if let Some(held) = held.filter(|_| !resuming.load(Ordering::Acquire)) {
-                held.end();
             }
             shared.session_ends();
             shared.set_frontend(None);

@@ -47,6 +47,8 @@ fn scrape_on(stream: &mut TcpStream) -> Option<String> {
             Ok(0) => return None,
             Ok(len) => text.push_str(std::str::from_utf8(&chunk[..len]).unwrap()),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+            // A process that was stopped and continued sees this, where a read has a timeout.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
         if let Some((head, body)) = text.split_once("\r\n\r\n") {

@@ -93,12 +93,20 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
     Ok(Listening { listener, file, replaced })
 }
 
-/// Goes on listening where the daemon before this one did, whose file is at `path`.
-pub(crate) fn listen_on(listener: OwnedFd, path: &Path) -> Result<Listening, SocketError> {
+/// Goes on listening where the daemon before this one did, whose file is at `path`; anew where it is
+/// gone.
+pub(crate) fn listen_on(
+    listener: OwnedFd,
+    path: &Path,
+    access: Access,
+) -> Result<Listening, SocketError> {
     let fail = |source| SocketError::Bind { path: path.to_owned(), source };
+    let inode = match inode(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return listen(path, access),
+        inode => inode.map_err(fail)?,
+    };
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true).map_err(fail)?;
-    let inode = inode(path).map_err(fail)?;
     let file = SocketFile { path: path.to_owned(), inode, emergency: None, held: None };
     Ok(Listening { listener, file, replaced: false })
 }
@@ -301,7 +309,7 @@ impl Drop for SocketFile {
     /// The socket must listen until then: one that does not looks dead, and another daemon may
     /// replace it at any moment.
     fn drop(&mut self) {
-        if self.held.as_ref().is_some_and(|held| held.is_leaving()) {
+        if self.held.as_ref().is_some_and(|held| !held.is_finished()) {
             return;
         }
         let still_ours = inode(&self.path).is_ok_and(|inode| inode == self.inode);
