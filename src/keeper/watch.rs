@@ -95,8 +95,8 @@ struct Daemon {
 impl Keeper {
     fn new(args: Vec<OsString>, sockets: Vec<PathBuf>) -> io::Result<Self> {
         let mut taken = SigSet::empty();
-        for signal in [NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGQUIT, NixSignal::SIGHUP]
-        {
+        let ends = [NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGQUIT];
+        for signal in ends.into_iter().chain([NixSignal::SIGHUP, NixSignal::SIGUSR1]) {
             taken.add(signal);
         }
         taken.thread_block()?;

@@ -339,6 +339,18 @@ fn keeper_that_is_ended_ends_its_daemon() {
 }
 
 #[test]
+fn keeper_passes_on_what_is_no_end() {
+    let mut kept = Kept::start();
+    let daemon = kept.daemon.daemon().unwrap();
+    let keeper = Pid::from_raw(kept.daemon.keeper().pid().try_into().unwrap()).unwrap();
+    kill_process(keeper, Signal::HUP).unwrap();
+    kill_process(keeper, Signal::USR1).unwrap();
+    assert!(kept.daemon.keeper().wait_for_log("SIGUSR1: ", SOON).unwrap());
+    assert_eq!(kept.daemon.daemon().unwrap(), daemon);
+    assert!(kept.given_back(4 * MIB));
+}
+
+#[test]
 fn daemon_that_cannot_start_ends_the_keeper() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
