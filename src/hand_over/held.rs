@@ -23,7 +23,7 @@ use crate::logging::report;
 
 const RECORD: &str = "record";
 const CONNECTION: &str = "connection";
-/// Messages after which the journal is written anew with those that count; twice as many as count if
+/// Messages after which the journal is replaced by one of those that count; twice as many as count if
 /// these are more.
 const MOST_MESSAGES: usize = 128;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The descriptor store of whoever starts this daemon again (`sd_notify(3)`, `FDSTORE=1`).
+//! The descriptor store of the process that starts the next daemon (`sd_notify(3)`, `FDSTORE=1`).
 
 use std::env;
 use std::ffi::OsStr;
@@ -56,12 +56,12 @@ impl Store {
         self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
     }
 
-    /// The keeper opens the program anew; systemd does so in any case, and ignores it.
+    /// The keeper opens the program again; systemd does so in any case, and ignores it.
     pub(super) fn upgrade(&self) -> io::Result<()> {
         self.say("X_BALLOON_UPGRADE=1", &[])
     }
 
-    /// The daemon ends and the next one is to be started.
+    /// The daemon ends and the next one follows.
     pub(super) fn leave(&self) -> io::Result<()> {
         self.say("X_BALLOON_LEAVES=1", &[])
     }

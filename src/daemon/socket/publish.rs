@@ -93,8 +93,8 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
     Ok(Listening { listener, file, replaced })
 }
 
-/// Goes on listening where the daemon before this one did, whose file is at `path`; anew where it is
-/// gone.
+/// Goes on listening where the daemon before this one did, whose file is at `path`; on a new socket
+/// where that is gone.
 pub(crate) fn listen_on(
     listener: OwnedFd,
     path: &Path,
