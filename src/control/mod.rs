@@ -17,7 +17,6 @@
 //! | [`api`] | what each path and method means for the device |
 //! | [`reclaim`] | a reclaim on demand, for as long as its client waits |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
-//! | [`target`] | how much the balloon takes or leaves |
 //! | `negotiate`, `plain_text` | which format of metrics is asked for, and the older one |
 //! | [`views`] | the shape of what is shown |
 //! | [`client`] | a client for the other end |
@@ -34,6 +33,4 @@ pub(crate) mod reply;
 mod room;
 pub(crate) mod server;
 mod stream;
-pub(crate) mod target;
-mod upgrade;
 pub(crate) mod views;

@@ -4,7 +4,7 @@
 
 use serde_json::{Error, Value};
 
-use crate::control::target::TargetView;
+use crate::control::api::target::TargetView;
 use crate::control::views::{HintingView, PausedView, StatisticsView, StatusView};
 use crate::values::show_size;
 

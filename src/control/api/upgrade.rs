@@ -20,8 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open};
 use serde::Serialize;
 
-use super::http::{Request, Response};
-use super::reply::{Later, Reply};
+use super::context::{Answer, Context};
+use crate::control::http::Response;
+use crate::control::reply::{Later, Reply};
 use crate::hand_over::{CHECK, Held};
 use crate::lock::lock;
 use crate::state::State;
@@ -43,7 +44,8 @@ struct UpgradeView {
 }
 
 /// `POST /v1/upgrade`
-pub(super) fn upgrade(state: &State, _: &Request<'_>) -> Result<Reply, Response> {
+pub(super) fn upgrade(context: &Context<'_>) -> Answer {
+    let state = context.state;
     let Some(held) = state.held() else {
         let why = "nothing would start the next daemon: start this one with --keeper, or by systemd \
                    with FileDescriptorStoreMax=";

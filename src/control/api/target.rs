@@ -2,26 +2,28 @@
 
 //! `PUT /v1/target`: how much memory the guest goes without, or how much it keeps.
 
+use log::info;
 use serde::{Deserialize, Serialize};
 
-use super::http::Response;
+use super::context::{Answer, Context, unavailable};
+use crate::control::http::Response;
 use crate::device::{Balloon, TargetRefused};
 use crate::state::Told;
 
 /// An example of the body, for errors.
-pub(super) const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
+const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
 
 /// The body: exactly one of the two sizes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TargetRequest {
+struct TargetRequest {
     /// Bytes that the balloon takes from the guest.
     bytes: Option<u64>,
     /// Bytes that the balloon leaves to the guest.
     leave_bytes: Option<u64>,
     /// Lets the guest keep less than the reserve.
     #[serde(default)]
-    pub(super) force: bool,
+    force: bool,
 }
 
 impl TargetRequest {
@@ -29,7 +31,7 @@ impl TargetRequest {
     ///
     /// # Errors
     /// The answer that says what is missing, or that it leaves the guest too little.
-    pub(super) fn balloon_bytes(&self, balloon: &Balloon) -> Result<u64, Response> {
+    fn balloon_bytes(&self, balloon: &Balloon) -> Result<u64, Response> {
         let memory = balloon.memory_bytes();
         let bytes = match (self.bytes, self.leave_bytes, memory) {
             (Some(bytes), None, _) => bytes,
@@ -70,9 +72,33 @@ pub(crate) struct TargetView {
 
 impl TargetView {
     /// The target now, and what became of it.
-    pub(crate) fn of(balloon: &Balloon, told: Told) -> Self {
+    fn of(balloon: &Balloon, told: Told) -> Self {
         let (bytes, memory_bytes) = (balloon.target_bytes(), balloon.memory_bytes());
         let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
         Self { bytes, leave_bytes, memory_bytes, pending: told == Told::WhenADriverRuns }
     }
+}
+
+/// `PUT /v1/target`
+pub(super) fn set(context: &Context<'_>) -> Answer {
+    let state = context.state;
+    let target: TargetRequest = context.body(EXAMPLE)?;
+    let wanted = target.balloon_bytes(&state.balloon)?;
+    let before = state.balloon.target_bytes();
+    let set = |bytes| {
+        let set = state.balloon.set_target(bytes, target.force);
+        set.map_err(|error| Response::error(400, error.to_string()))
+    };
+    set(wanted)?;
+    let told = match state.announce_change() {
+        Ok(told) => told,
+        Err(error) => {
+            set(before)?;
+            return Err(unavailable("cannot announce the new target to the guest", &error));
+        }
+    };
+    let view = TargetView::of(&state.balloon, told);
+    let forced = if target.force { ", forced" } else { "" };
+    info!("target {wanted} bytes{forced}{}", if view.pending { ", no driver runs" } else { "" });
+    Ok(Response::json(&view).into())
 }

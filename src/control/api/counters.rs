@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `/v1/counters`: what the daemon did, since an operator last reset it.
+
+use super::context::{Answer, Context};
+use crate::control::http::Response;
+
+/// `GET /v1/counters`
+pub(super) fn show(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    Ok(Response::json(&context.state.counters.since_reset()).into())
+}
+
+/// `POST /v1/counters/reset`
+pub(super) fn reset(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    context.state.counters.reset();
+    Ok(Response::json(&context.state.counters.since_reset()).into())
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `/v1/pins`: memory that is never discarded.
+
+use log::info;
+use serde::{Deserialize, Serialize};
+
+use super::context::{Answer, Context, conflict};
+use super::waits::once_over;
+use crate::control::http::Response;
+use crate::discard::{GuestRange, PinError};
+
+/// The body, and the answer.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Memory {
+    address: u64,
+    bytes: u64,
+}
+
+impl Memory {
+    fn read(context: &Context<'_>) -> Result<(Self, GuestRange), Response> {
+        let memory: Self = context.body(r#"{"address": 4294967296, "bytes": 1048576}"#)?;
+        let range = GuestRange::new(memory.address, memory.bytes)
+            .map_err(|error| Response::error(400, format!("expected memory, not {error}")))?;
+        Ok((memory, range))
+    }
+}
+
+/// `PUT /v1/pins`
+pub(super) fn pin(context: &Context<'_>) -> Answer {
+    let (memory, range) = Memory::read(context)?;
+    let ticket = context.state.inhibit.pin(range).map_err(conflict)?;
+    info!("pinned {:#x}..{:#x}", range.start(), range.end());
+    let done = "pinned once more";
+    Ok(once_over(context.state, ticket, done, move |_| Response::json(&memory)))
+}
+
+/// `DELETE /v1/pins`
+pub(super) fn unpin(context: &Context<'_>) -> Answer {
+    let (memory, range) = Memory::read(context)?;
+    context.state.inhibit.unpin(range).map_err(|error| {
+        let status = if matches!(error, PinError::NotPinned { .. }) { 404 } else { 409 };
+        Response::error(status, error.to_string())
+    })?;
+    info!("unpinned {:#x}..{:#x}", range.start(), range.end());
+    Ok(Response::json(&memory).into())
+}
