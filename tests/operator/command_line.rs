@@ -105,6 +105,7 @@ fn every_command_of_the_client_has_help() {
         "resume",
         "pin",
         "unpin",
+        "pins",
         "hinting",
         "counters",
         "reset-counters",
@@ -243,7 +244,7 @@ fn bad_client_command_is_refused_with_the_reason() {
     // Nobody is asked: it would wait for an answer.
     let listener = UnixListener::bind(&path).unwrap();
     for (bad, expected) in [
-        (&["target"][..], "--leave <SIZE>"),
+        (&["target", "--force"][..], "--leave <SIZE>"),
         (&["target", "half"], "expected bytes"),
         (&["target=4096"], "unrecognized subcommand"),
         (&["pin", "0x1000"], "<SIZE>"),
