@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 )]
 pub(crate) struct CtlArgs {
     /// The daemon's --control-socket.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "BALLOON_CONTROL", hide_env_values = true)]
     control_socket: PathBuf,
 
     /// Print the daemon's answer unchanged: JSON, except for metrics.

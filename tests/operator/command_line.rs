@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 
 fn run(args: &[&str]) -> Output {
-    Command::new(BINARY).args(args).output().unwrap()
+    Command::new(BINARY).args(args).env_remove("BALLOON_CONTROL").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -117,6 +117,7 @@ fn every_command_of_the_client_has_help() {
         let output = run(&["ctl", command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
     }
+    assert!(help.contains("[env: BALLOON_CONTROL]"), "{help}");
     assert!(help.contains("3  no daemon answers"), "{help}");
     assert!(help.contains("5  a reclaim ended early"), "{help}");
     let reclaim = text(&run(&["ctl", "reclaim", "--help"]).stdout);

@@ -4,9 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::controlled::{Controlled, MIB, start};
+use crate::controlled::{BINARY, Controlled, MIB, start};
 
 fn get(one: &Controlled, path: &str) -> Value {
     one.control.get(path).unwrap()
@@ -69,4 +72,29 @@ fn interval_read_after_change_new_seconds() {
     assert_eq!(one.shown(&["statistics-interval"]), "statistics: every 5 s\n");
     one.shown(&["statistics-interval", "0"]);
     assert_eq!(one.shown(&["statistics-interval"]), "statistics: when asked for\n");
+}
+
+#[test]
+fn socket_from_environment_used_unless_option() {
+    let (one, other) = (start(&[]), start(&[]));
+    other.shown(&["log-level", "debug"]);
+    let ctl = |variable: &Path, option: Option<&Path>| {
+        let mut command = Command::new(BINARY);
+        command.arg("ctl").env("BALLOON_CONTROL", variable);
+        if let Some(path) = option {
+            command.arg("--control-socket").arg(path);
+        }
+        let output = command.arg("log-level").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &errors)
+    };
+    let said = |text: &str| (Some(0), text.to_owned());
+    assert_eq!(ctl(&one.path, None), said("log level: info\n"));
+    assert_eq!(ctl(&other.path, None), said("log level: debug\n"));
+    assert_eq!(ctl(&one.path, Some(&other.path)), said("log level: debug\n"));
+    let (code, errors) = ctl(Path::new("/nonexistent/balloon"), None);
+    assert_eq!(code, Some(3), "{errors}");
+    assert!(errors.contains("no daemon answers at /nonexistent/balloon"), "{errors}");
+    let (code, errors) = ctl(Path::new(""), None);
+    assert_eq!(code, Some(2), "{errors}");
 }
