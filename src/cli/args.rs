@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand, ValueHint};
 
 use super::help;
 use crate::ctl::CtlArgs;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     ///
     /// The daemon replaces the socket of a dead process, and fails if anything else exists at this
     /// path. It removes the socket when it shuts down.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) socket_path: Option<PathBuf>,
 
     /// Octal mode of the --socket-path file, such as 0660: the users that may connect.
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// `vhost-device-balloon ctl` is a client for it, and so is `curl --unix-socket PATH
     /// http://localhost/v1/status`. Only the daemon's user may connect (mode 0600), because a client
     /// can shrink the guest. The file is replaced and removed as that of --socket-path.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) control_socket: Option<PathBuf>,
 
     /// Loopback address and port for Prometheus metrics, such as `127.0.0.1:9090` or `[::1]:9090`.

@@ -10,10 +10,6 @@ use serde_json::Value;
 use crate::control::views::{MemoryView, StatusView};
 use crate::values::show_size;
 
-/// What follows the options.
-pub(super) const HELP: &str = "\
-Exit status: 0 if nothing is wrong (there may be advice), 1 if something is wrong.";
-
 /// Whether shared memory gets huge pages, by the host's kernel.
 const SHMEM_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 

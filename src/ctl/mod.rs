@@ -3,6 +3,7 @@
 //! `vhost-device-balloon ctl`: the operator's client.
 
 mod doctor;
+mod help;
 mod reclaim;
 mod show;
 mod upgrade;
@@ -13,10 +14,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use serde_json::json;
 
-use crate::cli::exit::{self, CtlExit};
+use crate::cli::exit::CtlExit;
 use crate::control::client::{Client, ClientError};
 use crate::control::reclaim::DEFAULT_TIMEOUT;
 use crate::control::views::StatisticsView;
@@ -28,13 +29,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Options and commands of `ctl`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    disable_help_subcommand = true,
-    after_help = format!("Exit status:\n{}", exit::list::<CtlExit>())
-)]
+#[command(disable_help_subcommand = true, after_help = help::after("ctl"))]
 pub(crate) struct CtlArgs {
     /// The daemon's --control-socket.
-    #[arg(long, value_name = "PATH", env = "BALLOON_CONTROL", hide_env_values = true)]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     control_socket: PathBuf,
 
     /// Print the daemon's answer unchanged: JSON, except for metrics.
@@ -55,31 +53,33 @@ pub(crate) struct CtlArgs {
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
     /// Show the state of the daemon, the VMM and the guest driver.
+    #[command(after_help = help::after("status"))]
     Status,
     /// Say what is wrong with this daemon, its VM and the host, and what to do.
     ///
     /// Counts since the last reset of the counters are looked at: reset them after a remedy.
-    #[command(after_help = doctor::HELP)]
+    #[command(after_help = help::after("doctor"))]
     Doctor,
     /// Show the last memory statistics of the guest.
+    #[command(after_help = help::after("statistics"))]
     Statistics {
         /// Ask the guest first, and wait for its answer.
         #[arg(long)]
         refresh: bool,
     },
-    /// Show or set the interval between two polls of the guest's statistics.
+    /// Set the interval between two polls of the guest's statistics.
+    #[command(after_help = help::after("statistics-interval"))]
     StatisticsInterval {
-        /// Seconds between two polls; 0 for never. Shows the interval if there is none.
+        /// Seconds between two polls; 0 for never.
         #[arg(value_parser = parse_interval)]
-        seconds: Option<u32>,
+        seconds: u32,
     },
-    /// Show or set how much memory the balloon takes from the guest, or leaves to it.
-    ///
-    /// Without a size it shows the target.
+    /// Set how much memory the balloon takes from the guest, or leaves to it.
     ///
     /// QEMU's `balloon`, libvirt's `setmem` and Proxmox take the memory that is left to the guest:
     /// use --leave for that number. A target must leave the guest a reserve: an eighth of its memory
     /// and at least 256 MiB, or half of a guest with less than 512 MiB.
+    #[command(after_help = help::after("target"))]
     Target(Target),
     /// Squeeze the memory that the guest has available out of it now, and let go.
     ///
@@ -88,30 +88,34 @@ enum Command {
     /// pressure, after --timeout, and when this command is interrupted or killed. The guest drops
     /// clean page cache for it and reads it from disk again later; the daemon asks for no more than
     /// that. Requires a daemon with --statistics.
-    #[command(after_help = reclaim::HELP)]
+    #[command(after_help = help::after("reclaim"))]
     Reclaim(Reclaim),
     /// Reclaim, then pause discarding until `unpark`: before the VM is stopped or saved.
     ///
     /// When the command returns, the guest holds as little memory as `reclaim` leaves it, the balloon
     /// is back at its target, and no discard is in progress: stop the VM, save it, or leave it
     /// stopped. An interrupted `park` parks nothing.
-    #[command(after_help = reclaim::HELP)]
+    #[command(after_help = help::after("park"))]
     Park(Reclaim),
     /// Resume discarding after a `park`.
+    #[command(after_help = help::after("unpark"))]
     Unpark,
     /// Stop discarding until `resume`; the guest's reports are still answered.
+    #[command(after_help = help::after("pause"))]
     Pause,
     /// Resume discarding.
+    #[command(after_help = help::after("resume"))]
     Resume,
     /// Never discard this guest memory, for a device or a snapshot that reads it.
+    #[command(after_help = help::after("pin"))]
     Pin(Memory),
     /// Remove one pin of exactly this memory.
+    #[command(after_help = help::after("unpin"))]
     Unpin(Memory),
-    /// Show the memory that is pinned.
-    Pins,
     /// Start or stop a round of free page hinting. Risks guest data.
     ///
     /// The daemon's help describes the risk (--free-page-hints).
+    #[command(after_help = help::after("hinting"))]
     Hinting {
         /// Whether to start or to stop a round.
         action: HintingAction,
@@ -122,22 +126,27 @@ enum Command {
     /// is asked first whether it could go on from the state of this one, and nothing changes if not.
     /// One that does not serve within five seconds is replaced by the one before. Requires a daemon
     /// with --keeper, or one that systemd starts again.
+    #[command(after_help = help::after("upgrade"))]
     Upgrade,
     /// Show the counters since the last reset.
+    #[command(after_help = help::after("counters"))]
     Counters,
     /// Reset the counters to 0; metrics continue.
+    #[command(after_help = help::after("reset-counters"))]
     ResetCounters,
-    /// Show or set the least important level that the daemon logs.
+    /// Set the least important level that the daemon logs.
+    #[command(after_help = help::after("log-level"))]
     LogLevel {
-        /// The least important level to log. Shows the level if there is none.
-        level: Option<LogLevel>,
+        /// The least important level to log.
+        level: LogLevel,
     },
     /// Print the metrics in the text format of Prometheus.
+    #[command(after_help = help::after("metrics"))]
     Metrics,
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-#[command(group(clap::ArgGroup::new("reading").args(["size", "take", "leave"])))]
+#[command(group(clap::ArgGroup::new("reading").args(["size", "take", "leave"]).required(true)))]
 struct Target {
     /// Same as --take SIZE.
     #[arg(value_parser = parse_size)]
@@ -153,17 +162,15 @@ struct Target {
     leave: Option<u64>,
 
     /// Allow less than the reserve. Risks the guest's processes, or the guest.
-    #[arg(long, requires = "reading")]
+    #[arg(long)]
     force: bool,
 }
 
 impl Target {
-    /// The target to set; none to show it.
-    fn body(self) -> Option<serde_json::Value> {
+    fn body(self) -> serde_json::Value {
         match (self.size.or(self.take), self.leave) {
-            (Some(bytes), _) => Some(json!({"bytes": bytes, "force": self.force})),
-            (None, Some(leave)) => Some(json!({"leave_bytes": leave, "force": self.force})),
-            (None, None) => None,
+            (Some(bytes), _) => json!({"bytes": bytes, "force": self.force}),
+            (None, leave) => json!({"leave_bytes": leave, "force": self.force}),
         }
     }
 }
@@ -251,9 +258,7 @@ impl CtlArgs {
         let answer = self.answer(client)?;
         let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
         let status = match self.command {
-            Command::Target(target)
-                if target.body().is_some() && show::is_pending(&answer).map_err(unreadable)? =>
-            {
+            Command::Target(_) if show::is_pending(&answer).map_err(unreadable)? => {
                 CtlExit::Pending
             }
             Command::Upgrade if !upgrade::is_done(&answer).map_err(unreadable)? => CtlExit::Refused,
@@ -273,9 +278,6 @@ impl CtlArgs {
             Command::Pause | Command::Resume | Command::Unpark => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
-            Command::Pins => show::pins(&answer),
-            Command::StatisticsInterval { seconds: None } => show::interval(&answer),
-            Command::LogLevel { level: None } => show::log_level(&answer),
             Command::Upgrade => upgrade::text(&answer),
             Command::Metrics => Ok(answer),
             // The request is done, and the operator knows what it was.
@@ -289,20 +291,15 @@ impl CtlArgs {
         let get = |path| client.ask("GET", path, None);
         let post = |path| client.ask("POST", path, None);
         let put = |path, body| client.ask("PUT", path, Some(&body));
-        let show_or_set = |path, body: Option<_>| match body {
-            Some(body) => put(path, body),
-            None => get(path),
-        };
         let memory = |Memory { address, size }| json!({"address": address, "bytes": size});
         match self.command {
             Command::Status | Command::Doctor => get("/v1/status"),
             Command::Statistics { refresh: false } => get("/v1/statistics"),
             Command::Statistics { refresh: true } => self.refreshed(client),
             Command::StatisticsInterval { seconds } => {
-                let body = seconds.map(|seconds| json!({"seconds": seconds}));
-                show_or_set("/v1/statistics-interval", body)
+                put("/v1/statistics-interval", json!({"seconds": seconds}))
             }
-            Command::Target(target) => show_or_set("/v1/target", target.body()),
+            Command::Target(target) => put("/v1/target", target.body()),
             Command::Reclaim(reclaim) => {
                 client.ask("POST", "/v1/reclaim", self.body(reclaim).as_ref())
             }
@@ -312,15 +309,12 @@ impl CtlArgs {
             Command::Resume => post("/v1/resume"),
             Command::Pin(range) => put("/v1/pins", memory(range)),
             Command::Unpin(range) => client.ask("DELETE", "/v1/pins", Some(&memory(range))),
-            Command::Pins => get("/v1/pins"),
             Command::Hinting { action: HintingAction::Start } => post("/v1/hinting/start"),
             Command::Hinting { action: HintingAction::Stop } => post("/v1/hinting/stop"),
             Command::Upgrade => upgrade::answer(client, self.timeout()),
             Command::Counters => get("/v1/counters"),
             Command::ResetCounters => post("/v1/counters/reset"),
-            Command::LogLevel { level } => {
-                show_or_set("/v1/log-level", level.map(|level| json!({"level": level})))
-            }
+            Command::LogLevel { level } => put("/v1/log-level", json!({"level": level})),
             Command::Metrics => get("/metrics"),
         }
     }

@@ -14,21 +14,6 @@ use crate::values::show_size;
 /// memory before and after, the guest's confirmation, and a discarding call in progress.
 pub(super) const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
-/// What follows the options.
-pub(super) const HELP: &str = "\
-Examples:
-  ctl reclaim                            # leave the default reserve
-  ctl reclaim --keep 512M --timeout 10   # leave 512 MiB available, let go after 10 s at the latest
-  ctl --json reclaim | jq .resident_after_bytes
-  ctl park && virsh suspend VM           # squeeze, then stop the VM; `ctl unpark` when it runs again
-
-The reclaim belongs to this command: if it is interrupted or killed, the daemon lets go at once.
-Signs of guest pressure: OOM kills, more than 1 MiB swapped in or out, more than 256 major faults,
-less than half of --keep available, a balloon that the guest deflates.
-
-Exit status: 0 if the guest gave what it had, 1 if the daemon refused, 3 if the guest sent no
-statistics, 5 if the reclaim ended early or the guest has not confirmed that the balloon is let go.";
-
 /// The exit status of a reclaim.
 pub(super) fn status(answer: &str) -> Result<CtlExit, Error> {
     let view: ReclaimView = serde_json::from_str(answer)?;
