@@ -33,7 +33,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 16] = [
+pub(crate) const ALL: [Capability; 20] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -55,6 +55,10 @@ pub(crate) const ALL: [Capability; 16] = [
         name: "a systemd of its own",
         probe: || succeeds("/lib/systemd/systemd", &["--version"]),
     },
+    Capability { name: "groff", probe: || succeeds("groff", &["--version"]) },
+    Capability { name: "zsh", probe: || found("zsh") },
+    Capability { name: "fish", probe: || found("fish") },
+    Capability { name: "mandoc", probe: || found("mandoc") },
     Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
 ];
 
@@ -131,6 +135,11 @@ fn succeeds(program: &str, args: &[&str]) -> Result<()> {
     let status = command.args(args).stdout(Stdio::null()).status().context(program.to_owned())?;
     ensure!(status.success(), "{command:?}: {status}");
     Ok(())
+}
+
+/// For a program that does not say its version.
+fn found(program: &str) -> Result<()> {
+    succeeds("sh", &["-c", &format!("command -v {program}")])
 }
 
 #[cfg(test)]

@@ -2,23 +2,17 @@
 
 //! `cargo xtask dist`: lays out the contents of a package as they go to `/usr`.
 
+mod completions;
+mod date;
+mod man;
+
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use clap_complete::{Generator, Shell};
 use vhost_device_balloon::program;
 
 use crate::cargo::{release_daemon, root, target};
-
-const NAME: &str = "vhost-device-balloon";
-
-/// The folder in which each shell finds completion scripts.
-const COMPLETIONS: [(Shell, &str); 3] = [
-    (Shell::Bash, "share/bash-completion/completions"),
-    (Shell::Zsh, "share/zsh/site-functions"),
-    (Shell::Fish, "share/fish/vendor_completions.d"),
-];
 
 /// Files of this repository, with their folders in the package.
 const FILES: [(&str, &str); 5] = [
@@ -48,27 +42,23 @@ pub(crate) fn run() -> Result<()> {
 
 /// Writes everything but the daemon: man pages and completions from its command line, and files.
 fn generate(dist: &Path) -> Result<()> {
-    let mut command = program::command();
-    for (shell, folder) in COMPLETIONS {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut command, NAME, &mut script);
-        let folder = dist.join(folder);
-        let path = made(&folder)?.join(shell.file_name(NAME));
-        fs::write(&path, repaired(String::from_utf8(script)?))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    let command = program::command();
+    for script in completions::scripts(&command)? {
+        write(&dist.join(script.path), &script.text)?;
     }
     let man = dist.join("share/man/man1");
-    clap_mangen::generate_to(command, made(&man)?).context("cannot write man pages")?;
+    for page in man::pages(&command, &date::day()?)? {
+        write(&man.join(page.file), &page.text)?;
+    }
     for (file, folder) in FILES {
         put(&root().join(file), &dist.join(folder))?;
     }
     Ok(())
 }
 
-/// Repairs a script for bash: clap_complete 4.6 writes the hyphens of the program's name in two ways,
-/// so that the script never recognizes subcommands (clap issue 6421).
-fn repaired(script: String) -> String {
-    script.replace(&NAME.replace('-', "__subcmd__"), &NAME.replace('-', "__"))
+fn write(path: &Path, text: &str) -> Result<()> {
+    path.parent().map_or(Ok(path), made)?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn made(folder: &Path) -> Result<&Path> {
@@ -87,7 +77,8 @@ fn put(file: &Path, folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+
+    const NAME: &str = "vhost-device-balloon";
 
     fn read(path: &Path) -> String {
         fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -99,52 +90,18 @@ mod tests {
         generate(dir.path()).unwrap();
         let at = |path: &str| dir.path().join(path);
 
-        let man = read(&at("share/man/man1/vhost-device-balloon.1"));
-        assert!(man.contains(".TH vhost-device-balloon 1"), "{man}");
-        let plain = man.replace('\\', "");
-        for argument in program::command().get_arguments() {
-            let long = format!("--{}", argument.get_long().unwrap());
-            assert!(plain.contains(&long), "{long} is not in the man page");
-        }
-        for page in ["ctl", "ctl-status", "ctl-target"] {
-            let page = read(&at(&format!("share/man/man1/vhost-device-balloon-{page}.1")));
+        for page in ["", "-ctl", "-ctl-status", "-ctl-target"] {
+            let page = read(&at(&format!("share/man/man1/{NAME}{page}.1")));
             assert!(page.contains(".SH NAME"), "{page}");
         }
         for path in [
+            "share/bash-completion/completions/vhost-device-balloon.bash",
             "share/zsh/site-functions/_vhost-device-balloon",
             "share/fish/vendor_completions.d/vhost-device-balloon.fish",
         ] {
             assert!(read(&at(path)).contains("control-socket"), "{path}");
         }
         read(&at("share/doc/vhost-device-balloon/LICENSE-APACHE"));
-    }
-
-    /// Runs the completion function as bash does for the tab key.
-    #[test]
-    fn bash_completes_options_and_commands() {
-        let dir = tempfile::tempdir().unwrap();
-        generate(dir.path()).unwrap();
-        let completed = |words: &[&str]| -> Vec<String> {
-            let script = r#"
-                source "$1/share/bash-completion/completions/vhost-device-balloon.bash"
-                shift
-                complete=$(complete -p "$1")
-                function=${complete##*-F }
-                COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
-                "${function%% *}" "$1" "${@: -1}" "${@: -2:1}"
-                printf '%s\n' "${COMPREPLY[@]}"
-            "#;
-            let mut bash = Command::new("bash");
-            bash.args(["-c", script, "bash"]).arg(dir.path()).arg(NAME).args(words);
-            let output = bash.output().unwrap();
-            let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(errors.is_empty(), "{errors}");
-            let text = String::from_utf8(output.stdout).unwrap();
-            text.lines().map(str::to_owned).collect()
-        };
-        assert_eq!(completed(&["--socket-p"]), ["--socket-path"]);
-        assert_eq!(completed(&["ctl", "reset"]), ["reset-counters"]);
-        assert_eq!(completed(&["--socket-path", "s", "--log-level", "de"]), ["debug"]);
     }
 
     /// Checks the descriptor against `VHostUserBackend` of QEMU's vhost-user.json.
