@@ -30,7 +30,7 @@ pub(crate) enum DaemonExit {
 pub(crate) enum CtlExit {
     /// the request was done
     Done = 0,
-    /// the daemon refused the request
+    /// the daemon refused the request, doctor found something wrong, or an upgrade went back
     Refused = 1,
     /// the command line is wrong
     Usage = 2,
@@ -81,5 +81,17 @@ mod tests {
         }
         assert!(list::<DaemonExit>().contains("  3  guest memory is gone"));
         assert!(list::<CtlExit>().lines().all(|line| line.len() > 10));
+    }
+
+    #[test]
+    fn statuses_of_ctl_documented_as_in_help() {
+        let page = include_str!("../../docs/user/control.md");
+        let table = page.split_once("| Exit status |").expect("the table of statuses").1;
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with("| "));
+        let documented: String = rows
+            .map(|row| row.trim_matches(['|', ' ']).replace('`', "").replace(" | ", "  "))
+            .map(|row| format!("  {row}\n"))
+            .collect();
+        assert_eq!(documented, list::<CtlExit>());
     }
 }

@@ -78,12 +78,6 @@ impl StatusView {
             let role = balloon.negotiated_role(index).map_or("none", Into::into).to_owned();
             Some(QueueView { index, role, runs: running[index] })
         };
-        let pins = state.inhibit.pins();
-        let pin = |pin: crate::discard::Pin| PinView {
-            address: pin.range.start(),
-            bytes: pin.range.len(),
-            times: pin.count,
-        };
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
@@ -103,7 +97,7 @@ impl StatusView {
             statistics_interval_seconds: balloon.statistics_interval().as_secs_f64(),
             hinting: HintingView::of(state),
             paused: PausedView::of(state),
-            pins: pins.into_iter().map(pin).collect(),
+            pins: PinsView::of(state).pins,
             guest_total_bytes: state.statistics().and_then(|sample| sample.values.total_bytes),
             memory: MemoryView::of(state, resident_bytes),
             log_level: LogLevel::now(),
@@ -146,6 +140,25 @@ pub(crate) struct PinView {
     pub bytes: u64,
     /// How often it was pinned and not unpinned.
     pub times: u32,
+}
+
+/// `GET /v1/pins`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct PinsView {
+    /// The pins.
+    pub pins: Vec<PinView>,
+}
+
+impl PinsView {
+    /// The pins now.
+    pub(crate) fn of(state: &State) -> Self {
+        let pin = |pin: crate::discard::Pin| PinView {
+            address: pin.range.start(),
+            bytes: pin.range.len(),
+            times: pin.count,
+        };
+        Self { pins: state.inhibit.pins().into_iter().map(pin).collect() }
+    }
 }
 
 /// How free page hinting stands.

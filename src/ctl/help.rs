@@ -43,6 +43,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "  ctl target --take 512M   # inflate the balloon to 512 MiB
   ctl target --leave 1G    # inflate until the guest keeps 1 GiB
   ctl target 0             # empty the balloon
+  ctl target               # show the target
 ",
     ),
     (
@@ -63,6 +64,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("resume", "  ctl resume   # after that device was removed\n"),
     ("pin", "  ctl pin 0x100000000 2M   # 2 MiB from 4 GiB on\n"),
     ("unpin", "  ctl unpin 0x100000000 2M   # the same address and size as in pin\n"),
+    ("pins", "  ctl pins   # with the address and size that unpin takes\n"),
     (
         "hinting",
         "  ctl hinting start   # while the guest is idle

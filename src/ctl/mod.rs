@@ -33,6 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct CtlArgs {
     /// The daemon's --control-socket.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(env = "BALLOON_CONTROL", hide_env_values = true)]
     control_socket: PathBuf,
 
     /// Print the daemon's answer unchanged: JSON, except for metrics.
@@ -67,14 +68,16 @@ enum Command {
         #[arg(long)]
         refresh: bool,
     },
-    /// Set the interval between two polls of the guest's statistics.
+    /// Show or set the interval between two polls of the guest's statistics.
     #[command(after_help = help::after("statistics-interval"))]
     StatisticsInterval {
-        /// Seconds between two polls; 0 for never.
+        /// Seconds between two polls; 0 for never. Shows the interval if there is none.
         #[arg(value_parser = parse_interval)]
-        seconds: u32,
+        seconds: Option<u32>,
     },
-    /// Set how much memory the balloon takes from the guest, or leaves to it.
+    /// Show or set how much memory the balloon takes from the guest, or leaves to it.
+    ///
+    /// Without a size it shows the target.
     ///
     /// QEMU's `balloon`, libvirt's `setmem` and Proxmox take the memory that is left to the guest:
     /// use --leave for that number. A target must leave the guest a reserve: an eighth of its memory
@@ -112,6 +115,9 @@ enum Command {
     /// Remove one pin of exactly this memory.
     #[command(after_help = help::after("unpin"))]
     Unpin(Memory),
+    /// Show the memory that is pinned.
+    #[command(after_help = help::after("pins"))]
+    Pins,
     /// Start or stop a round of free page hinting. Risks guest data.
     ///
     /// The daemon's help describes the risk (--free-page-hints).
@@ -134,11 +140,11 @@ enum Command {
     /// Reset the counters to 0; metrics continue.
     #[command(after_help = help::after("reset-counters"))]
     ResetCounters,
-    /// Set the least important level that the daemon logs.
+    /// Show or set the least important level that the daemon logs.
     #[command(after_help = help::after("log-level"))]
     LogLevel {
-        /// The least important level to log.
-        level: LogLevel,
+        /// The least important level to log. Shows the level if there is none.
+        level: Option<LogLevel>,
     },
     /// Print the metrics in the text format of Prometheus.
     #[command(after_help = help::after("metrics"))]
@@ -146,7 +152,7 @@ enum Command {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-#[command(group(clap::ArgGroup::new("reading").args(["size", "take", "leave"]).required(true)))]
+#[command(group(clap::ArgGroup::new("reading").args(["size", "take", "leave"])))]
 struct Target {
     /// Same as --take SIZE.
     #[arg(value_parser = parse_size)]
@@ -162,15 +168,17 @@ struct Target {
     leave: Option<u64>,
 
     /// Allow less than the reserve. Risks the guest's processes, or the guest.
-    #[arg(long)]
+    #[arg(long, requires = "reading")]
     force: bool,
 }
 
 impl Target {
-    fn body(self) -> serde_json::Value {
+    /// The target to set; none to show it.
+    fn body(self) -> Option<serde_json::Value> {
         match (self.size.or(self.take), self.leave) {
-            (Some(bytes), _) => json!({"bytes": bytes, "force": self.force}),
-            (None, leave) => json!({"leave_bytes": leave, "force": self.force}),
+            (Some(bytes), _) => Some(json!({"bytes": bytes, "force": self.force})),
+            (None, Some(leave)) => Some(json!({"leave_bytes": leave, "force": self.force})),
+            (None, None) => None,
         }
     }
 }
@@ -258,7 +266,9 @@ impl CtlArgs {
         let answer = self.answer(client)?;
         let unreadable = |error: serde_json::Error| ClientError::NotAnAnswer(error.to_string());
         let status = match self.command {
-            Command::Target(_) if show::is_pending(&answer).map_err(unreadable)? => {
+            Command::Target(target)
+                if target.body().is_some() && show::is_pending(&answer).map_err(unreadable)? =>
+            {
                 CtlExit::Pending
             }
             Command::Upgrade if !upgrade::is_done(&answer).map_err(unreadable)? => CtlExit::Refused,
@@ -278,6 +288,9 @@ impl CtlArgs {
             Command::Pause | Command::Resume | Command::Unpark => show::paused(&answer),
             Command::Hinting { .. } => show::hinting(&answer),
             Command::Target(_) => show::target(&answer),
+            Command::Pins => show::pins(&answer),
+            Command::StatisticsInterval { seconds: None } => show::interval(&answer),
+            Command::LogLevel { level: None } => show::log_level(&answer),
             Command::Upgrade => upgrade::text(&answer),
             Command::Metrics => Ok(answer),
             // The request is done, and the operator knows what it was.
@@ -291,15 +304,20 @@ impl CtlArgs {
         let get = |path| client.ask("GET", path, None);
         let post = |path| client.ask("POST", path, None);
         let put = |path, body| client.ask("PUT", path, Some(&body));
+        let show_or_set = |path, body: Option<_>| match body {
+            Some(body) => put(path, body),
+            None => get(path),
+        };
         let memory = |Memory { address, size }| json!({"address": address, "bytes": size});
         match self.command {
             Command::Status | Command::Doctor => get("/v1/status"),
             Command::Statistics { refresh: false } => get("/v1/statistics"),
             Command::Statistics { refresh: true } => self.refreshed(client),
             Command::StatisticsInterval { seconds } => {
-                put("/v1/statistics-interval", json!({"seconds": seconds}))
+                let body = seconds.map(|seconds| json!({"seconds": seconds}));
+                show_or_set("/v1/statistics-interval", body)
             }
-            Command::Target(target) => put("/v1/target", target.body()),
+            Command::Target(target) => show_or_set("/v1/target", target.body()),
             Command::Reclaim(reclaim) => {
                 client.ask("POST", "/v1/reclaim", self.body(reclaim).as_ref())
             }
@@ -309,12 +327,15 @@ impl CtlArgs {
             Command::Resume => post("/v1/resume"),
             Command::Pin(range) => put("/v1/pins", memory(range)),
             Command::Unpin(range) => client.ask("DELETE", "/v1/pins", Some(&memory(range))),
+            Command::Pins => get("/v1/pins"),
             Command::Hinting { action: HintingAction::Start } => post("/v1/hinting/start"),
             Command::Hinting { action: HintingAction::Stop } => post("/v1/hinting/stop"),
             Command::Upgrade => upgrade::answer(client, self.timeout()),
             Command::Counters => get("/v1/counters"),
             Command::ResetCounters => post("/v1/counters/reset"),
-            Command::LogLevel { level } => put("/v1/log-level", json!({"level": level})),
+            Command::LogLevel { level } => {
+                show_or_set("/v1/log-level", level.map(|level| json!({"level": level})))
+            }
             Command::Metrics => get("/metrics"),
         }
     }

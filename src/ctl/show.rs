@@ -4,8 +4,12 @@
 
 use serde_json::{Error, Value};
 
+use crate::control::api::log_level::LevelView;
+use crate::control::api::statistics::IntervalView;
 use crate::control::api::target::TargetView;
-use crate::control::views::{HintingView, PausedView, StatisticsView, StatusView};
+use crate::control::views::{
+    HintingView, PausedView, PinView, PinsView, StatisticsView, StatusView,
+};
 use crate::values::show_size;
 
 /// Rows of a name and a value, the values in one column.
@@ -79,17 +83,13 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
         if status.pins.is_empty() { "none".to_owned() } else { status.pins.len().to_string() },
     );
     for pin in &status.pins {
-        let times = if pin.times > 1 { format!(", {} times", pin.times) } else { String::new() };
-        table.row(format!("  at {:#x}", pin.address), format!("{}{times}", show_size(pin.bytes)));
+        table.row(format!("  at {:#x}", pin.address), pin_text(pin));
     }
     table.row(
         "statistics",
-        match status.statistics_interval_seconds {
-            _ if !status.offered_features.iter().any(|name| name == "stats_vq") => {
-                "not offered".to_owned()
-            }
-            0.0 => "when asked for".to_owned(),
-            seconds => format!("every {seconds} s"),
+        match status.offered_features.iter().any(|name| name == "stats_vq") {
+            true => interval_text(status.statistics_interval_seconds),
+            false => "not offered".to_owned(),
         },
     );
     table.row("hinting", hinting_text(&status.hinting));
@@ -101,6 +101,38 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
         table.row(format!("queue {}", queue.index), runs);
     }
     table.row("log level", format!("{:?}", status.log_level).to_lowercase());
+    Ok(table.text())
+}
+
+fn interval_text(seconds: f64) -> String {
+    if seconds == 0.0 { "when asked for".to_owned() } else { format!("every {seconds} s") }
+}
+
+pub(super) fn interval(answer: &str) -> Result<String, Error> {
+    let interval: IntervalView = serde_json::from_str(answer)?;
+    Ok(format!("statistics: {}\n", interval_text(interval.seconds.into())))
+}
+
+pub(super) fn log_level(answer: &str) -> Result<String, Error> {
+    let LevelView { level } = serde_json::from_str(answer)?;
+    Ok(format!("log level: {}\n", format!("{level:?}").to_lowercase()))
+}
+
+fn pin_text(pin: &PinView) -> String {
+    let times = if pin.times > 1 { format!(", {} times", pin.times) } else { String::new() };
+    format!("{}{times}", show_size(pin.bytes))
+}
+
+/// Each pin with the two numbers that `unpin` takes.
+pub(super) fn pins(answer: &str) -> Result<String, Error> {
+    let PinsView { pins } = serde_json::from_str(answer)?;
+    if pins.is_empty() {
+        return Ok("Nothing is pinned.\n".to_owned());
+    }
+    let mut table = Table::default();
+    for pin in &pins {
+        table.row(format!("{:#x} {}", pin.address, pin.bytes), pin_text(pin));
+    }
     Ok(table.text())
 }
 

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 
 fn run(args: &[&str]) -> Output {
-    Command::new(BINARY).args(args).output().unwrap()
+    Command::new(BINARY).args(args).env_remove("BALLOON_CONTROL").output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -105,6 +105,7 @@ fn every_command_of_the_client_has_help() {
         "resume",
         "pin",
         "unpin",
+        "pins",
         "hinting",
         "counters",
         "reset-counters",
@@ -116,6 +117,7 @@ fn every_command_of_the_client_has_help() {
         let output = run(&["ctl", command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");
     }
+    assert!(help.contains("[env: BALLOON_CONTROL]"), "{help}");
     assert!(help.contains("3  no daemon answers"), "{help}");
     assert!(help.contains("5  a reclaim ended early"), "{help}");
     let reclaim = text(&run(&["ctl", "reclaim", "--help"]).stdout);
@@ -243,7 +245,7 @@ fn bad_client_command_is_refused_with_the_reason() {
     // Nobody is asked: it would wait for an answer.
     let listener = UnixListener::bind(&path).unwrap();
     for (bad, expected) in [
-        (&["target"][..], "--leave <SIZE>"),
+        (&["target", "--force"][..], "--leave <SIZE>"),
         (&["target", "half"], "expected bytes"),
         (&["target=4096"], "unrecognized subcommand"),
         (&["pin", "0x1000"], "<SIZE>"),

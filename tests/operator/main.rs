@@ -15,6 +15,7 @@ mod logging;
 mod metrics_formats;
 mod metrics_text;
 mod operators_wait;
+mod read_back;
 mod reclaims;
 mod setup_errors;
 mod signals;

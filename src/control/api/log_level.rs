@@ -9,16 +9,23 @@ use super::context::{Answer, Context};
 use crate::control::http::Response;
 use crate::logging::LogLevel;
 
-/// The body, and the answer.
+/// The body of `PUT`, and the answer.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Level {
-    level: LogLevel,
+pub(crate) struct LevelView {
+    /// The least important level that is logged.
+    pub level: LogLevel,
+}
+
+/// `GET /v1/log-level`
+pub(super) fn show(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    Ok(Response::json(&LevelView { level: LogLevel::now() }).into())
 }
 
 /// `PUT /v1/log-level`
 pub(super) fn set(context: &Context<'_>) -> Answer {
-    let level: Level = context.body(r#"{"level": "info"}"#)?;
+    let level: LevelView = context.body(r#"{"level": "info"}"#)?;
     log::set_max_level(LevelFilter::from(level.level));
     info!("log level {}", LevelFilter::from(level.level));
     Ok(Response::json(&level).into())

@@ -7,20 +7,20 @@
 //! | `GET /v1/status` | | the state of daemon, VMM and guest driver |
 //! | `GET /v1/statistics` | | the last memory statistics of the guest |
 //! | `POST /v1/statistics/refresh` | | polls the guest; the answer does not wait for it |
-//! | `PUT /v1/statistics-interval` | `{"seconds": n}` | interval between two polls; 0 for never |
-//! | `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves |
+//! | `GET`, `PUT /v1/statistics-interval` | `{"seconds": n}` | interval between two polls; 0 for never |
+//! | `GET`, `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves |
 //! | `POST /v1/reclaim`, `POST /v1/park` | `{"keep_bytes": n, "timeout_seconds": n}` or none | squeeze available memory out, let go, and pause if parked |
 //! | `POST /v1/unpark` | | resume discarding after a `park` |
 //! | `POST /v1/pause`, `POST /v1/resume` | | stop or resume discarding |
-//! | `PUT /v1/pins`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that is never discarded |
+//! | `GET`, `PUT`, `DELETE /v1/pins` | `{"address": n, "bytes": n}` | memory that is never discarded |
 //! | `POST /v1/hinting/start`, `/stop` | | a round of free page hinting |
 //! | `POST /v1/upgrade` | | has the program at the daemon's path go on with the VM |
 //! | `GET /v1/counters` | | counters since the last reset |
 //! | `POST /v1/counters/reset` | | reset the counters; metrics continue |
-//! | `PUT /v1/log-level` | `{"level": "info"}` | least important level that is logged |
+//! | `GET`, `PUT /v1/log-level` | `{"level": "info"}` | least important level that is logged |
 //! | `GET /metrics` | | metrics for Prometheus, since the daemon started |
 //!
-//! `HEAD` does for every `GET`. A query is for `/metrics` alone, and ignored there.
+//! A body is for `PUT`, `POST` and `DELETE`. `HEAD` does for every `GET`. A query is for `/metrics` alone, and ignored there.
 //!
 //! Numbers are bytes, never pages. A request that fails is answered with a status and
 //! `{"error": "..."}`, which says why, and has changed nothing.
@@ -28,12 +28,12 @@
 mod context;
 mod counters;
 mod hinting;
-mod log_level;
+pub(crate) mod log_level;
 mod pause;
 mod pins;
 mod reclaim;
 mod show;
-mod statistics;
+pub(crate) mod statistics;
 pub(crate) mod target;
 mod upgrade;
 mod waits;
@@ -62,17 +62,20 @@ struct Route {
 
 const METRICS: Route = Route { method: "GET", path: "/metrics", act: show::metrics };
 
-const ROUTES: [Route; 19] = [
+const ROUTES: [Route; 23] = [
     Route { method: "GET", path: "/v1/status", act: show::status },
     Route { method: "GET", path: "/v1/statistics", act: statistics::show },
     Route { method: "POST", path: "/v1/statistics/refresh", act: statistics::refresh },
+    Route { method: "GET", path: "/v1/statistics-interval", act: statistics::show_interval },
     Route { method: "PUT", path: "/v1/statistics-interval", act: statistics::set_interval },
+    Route { method: "GET", path: "/v1/target", act: target::show },
     Route { method: "PUT", path: "/v1/target", act: target::set },
     Route { method: "POST", path: "/v1/reclaim", act: reclaim::reclaim },
     Route { method: "POST", path: "/v1/park", act: reclaim::park },
     Route { method: "POST", path: "/v1/unpark", act: reclaim::unpark },
     Route { method: "POST", path: "/v1/pause", act: pause::pause },
     Route { method: "POST", path: "/v1/resume", act: pause::resume },
+    Route { method: "GET", path: "/v1/pins", act: pins::show },
     Route { method: "PUT", path: "/v1/pins", act: pins::pin },
     Route { method: "DELETE", path: "/v1/pins", act: pins::unpin },
     Route { method: "POST", path: "/v1/hinting/start", act: hinting::start },
@@ -80,6 +83,7 @@ const ROUTES: [Route; 19] = [
     Route { method: "POST", path: "/v1/upgrade", act: upgrade::upgrade },
     Route { method: "GET", path: "/v1/counters", act: counters::show },
     Route { method: "POST", path: "/v1/counters/reset", act: counters::reset },
+    Route { method: "GET", path: "/v1/log-level", act: log_level::show },
     Route { method: "PUT", path: "/v1/log-level", act: log_level::set },
     METRICS,
 ];
@@ -121,4 +125,17 @@ fn route<'a>(routes: &'a [Route], request: &Request<'_>) -> Result<&'a Route, Re
     let allow = list(methods);
     let error = Response::error(405, format!("expected one of the methods {allow}"));
     Err(Response { allow: Some(allow), ..error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn route_that_is_set_can_be_read() {
+        for route in ROUTES.iter().filter(|route| route.method == "PUT") {
+            let reads = |other: &&Route| (other.method, other.path) == ("GET", route.path);
+            assert_eq!(ROUTES.iter().filter(reads).count(), 1, "{}", route.path);
+        }
+    }
 }

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::context::{Answer, Context, conflict};
 use super::waits::once_over;
 use crate::control::http::Response;
+use crate::control::views::PinsView;
 use crate::discard::{GuestRange, PinError};
 
-/// The body, and the answer.
+/// The body of `PUT` and `DELETE`, and their answer.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Memory {
@@ -25,6 +26,12 @@ impl Memory {
             .map_err(|error| Response::error(400, format!("expected memory, not {error}")))?;
         Ok((memory, range))
     }
+}
+
+/// `GET /v1/pins`
+pub(super) fn show(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    Ok(Response::json(&PinsView::of(context.state)).into())
 }
 
 /// `PUT /v1/pins`

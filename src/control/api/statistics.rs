@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `/v1/statistics`: what the guest says of its memory, and when it is asked.
+//! `/v1/statistics` and `/v1/statistics-interval`: what the guest says of its memory, and when it is asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,16 +55,26 @@ pub(super) fn asked_for_statistics(state: &State) -> Result<Arc<dyn Frontend>, R
     Ok(frontend)
 }
 
-/// The body of `PUT /v1/statistics-interval`, and its answer.
+/// The body of `PUT /v1/statistics-interval`, and the answer.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Interval {
-    seconds: u32,
+pub(crate) struct IntervalView {
+    /// Seconds between two polls; 0 for never.
+    pub seconds: u32,
+}
+
+/// `GET /v1/statistics-interval`
+pub(super) fn show_interval(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    // Nothing longer than a day can be set.
+    let seconds = context.state.balloon.statistics_interval().as_secs();
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    Ok(Response::json(&IntervalView { seconds }).into())
 }
 
 /// `PUT /v1/statistics-interval`
 pub(super) fn set_interval(context: &Context<'_>) -> Answer {
-    let interval: Interval = context.body(r#"{"seconds": 10}"#)?;
+    let interval: IntervalView = context.body(r#"{"seconds": 10}"#)?;
     let duration = Duration::from_secs(interval.seconds.into());
     let set = context.state.balloon.set_statistics_interval(duration);
     set.map_err(|error| match error {

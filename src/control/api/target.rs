@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `PUT /v1/target`: how much memory the guest goes without, or how much it keeps.
+//! `/v1/target`: how much memory the guest goes without, or how much it keeps.
 
 use log::info;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::state::Told;
 /// An example of the body, for errors.
 const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
 
-/// The body: exactly one of the two sizes.
+/// The body of `PUT`: exactly one of the two sizes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TargetRequest {
@@ -77,6 +77,14 @@ impl TargetView {
         let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
         Self { bytes, leave_bytes, memory_bytes, pending: told == Told::WhenADriverRuns }
     }
+}
+
+/// `GET /v1/target`
+pub(super) fn show(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    let state = context.state;
+    let told = if state.driver().runs() { Told::Now } else { Told::WhenADriverRuns };
+    Ok(Response::json(&TargetView::of(&state.balloon, told)).into())
 }
 
 /// `PUT /v1/target`

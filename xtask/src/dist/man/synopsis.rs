@@ -44,7 +44,13 @@ impl Synopsis {
     fn new(mut before: Vec<String>, command: &Command) -> Self {
         before.push(bold(command.get_name()));
         let excludes = command.is_args_conflicts_with_subcommands_set();
-        let groups: Vec<_> = command.get_groups().filter(|group| group.is_required_set()).collect();
+        // Of these one argument excludes the others.
+        let groups: Vec<_> =
+            command.get_groups().filter(|group| !(*group).clone().is_multiple()).collect();
+        let alternatives = |group: &ArgGroup| {
+            let args = command.get_arguments().filter(|arg| has(group, arg)).map(inline);
+            args.collect::<Vec<_>>().join("\\ |\\ ")
+        };
         let alone = |arg: &&Arg| {
             !arg.is_hide_set() && !is_builtin(arg) && !groups.iter().any(|group| has(group, arg))
         };
@@ -54,14 +60,17 @@ impl Synopsis {
             required.into_iter().partition(|arg| !arg.is_positional());
 
         let mut needs: Vec<_> = named.into_iter().map(inline).collect();
-        needs.extend(groups.iter().map(|group| {
-            let args = command.get_arguments().filter(|arg| has(group, arg)).map(inline);
-            format!("{{{}}}", args.collect::<Vec<_>>().join("\\ |\\ "))
-        }));
-        let mut rest: Vec<_> = match optional.len() {
-            0..=NAMED => optional.into_iter().map(|arg| format!("[{}]", inline(arg))).collect(),
-            _ => vec![format!("[{}]...", italic("OPTION"))],
-        };
+        let mut rest = Vec::new();
+        for group in &groups {
+            match group.is_required_set() {
+                true => needs.push(format!("{{{}}}", alternatives(group))),
+                false => rest.push(format!("[{}]", alternatives(group))),
+            }
+        }
+        match optional.len() {
+            0..=NAMED => rest.extend(optional.into_iter().map(|arg| format!("[{}]", inline(arg)))),
+            _ => rest.push(format!("[{}]...", italic("OPTION"))),
+        }
         rest.extend(positional.into_iter().map(inline));
         if command.is_subcommand_required_set() {
             rest.push(italic("COMMAND"));
