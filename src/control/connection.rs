@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_sys_util::epoll::EventSet;
 
 use super::http::{self, Request, Response};
+use super::peer::Peer;
 use super::reply::{Later, Reply};
 use super::room::Activity;
 use super::stream::Stream;
@@ -61,6 +62,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
+    peer: Peer,
     phase: Phase,
     /// Since when.
     since: Instant,
@@ -91,6 +93,7 @@ impl Connection {
     /// A connection on which nothing was said yet; it waits for input.
     pub(super) fn new(stream: Stream, now: Instant) -> Self {
         Self {
+            peer: stream.peer(),
             stream,
             phase: Phase::Asking,
             since: now,
@@ -136,6 +139,11 @@ impl Connection {
         }
         let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// The process that sends its requests.
+    pub(super) fn peer(&self) -> Peer {
+        self.peer
     }
 
     /// How many requests it has sent that were answered or are to be.

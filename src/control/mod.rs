@@ -11,6 +11,7 @@
 //! | [`server`] | listeners, connections and deadlines, in the main thread's event loop |
 //! | `connection` | one connection: bytes in, bytes out, never blocking |
 //! | `stream` | listeners and streams, Unix or TCP |
+//! | `peer` | the process at the other end, for the log |
 //! | `room` | which connection makes room for a newcomer |
 //! | [`http`] | requests and answers as bytes |
 //! | [`reply`] | an answer that is there, or waits for an event |
@@ -27,6 +28,7 @@ mod connection;
 pub(crate) mod exposition;
 pub(crate) mod http;
 mod negotiate;
+mod peer;
 mod plain_text;
 pub(crate) mod reclaim;
 pub(crate) mod reply;

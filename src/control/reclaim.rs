@@ -13,6 +13,7 @@ use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
 use super::http::Response;
+use super::peer::Peer;
 use super::reply::Work;
 use crate::device::reclaim::{End, Orders, Reclaim, Seen};
 use crate::discard::{Cause, Look, MOST_LOOK, Ticket};
@@ -88,6 +89,7 @@ enum Stage {
 /// A reclaim in progress. It has the device's squeeze.
 pub(super) struct Running {
     state: Arc<State>,
+    peer: Peer,
     parks: bool,
     stage: Stage,
     /// Since when that stage lasts.
@@ -110,6 +112,7 @@ impl Running {
         state: &Arc<State>,
         request: ReclaimRequest,
         parks: bool,
+        peer: Peer,
     ) -> Result<Self, Response> {
         let seconds = request.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT);
         if !(1..=MOST_TIMEOUT).contains(&seconds) {
@@ -130,6 +133,7 @@ impl Running {
         let timeout = Duration::from_secs(seconds.into());
         Ok(Self {
             state: Arc::clone(state),
+            peer,
             parks,
             stage: Stage::Before(state.survey.ask(now)),
             since: now,
@@ -190,7 +194,10 @@ impl Running {
             match (state.announce_change(), orders.squeeze_bytes) {
                 (Ok(_), Some(bytes)) => {
                     let keep = self.reclaim.keep_bytes.unwrap_or_default();
-                    info!("reclaim: squeezes to {bytes} bytes, the guest keeps {keep} available");
+                    info!(
+                        "reclaim: squeezes to {bytes} bytes, the guest keeps {keep} available, by {}",
+                        self.peer
+                    );
                 }
                 (Ok(_), None) => {}
                 (Err(error), Some(_)) => {
@@ -270,9 +277,10 @@ impl Work for Running {
                 let ReclaimView { ended_by, squeezed_bytes, discarded_bytes, seconds, .. } = &view;
                 info!(
                     "reclaim: ended by {ended_by}{}{}, {squeezed_bytes} bytes squeezed, \
-                     {discarded_bytes} discarded, {seconds:.2} s",
+                     {discarded_bytes} discarded, {seconds:.2} s, by {}",
                     view.pressure.as_ref().map_or(String::new(), |sign| format!(" ({sign})")),
                     if view.parked { ", parked" } else { "" },
+                    self.peer,
                 );
                 self.is_answered = true;
                 Some(Response::json(&view))
@@ -301,8 +309,9 @@ impl Drop for Running {
             state.keep();
         }
         info!(
-            "reclaim: its client has gone or was refused; the balloon returns to {} bytes",
-            state.balloon.base_target_bytes()
+            "reclaim: its client has gone or was refused; the balloon returns to {} bytes, by {}",
+            state.balloon.base_target_bytes(),
+            self.peer,
         );
     }
 }

@@ -179,8 +179,8 @@ impl Server {
 
     fn go_on(&mut self, place: usize, now: Instant, ops: &mut EventOps) {
         let Some(Some(connection)) = self.connections.get_mut(place) else { return };
-        let (state, access) = (&self.state, self.access);
-        let step = connection.advance(now, |request| api::answer(request, access, state));
+        let (state, access, peer) = (&self.state, self.access, connection.peer());
+        let step = connection.advance(now, |request| api::answer(request, access, state, peer));
         self.take(place, step, ops);
     }
 

@@ -9,6 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::peer::Peer;
+
 /// What is listened on.
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -84,6 +86,14 @@ impl Stream {
         let mut polled = [PollFd::new(self, PollFlags::empty())];
         let looked = poll(&mut polled, Some(&Timespec::default()));
         looked.is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// The process at the other end, if it is one of this machine for sure.
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Self::Unix(stream) => Peer::of(stream),
+            Self::Tcp(_) => Peer::Unknown,
+        }
     }
 
     pub(super) fn end_output(&self) -> io::Result<()> {

@@ -21,3 +21,4 @@ mod setup_errors;
 mod signals;
 mod start;
 mod targets;
+mod who_set;

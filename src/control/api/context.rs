@@ -8,6 +8,7 @@ use std::{fmt, io};
 use serde::de::DeserializeOwned;
 
 use crate::control::http::{Request, Response};
+use crate::control::peer::Peer;
 use crate::control::reply::Reply;
 use crate::state::State;
 
@@ -26,6 +27,8 @@ pub(super) struct Context<'a> {
     pub state: &'a Arc<State>,
     /// The request, whose route was found.
     pub request: &'a Request<'a>,
+    /// The process that sent it: the log names it with everything that it sets.
+    pub peer: Peer,
 }
 
 impl Context<'_> {

@@ -2,6 +2,8 @@
 
 //! `/v1/counters`: what the daemon did, since an operator last reset it.
 
+use log::info;
+
 use super::context::{Answer, Context};
 use crate::control::http::Response;
 
@@ -15,5 +17,6 @@ pub(super) fn show(context: &Context<'_>) -> Answer {
 pub(super) fn reset(context: &Context<'_>) -> Answer {
     context.no_body()?;
     context.state.counters.reset();
+    info!("counters reset, by {}", context.peer);
     Ok(Response::json(&context.state.counters.since_reset()).into())
 }

@@ -25,7 +25,7 @@ pub(super) fn start(context: &Context<'_>) -> Answer {
         let _ = state.balloon.stop_hinting();
         return Err(unavailable("cannot ask the guest for hints", &error));
     }
-    info!("hinting started");
+    info!("hinting started, by {}", context.peer);
     Ok(Response::json(&HintingView::of(state)).into())
 }
 
@@ -34,7 +34,7 @@ pub(super) fn stop(context: &Context<'_>) -> Answer {
     context.no_body()?;
     let state = context.state;
     state.balloon.stop_hinting().map_err(conflict)?;
-    info!("hinting stopped");
+    info!("hinting stopped, by {}", context.peer);
     // Its pages are its own again, and it is to know as soon as it can be told.
     state.announce_change().map_err(|error| {
         unavailable("hints are ignored from now on, but the guest cannot be notified", &error)

@@ -26,7 +26,11 @@ pub(super) fn show(context: &Context<'_>) -> Answer {
 /// `PUT /v1/log-level`
 pub(super) fn set(context: &Context<'_>) -> Answer {
     let level: LevelView = context.body(r#"{"level": "info"}"#)?;
-    log::set_max_level(LevelFilter::from(level.level));
-    info!("log level {}", LevelFilter::from(level.level));
+    let wanted = LevelFilter::from(level.level);
+    // Said at the more verbose of the two levels.
+    let before = log::max_level();
+    log::set_max_level(before.max(wanted));
+    info!("log level {wanted}, by {}", context.peer);
+    log::set_max_level(wanted);
     Ok(Response::json(&level).into())
 }

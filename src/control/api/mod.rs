@@ -41,6 +41,7 @@ mod waits;
 use std::sync::Arc;
 
 use super::http::{Request, Response};
+use super::peer::Peer;
 use super::reply::Reply;
 use crate::state::State;
 use context::{Answer, Context};
@@ -88,14 +89,19 @@ const ROUTES: [Route; 23] = [
     METRICS,
 ];
 
-/// Serves `request` if `access` allows it.
-pub(crate) fn answer(request: &Request<'_>, access: Access, state: &Arc<State>) -> Reply {
+/// Serves `request` of `peer` if `access` allows it.
+pub(crate) fn answer(
+    request: &Request<'_>,
+    access: Access,
+    state: &Arc<State>,
+    peer: Peer,
+) -> Reply {
     let routes = match access {
         Access::Everything => &ROUTES[..],
         Access::Metrics => &[METRICS],
     };
     let reply = route(routes, request)
-        .and_then(|route| (route.act)(&Context { state, request }))
+        .and_then(|route| (route.act)(&Context { state, request, peer }))
         .unwrap_or_else(Reply::Ready);
     // Before the client is answered.
     state.keep();

@@ -14,7 +14,7 @@ use crate::discard::Cause;
 pub(super) fn pause(context: &Context<'_>) -> Answer {
     context.no_body()?;
     let ticket = context.state.inhibit.forbid(Cause::Operator);
-    info!("paused");
+    info!("paused, by {}", context.peer);
     let answer = |state: &_| Response::json(&PausedView::of(state));
     Ok(once_over(context.state, ticket, "paused", answer))
 }
@@ -23,6 +23,6 @@ pub(super) fn pause(context: &Context<'_>) -> Answer {
 pub(super) fn resume(context: &Context<'_>) -> Answer {
     context.no_body()?;
     context.state.inhibit.lift(Cause::Operator);
-    info!("resumed");
+    info!("resumed, by {}", context.peer);
     Ok(Response::json(&PausedView::of(context.state)).into())
 }

@@ -38,7 +38,7 @@ pub(super) fn show(context: &Context<'_>) -> Answer {
 pub(super) fn pin(context: &Context<'_>) -> Answer {
     let (memory, range) = Memory::read(context)?;
     let ticket = context.state.inhibit.pin(range).map_err(conflict)?;
-    info!("pinned {:#x}..{:#x}", range.start(), range.end());
+    info!("pinned {:#x}..{:#x}, by {}", range.start(), range.end(), context.peer);
     let done = "pinned once more";
     Ok(once_over(context.state, ticket, done, move |_| Response::json(&memory)))
 }
@@ -50,6 +50,6 @@ pub(super) fn unpin(context: &Context<'_>) -> Answer {
         let status = if matches!(error, PinError::NotPinned { .. }) { 404 } else { 409 };
         Response::error(status, error.to_string())
     })?;
-    info!("unpinned {:#x}..{:#x}", range.start(), range.end());
+    info!("unpinned {:#x}..{:#x}, by {}", range.start(), range.end(), context.peer);
     Ok(Response::json(&memory).into())
 }

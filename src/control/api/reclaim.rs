@@ -28,13 +28,13 @@ fn reclaim_then(context: &Context<'_>, parks: bool) -> Answer {
         _ => context.body(EXAMPLE)?,
     };
     asked_for_statistics(context.state)?;
-    Ok(Reply::Later(Later::work(Running::start(context.state, request, parks)?)))
+    Ok(Reply::Later(Later::work(Running::start(context.state, request, parks, context.peer)?)))
 }
 
 /// `POST /v1/unpark`
 pub(super) fn unpark(context: &Context<'_>) -> Answer {
     context.no_body()?;
     context.state.inhibit.lift(Cause::Parked);
-    info!("unparked");
+    info!("unparked, by {}", context.peer);
     Ok(Response::json(&PausedView::of(context.state)).into())
 }

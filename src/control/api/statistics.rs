@@ -81,6 +81,6 @@ pub(super) fn set_interval(context: &Context<'_>) -> Answer {
         IntervalError::OutOfRange(_) => Response::error(400, error.to_string()),
         IntervalError::NotOffered => conflict(error),
     })?;
-    info!("statistics interval {} s", interval.seconds);
+    info!("statistics interval {} s, by {}", interval.seconds, context.peer);
     Ok(Response::json(&interval).into())
 }

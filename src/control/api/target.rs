@@ -107,6 +107,7 @@ pub(super) fn set(context: &Context<'_>) -> Answer {
     };
     let view = TargetView::of(&state.balloon, told);
     let forced = if target.force { ", forced" } else { "" };
-    info!("target {wanted} bytes{forced}{}", if view.pending { ", no driver runs" } else { "" });
+    let pending = if view.pending { ", no driver runs" } else { "" };
+    info!("target {wanted} bytes{forced}{pending}, by {}", context.peer);
     Ok(Response::json(&view).into())
 }

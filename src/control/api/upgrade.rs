@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::context::{Answer, Context};
 use crate::control::http::Response;
+use crate::control::peer::Peer;
 use crate::control::reply::{Later, Reply};
 use crate::hand_over::{CHECK, Held};
 use crate::lock::lock;
@@ -62,12 +63,12 @@ pub(super) fn upgrade(context: &Context<'_>) -> Answer {
         operators.signal();
     };
     thread::Builder::new().name("upgrade".to_owned()).spawn(check).map_err(failed)?;
-    let looked = Arc::clone(&checked);
+    let (looked, peer) = (Arc::clone(&checked), context.peer);
     let later = Later::new(
         Instant::now() + MOST_WAIT,
         move |_| lock(&looked).is_some(),
         move |state, _| match lock(&checked).take() {
-            Some(Ok(())) => hand_over(state, program),
+            Some(Ok(())) => hand_over(state, program, peer),
             Some(Err(why)) => Response::error(409, format!("{}: {why}", program.display())),
             None => Response::error(409, format!("{} does not answer", program.display())),
         },
@@ -116,11 +117,11 @@ fn ends(child: &Child) -> io::Result<bool> {
     Ok(poll(&mut [PollFd::new(&ended, PollFlags::IN)], timeout.as_ref())? > 0)
 }
 
-fn hand_over(state: &State, program: PathBuf) -> Response {
+fn hand_over(state: &State, program: PathBuf, peer: Peer) -> Response {
     if let Some(Err(error)) = state.held().map(Held::upgrade) {
         return Response::error(409, format!("nothing starts the next daemon any more: {error}"));
     }
-    info!("upgrade: {} goes on with the VM", program.display());
+    info!("upgrade: {} goes on with the VM, by {peer}", program.display());
     // The answer is written before the main thread sees the end.
     if let Err(error) = kill_process(getpid(), Signal::TERM) {
         warn!("cannot end this daemon: {error}");
