@@ -12,8 +12,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::c_int;
+use log::Level;
 
 use crate::cli::exit::DaemonExit;
+use crate::logging::journal::mark;
 
 /// The most socket files at a time; the daemon has two.
 const MOST_FILES: usize = 16;
@@ -59,8 +61,11 @@ pub(crate) fn exit(line: &'static str, status: DaemonExit) -> ! {
     // SAFETY: one pollfd, which outlives the call.
     let ready = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1;
     if ready && stderr.revents & libc::POLLOUT != 0 {
-        // SAFETY: a static string of that length. A pipe that is ready takes it without blocking.
-        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+        // The journal parts its stream by lines, not by calls.
+        for text in [mark(Level::Error), line].into_iter().filter(|text| !text.is_empty()) {
+            // SAFETY: a static string of that length. A pipe that is ready takes it without blocking.
+            unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+        }
     }
     for slot in &FILES {
         // SAFETY: null, or a pointer from `Box::into_raw` that is never freed.

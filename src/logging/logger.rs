@@ -11,11 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use env_logger::Target;
-use log::{LevelFilter, Log, Metadata};
+use log::{Level, LevelFilter, Log, Metadata};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::stderr;
 
+use super::journal::{self, mark};
 use super::sites::Sites;
 use super::{Queue, Record};
 
@@ -39,6 +40,7 @@ impl Logger {
     /// # Errors
     /// Where the thread cannot be started, or there is a logger.
     pub(crate) fn start(level: LevelFilter) -> io::Result<Self> {
+        journal::detect();
         let queue = Arc::new(Queue::default());
         let served = Arc::clone(&queue);
         without_signals(|| {
@@ -55,8 +57,12 @@ impl Logger {
             .format(|to, record| {
                 let mut line = Record::default();
                 let (time, level) = (to.timestamp_millis(), record.level());
+                let (target, args) = (record.target(), record.args());
                 // Never fails.
-                let _ = write!(line, "[{time} {level:<5} {}] {}", record.target(), record.args());
+                let _ = match journal::is_journal() {
+                    true => write!(line, "{}[{level:<5} {target}] {args}", mark(level)),
+                    false => write!(line, "[{time} {level:<5} {target}] {args}"),
+                };
                 to.write_all(line.into_line().as_bytes())
             })
             .target(Target::Pipe(Box::new(Entrance(Arc::clone(&queue)))))
@@ -70,25 +76,26 @@ impl Logger {
         Ok(Self { queue, sites })
     }
 
-    /// Writes a line as it is, whatever the level.
+    /// Writes the line of a failure as it is, whatever the level in force.
     pub(crate) fn say(&self, text: &str) {
-        say(&self.queue, text);
+        say(&self.queue, Level::Error, text);
     }
 }
 
 impl Drop for Logger {
     fn drop(&mut self) {
         for ((file, line), count) in self.sites.take_left_out() {
-            say(&self.queue, &format!("{count} lines of {file}:{line} were left out"));
+            let text = format!("{count} lines of {file}:{line} were left out");
+            say(&self.queue, Level::Warn, &text);
         }
         self.queue.flush(FLUSH);
     }
 }
 
-fn say(queue: &Queue, text: &str) {
+fn say(queue: &Queue, level: Level, text: &str) {
     let mut line = Record::default();
     // Never fails.
-    let _ = line.write_str(text);
+    let _ = write!(line, "{}{text}", mark(level));
     queue.push(&line.into_line());
 }
 
@@ -101,10 +108,10 @@ fn report(panic: &PanicHookInfo<'_>, queue: &Queue) {
     let what = panic.payload();
     let what = what.downcast_ref().copied().or(what.downcast_ref().map(String::as_str));
     let what = what.unwrap_or("no message");
-    say(queue, &format!("thread '{thread}' panicked at {place}: {what}"));
+    say(queue, Level::Error, &format!("thread '{thread}' panicked at {place}: {what}"));
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        backtrace.to_string().lines().for_each(|line| say(queue, line));
+        backtrace.to_string().lines().for_each(|line| say(queue, Level::Error, line));
     }
     queue.flush(FLUSH);
 }
@@ -126,7 +133,8 @@ impl Log for Limited {
         let (file, line) = (record.file_static().unwrap_or("?"), record.line().unwrap_or(0));
         let (passes, left_out) = self.sites.admit((file, line), record.level(), Instant::now());
         if left_out > 0 {
-            say(&self.queue, &format!("{left_out} lines of {file}:{line} were left out"));
+            let text = format!("{left_out} lines of {file}:{line} were left out");
+            say(&self.queue, Level::Warn, &text);
         }
         if passes {
             self.inner.log(record);

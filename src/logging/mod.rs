@@ -6,8 +6,10 @@
 //! standard error is a pipe that is not read, the logger thread blocks, the queue fills, and further
 //! records are counted as lost. A record is one line of at most [`record::MOST_BYTES`] bytes ([`Record`]).
 //! Lines that come from one place in the source are limited in number, and those left out are counted.
+//! Lines for systemd's journal have a priority in place of a time.
 
 mod error_chain;
+pub(crate) mod journal;
 mod level;
 mod logger;
 mod queue;

@@ -7,6 +7,9 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use log::Level;
+
+use super::journal::mark;
 use crate::lock::lock;
 
 /// The most bytes that wait. As many again are in the logger thread's hands.
@@ -98,7 +101,7 @@ impl Queue {
 }
 
 fn lost_line(lost: u64) -> String {
-    format!("{lost} log lines lost: standard error was not read\n")
+    format!("{}{lost} log lines lost: standard error was not read\n", mark(Level::Warn))
 }
 
 #[cfg(test)]
