@@ -3,8 +3,8 @@
 //! A vhost-user backend for the virtio-balloon device, built around free page reporting.
 //!
 //! A guest driver reports which guest pages are free, and this daemon discards them on the host. The
-//! interface is a checked [`Config`] and [`run`]; [`program`] is the command line program around them,
-//! with what packages derive from it (completions, man pages).
+//! interface is a checked [`Config`] and [`Embedded`], a daemon inside another program; [`program`] is the
+//! command line program, with what packages derive from it (completions, man pages).
 //!
 //! The rooms in layers, the lowest first. A room imports its own layer and those below, never above:
 //!
@@ -45,4 +45,4 @@ mod vhost_user;
 mod wake;
 
 pub use cli::{Config, ConfigError};
-pub use daemon::{DaemonError, run};
+pub use daemon::{DaemonError, Embedded, StopHandle};

@@ -16,7 +16,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::exit::DaemonExit;
 use crate::cli::{Args, Command, Config};
-use crate::daemon::serve;
+use crate::daemon;
 use crate::logging::{Logger, error_chain};
 use crate::{hand_over, keeper};
 
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         log::warn!("cannot forbid core dumps of this process: {error}");
     }
-    match serve(&config) {
+    match daemon::run(&config) {
         Ok(false) => DaemonExit::Done.into(),
         Ok(true) => DaemonExit::HandedOver.into(),
         Err(error) => {

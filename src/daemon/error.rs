@@ -38,6 +38,16 @@ pub(crate) enum Failure {
     /// Of the daemon before this one.
     #[error("cannot go on where the daemon before this one was")]
     HandOver(#[from] HandOverError),
+    /// `LISTEN_FDS` and what belongs to it.
+    #[error(
+        "cannot take over the sockets of the service manager (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES)"
+    )]
+    Inherited(#[source] io::Error),
+    /// Threads of a session that is over, in another program's process.
+    #[error(
+        "the threads of a session did not end after its VMM disconnected, so no other VMM can be served"
+    )]
+    Stuck,
     /// The frontend of the daemon before this one cannot be served; the log says more.
     #[error("cannot go on with the frontend of the daemon before this one")]
     Behind,

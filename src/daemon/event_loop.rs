@@ -7,33 +7,23 @@
 
 mod ending;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_manager::{EventOps, Events, MutEventSubscriber, SubscriberOps};
-use log::{info, warn};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use event_manager::{EventOps, Events, MutEventSubscriber};
+use log::warn;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::timerfd::TimerFd;
 
-use crate::cli::{Config, SocketSource};
-use crate::daemon::announcer::Announcer;
-use crate::daemon::error::{DaemonError, Failure, resources};
-use crate::daemon::operators::{self, Subscribers};
-use crate::daemon::resume;
-use crate::daemon::sigbus;
-use crate::daemon::signals;
-use crate::daemon::socket::{self, Access, Frontends};
-use crate::daemon::waiting::Waiting;
-use crate::daemon::watchdog;
-use crate::discard::Cause;
+use super::error::{Failure, resources};
+use super::process::Owner;
+use super::service;
+use super::socket::Frontends;
+use super::waiting::Waiting;
 use crate::hand_over::History;
 use crate::logging::rate_limit::LogLimit;
 use crate::logging::report;
@@ -43,171 +33,6 @@ use crate::wake::Wake;
 
 /// How long a frontend waits that could not be served for lack of descriptors or threads.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Serves VMMs on the configured socket, one after another, until SIGTERM, SIGINT or SIGQUIT; on a
-/// connected socket, until its VMM disconnects.
-///
-/// The file of a socket that it made is gone when this returns. Call it before anything is opened if
-/// the socket is a descriptor, and before any thread starts that takes signals: it blocks the signals
-/// that it receives, in this thread and in those that it starts. It replaces the process's handler of
-/// SIGBUS.
-///
-/// # Errors
-/// [`DaemonError`] if the daemon cannot start, its event loop fails, or the session of a connected
-/// socket fails. Nothing that a VMM does to a listening daemon is an error here.
-///
-/// # Examples
-/// A VMM that connects and disconnects:
-/// ```standalone_crate
-/// use std::os::fd::IntoRawFd;
-/// use std::os::unix::net::UnixStream;
-///
-/// let (vmm, socket) = UnixStream::pair()?;
-/// let fd = socket.into_raw_fd().to_string();
-/// let config = vhost_device_balloon::Config::from_args(["vhost-device-balloon", "--fd", &fd])?;
-/// drop(vmm);
-/// vhost_device_balloon::run(&config)?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn run(config: &Config) -> Result<(), DaemonError> {
-    serve(config)?;
-    Ok(())
-}
-
-/// As [`run`]. Returns whether the next daemon goes on with the frontend.
-pub(crate) fn serve(config: &Config) -> Result<bool, Failure> {
-    // A descriptor first, while every number is whose the caller says it is; a file after the
-    // signals, or one that came in between would leave it behind.
-    let mut inherited = BTreeMap::new();
-    let adopted = match &config.socket {
-        SocketSource::Fd(fd) => Ok(socket::adopt(*fd)?),
-        SocketSource::Path(path) => {
-            inherited = resume::inherited();
-            Err(path)
-        }
-    };
-    raise_descriptor_limit();
-    let access = Access {
-        mode: config.socket_mode,
-        group: config.socket_group.as_deref().map(socket::group).transpose()?,
-    };
-    let signals = signals::set_up().map_err(resources("receive signals"))?;
-    sigbus::install().map_err(resources("handle SIGBUS"))?;
-    let state = Arc::new(State::new(config.device, config.memory));
-    let mut resumed = resume::open(&state, inherited)?;
-    let operators = operators::listen(config, &mut resumed)?;
-    if config.paused && !resumed.resumes {
-        // Nothing is under way yet.
-        let _ = state.inhibit.forbid(Cause::Operator);
-        state.keep();
-    }
-    let interval_changed = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
-        .map_err(resources("create an eventfd"))?;
-    state.on_interval_changed(interval_changed.try_clone().map_err(resources("keep an eventfd"))?);
-    let session_ended = EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)
-        .map_err(resources("create an eventfd"))?;
-    let timer = || TimerFd::new().map_err(resources("create a timer"));
-    let (statistics, retry) = (timer()?, timer()?);
-    let end = Arc::new(Wake::new().map_err(resources("create an eventfd"))?);
-    // The first thread: from now on the process can be ended, whatever this one does.
-    watchdog::start(&state, signals, Arc::clone(&end)).map_err(resources("start a thread"))?;
-    if config.control_socket.is_some() || config.metrics_address.is_some() {
-        state.survey.start().map_err(resources("start a thread"))?;
-    }
-    let mut manager = Subscribers::new()?;
-    let _control_file = operators.serve(&state, &mut manager)?;
-    let mut replaced = false;
-    let announcer = Announcer::new(&state).map_err(resources("tell drivers of changes"))?;
-    manager.add_subscriber(Rc::new(RefCell::new(announcer)));
-    // The socket for frontends last: who finds it finds everything else, too.
-    let (frontends, _socket_file) = match adopted {
-        Ok(frontends) => (frontends, None),
-        Err(path) => {
-            let listening = match resumed.frontend.take() {
-                Some(listener) => socket::listen_on(listener, path, access)?,
-                None => socket::listen(path, access)?,
-            };
-            let listening = resumed.hold("frontend", listening);
-            replaced = listening.replaced;
-            (Frontends::Listener(listening.listener), Some(listening.file))
-        }
-    };
-    let frontends = match frontends {
-        Frontends::Listener(listener) => {
-            Source::Listener(Waiting::new(listener, CONNECTION, Arc::clone(&state)))
-        }
-        Frontends::Connected(stream) => Source::Connected(stream),
-    };
-    let daemon = Rc::new(RefCell::new(Daemon {
-        state,
-        resumed: resumed.connection.take(),
-        frontends,
-        end,
-        statistics,
-        statistics_every: Duration::ZERO,
-        interval_changed,
-        session: None,
-        session_ended,
-        retry,
-        limit: LogLimit::default(),
-        statistics_limit: LogLimit::default(),
-        ending: false,
-        lets_go_until: None,
-        ended: None,
-    }));
-    manager.add_subscriber(Rc::clone(&daemon) as _);
-    match &config.socket {
-        SocketSource::Path(path) => info!("listening on {}", path.display()),
-        SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
-    }
-    if daemon.borrow().resumed.is_none()
-        && let Some(held) = &resumed.held
-    {
-        held.ready();
-    }
-    if replaced {
-        // It is not known whether a VMM was connected, nor which one.
-        warn!(
-            "replaced the socket of a daemon that died: a VMM that was connected to it may still \
-             run. QEMU does not connect again, and its guest keeps the memory that it frees until \
-             the VM is restarted; cloud-hypervisor tries for a minute"
-        );
-    }
-    loop {
-        let mut serving = daemon.borrow_mut();
-        if let Some(result) = serving.ended.take() {
-            let Some(held) = &resumed.held else { return result.map(|()| false) };
-            let leaves = held.is_leaving();
-            if result.is_ok() && !leaves {
-                held.finish();
-            }
-            return result.map(|()| leaves);
-        }
-        serving.keep_time();
-        drop(serving);
-        match manager.run() {
-            Ok(_) => {}
-            Err(event_manager::Error::Epoll(errno)) if errno.errno() == libc::EINTR => {}
-            Err(error) => return Err(Failure::EventLoop(error)),
-        }
-    }
-}
-
-/// The most descriptors that are asked for: a VMM's regions and every client, many times over.
-const MOST_DESCRIPTORS: u64 = 65_536;
-
-/// Raises the soft limit of open descriptors as far as the hard one allows: each region of guest
-/// memory keeps one, and shells start their programs with 1024.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let most = limit.maximum.unwrap_or(MOST_DESCRIPTORS).min(MOST_DESCRIPTORS);
-    if limit.current.is_some_and(|current| current < most) {
-        let raised = Rlimit { current: Some(most), ..limit };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            warn!("cannot raise the limit of open descriptors to {most}: {error}");
-        }
-    }
-}
 
 const END: u32 = 0;
 const SESSION_ENDED: u32 = 1;
@@ -225,8 +50,9 @@ enum Source {
     Connected(Option<UnixStream>),
 }
 
-struct Daemon {
+pub(super) struct Daemon {
     state: Arc<State>,
+    owner: Owner,
     /// The frontend of the daemon before this one, until it is served.
     resumed: Option<(UnixStream, History)>,
     frontends: Source,
@@ -248,10 +74,59 @@ struct Daemon {
     /// Until when a reclaim may let go of the guest meanwhile.
     lets_go_until: Option<Instant>,
     /// How the event loop ends.
-    ended: Option<Result<(), Failure>>,
+    pub(super) ended: Option<Result<(), Failure>>,
 }
 
 impl Daemon {
+    /// Serves `before`, the frontend of the daemon before this one, and then `frontends`, until `end`
+    /// is signalled.
+    pub(super) fn new(
+        state: Arc<State>,
+        owner: Owner,
+        frontends: Frontends,
+        before: Option<(UnixStream, History)>,
+        end: Arc<Wake>,
+    ) -> Result<Self, Failure> {
+        let event = || {
+            let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+            EventFd::new(flags).map_err(resources("create an eventfd"))
+        };
+        let timer = || TimerFd::new().map_err(resources("create a timer"));
+        let interval_changed = event()?;
+        state.on_interval_changed(
+            interval_changed.try_clone().map_err(resources("keep an eventfd"))?,
+        );
+        let frontends = match frontends {
+            Frontends::Listener(listener) => {
+                Source::Listener(Waiting::new(listener, CONNECTION, Arc::clone(&state)))
+            }
+            Frontends::Connected(stream) => Source::Connected(stream),
+        };
+        Ok(Self {
+            state,
+            owner,
+            resumed: before,
+            frontends,
+            end,
+            statistics: timer()?,
+            statistics_every: Duration::ZERO,
+            interval_changed,
+            session: None,
+            session_ended: event()?,
+            retry: timer()?,
+            limit: LogLimit::default(),
+            statistics_limit: LogLimit::default(),
+            ending: false,
+            lets_go_until: None,
+            ended: None,
+        })
+    }
+
+    /// Whether a frontend of the daemon before this one is still to be served.
+    pub(super) fn goes_on(&self) -> bool {
+        self.resumed.is_some()
+    }
+
     /// Serves the next frontend if none is served and one waits.
     fn serve(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let waits = match &self.frontends {
@@ -279,7 +154,10 @@ impl Daemon {
                 Err(error) => Err(SessionError::Resources(error)),
             };
             match started {
-                Ok(session) => self.session = Some(session),
+                Ok(session) => {
+                    self.session = Some(session);
+                    self.owner.notify(&[service::SERVING]);
+                }
                 // The next daemon has another try.
                 Err(error) if resumes => {
                     report("cannot go on with the frontend", &error);
@@ -340,6 +218,7 @@ impl Daemon {
 
     fn session_over(&mut self, ops: &mut EventOps) -> Result<(), Failure> {
         let _ = self.session_ended.read();
+        self.owner.notify(&[service::WAITING]);
         // Nothing of it is waited for, or closed: its thread has seen to that, and signalled last.
         let session = self.session.take();
         if !self.ending && session.as_ref().is_some_and(Session::is_behind) {
@@ -361,7 +240,7 @@ impl Daemon {
     }
 
     /// Sets the timer for statistics to the present interval.
-    fn keep_time(&mut self) {
+    pub(super) fn keep_time(&mut self) {
         let interval = match &self.session {
             Some(_) => self.state.balloon.statistics_interval(),
             None => Duration::ZERO,

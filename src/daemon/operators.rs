@@ -11,8 +11,8 @@ use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use log::info;
 
 use super::error::{Failure, resources};
-use super::resume::Resumed;
-use super::socket::{self, Access, Listening, SocketFile};
+use super::resume::{Resumed, Which};
+use super::socket::{Access, Listening, SocketFile};
 use crate::cli::Config;
 use crate::control::server::Server;
 use crate::state::State;
@@ -22,13 +22,11 @@ pub(super) type Subscribers = EventManager<Rc<RefCell<dyn MutEventSubscriber>>>;
 
 /// Listens for control clients and for Prometheus, as far as the configuration wants them.
 pub(super) fn listen(config: &Config, resumed: &mut Resumed) -> Result<Operators, Failure> {
-    let control = match (&config.control_socket, resumed.control.take()) {
-        (Some(path), Some(listener)) => Some(socket::listen_on(listener, path, Access::OWNER)?),
+    let control = match &config.control_socket {
         // A client can shrink the guest.
-        (Some(path), None) => Some(socket::listen(path, Access::OWNER)?),
-        (None, _) => None,
+        Some(path) => Some(resumed.listen(Which::Control, path, Access::OWNER)?),
+        None => None,
     };
-    let control = control.map(|listening| resumed.hold("control", listening));
     let bind =
         |address| TcpListener::bind(address).map_err(|source| Failure::Metrics { address, source });
     let metrics = match (config.metrics_address, resumed.metrics.take()) {
@@ -60,7 +58,7 @@ impl Operators {
         if let Some(Listening { listener, file: made, .. }) = self.control {
             let server = Server::control(listener, Arc::clone(state)).map_err(resources(cannot))?;
             manager.add_subscriber(Rc::new(RefCell::new(server)));
-            file = Some(made);
+            file = made;
         }
         if let Some(listener) = self.metrics {
             let address = listener.local_addr().map_err(resources(cannot))?;

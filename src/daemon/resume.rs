@@ -4,12 +4,15 @@
 //! has left.
 
 use std::collections::BTreeMap;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::Failure;
-use super::socket::Listening;
+use super::process::Owner;
+use super::service::{OWN_SOCKETS, SOCKETS};
+use super::socket::{self, Access, Listening, SocketError};
 use crate::hand_over::{Held, History, Store};
 use crate::state::State;
 
@@ -22,44 +25,59 @@ pub(super) struct Resumed {
     pub(super) resumes: bool,
     /// Its frontend.
     pub(super) connection: Option<(UnixStream, History)>,
-    /// A socket that listens for frontends.
-    pub(super) frontend: Option<OwnedFd>,
-    /// One that listens for control clients.
-    pub(super) control: Option<OwnedFd>,
-    /// One that listens for Prometheus.
+    /// A socket that listens for Prometheus.
     pub(super) metrics: Option<OwnedFd>,
+    /// Sockets that listen for frontends and for control clients, of the daemon before this one.
+    own: [Option<OwnedFd>; 2],
+    /// The same, of the service manager.
+    passed: [Option<OwnedFd>; 2],
+}
+
+/// One of the two sockets that are listened on: the index of its names.
+#[derive(Clone, Copy)]
+pub(super) enum Which {
+    Frontend = 0,
+    Control = 1,
 }
 
 impl Resumed {
-    /// Keeps a socket that is listened on for the next daemon, and its file with it.
-    pub(super) fn hold(&self, name: &str, mut listening: Listening) -> Listening {
-        if let Some(held) = &self.held {
-            held.keep_listener(name, &listening.listener);
-            listening.file.hold(held);
+    /// Listens: on the service manager's socket, on that of the daemon before this one, or at `path`.
+    /// One that is not the service manager's is kept for the next daemon, and its file with it.
+    pub(super) fn listen(
+        &mut self,
+        which: Which,
+        path: &Path,
+        access: Access,
+    ) -> Result<Listening, SocketError> {
+        let index = which as usize;
+        if let Some(passed) = self.passed[index].take() {
+            return socket::listen_for_manager(passed, path);
         }
-        listening
+        let mut listening = match self.own[index].take() {
+            Some(listener) => socket::listen_on(listener, path, access)?,
+            None => socket::listen(path, access)?,
+        };
+        if let (Some(held), Some(file)) = (&self.held, &mut listening.file) {
+            held.keep_listener(OWN_SOCKETS[index], &listening.listener);
+            file.hold(held);
+        }
+        Ok(listening)
     }
-}
-
-/// The descriptors that a service manager has given this process, by name. Once, before anything is
-/// opened: another time they would have two owners.
-pub(super) fn inherited() -> BTreeMap<String, OwnedFd> {
-    let fds = sd_notify::listen_fds_with_names();
-    // SAFETY: LISTEN_PID names this process, so that they are its own, and nothing has taken them.
-    let own = |(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) });
-    fds.map(|fds| fds.map(own).collect()).unwrap_or_default()
 }
 
 /// Restores what the daemon before this one has left of the device, if there was one, and keeps it
 /// for the next.
 pub(super) fn open(
     state: &State,
+    owner: Owner,
     mut inherited: BTreeMap<String, OwnedFd>,
 ) -> Result<Resumed, Failure> {
-    let [frontend, control, metrics] =
-        ["frontend", "control", "metrics"].map(|name| inherited.remove(name));
-    let mut resumed = Resumed { frontend, control, metrics, ..Resumed::default() };
-    let Some(store) = Store::find() else { return Ok(resumed) };
+    let own = OWN_SOCKETS.map(|name| inherited.remove(name));
+    let passed = SOCKETS.map(|name| inherited.remove(name));
+    let metrics = inherited.remove("metrics");
+    let mut resumed = Resumed { own, passed, metrics, ..Resumed::default() };
+    let store = if owner == Owner::Program { Store::find() } else { None };
+    let Some(store) = store else { return Ok(resumed) };
     let (held, before) = Held::open(store, &mut inherited)?;
     let held = Arc::new(held);
     if let Some(before) = before {

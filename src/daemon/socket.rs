@@ -14,7 +14,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType, getpeername};
 
-pub(crate) use publish::{Access, Listening, SocketFile, listen, listen_on};
+pub(crate) use publish::{Access, Listening, SocketFile, listen, listen_for_manager, listen_on};
 
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,12 @@ pub(crate) enum SocketError {
     /// Something that is not a socket; it stays.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
+    /// `LISTEN_FDS` names something else.
+    #[error(
+        "cannot use the descriptor that the service manager passes for {}: expected a Unix stream \
+         socket that listens (ListenStream=)", .0.display()
+    )]
+    NotAListener(PathBuf),
     /// Another daemon does not finish replacing a dead socket.
     #[error(
         "cannot replace the dead socket {}: another process has held {}.lock for {} s",

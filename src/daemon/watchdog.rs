@@ -6,13 +6,16 @@
 //! It receives the signals, since a main thread that is stuck would not. From SIGTERM on it gives
 //! the process [`END_WITHIN`]. From the moment a frontend has hung up it keeps the session's deadlines
 //! ([`crate::vhost_user::WindUp`]); meanwhile it interrupts the system calls of the session's threads,
-//! since one that waits for a frontend's file may wait without end. A session that is not down by then cannot be mended, and while it lives no other VMM is served: the
-//! process ends with a status of its own, and a supervisor can start another.
+//! since one that waits for a frontend's file may wait without end. A session that is not down by then
+//! cannot be mended, and while it lives no other VMM is served: the process ends with a status of its
+//! own, and a supervisor can start another.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::iter;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,29 +53,59 @@ const STUCK: &str = "vhost-device-balloon: the threads of a session did not end 
 
 /// Starts the thread, which signals `end` for each signal that asks to end.
 ///
+/// Without `signals` the process is another program's: it is not ended, and its threads are not
+/// interrupted. A session that is not down in time is noted, and `end` signalled. The thread lives as
+/// long as what this returns.
+///
 /// # Errors
 /// If a descriptor or a thread cannot be had.
-pub(crate) fn start(state: &Arc<State>, signals: OwnedFd, end: Arc<Wake>) -> io::Result<()> {
+pub(super) fn start(
+    state: &Arc<State>,
+    signals: Option<OwnedFd>,
+    end: Arc<Wake>,
+) -> io::Result<Watched> {
     let changed = Arc::new(Wake::new()?);
     state.wind_up.on_change(Arc::clone(&changed));
-    let watchdog = Watchdog { state: Arc::clone(state), signals, end, changed };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let watched = Watched {
+        is_over: signals.is_none().then(|| Arc::clone(&is_over)),
+        changed: Arc::clone(&changed),
+    };
+    let watchdog = Watchdog { state: Arc::clone(state), signals, end, changed, is_over };
     thread::Builder::new().name("watchdog".to_owned()).spawn(move || watchdog.run())?;
-    Ok(())
+    Ok(watched)
+}
+
+/// Ends the thread when dropped, in a process that goes on.
+pub(super) struct Watched {
+    is_over: Option<Arc<AtomicBool>>,
+    changed: Arc<Wake>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(is_over) = &self.is_over {
+            is_over.store(true, Ordering::Release);
+            // It fails only where the process has no such descriptor any more.
+            let _ = self.changed.signal();
+        }
+    }
 }
 
 struct Watchdog {
     state: Arc<State>,
-    signals: OwnedFd,
+    signals: Option<OwnedFd>,
     end: Arc<Wake>,
-    /// Signalled when a session winds up or is down.
+    /// Signalled when a session winds up or is down, and when this is over.
     changed: Arc<Wake>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Watchdog {
     fn run(&self) {
-        let Self { state, signals, end, changed } = self;
+        let Self { state, signals, end, changed, is_over } = self;
         let mut end_until = None;
-        loop {
+        while !is_over.load(Ordering::Acquire) {
             let now = Instant::now();
             if end_until.is_some_and(|until| until <= now) {
                 let leaving = state.held().is_some_and(Held::is_leaving);
@@ -87,8 +120,10 @@ impl Watchdog {
             let next = session.into_iter().chain(end_until).min();
             let left = next.map(|next| next.saturating_duration_since(now));
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds =
-                [PollFd::new(signals, PollFlags::IN), PollFd::new(&**changed, PollFlags::IN)];
+            let mut fds: Vec<_> = iter::once(changed.as_fd())
+                .chain(signals.as_ref().map(OwnedFd::as_fd))
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
@@ -98,6 +133,7 @@ impl Watchdog {
                 }
             }
             changed.clear();
+            let Some(signals) = signals else { continue };
             match signals::receive(signals) {
                 Ok(None) => {}
                 Ok(Some(Meaning::End(signal))) => {
@@ -135,10 +171,19 @@ impl Watchdog {
             Due::Nothing => None,
             Due::NotBefore(next) => Some(next),
             Due::Nudge { again, worker } => {
-                interrupt_others(worker);
+                if self.signals.is_some() {
+                    interrupt_others(worker);
+                }
                 Some(again)
             }
-            Due::Overdue => emergency::exit(STUCK, DaemonExit::Stuck),
+            Due::Overdue if self.signals.is_some() => emergency::exit(STUCK, DaemonExit::Stuck),
+            Due::Overdue => {
+                // The main thread sees for itself that it is overdue.
+                if let Err(error) = self.end.signal() {
+                    warn!("cannot end the daemon: {error}");
+                }
+                None
+            }
         }
     }
 }

@@ -166,11 +166,6 @@ impl Held {
         told(self.store.ready());
     }
 
-    /// This daemon serves, and has nothing to go on with.
-    pub(crate) fn ready(&self) {
-        told(self.store.ready());
-    }
-
     /// Who starts the next daemon is to start the program that is at this one's path now.
     ///
     /// # Errors

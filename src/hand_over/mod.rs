@@ -12,7 +12,7 @@
 //! | `connection` | the frontend's connection |
 //! | `record` | a memfd: the device's state, and the message that is being answered |
 //! | `journal-N-in`, `journal-N-out` | a socket pair, in which the frontend's settings wait with their descriptors |
-//! | `frontend`, `control` | the sockets that are listened on |
+//! | `own-frontend`, `own-control` | the sockets that the daemon made and listens on |
 //!
 //! | file | idea |
 //! |---|---|
@@ -35,4 +35,4 @@ pub(crate) use error::HandOverError;
 pub(crate) use held::{Held, History};
 pub(crate) use journal::Entry;
 pub(crate) use snapshot::{CHECK, SavedPin, Snapshot, check};
-pub(crate) use store::{Store, WENT_BACK};
+pub(crate) use store::{Store, WENT_BACK, tell};

@@ -77,10 +77,24 @@ impl Store {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        let text = [IoSlice::new(text.as_bytes())];
-        sendmsg(&self.socket, &text, &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        send(&self.socket, text, &mut control)
     }
+}
+
+/// Tells the service manager without a store, if there is one (`sd_notify(3)`).
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn tell(text: &str) -> io::Result<()> {
+    let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    send(&connected(&name.into_vec())?, text, &mut SendAncillaryBuffer::default())
+}
+
+fn send(to: &OwnedFd, text: &str, control: &mut SendAncillaryBuffer<'_, '_, '_>) -> io::Result<()> {
+    sendmsg(to, &[IoSlice::new(text.as_bytes())], control, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// A socket to a `NOTIFY_SOCKET`: a path, or a name in no file system behind an `@`.

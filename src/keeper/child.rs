@@ -49,7 +49,10 @@ pub(super) fn start(
     environment.push(format!("NOTIFY_SOCKET={notify}").into());
     environment.push(format!("FDSTORE={MOST_KEPT}").into());
     environment.push(format!("LISTEN_FDS={}", kept.len()).into());
-    environment.push(format!("LISTEN_FDNAMES={}", names.join(":")).into());
+    // An empty list would be the list of one empty name.
+    if !names.is_empty() {
+        environment.push(format!("LISTEN_FDNAMES={}", names.join(":")).into());
+    }
     if went_back {
         environment.push(format!("{WENT_BACK}=1").into());
     }

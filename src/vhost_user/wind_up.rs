@@ -99,6 +99,18 @@ impl WindUp {
         self.lock().is_some()
     }
 
+    /// A session is not down in time.
+    #[cfg(test)]
+    pub(crate) fn expire(&self) {
+        let worker = rustix::process::getpid();
+        self.set(Some(Deadlines { nudge: None, until: Instant::now(), worker }));
+    }
+
+    /// Whether a session is not down in time.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.lock().is_some_and(|session| session.until <= Instant::now())
+    }
+
     /// Returns what is due at `now`. A nudge that is returned counts as done.
     pub(crate) fn due(&self, now: Instant) -> Due {
         let mut session = self.lock();

@@ -33,7 +33,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 20] = [
+pub(crate) const ALL: [Capability; 21] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -59,6 +59,7 @@ pub(crate) const ALL: [Capability; 20] = [
     Capability { name: "zsh", probe: || found("zsh") },
     Capability { name: "fish", probe: || found("fish") },
     Capability { name: "mandoc", probe: || found("mandoc") },
+    Capability { name: "systemd", probe: systemd },
     Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
 ];
 
@@ -124,6 +125,12 @@ fn memory() -> Result<()> {
     let kib: u64 = line.unwrap_or_default().trim().trim_end_matches(" kB").parse()?;
     ensure!(kib << 10 >= 5 * GIB, "{kib} KiB are available");
     Ok(())
+}
+
+/// Its tools, not its process: a container has none.
+fn systemd() -> Result<()> {
+    succeeds("systemd-analyze", &["--version"])?;
+    succeeds("systemd-socket-activate", &["--version"])
 }
 
 fn transparent_pages() -> Result<()> {

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, RenameFlags, chownat, fchmod, renameat_with};
 use rustix::io::Errno;
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
 };
@@ -58,7 +59,8 @@ impl Access {
 pub(crate) struct Listening {
     /// Does not block.
     pub(crate) listener: UnixListener,
-    pub(crate) file: SocketFile,
+    /// None for a socket of the service manager.
+    pub(crate) file: Option<SocketFile>,
     /// Whether a dead process had left its socket there.
     pub(crate) replaced: bool,
 }
@@ -89,7 +91,7 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
         }
     }
     let emergency = Some(emergency::remove_on_exit(path, inode));
-    let file = SocketFile { path: path.to_owned(), inode, emergency, held: None };
+    let file = Some(SocketFile { path: path.to_owned(), inode, emergency, held: None });
     Ok(Listening { listener, file, replaced })
 }
 
@@ -107,8 +109,22 @@ pub(crate) fn listen_on(
     };
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true).map_err(fail)?;
-    let file = SocketFile { path: path.to_owned(), inode, emergency: None, held: None };
+    let file = Some(SocketFile { path: path.to_owned(), inode, emergency: None, held: None });
     Ok(Listening { listener, file, replaced: false })
+}
+
+/// Listens on a socket of the service manager, whose file is not the daemon's.
+pub(crate) fn listen_for_manager(listener: OwnedFd, path: &Path) -> Result<Listening, SocketError> {
+    let fail = |source| SocketError::Bind { path: path.to_owned(), source };
+    if socket_domain(&listener) != Ok(AddressFamily::UNIX)
+        || socket_type(&listener) != Ok(SocketType::STREAM)
+        || socket_acceptconn(&listener) != Ok(true)
+    {
+        return Err(SocketError::NotAListener(path.to_owned()));
+    }
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(Listening { listener, file: None, replaced: false })
 }
 
 /// A name that is removed again, and the folder's descriptor that it goes through, if any.
