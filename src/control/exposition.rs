@@ -178,7 +178,7 @@ impl Picture {
         let told = sample
             .values
             .iter()
-            .filter_map(|(name, value)| Some(([("name", name.as_str())], value.as_u64()?)));
+            .filter_map(|(name, value)| Some(([("name", name.as_str())], (*value)?)));
         page.gauges(
             "guest_statistics",
             "Guest statistics (virtio 1.3, 5.5.6.4); not verified",

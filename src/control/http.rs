@@ -145,8 +145,11 @@ pub(crate) struct Response {
     pub body: String,
 }
 
+/// The answer to a request that was refused.
 #[derive(Serialize)]
-struct ErrorBody<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct ErrorBody<'a> {
+    /// What failed, why, and the remedy; for people.
     error: &'a str,
 }
 

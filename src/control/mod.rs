@@ -19,12 +19,13 @@
 //! | [`reclaim`] | a reclaim on demand, for as long as its client waits |
 //! | [`exposition`] | the metrics, in the format of Prometheus |
 //! | `negotiate`, `plain_text` | which format of metrics is asked for, and the older one |
-//! | [`views`] | the shape of what is shown |
+//! | [`views`], `counters` | the shape of what is shown |
 //! | [`client`] | a client for the other end |
 
 pub(crate) mod api;
 pub(crate) mod client;
 mod connection;
+mod counters;
 pub(crate) mod exposition;
 pub(crate) mod http;
 mod negotiate;

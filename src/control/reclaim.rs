@@ -32,20 +32,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a discarding call in progress may take when the guest is parked.
 const CALL_WITHIN: Duration = Duration::from_secs(3);
 
-/// The body.
+/// How to reclaim.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReclaimRequest {
     /// Bytes of the available memory that the guest keeps; by default the reserve of a target.
     keep_bytes: Option<u64>,
-    /// Seconds after which it lets go at the latest.
+    /// Seconds after which it lets go at the latest, from 1 to 3600; by default 60.
     timeout_seconds: Option<u32>,
 }
 
-/// The answer.
+/// What a reclaim came to.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ReclaimView {
-    /// Why it let go: a name of [`End`].
+    /// Why it let go.
+    #[cfg_attr(test, schemars(extend("examples" = <End as strum::VariantNames>::VARIANTS)))]
     pub ended_by: String,
     /// The sign of pressure; `null` where `ended_by` is something else.
     pub pressure: Option<String>,
@@ -62,11 +65,11 @@ pub(crate) struct ReclaimView {
     pub discarded_bytes: u64,
     /// Bytes of the guest's memory files that were there before; `null` if the kernel did not say.
     pub resident_before_bytes: Option<u64>,
-    /// Bytes of them that are there now.
+    /// Bytes of the guest's memory files that are there now; `null` if the kernel did not say.
     pub resident_after_bytes: Option<u64>,
     /// Seconds from the first request for statistics to the end.
     pub seconds: f64,
-    /// Seconds of them from letting go on; `null` if that has not ended.
+    /// Seconds of those from letting go on; `null` if that has not ended.
     pub let_go_seconds: Option<f64>,
     /// Whether the guest has confirmed that the balloon is back at its target.
     pub let_go_confirmed: bool,

@@ -2,11 +2,14 @@
 
 //! What a control client is shown: the shape of the JSON, for the daemon and for its client.
 
+use std::collections::BTreeMap;
 use std::{env, process};
 
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
+#[cfg(test)]
+use crate::device::DriverState;
 use crate::device::HintingState;
 use crate::device::features::{Feature, NUM_QUEUES};
 use crate::discard::{Backing, Cause};
@@ -14,54 +17,56 @@ use crate::hand_over::WENT_BACK;
 use crate::logging::LogLevel;
 use crate::state::State;
 
-/// `GET /v1/status`.
+/// The state of the daemon, the VMM and the guest driver.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StatusView {
-    /// The daemon's.
+    /// Version of the daemon.
     pub version: String,
-    /// Its process.
+    /// ID of its process.
     pub pid: u32,
-    /// The program of an upgrade did not serve, and this one goes on in its place.
+    /// Whether the program of an upgrade did not serve, and this one goes on in its place.
     pub went_back: bool,
-    /// Whether a frontend is connected.
+    /// Whether a VMM is connected.
     pub connected: bool,
-    /// How many other frontends wait until that one has gone.
+    /// Number of other VMMs that wait until that one has gone.
     pub waiting_connections: usize,
-    /// How far the guest's driver has come: a name of
-    /// [`crate::device::DriverState`].
+    /// How far the guest's driver has come.
+    #[cfg_attr(test, schemars(extend("examples" = DriverState::VARIANTS.iter().map(|state| state.name()).collect::<Vec<_>>())))]
     pub driver: String,
-    /// What to look into, if nothing is reported.
+    /// What to look into, if nothing is reported; `null` otherwise.
     pub driver_hint: Option<String>,
     /// Features that the device offers.
     pub offered_features: Vec<String>,
-    /// Features that the guest's driver has acked in this session; none if there is no driver.
+    /// Features that the guest's driver has acked in this session; `null` if there is no driver.
     pub acked_features: Option<Vec<String>>,
-    /// The queues, if features were acked in this session.
+    /// The queues; none before features are acked in this session.
     pub queues: Vec<QueueView>,
-    /// Bytes that are wanted in the balloon.
+    /// Bytes that the operator wants in the balloon.
     pub target_bytes: u64,
-    /// Why the guest reads a target of 0 instead; none if it reads that one.
+    /// Why the guest reads a target of 0 instead; `null` if it reads that one.
     pub target_refused: Option<String>,
-    /// Bytes that a reclaim in progress wants in the balloon instead; none without one.
+    /// Bytes that a reclaim in progress wants in the balloon instead; `null` without one.
     pub reclaim_target_bytes: Option<u64>,
-    /// Bytes that the guest says are in it; none if its driver has not said so to this daemon, or
+    /// Bytes that the guest says are in the balloon; `null` if its driver has not said so to this daemon, or
     /// there is none.
     pub actual_bytes: Option<u64>,
-    /// Bytes in it that the host did not get: the huge pages that they lie in are not all in it.
+    /// Bytes in the balloon that the host did not get: the huge pages that they lie in are not all in
+    /// the balloon.
     pub collecting_bytes: u64,
     /// Seconds between two polls of the statistics; 0 for never.
     pub statistics_interval_seconds: f64,
-    /// Free page hinting.
+    /// State of free page hinting.
     pub hinting: HintingView,
     /// Why discarding is paused.
     #[serde(flatten)]
     pub paused: PausedView,
-    /// Memory that stays.
+    /// Memory that is pinned.
     pub pins: Vec<PinView>,
-    /// Bytes of memory that the guest's own statistics tell of, without those in the balloon; none
-    /// if it tells none.
+    /// Bytes of memory that the guest's own statistics tell of, without those in the balloon;
+    /// `null` if it tells none.
     pub guest_total_bytes: Option<u64>,
-    /// The memory that the VMM has announced; none if there is none yet. It may hold memory that is
+    /// Memory that the VMM has announced; `null` if there is none yet. It may hold memory that is
     /// not plugged.
     pub memory: Option<MemoryView>,
     /// The least important messages that are logged.
@@ -105,10 +110,11 @@ impl StatusView {
     }
 }
 
-/// One queue.
+/// A virtqueue of the device.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct QueueView {
-    /// Its index.
+    /// Index of the queue.
     pub index: usize,
     /// What it carries; `none` where no negotiated feature brings it.
     pub role: String,
@@ -118,8 +124,9 @@ pub(crate) struct QueueView {
 
 /// Why discarding is paused; each cause holds and is lifted on its own.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PausedView {
-    /// `operator`, `migration`, `postcopy` and `parked`, those that hold.
+    /// The causes that hold, among `operator`, `migration`, `postcopy` and `parked`.
     pub paused_by: Vec<String>,
 }
 
@@ -133,19 +140,21 @@ impl PausedView {
 
 /// Memory that stays, whatever the guest reports.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PinView {
     /// Guest physical address.
     pub address: u64,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
     /// How often it was pinned and not unpinned.
     pub times: u32,
 }
 
-/// `GET /v1/pins`.
+/// The memory that is pinned.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PinsView {
-    /// The pins.
+    /// The pins, by address.
     pub pins: Vec<PinView>,
 }
 
@@ -161,18 +170,19 @@ impl PinsView {
     }
 }
 
-/// How free page hinting stands.
+/// State of free page hinting.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct HintingView {
-    /// `stopped`, `running` or `done`.
+    /// State of the round: `stopped`, `running` or `done`.
     pub state: String,
-    /// What the device asks for: 0 to stop, 1 for done, or the ID of a round.
+    /// ID of the round that the device asks for; 0 to stop, 1 for done.
     pub requested_id: u32,
-    /// What the driver sent last.
+    /// ID that the driver sent last; `null` if it sent none.
     pub driver_id: Option<u32>,
-    /// Ranges that came in this round.
+    /// Number of ranges that the guest hinted in this round.
     pub ranges: u64,
-    /// Bytes in them.
+    /// Bytes in those ranges.
     pub bytes: u64,
 }
 
@@ -197,13 +207,14 @@ impl HintingView {
 
 /// The guest's memory and what backs it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct MemoryView {
     /// Bytes in all regions.
     pub bytes: u64,
-    /// Bytes of the files behind them that are there, each file counted once; none if the kernel
-    /// would not say, or not in time.
+    /// Bytes of the files behind the regions that are resident, each file counted once; `null` if the
+    /// kernel would not say, or not in time.
     pub resident_bytes: Option<u64>,
-    /// The regions.
+    /// The regions, by address.
     pub regions: Vec<Backing>,
 }
 
@@ -216,22 +227,25 @@ impl MemoryView {
     }
 }
 
-/// `GET /v1/statistics`.
+/// The last memory statistics of the guest.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StatisticsView {
     /// Seconds between two polls; 0 for never.
     pub interval_seconds: f64,
-    /// The last sample; none if the guest has sent none.
+    /// The last sample; `null` if the guest has sent none.
     pub sample: Option<SampleView>,
 }
 
-/// What a guest told of how it uses its memory.
+/// What the guest says of how it uses its memory; not verified.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SampleView {
-    /// Seconds since it came.
+    /// Seconds since the sample came.
     pub age_seconds: f64,
-    /// Each statistic by its name; `null` for what the guest does not tell.
-    pub values: serde_json::Map<String, serde_json::Value>,
+    /// Each statistic (virtio 1.3, 5.5.6.4): bytes if its name ends in `_bytes`, otherwise how often
+    /// it happened; `null` if the guest does not send it.
+    pub values: BTreeMap<String, Option<u64>>,
 }
 
 impl StatisticsView {
@@ -242,7 +256,7 @@ impl StatisticsView {
             values: sample
                 .values
                 .named()
-                .map(|(name, value)| (name.to_owned(), value.into()))
+                .map(|(name, value)| (name.to_owned(), value))
                 .into_iter()
                 .collect(),
         });

@@ -171,7 +171,7 @@ fn guest(
     counters: &Value,
     wrong: &mut impl FnMut(&'static str, String, &'static str),
 ) {
-    let skipped = |reason: &str| counters["skipped"][reason]["bytes"].as_u64().unwrap_or(0);
+    let skipped = |reason: &str| counters["skipped_bytes"][reason].as_u64().unwrap_or(0);
     let of = |reason| format!("{} were reported and not discarded", show_size(skipped(reason)));
     if status.driver != "no_frontend" && skipped("poisoned") > 0 {
         wrong(

@@ -2,6 +2,8 @@
 
 //! Answers of the daemon as tables to read.
 
+use std::time::Duration;
+
 use serde_json::{Error, Value};
 
 use crate::control::api::log_level::LevelView;
@@ -157,7 +159,7 @@ pub(super) fn statistics(answer: &str) -> Result<String, Error> {
     let mut table = Table::default();
     table.row("age", format!("{:.1} s", sample.age_seconds));
     for (name, value) in &sample.values {
-        table.row(name, value.as_u64().map_or("not sent".to_owned(), |value| number(name, value)));
+        table.row(name, value.map_or("not sent".to_owned(), |value| number(name, value)));
     }
     Ok(table.text())
 }
@@ -184,14 +186,14 @@ fn add(table: &mut Table, name: &str, value: &Value) {
         // A bucket: how long, and how many.
         Value::Array(items) => {
             for item in items {
-                let bound = match item[0].as_u64() {
-                    Some(ns) => format!("up to {:?}", std::time::Duration::from_nanos(ns)),
-                    None => "longer".to_owned(),
+                let bound = match item["le"].as_f64().map(Duration::try_from_secs_f64) {
+                    Some(Ok(bound)) => format!("up to {bound:?}"),
+                    _ => "longer".to_owned(),
                 };
-                table.row(format!("{name} {bound}"), item[1].to_string());
+                table.row(format!("{name} {bound}"), item["count"].to_string());
             }
         }
-        Value::Number(count) if count.as_u64() != Some(0) => {
+        Value::Number(count) if count.as_f64() != Some(0.0) => {
             table.row(name, count.as_u64().map_or(count.to_string(), |count| number(name, count)));
         }
         _ => {}
@@ -259,19 +261,20 @@ mod tests {
 
     #[test]
     fn counters_are_a_table_of_what_happened() {
-        let answer = r#"{"reporting":{"chains":2,"ranges":0,"bytes":2097152},"bytes_discarded":7,
-            "skipped":{"wraps":{"times":1,"bytes":9},"empty":{"times":0,"bytes":0}},
-            "chain_time":{"count":2,"sum_ns":9,"buckets":[[50000,1],[null,1]]}}"#;
+        let answer = r#"{"named_bytes":{"reporting":2097152,"inflate":0},"discarded_bytes":7,
+            "skipped_bytes":{"wraps":9,"empty":0},"chain_seconds":{"count":2,"sum":0.25,
+            "buckets":[{"le":0.00005,"count":1},{"le":null,"count":1}]}}"#;
         let text = counters(answer).unwrap();
         let squeezed: Vec<_> = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect();
         for line in [
-            "reporting bytes 2 MiB",
-            "skipped wraps bytes 9 B",
-            "chain_time buckets up to 50µs 1",
-            "chain_time buckets longer 1",
+            "named_bytes reporting 2 MiB",
+            "skipped_bytes wraps 9 B",
+            "chain_seconds sum 0.25",
+            "chain_seconds buckets up to 50µs 1",
+            "chain_seconds buckets longer 1",
         ] {
             assert!(squeezed.iter().any(|found| found == line), "{line} in {text}");
         }

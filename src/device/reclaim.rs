@@ -56,6 +56,7 @@ pub(crate) enum Pressure {
 
 /// Why a reclaim let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[cfg_attr(test, derive(strum::VariantNames))]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum End {
     /// All that was wanted was in the balloon.

@@ -10,18 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Region, RegionTable};
 
-/// One region of the guest's memory.
+/// A region of the guest's memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Backing {
     /// Guest physical address.
     pub address: u64,
-    /// Length.
+    /// Length in bytes.
     pub bytes: u64,
     /// Size in bytes of the smallest part that can be discarded.
     pub page_bytes: u64,
     /// Whether it is memory of hugetlbfs.
     pub hugetlb: bool,
-    /// Why none of it is discarded, by the name of the reason in the counters; none if it is.
+    /// Why none of it is discarded, by the name of the reason in the counters; `null` if it
+    /// is.
     #[serde(default)]
     pub kept_for: Option<String>,
 }

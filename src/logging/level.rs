@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Levels of `--log-level`: those of the `log` crate without `trace`.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Nothing.

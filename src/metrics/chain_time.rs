@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use serde::ser::{Serialize, SerializeSeq, SerializeStruct, Serializer};
-
 use super::counter::Counter;
 
 /// The upper bounds of the buckets in nanoseconds: 1, 2, 5 and their tens, from 1 µs to 10 s. What
@@ -51,10 +49,6 @@ impl Histogram {
 }
 
 /// How long chains took, from being taken off the ring to being returned.
-///
-/// It serializes as `count`, `sum_ns` and `buckets`, a list of the bounds in nanoseconds (`null`
-/// for none) and how many chains took at most that long and longer than the bound before; buckets
-/// without chains are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChainTime {
     buckets: [u64; BUCKETS],
@@ -87,28 +81,6 @@ impl ChainTime {
     }
 }
 
-impl Serialize for ChainTime {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("ChainTime", 3)?;
-        fields.serialize_field("count", &self.count())?;
-        fields.serialize_field("sum_ns", &self.sum_ns)?;
-        fields.serialize_field("buckets", &Buckets(self))?;
-        fields.end()
-    }
-}
-
-struct Buckets<'a>(&'a ChainTime);
-
-impl Serialize for Buckets<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(None)?;
-        for (place, count) in self.0.buckets.iter().enumerate().filter(|(_, count)| **count > 0) {
-            list.serialize_element(&(BOUNDS_NS.get(place), count))?;
-        }
-        list.end()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,10 +108,5 @@ mod tests {
         assert_eq!(time.count(), 6);
         assert_eq!(time.sum(), Duration::from_nanos(u64::MAX), "the sum does not wrap");
         assert_eq!(time.since(&time), ChainTime::default());
-        let json = serde_json::to_value(time).unwrap();
-        assert_eq!(
-            json["buckets"],
-            serde_json::json!([[1000, 2], [2000, 1], [10000000000u64, 1], [null, 2]])
-        );
     }
 }

@@ -18,7 +18,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use crate::lock::lock;
@@ -170,7 +169,7 @@ impl Counters {
 }
 
 /// What came on the queues of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct QueueCounts {
     /// Descriptor chains.
     pub chains: u64,
@@ -191,7 +190,7 @@ impl QueueCounts {
 }
 
 /// What was skipped for one reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Skips {
     /// How often.
     pub times: u64,
@@ -203,39 +202,23 @@ pub(crate) struct Skips {
 ///
 /// Its text is one line of `name=value`, skipped reasons as `skipped_REASON=TIMES/BYTES`, what never
 /// happened left out where it is not among the first five.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    #[serde(flatten, serialize_with = "by_queue")]
     queues: [QueueCounts; Named::COUNT],
     /// Bytes returned to the host.
     pub bytes_discarded: u64,
     /// Discarding system calls, those that failed included.
     pub discard_calls: u64,
-    #[serde(serialize_with = "by_reason")]
     skipped: [Skips; SkipReason::COUNT],
-    #[serde(serialize_with = "by_name")]
     errors: [u64; ERRORS.len()],
     /// How long chains took, of every queue.
     pub chain_time: ChainTime,
-}
-
-fn by_reason<S: Serializer>(skipped: &[Skips], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(names::<SkipReason>().zip(skipped))
-}
-
-fn by_queue<S: Serializer>(queues: &[QueueCounts], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(names::<Named>().zip(queues))
 }
 
 /// The names of a list, in its order.
 fn names<T: VariantArray + Copy + Into<&'static str>>() -> impl Iterator<Item = &'static str> + Clone
 {
     T::VARIANTS.iter().map(|variant| (*variant).into())
-}
-
-fn by_name<S: Serializer>(errors: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
-    let named = ERRORS.iter().map(|(_, name)| name).zip(errors);
-    serializer.collect_map(named.filter(|(_, times)| **times > 0))
 }
 
 impl Snapshot {
@@ -359,16 +342,6 @@ mod tests {
              inflate_chains=1 inflate_bytes=8192 skipped_wraps=1/9 skipped_failed=1/4096 \
              error_EPERM=1"
         );
-    }
-
-    #[test]
-    fn a_snapshot_is_plain_data() {
-        let json = serde_json::to_value(busy().snapshot()).unwrap();
-        assert_eq!(json["reporting"]["ranges"], 32);
-        assert_eq!(json["skipped"]["wraps"], serde_json::json!({"times": 1, "bytes": 9}));
-        assert_eq!(json["skipped"]["pinned"]["bytes"], 0);
-        assert_eq!(json["errors"], serde_json::json!({"EPERM": 1}));
-        assert_eq!(json["chain_time"]["buckets"], serde_json::json!([[50_000, 1]]));
     }
 
     #[test]

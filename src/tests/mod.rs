@@ -5,4 +5,5 @@
 mod allocations;
 mod balloon_queues;
 mod channel;
+pub(crate) mod generated;
 mod logging;

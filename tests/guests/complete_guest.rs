@@ -174,7 +174,7 @@ fn linux_sends_its_statistics_when_asked() {
     });
     // Reporting has another queue now, and works.
     guest.agent().free(1).unwrap();
-    until(|| match daemon.number("counters", "/bytes_discarded") {
+    until(|| match daemon.number("counters", "/discarded_bytes") {
         bytes if bytes >= 200 * MIB => Ok(()),
         bytes => Err(format!("{bytes} bytes discarded")),
     });
@@ -189,9 +189,9 @@ fn guest_pages_while_paused_stay_until_resume() {
     let agent = guest.agent();
     agent.alloc(1, 384 * MIB, 1).unwrap();
     agent.free(1).unwrap();
-    let skipped = || daemon.number("counters", "/skipped/paused/bytes");
+    let skipped = || daemon.number("counters", "/skipped_bytes/paused");
     until(|| if skipped() >= 300 * MIB { Ok(()) } else { Err(format!("{} skipped", skipped())) });
-    assert_eq!(daemon.number("counters", "/bytes_discarded"), 0);
+    assert_eq!(daemon.number("counters", "/discarded_bytes"), 0);
     let resident = guest.resident_bytes().unwrap();
     assert!(resident >= 384 * MIB, "{resident} bytes resident");
     daemon.ctl(&["resume"]);
@@ -311,11 +311,11 @@ fn huge_page_guest_memory_if_allowed_is_reclaimed() {
                 now => Err(format!("{now} bytes resident, {used} when they were used")),
             });
         } else {
-            until(|| match daemon.number("counters", "/skipped/hugetlb/bytes") {
+            until(|| match daemon.number("counters", "/skipped_bytes/hugetlb") {
                 bytes if bytes >= 160 * MIB => Ok(()),
                 bytes => Err(format!("{bytes} bytes skipped")),
             });
-            assert_eq!(daemon.number("counters", "/bytes_discarded"), 0);
+            assert_eq!(daemon.number("counters", "/discarded_bytes"), 0);
         }
         agent.alloc(2, 192 * MIB, 2).unwrap();
         assert_eq!(agent.expect_intact(2).unwrap(), 192 * MIB);

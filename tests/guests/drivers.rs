@@ -87,7 +87,7 @@ fn poison_unknown_to_a_new_daemon_keeps_the_pages() {
     let read = guest.get_config().unwrap();
     guest.write_config(0, &BalloonConfig { actual: 3, ..read }.to_bytes()).unwrap();
     assert!(!given_back(&mut guest));
-    let skipped = |device: &Device| device.get("/v1/counters", "/skipped/poison_not_told/bytes");
+    let skipped = |device: &Device| device.get("/v1/counters", "/skipped_bytes/poison_not_told");
     assert_eq!(skipped(&device), 2 * MIB);
     let said = device.daemon.wait_for_log("has not told this daemon", SOON).unwrap();
     assert!(said, "{}", device.daemon.log());

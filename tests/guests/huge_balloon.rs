@@ -51,13 +51,13 @@ fn balloon_of_a_guest_on_huge_pages_frees_them() {
         .unwrap();
     };
     reach(TARGET);
-    let discarded = number("/v1/counters", "/bytes_discarded").unwrap();
+    let discarded = number("/v1/counters", "/discarded_bytes").unwrap();
     assert!(discarded >= TARGET / 2, "{discarded} bytes given back of {TARGET}");
     // What was given back is there again when the guest takes it.
     reach(0);
     let end = guest.agent().use_memory(TARGET).unwrap();
     assert_eq!(end, ProcessEnd::Done);
     reach(TARGET);
-    assert!(number("/v1/counters", "/bytes_discarded").unwrap() > discarded);
+    assert!(number("/v1/counters", "/discarded_bytes").unwrap() > discarded);
     assert_eq!(guest.quit().unwrap(), "");
 }

@@ -72,7 +72,7 @@ fn starve(option: Option<&str>) -> Outcome {
         killed.filter(|killed| *killed >= due).ok_or_else(|| format!("{killed:?}"))
     })
     .unwrap();
-    let deflated = number("/v1/counters", "/deflate/bytes").unwrap();
+    let deflated = number("/v1/counters", "/named_bytes/deflate").unwrap();
     assert_eq!(guest.quit().unwrap(), "");
     Outcome { end, target, actual, deflated, killed }
 }

@@ -164,7 +164,7 @@ fn paused_device_discards_nothing_until_resumed() {
     assert!(!given_back(&mut guest, 8 * MIB));
     assert_eq!(one.shown(&["resume"]), "discarding: yes\n");
     assert!(given_back(&mut guest, 8 * MIB));
-    assert_eq!(one.control.get("/v1/counters").unwrap()["skipped"]["paused"]["bytes"], 2 * MIB);
+    assert_eq!(one.control.get("/v1/counters").unwrap()["skipped_bytes"]["paused"], 2 * MIB);
 }
 
 #[test]
@@ -259,16 +259,16 @@ fn counters_are_reset_and_metrics_go_on() {
     assert!(given_back(&mut guest, 8 * MIB));
     let counters = one.control.get("/v1/counters").unwrap();
     assert_eq!(
-        (&counters["reporting"]["bytes"], &counters["bytes_discarded"]),
+        (&counters["named_bytes"]["reporting"], &counters["discarded_bytes"]),
         (&json!(MIB), &json!(MIB))
     );
     let shown = one.shown(&["counters"]);
     assert!(
-        shown.lines().any(|line| line.starts_with("bytes_discarded ") && line.ends_with(" 1 MiB")),
+        shown.lines().any(|line| line.starts_with("discarded_bytes ") && line.ends_with(" 1 MiB")),
         "{shown}"
     );
     assert_eq!(one.shown(&["reset-counters"]), "All counters are 0.\n");
-    assert_eq!(one.control.get("/v1/counters").unwrap()["bytes_discarded"], 0);
+    assert_eq!(one.control.get("/v1/counters").unwrap()["discarded_bytes"], 0);
 
     let over_unix = one.control.ask("GET", "/metrics", "").unwrap();
     assert!(over_unix.head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"));

@@ -15,6 +15,7 @@ mod lifecycle;
 mod logging;
 mod metrics_formats;
 mod metrics_text;
+mod openapi;
 mod operators_wait;
 mod read_back;
 mod reclaims;

@@ -15,9 +15,10 @@ use vhost_device_balloon::program;
 use crate::cargo::{release_daemon, root, target};
 
 /// Files of this repository, with their folders in the package.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     // Management software finds backends there (vhost-user.json of QEMU).
     ("packaging/50-vhost-device-balloon.json", "share/qemu/vhost-user"),
+    ("packaging/openapi.json", "share/doc/vhost-device-balloon"),
     ("README.md", "share/doc/vhost-device-balloon"),
     ("CHANGELOG.md", "share/doc/vhost-device-balloon"),
     ("LICENSE-APACHE", "share/doc/vhost-device-balloon"),

@@ -5,12 +5,14 @@
 use log::info;
 
 use super::context::{Answer, Context};
+use crate::control::counters::CountersView;
 use crate::control::http::Response;
+use crate::state::State;
 
 /// `GET /v1/counters`
 pub(super) fn show(context: &Context<'_>) -> Answer {
     context.no_body()?;
-    Ok(Response::json(&context.state.counters.since_reset()).into())
+    Ok(view(context.state).into())
 }
 
 /// `POST /v1/counters/reset`
@@ -18,5 +20,9 @@ pub(super) fn reset(context: &Context<'_>) -> Answer {
     context.no_body()?;
     context.state.counters.reset();
     info!("counters reset, by {}", context.peer);
-    Ok(Response::json(&context.state.counters.since_reset()).into())
+    Ok(view(context.state).into())
+}
+
+fn view(state: &State) -> Response {
+    Response::json(&CountersView::of(&state.counters.since_reset()))
 }

@@ -9,8 +9,9 @@ use super::context::{Answer, Context};
 use crate::control::http::Response;
 use crate::logging::LogLevel;
 
-/// The body of `PUT`, and the answer.
+/// A log level.
 #[derive(Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LevelView {
     /// The least important level that is logged.

@@ -29,6 +29,8 @@ mod context;
 mod counters;
 mod hinting;
 pub(crate) mod log_level;
+#[cfg(test)]
+mod openapi;
 mod pause;
 mod pins;
 mod reclaim;

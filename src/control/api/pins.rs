@@ -11,15 +11,18 @@ use crate::control::http::Response;
 use crate::control::views::PinsView;
 use crate::discard::{GuestRange, PinError};
 
-/// The body of `PUT` and `DELETE`, and their answer.
+/// Memory to pin, or to unpin; the answer repeats it.
 #[derive(Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct Memory {
+pub(super) struct PinBody {
+    /// Guest physical address.
     address: u64,
+    /// Length in bytes.
     bytes: u64,
 }
 
-impl Memory {
+impl PinBody {
     fn read(context: &Context<'_>) -> Result<(Self, GuestRange), Response> {
         let memory: Self = context.body(r#"{"address": 4294967296, "bytes": 1048576}"#)?;
         let range = GuestRange::new(memory.address, memory.bytes)
@@ -36,7 +39,7 @@ pub(super) fn show(context: &Context<'_>) -> Answer {
 
 /// `PUT /v1/pins`
 pub(super) fn pin(context: &Context<'_>) -> Answer {
-    let (memory, range) = Memory::read(context)?;
+    let (memory, range) = PinBody::read(context)?;
     let ticket = context.state.inhibit.pin(range).map_err(conflict)?;
     info!("pinned {:#x}..{:#x}, by {}", range.start(), range.end(), context.peer);
     let done = "pinned once more";
@@ -45,7 +48,7 @@ pub(super) fn pin(context: &Context<'_>) -> Answer {
 
 /// `DELETE /v1/pins`
 pub(super) fn unpin(context: &Context<'_>) -> Answer {
-    let (memory, range) = Memory::read(context)?;
+    let (memory, range) = PinBody::read(context)?;
     context.state.inhibit.unpin(range).map_err(|error| {
         let status = if matches!(error, PinError::NotPinned { .. }) { 404 } else { 409 };
         Response::error(status, error.to_string())

@@ -55,8 +55,9 @@ pub(super) fn asked_for_statistics(state: &State) -> Result<Arc<dyn Frontend>, R
     Ok(frontend)
 }
 
-/// The body of `PUT /v1/statistics-interval`, and the answer.
+/// The interval between two polls of the statistics.
 #[derive(Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IntervalView {
     /// Seconds between two polls; 0 for never.

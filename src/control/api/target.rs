@@ -13,15 +13,16 @@ use crate::state::Told;
 /// An example of the body, for errors.
 const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
 
-/// The body of `PUT`: exactly one of the two sizes.
+/// A target to set: exactly one of the two sizes.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
-struct TargetRequest {
+pub(super) struct TargetRequest {
     /// Bytes that the balloon takes from the guest.
     bytes: Option<u64>,
     /// Bytes that the balloon leaves to the guest.
     leave_bytes: Option<u64>,
-    /// Lets the guest keep less than the reserve.
+    /// Lets the guest keep less than the reserve; `false` by default.
     #[serde(default)]
     force: bool,
 }
@@ -57,16 +58,17 @@ impl TargetRequest {
     }
 }
 
-/// The answer: the target in both readings.
+/// The target in both readings.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct TargetView {
     /// Bytes that the balloon takes from the guest.
     pub bytes: u64,
-    /// Bytes that it leaves; `null` while the guest's memory is not known.
+    /// Bytes that the balloon leaves to the guest; `null` while the guest's memory is not known.
     pub leave_bytes: Option<u64>,
     /// Bytes of memory that the guest has without a balloon; `null` while that is not known.
     pub memory_bytes: Option<u64>,
-    /// No driver runs: the target is kept, and told to one that does.
+    /// Whether no driver runs: the target is kept, and told to one that does.
     pub pending: bool,
 }
 

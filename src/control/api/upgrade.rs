@@ -35,12 +35,13 @@ const MOST_WAIT: Duration = Duration::from_secs(3);
 /// As much of what it says is repeated.
 const MOST_SAID: u64 = 500;
 
-/// The answer.
+/// An upgrade that is in progress.
 #[derive(Serialize)]
-struct UpgradeView {
-    /// The process that hands over.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct UpgradeView {
+    /// ID of the process that hands over.
     pid: i32,
-    /// The program that goes on.
+    /// Path of the program that goes on.
     program: PathBuf,
 }
 

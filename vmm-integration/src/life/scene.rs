@@ -143,13 +143,13 @@ impl Host {
 
     /// Reports that came so far.
     pub(super) fn reports(&self) -> Result<u64> {
-        let reports = self.number("/v1/counters", "/reporting/chains")?;
+        let reports = self.number("/v1/counters", "/chains/reporting")?;
         reports.context("the daemon counts no reports")
     }
 
     /// Bytes that were reported so far.
     pub(super) fn reported(&self) -> Result<u64> {
-        let reported = self.number("/v1/counters", "/reporting/bytes")?;
+        let reported = self.number("/v1/counters", "/named_bytes/reporting")?;
         reported.context("the daemon counts no reports")
     }
 

@@ -79,7 +79,7 @@ impl CountedDaemon {
     /// If it does not say.
     pub(crate) fn reports(&self) -> Result<u64> {
         let counters = self.control.get("/v1/counters")?;
-        let chains = counters.pointer("/reporting/chains").and_then(serde_json::Value::as_u64);
+        let chains = counters.pointer("/chains/reporting").and_then(serde_json::Value::as_u64);
         chains.with_context(|| format!("the daemon does not count chains: {counters}"))
     }
 
@@ -94,8 +94,8 @@ impl CountedDaemon {
             value.with_context(|| format!("the daemon's counters have no {path}: {counters}"))
         };
         Ok(Discards {
-            ranges: number("/reporting/ranges")?,
-            bytes: number("/reporting/bytes")?,
+            ranges: number("/ranges/reporting")?,
+            bytes: number("/named_bytes/reporting")?,
             calls: number("/discard_calls")?,
         })
     }
