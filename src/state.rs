@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::SystemTime;
 
 use log::warn;
 use vmm_sys_util::eventfd::EventFd;
@@ -79,6 +80,8 @@ pub(crate) struct State {
     /// What the next daemon goes on from; none if nothing starts one.
     held: OnceLock<Arc<Held>>,
     resuming: AtomicBool,
+    started: SystemTime,
+    vm_name: OnceLock<String>,
 }
 
 impl State {
@@ -106,7 +109,24 @@ impl State {
             operators,
             held: OnceLock::new(),
             resuming: AtomicBool::new(false),
+            started: SystemTime::now(),
+            vm_name: OnceLock::new(),
         }
+    }
+
+    /// When this device was made.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// Names the VM, once.
+    pub(crate) fn name_vm(&self, name: &str) {
+        let _ = self.vm_name.set(name.to_owned());
+    }
+
+    /// The name of the VM, if the operator gave it one.
+    pub(crate) fn vm_name(&self) -> Option<&str> {
+        self.vm_name.get().map(String::as_str)
     }
 
     /// Goes on from what the daemon before this one has left.

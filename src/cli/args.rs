@@ -65,6 +65,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) control_socket: Option<PathBuf>,
 
+    /// Name of the VM: the label `vm` of every metric, and `name` in the status.
+    ///
+    /// For a scrape of many daemons. Without it metrics have no such label. A name has 1 to 255 bytes
+    /// and no control characters.
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    pub(super) name: Option<String>,
+
     /// Loopback address and port for Prometheus metrics, such as `127.0.0.1:9090` or `[::1]:9090`.
     ///
     /// Serves only `GET /metrics`, to every user of this machine. An address that other machines can
@@ -236,6 +243,13 @@ fn parse_call_size(text: &str) -> Result<u64, String> {
         .ok()
         .filter(|bytes| bytes.is_power_of_two() && (4 << 10..=1 << 30).contains(bytes))
         .ok_or_else(|| format!("expected a power of two from 4K to 1G, got {text:?}"))
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    match (1..=255).contains(&text.len()) && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err("expected 1 to 255 bytes without control characters".to_owned()),
+    }
 }
 
 fn parse_fd(text: &str) -> Result<RawFd, String> {

@@ -47,6 +47,8 @@ pub struct Config {
     pub(crate) socket_mode: u32,
     /// Group of that file, a name or a number.
     pub(crate) socket_group: Option<String>,
+    /// Name of the VM, if the operator gave it one.
+    pub(crate) name: Option<String>,
     /// Path of the control socket, if there is one.
     pub(crate) control_socket: Option<PathBuf>,
     /// Loopback address for Prometheus, if there is one.
@@ -170,6 +172,7 @@ impl TryFrom<Args> for Config {
             socket,
             socket_mode: args.socket_mode,
             socket_group: args.socket_group,
+            name: args.name,
             control_socket,
             metrics_address: args.metrics_address,
             log_level: args.log_level.into(),
@@ -216,12 +219,13 @@ mod tests {
 
     #[test]
     fn config_has_every_option() {
-        let line = "--control-socket /run/c --metrics-address [::1]:9 --statistics \
+        let line = "--name vm-1 --control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom \
             --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs \
             --max-discard-call 16M --experimental-init-on-inflate --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
+        assert_eq!(config.name.as_deref(), Some("vm-1"));
         assert_eq!(config.metrics_address, Some("[::1]:9".parse().unwrap()));
         assert_eq!(
             config.device,

@@ -21,6 +21,8 @@ use crate::state::State;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StatusView {
+    /// Name of the VM, as the operator gave it; `null` without one.
+    pub name: Option<String>,
     /// Version of the daemon.
     pub version: String,
     /// ID of its process.
@@ -84,6 +86,7 @@ impl StatusView {
             Some(QueueView { index, role, runs: running[index] })
         };
         Self {
+            name: state.vm_name().map(str::to_owned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
             went_back: env::var_os(WENT_BACK).is_some(),

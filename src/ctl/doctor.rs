@@ -155,7 +155,7 @@ fn memory(memory: Option<&MemoryView>, wrong: &mut impl FnMut(&'static str, Stri
                 "cannot_punch",
                 "put the guest's memory into a memfd: this file system cannot punch holes",
             ),
-            _ => ("memory_kept", "see the reason in docs/user/control.md"),
+            _ => ("memory_kept", "see the reason in docs/user/metrics.md"),
         };
         let seen = format!(
             "{} at {:#x} are never discarded: {reason}",

@@ -36,6 +36,9 @@ fn list(items: &[String]) -> String {
 pub(super) fn status(answer: &str) -> Result<String, Error> {
     let status: StatusView = serde_json::from_str(answer)?;
     let mut table = Table::default();
+    if let Some(name) = status.name {
+        table.row("name", name);
+    }
     table.row("version", status.version);
     let waiting = match status.waiting_connections {
         0 => String::new(),

@@ -36,6 +36,9 @@ pub(super) fn serve(
         group: config.socket_group.as_deref().map(socket::group).transpose()?,
     };
     let state = Arc::new(State::new(config.device, config.memory));
+    if let Some(name) = &config.name {
+        state.name_vm(name);
+    }
     let mut resumed = resume::open(&state, owner, inherited)?;
     let operators = operators::listen(config, &mut resumed)?;
     if config.paused && !resumed.resumes {

@@ -13,6 +13,7 @@ use super::features::{Feature, Features, NUM_QUEUES, role};
 
 /// Whether there is a driver, and what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(serialize_all = "snake_case")]
 pub enum DriverState {
     /// No VMM is connected.

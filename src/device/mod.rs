@@ -30,4 +30,6 @@ pub(crate) use queues::Action;
 pub(crate) use queues::contents::Contents;
 pub(crate) use saved::{RestoreError, SavedBalloon};
 pub(crate) use statistics::Sample;
+#[cfg(test)]
+pub(crate) use statistics::Statistics;
 pub(crate) use target::TargetRefused;

@@ -24,6 +24,7 @@ use crate::wake::Wakes;
 /// Why discarding is paused. Each cause holds and is lifted on its own. The name in metrics and the
 /// status is the variant's in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(serialize_all = "snake_case")]
 pub enum Cause {
     /// The operator has paused discarding.

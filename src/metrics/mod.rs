@@ -37,6 +37,7 @@ struct Skipped {
 /// A kind of queue whose chains name memory. Its name in metrics, summaries and the status is the
 /// variant's in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(serialize_all = "snake_case")]
 pub enum Named {
     /// Free page reports.

@@ -4,69 +4,72 @@
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-/// Why reported memory was not discarded. Its name in metrics, summaries and the status is the
+/// Why memory was not discarded: what each stands for, as `docs/user/metrics.md` has it. Its name in metrics, summaries and the status is the
 /// variant's in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumCount, IntoStaticStr, VariantArray)]
+#[cfg_attr(test, derive(strum::EnumMessage))]
 #[strum(serialize_all = "snake_case")]
 pub enum SkipReason {
-    /// A range of no bytes.
+    /// A range of zero bytes.
     Empty,
-    /// A range that passes the end of the address space.
+    /// A range that ends beyond the 64-bit address space.
     Wraps,
-    /// A descriptor that the device may not write: no report (virtio 1.3, 5.5.6.7).
+    /// A descriptor of a report that is not device-writable (virtio 1.3, 5.5.6.7).
     NotWritable,
-    /// Guest physical addresses that are not guest memory.
+    /// Guest physical addresses outside the guest's memory.
     OutsideMemory,
-    /// The parts of a range that do not fill a page of what backs it.
+    /// The parts of a range that fill no page of what backs the memory.
     Unaligned,
-    /// Bytes that the same chain had named already.
+    /// Bytes that the same chain names twice.
     Overlap,
-    /// The guest poisons its free pages with a value other than zero (virtio 1.3, 5.5.6.5).
+    /// Reports of a guest that fills its free pages with a value other than zero (virtio 1.3,
+    /// 5.5.6.5).
     Poisoned,
     /// A descriptor chain that violates the specification: none of it is used.
     BrokenChain,
-    /// The guest has not negotiated free page reporting.
+    /// Reports of a driver that has not negotiated free page reporting.
     NotNegotiated,
-    /// The kernel refused.
+    /// The kernel refused; `balloon_errors_total` counts by errno.
     Failed,
     /// The session was ending.
     Stopping,
-    /// The operator has paused discarding.
+    /// The operator has paused discarding, or parked the guest.
     Paused,
-    /// The guest is being migrated: what is discarded now could be missed at the destination.
+    /// A live migration is in progress: a page discarded now could be wrong at the destination.
     Migrating,
-    /// A postcopy migration is under way.
+    /// A postcopy migration is in progress.
     Postcopy,
     /// The operator has pinned the memory.
     Pinned,
-    /// Memory of hugetlbfs, which is not discarded unless an option allows it.
+    /// Hugetlbfs memory, without `--hugetlb`.
     Hugetlb,
-    /// What backs the memory may not be written, and so not punched.
+    /// The memory file is read-only.
     ReadOnly,
-    /// A queue of which the acked features do not say whether it reports or hints.
+    /// Queue 3 of a driver that negotiated hints and reporting but no statistics: it carries
+    /// either.
     AmbiguousQueue,
-    /// A descriptor that the device may only write, where it was to read.
+    /// A device-writable descriptor where the device reads.
     NotReadable,
-    /// A buffer, or what is left of one, that is not what its queue carries.
+    /// A buffer, or the rest of one, that is not what its queue carries.
     Malformed,
-    /// More page frame numbers or statistics than are read of one chain.
+    /// Page frame numbers or statistics beyond what the device reads of one chain.
     TooMany,
     /// Hinted pages outside a round of hinting.
     NotHinting,
-    /// The guest poisons its free pages and has not told this daemon with what: its driver has
-    /// outlived another one.
+    /// Reports of a guest that poisons its free pages with a value that this daemon does not know:
+    /// the driver is older than the daemon.
     PoisonNotTold,
-    /// A control message of the frontend came first: none waits for more than one discarding call.
+    /// The rest of a chain, because a message of the frontend was waiting.
     Yielded,
-    /// Bytes of a list or table that could not be read from the memory file.
+    /// A list or table that the memory file does not let the daemon read.
     Unreadable,
-    /// Pages that hold a ring: the device uses them.
+    /// Pages that hold a virtqueue.
     Ring,
-    /// Memory of a tmpfs with a size limit, which is not discarded unless an option allows it.
+    /// Memory of a tmpfs with a size limit, without `--allow-limited-tmpfs`.
     LimitedTmpfs,
-    /// What backs the memory supports no discarding call.
+    /// Memory that no call can discard.
     CannotPunch,
-    /// Pages of the balloon whose larger page of the host is not all in it yet.
+    /// Pages of the balloon, while the rest of their huge page is not in the balloon.
     Collecting,
 }
 
@@ -111,17 +114,6 @@ pub(super) fn error_place(error: &std::io::Error) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A reason that is documented nowhere, or a row for none.
-    #[test]
-    fn every_reason_is_documented() {
-        let page = include_str!("../../docs/user/control.md");
-        let table = page.split_once("| Reason |").expect("the table of reasons").1;
-        let rows = table.lines().skip(2).take_while(|line| line.starts_with("| `"));
-        let documented: Vec<_> = rows.filter_map(|row| row.split('`').nth(1)).collect();
-        let names: Vec<_> = SkipReason::VARIANTS.iter().map(|reason| reason.name()).collect();
-        assert_eq!(documented, names);
-    }
 
     #[test]
     fn an_unknown_error_is_another() {

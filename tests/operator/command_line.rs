@@ -168,6 +168,8 @@ const BAD: &[(&[&str], i32, &str)] = &[
     (&["--target", "16777216T"], 2, "expected bytes"),
     (&["--log-level", "loud"], 2, "[possible values: off, error, warn, info, debug]"),
     (&["--log-level", "trace"], 2, "[possible values: off, error, warn, info, debug]"),
+    (&["--name", ""], 2, "expected 1 to 255 bytes without control characters"),
+    (&["--name", "a\nb"], 2, "expected 1 to 255 bytes without control characters"),
     (&["--paused=yes"], 2, "unexpected value 'yes'"),
     (&["--hugetlb=2M"], 2, "unexpected value '2M'"),
     (&["--statistics", "--statistics"], 2, "cannot be used multiple times"),

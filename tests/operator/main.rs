@@ -14,6 +14,7 @@ mod embedding;
 mod lifecycle;
 mod logging;
 mod metrics_formats;
+mod metrics_series;
 mod metrics_text;
 mod openapi;
 mod operators_wait;

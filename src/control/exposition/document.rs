@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `docs/user/metrics.md`, from the list of metrics and the comments of the values of their labels.
+//! `UPDATE_GENERATED=1 cargo test --lib` writes it.
+
+use std::fmt::Write;
+
+use prometheus_client::metrics::MetricType;
+use strum::{EnumMessage, VariantArray};
+
+use super::{VM, families};
+use crate::device::DriverState;
+use crate::discard::Cause;
+use crate::metrics::{Named, SkipReason};
+use crate::tests::generated;
+
+const FILE: &str = "docs/user/metrics.md";
+
+const ABOUT: &str = "\
+# Metrics
+
+`GET /metrics` answers on the [control socket](control.md), and with `--metrics-address 127.0.0.1:9090` over TCP, which
+takes loopback addresses only and serves nothing else. The format is OpenMetrics 1.0 for a client whose `Accept` header
+names and prefers it, as Prometheus does, and the text format 0.0.4 for every other. `HEAD` is answered wherever `GET`
+is; a query string after `/metrics` is ignored. Counters are since the daemon started; `reset-counters` does not touch
+them.
+
+With `--name NAME` every metric has the label `vm=\"NAME\"`. The unit of the systemd service sets it.
+
+**A missing series.** A series that would say nothing is not there: one VM in use has some 50, and a thousand VMs have a
+thousand times as many. The last column says what a missing series means. `rate` and `increase` do not see the step from
+a missing series to its first value. Use the counters without a label for alerts, which are there from the start, or
+compare with nothing: `balloon_errors_total unless balloon_errors_total offset 10m`. When a series goes away, Prometheus
+marks it stale at the next scrape.
+
+The page is made from the daemon's source, and a test fails when they differ.
+
+| metric | type | label | what | in JSON | a missing series means |
+|---|---|---|---|---|---|
+";
+
+const ALERTS: &str = "
+## Alerts
+
+| what | expression |
+|---|---|
+| no daemon answers | `up == 0` |
+| no memory comes back (`for:` longer than the guest takes to boot) | `balloon_driver{state=~\"no_driver\\|not_reporting\"} == 1` |
+| a discarding call failed | `increase(balloon_discard_failures_total[10m]) > 0` |
+| a guest that poisons its free pages | `balloon_skipped_bytes_total{reason=\"poisoned\"} > 0` |
+| discarding is paused (`for: 1d`) | `balloon_paused_by{cause=\"operator\"} == 1` |
+| another VMM waits for this socket | `balloon_waiting_connections > 0` |
+| descriptors run out | `process_open_fds > 0.8 * process_max_fds` |
+";
+
+fn document() -> String {
+    let mut page = ABOUT.to_owned();
+    for family in families::all() {
+        let kind = match family.kind {
+            MetricType::Counter => "counter",
+            MetricType::Histogram => "histogram",
+            _ => "gauge",
+        };
+        let label = match (family.kind, family.label) {
+            (MetricType::Histogram, _) => "`le`".to_owned(),
+            (_, label) => label.map_or(String::new(), |label| format!("`{label}`")),
+        };
+        let json = family.place().map(|(path, field)| format!("`{field}` of `{path}`"));
+        let (name, help, absent) = (family.full_name(), family.help, family.absent);
+        let json = json.unwrap_or_default();
+        let _ = writeln!(page, "| `{name}` | {kind} | {label} | {help} | {json} | {absent} |");
+    }
+    page += ALERTS;
+    page += "\n## Reasons\n\nThe label `reason`, with the memory that is not discarded:\n\n";
+    values(&mut page, SkipReason::VARIANTS, |reason| reason.name());
+    page += "\n## Queues, causes, states\n\nThe label `queue`:\n\n";
+    values(&mut page, Named::VARIANTS, |queue| queue.into());
+    page += "\nThe label `cause`:\n\n";
+    values(&mut page, Cause::VARIANTS, |cause| cause.name());
+    page += "\nThe label `state`:\n\n";
+    values(&mut page, DriverState::VARIANTS, |state| state.name());
+    page
+}
+
+/// A table of the values of a label, with their comments.
+fn values<T: EnumMessage + Copy>(page: &mut String, all: &[T], name: fn(T) -> &'static str) {
+    *page += "| value | what |\n|---|---|\n";
+    for value in all {
+        let what = value.get_documentation().expect("each value has a comment");
+        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        let _ = writeln!(page, "| `{}` | {} |", name(*value), what.trim_end_matches('.'));
+    }
+}
+
+#[test]
+fn metrics_page_is_that_of_the_code() {
+    let page = document();
+    generated::check(FILE, &page, |found| found == page);
+}
+
+#[test]
+fn metric_has_the_name_of_its_field() {
+    let mut known = 0;
+    for family in families::all() {
+        let name = family.full_name();
+        let name = name.trim_end_matches("_total");
+        assert!(!family.help.ends_with('.') && family.help.len() < 120, "{name}");
+        assert_ne!(family.label, Some(VM), "{name}");
+        let Some((path, field)) = family.place() else {
+            assert!(name.starts_with("process_"), "{name} is not in JSON");
+            continue;
+        };
+        known += 1;
+        let field =
+            field.replace("sample.values.", "guest_").replace("sample.", "guest_statistics_");
+        let expected = match field.as_str() {
+            // There is no such metric without a value.
+            "version" => "build_info".to_owned(),
+            field => field.replace('.', "_"),
+        };
+        assert_eq!(name, format!("balloon_{expected}"), "{path}");
+    }
+    assert!(known > 30, "{known}");
+}
