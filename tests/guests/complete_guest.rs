@@ -222,7 +222,7 @@ fn linux_hints_its_free_pages_and_has_them_back() {
             _ => Err(status.to_string()),
         }
     });
-    let hinted = daemon.number("counters", "/hinting/bytes");
+    let hinted = daemon.number("counters", "/named_bytes/hinting");
     assert!(hinted >= 256 * MIB, "{hinted} bytes hinted");
     assert_eq!(agent.expect_intact(1).unwrap(), 256 * MIB);
     agent.alloc(2, 384 * MIB, 2).unwrap();
