@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::http::Response;
 use super::peer::Peer;
 use super::reply::Work;
+use crate::device::Stop;
 use crate::device::reclaim::{End, Orders, Reclaim, Seen};
 use crate::discard::{Cause, Look, MOST_LOOK, Ticket};
 use crate::state::State;
@@ -166,8 +167,10 @@ impl Running {
     /// Looks at the guest and does what that calls for; an answer only if the guest cannot be told.
     fn reclaim(&mut self, now: Instant) -> Option<Response> {
         let state = &self.state;
+        let stopped = state.balloon.squeeze_stopped();
         let obstacle = match () {
-            () if state.balloon.is_squeeze_stopped() => Some(End::Stopping),
+            () if stopped == Some(Stop::Shutdown) => Some(End::Stopping),
+            () if stopped == Some(Stop::Interrupted) => Some(End::Interrupted),
             () if !state.driver().runs() => Some(End::DriverGone),
             () if state.inhibit.reason().is_some() => Some(End::Paused),
             () => None,
@@ -213,8 +216,8 @@ impl Running {
                 }
             }
         }
-        // A daemon that ends parks nothing.
-        self.parks &= self.reclaim.end != Some(End::Stopping);
+        // A daemon that ends parks nothing, and one that was interrupted neither.
+        self.parks &= !matches!(self.reclaim.end, Some(End::Stopping | End::Interrupted));
         if orders.over {
             let stage = match self.parks {
                 true => {

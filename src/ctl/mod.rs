@@ -4,6 +4,7 @@
 
 mod doctor;
 mod help;
+mod interrupt;
 mod reclaim;
 mod show;
 mod upgrade;
@@ -299,6 +300,22 @@ impl CtlArgs {
         Ok((shown.map_err(unreadable)?, status))
     }
 
+    fn squeeze(
+        &self,
+        client: &Client,
+        path: &str,
+        reclaim: Reclaim,
+    ) -> Result<String, ClientError> {
+        let interrupts = Client::new(&self.control_socket, Duration::from_secs(5));
+        if let Err(error) = interrupt::lets_go(interrupts) {
+            let _ = writeln!(
+                io::stderr(),
+                "cannot take signals, ctrl-C ends without a report: {error}"
+            );
+        }
+        client.ask("POST", path, self.body(reclaim).as_ref())
+    }
+
     /// Returns the daemon's answer.
     fn answer(&self, client: &Client) -> Result<String, ClientError> {
         let get = |path| client.ask("GET", path, None);
@@ -318,10 +335,8 @@ impl CtlArgs {
                 show_or_set("/v1/statistics-interval", body)
             }
             Command::Target(target) => show_or_set("/v1/target", target.body()),
-            Command::Reclaim(reclaim) => {
-                client.ask("POST", "/v1/reclaim", self.body(reclaim).as_ref())
-            }
-            Command::Park(reclaim) => client.ask("POST", "/v1/park", self.body(reclaim).as_ref()),
+            Command::Reclaim(reclaim) => self.squeeze(client, "/v1/reclaim", reclaim),
+            Command::Park(reclaim) => self.squeeze(client, "/v1/park", reclaim),
             Command::Unpark => post("/v1/unpark"),
             Command::Pause => post("/v1/pause"),
             Command::Resume => post("/v1/resume"),

@@ -35,6 +35,7 @@ pub(super) fn text(answer: &str) -> Result<String, Error> {
         "pressure" => format!("ended early: the guest is under pressure ({pressure})"),
         "deadline" => "ended early: the time was up".to_owned(),
         "silent" => "the guest sent no statistics: it is stopped, or too busy".to_owned(),
+        "interrupted" => "ended early: interrupted".to_owned(),
         "stopping" => "ended early: the daemon is shutting down".to_owned(),
         "paused" => "ended early: discarding was paused".to_owned(),
         "driver_gone" => "ended early: the driver or the VMM is gone".to_owned(),

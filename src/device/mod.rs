@@ -32,4 +32,4 @@ pub(crate) use saved::{RestoreError, SavedBalloon};
 pub(crate) use statistics::Sample;
 #[cfg(test)]
 pub(crate) use statistics::Statistics;
-pub(crate) use target::TargetRefused;
+pub(crate) use target::{Stop, TargetRefused};

@@ -73,6 +73,8 @@ pub(crate) enum End {
     Silent,
     /// The daemon is shutting down.
     Stopping,
+    /// An operator has ended it.
+    Interrupted,
     /// Discarding is paused, so that a squeeze returns nothing.
     Paused,
     /// The driver was unloaded or reset, or the VMM disconnected.

@@ -8,7 +8,7 @@
 
 use super::balloon::Balloon;
 use super::config_space::{BALLOON_PAGE_SIZE, TargetError, pages};
-use super::target::Squeeze;
+use super::target::{Squeeze, Stop};
 use crate::lock::lock;
 
 impl Balloon {
@@ -27,13 +27,17 @@ impl Balloon {
         lock(&self.squeeze).claimed
     }
 
-    /// Has the reclaim in progress let go, if there is one.
-    pub(crate) fn stop_squeeze(&self) {
-        lock(&self.squeeze).stopped = true;
+    /// Has the reclaim in progress let go, for this reason unless it has one; false if there is none.
+    pub(crate) fn stop_squeeze(&self, why: Stop) -> bool {
+        let mut squeeze = lock(&self.squeeze);
+        if squeeze.claimed {
+            squeeze.stopped.get_or_insert(why);
+        }
+        squeeze.claimed
     }
 
-    /// Whether the reclaim in progress is to let go.
-    pub(crate) fn is_squeeze_stopped(&self) -> bool {
+    /// Why the reclaim in progress has to let go, if it has to.
+    pub(crate) fn squeeze_stopped(&self) -> Option<Stop> {
         lock(&self.squeeze).stopped
     }
 

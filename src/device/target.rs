@@ -52,13 +52,22 @@ impl TargetRefused {
     }
 }
 
+/// Why a reclaim has to let go, whatever the guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The daemon is shutting down.
+    Shutdown,
+    /// An operator has ended it.
+    Interrupted,
+}
+
 /// What a reclaim wants in the balloon for a time, over the operator's target.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Squeeze {
     /// A reclaim is in progress.
     pub(super) claimed: bool,
-    /// It is to let go.
-    pub(super) stopped: bool,
+    /// Why it has to let go, if it has to.
+    pub(super) stopped: Option<Stop>,
     /// Pages of 4 KiB that it wants in the balloon.
     pub(super) pages: Option<u32>,
 }

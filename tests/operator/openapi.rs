@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::collections::BTreeSet;
+use std::thread;
 
 use guest_driver::ram::GuestRam;
 use guest_driver::virtio::balloon::BalloonQueue;
@@ -138,6 +139,14 @@ fn openapi_describes_each_request_and_answer() {
         assert_eq!(answer.status == 200, *is_done, "{method} {path} {body}: {answer:?}");
         api.get_all(&one.control);
     }
+    thread::scope(|scope| {
+        let reclaim = scope.spawn(|| one.control.ask("POST", "/v1/reclaim", "").unwrap());
+        // Until there is one.
+        while api.ask(&one.control, "DELETE", "/v1/reclaim", "").status != 200 {
+            thread::yield_now();
+        }
+        assert_eq!(reclaim.join().unwrap().json().unwrap()["ended_by"], "interrupted");
+    });
     let pin = r#"{"address":4096,"bytes":4096}"#;
     assert_eq!(api.ask(&one.control, "DELETE", "/v1/pins", pin).status, 200);
     assert_eq!(api.ask(&one.control, "POST", "/v1/counters/reset", "").status, 200);

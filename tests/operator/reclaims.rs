@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -171,9 +172,7 @@ fn reclaim_client_ended_target_is_back() {
     let one = start(&["--statistics", "--target", "1M"]);
     let mut guest = Guest::attach(&one);
     guest.holds(MIB);
-    for (command, signal) in
-        [("reclaim", Signal::KILL), ("reclaim", Signal::INT), ("park", Signal::KILL)]
-    {
+    for (command, signal) in [("reclaim", Signal::KILL), ("park", Signal::KILL)] {
         let mut client = ctl(&one, &[command, "--timeout", "3600"]);
         guest.is_told_while_telling(TAKEN, MEMORY);
         guest.holds(TAKEN / 2);
@@ -186,6 +185,47 @@ fn reclaim_client_ended_target_is_back() {
         assert_eq!(one.status()["paused_by"], json!([]));
     }
     assert!(one.daemon.wait_for_log("its client has gone", SOON).unwrap());
+}
+
+#[test]
+fn reclaim_interrupted_lets_go_and_reports() {
+    let one = start(&["--statistics", "--target", "1M"]);
+    let mut guest = Guest::attach(&one);
+    guest.holds(MIB);
+    let nothing = one.control.ask("DELETE", "/v1/reclaim", "").unwrap();
+    assert!(
+        nothing.status == 409 && nothing.error().unwrap().contains("no reclaim"),
+        "{nothing:?}"
+    );
+    for (command, signal) in [("reclaim", Signal::INT), ("park", Signal::TERM)] {
+        let mut client = ctl(&one, &[command, "--json", "--timeout", "3600"]);
+        guest.is_told_while_telling(TAKEN, MEMORY);
+        guest.holds(TAKEN / 2);
+        let pid = Pid::from_child(&client);
+        kill_process(pid, signal).unwrap();
+        guest.is_told(MIB);
+        guest.holds(MIB);
+        let mut said = String::new();
+        BufReader::new(client.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("interrupted: the guest is let go"), "{said}");
+        let (code, answer) = ended(client);
+        let expected = (Some(5), &json!("interrupted"), &json!(true), &json!(false));
+        let Value::Object(fields) = &answer else { panic!("{answer}") };
+        let field = |name: &str| &fields[name];
+        let [why, confirmed, parked] = ["ended_by", "let_go_confirmed", "parked"].map(field);
+        assert_eq!((code, why, confirmed, parked), expected, "{answer}");
+        assert_eq!(one.status()["paused_by"], json!([]));
+    }
+
+    // A client that does not wait for the guest is not held up by it.
+    let client = ctl(&one, &["reclaim", "--timeout", "3600"]);
+    guest.is_told_while_telling(TAKEN, MEMORY);
+    guest.holds(TAKEN / 2);
+    let pid = Pid::from_child(&client);
+    kill_process(pid, Signal::INT).unwrap();
+    guest.is_told(MIB);
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(client.wait_with_output().unwrap().status.code(), Some(130));
 }
 
 /// The guest deflates by queues that are served: the daemon waits for it.

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::ROUTES;
 use super::log_level::LevelView;
 use super::pins::PinBody;
+use super::reclaim::InterruptView;
 use super::statistics::IntervalView;
 use super::target::{TargetRequest, TargetView};
 use super::upgrade::UpgradeView;
@@ -83,6 +84,11 @@ fn operation(method: &str, path: &str) -> Option<Operation> {
              that hangs up ends it.",
             may_take(of::<ReclaimRequest>),
             gives(of::<ReclaimView>),
+        ),
+        ("DELETE", "/v1/reclaim") => (
+            "Have the reclaim or the park in progress let go now. Its own request is answered then.",
+            None,
+            gives(of::<InterruptView>),
         ),
         ("POST", "/v1/park") => (
             "Reclaim, then pause discarding until unpark.",

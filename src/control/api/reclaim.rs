@@ -4,12 +4,15 @@
 
 use log::info;
 
+use serde::Serialize;
+
 use super::context::{Answer, Context};
 use super::statistics::asked_for_statistics;
 use crate::control::http::Response;
 use crate::control::reclaim::{EXAMPLE, ReclaimRequest, Running};
 use crate::control::reply::{Later, Reply};
 use crate::control::views::PausedView;
+use crate::device::Stop;
 use crate::discard::Cause;
 
 /// `POST /v1/reclaim`
@@ -29,6 +32,24 @@ fn reclaim_then(context: &Context<'_>, parks: bool) -> Answer {
     };
     asked_for_statistics(context.state)?;
     Ok(Reply::Later(Later::work(Running::start(context.state, request, parks, context.peer)?)))
+}
+
+/// What became of an interruption.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct InterruptView {
+    /// Always true: without a reclaim the request is refused.
+    interrupted: bool,
+}
+
+/// `DELETE /v1/reclaim`
+pub(super) fn interrupt(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    if !context.state.balloon.stop_squeeze(Stop::Interrupted) {
+        return Err(Response::error(409, "no reclaim is in progress"));
+    }
+    info!("reclaim: interrupted, by {}", context.peer);
+    Ok(Response::json(&InterruptView { interrupted: true }).into())
 }
 
 /// `POST /v1/unpark`

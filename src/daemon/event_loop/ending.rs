@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Daemon;
 use crate::daemon::error::Failure;
 use crate::daemon::watchdog::LET_GO_WITHIN;
+use crate::device::Stop;
 
 /// How often to look whether a reclaim has let go.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -27,7 +28,7 @@ impl Daemon {
         let is_leaving = self.state.held().is_some_and(|held| held.is_leaving());
         // The next daemon lets go of what a reclaim has squeezed.
         if !is_leaving && self.state.balloon.is_squeeze_claimed() {
-            self.state.balloon.stop_squeeze();
+            self.state.balloon.stop_squeeze(Stop::Shutdown);
             if self.retry.reset(LOOK_EVERY, Some(LOOK_EVERY)).is_ok() {
                 return self.lets_go_until = Some(Instant::now() + LET_GO_WITHIN);
             }
