@@ -24,7 +24,7 @@
 //! A body is for `PUT`, `POST` and `DELETE`. `HEAD` does for every `GET`. A query is for `/metrics` alone, and ignored there.
 //!
 //! Numbers are bytes, never pages. A request that fails is answered with a status and
-//! `{"error": "..."}`, which says why, and has changed nothing.
+//! `{"error": "..."}`, which says why. It has changed nothing, unless the text says so.
 
 mod context;
 mod counters;
@@ -146,6 +146,19 @@ mod tests {
         for route in ROUTES.iter().filter(|route| route.method == "PUT") {
             let reads = |other: &&Route| (other.method, other.path) == ("GET", route.path);
             assert_eq!(ROUTES.iter().filter(reads).count(), 1, "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn route_has_its_row_in_the_page() {
+        let rows = include_str!("../../../docs/user/control.md").lines();
+        let rows: Vec<_> = rows.filter(|line| line.starts_with("| ")).collect();
+        for route in &ROUTES {
+            let row = |row: &&&str| {
+                let asks = row.split('|').nth(2).unwrap_or_default();
+                asks.contains(&format!(" {}`", route.path)) && asks.contains(route.method)
+            };
+            assert!(rows.iter().any(|line| row(&line)), "{} {}", route.method, route.path);
         }
     }
 }

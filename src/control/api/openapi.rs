@@ -30,7 +30,7 @@ const FILE: &str = "packaging/openapi.json";
 const PROMISE: &str = "Control and monitoring of one vhost-device-balloon, over the Unix socket of \
     --control-socket. Routes, fields and values of fields may be added to /v1; none is removed or changes \
     its meaning. A client ignores what it does not know. Sizes are bytes and times are seconds. A request \
-    that is refused has changed nothing. HEAD is answered wherever GET is.";
+    that is refused has changed nothing, unless its error says so. HEAD is answered wherever GET is.";
 
 const REFUSED: &str = "The request was refused: 400 for a wrong body, 404 for an unknown path or pin, 405 \
     for an unknown method, 409 if the present state does not allow it, 411, 413 or 431 for a request that \
