@@ -267,15 +267,17 @@ impl FileSystem {
         if unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut stat) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let hugetlb = stat.f_type == libc::HUGETLBFS_MAGIC;
+        // Its type has a sign with glibc, and none with musl.
+        let is = |magic: i64| i128::from(stat.f_type) == i128::from(magic);
+        let (hugetlb, tmpfs) = (is(libc::HUGETLBFS_MAGIC), is(libc::TMPFS_MAGIC));
         Ok(Self {
             page_size: match hugetlb {
                 true => u64::try_from(stat.f_bsize).map_err(io::Error::other)?,
                 false => base_page_size(),
             },
             hugetlb,
-            memory: hugetlb || stat.f_type == libc::TMPFS_MAGIC,
-            limited_tmpfs: stat.f_type == libc::TMPFS_MAGIC && stat.f_blocks > 0,
+            memory: hugetlb || tmpfs,
+            limited_tmpfs: tmpfs && stat.f_blocks > 0,
         })
     }
 
