@@ -90,9 +90,12 @@ enum Command {
     /// Fetches the kernel's headers with the compiler that they ask for into target/guest, without
     /// installing anything. What was built is kept until a source changes.
     Kernel(kernel::Options),
-    /// Builds the daemon as it is released and lays it out in target/dist with its man pages, shell
-    /// completions and descriptor file, to be copied to /usr.
-    Dist,
+    /// Builds packages of the daemon: a .deb and a .rpm in target/dist/packages.
+    ///
+    /// They hold the daemon as it is released, its man pages, shell completions, systemd units, AppArmor
+    /// profile, descriptor file and licenses. Needs dpkg-deb and gzip. The same sources make the same
+    /// packages: SOURCE_DATE_EPOCH, or the last commit, is their date.
+    Dist(dist::Options),
     /// Builds the pages of docs as a book in target/book.
     Book,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
@@ -170,7 +173,7 @@ fn main() -> ExitCode {
         Command::Mutants(options) => mutants::run(&options),
         Command::Vmms(options) => vmms::run(&options),
         Command::Kernel(options) => kernel::run(&options),
-        Command::Dist => dist::run(),
+        Command::Dist(options) => dist::run(&options),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
         Command::Lab { args } => lab::lab(&args).map(drop),

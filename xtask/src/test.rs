@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
+use crate::dist;
 use crate::mutants;
 use crate::steps::Steps;
 
@@ -59,6 +60,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     steps.run("build of the tests", || run(&mut tests(&["--no-run"])));
     steps.run("tests", || run_tests(&missing, options.full));
 
+    steps.run("packages", || if options.full { packages() } else { dist::check_for_tests() });
     steps.run("exploration", || {
         let only = ["--test", "explore", "--test", "cost"];
         let mut explore = explored("test");
@@ -110,6 +112,19 @@ fn lints(steps: &mut Steps) {
         let lints = [&lints[..], &["--target-dir", "target/guest/alioth"], &ALIOTH, &deny];
         run(&mut cargo(&lints.concat()))
     });
+}
+
+/// All packages as they are released. The rest of a run is built without what writes a .rpm.
+fn packages() -> Result<()> {
+    let with = ["--locked", "--package", "xtask", "--features", "rpm"];
+    run(cargo(&[&["clippy"], &with[..]].concat()).args([
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--check"]))?;
+    run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--static", "--check"]))
 }
 
 /// A command of cargo on what is explored, built once for all such commands.

@@ -88,6 +88,7 @@ impl Writer<'_> {
         page.paragraphs(&sentence(long.map(ToString::to_string).unwrap_or_default()));
 
         arguments(&mut page, command);
+        environment(&mut page, command);
         if command.has_subcommands() {
             page.section("Commands");
             for below in visible(command) {
@@ -133,6 +134,21 @@ fn arguments(page: &mut Roff, command: &Command) {
                 page.entries(&entries);
             }
         }
+    }
+}
+
+/// Writes the variables that stand in for options.
+fn environment(page: &mut Roff, command: &Command) {
+    let variables: Vec<_> = command
+        .get_arguments()
+        .filter_map(|arg| Some((arg.get_env()?.to_string_lossy(), arg.get_long()?)))
+        .collect();
+    if !variables.is_empty() {
+        page.section("Environment");
+    }
+    for (variable, option) in variables {
+        page.entry(&bold(&variable));
+        page.in_entry(&format!("Value of --{option}, where that is not given."));
     }
 }
 

@@ -105,6 +105,14 @@ fn synopsis_names_what_is_mandatory() {
     );
 }
 
+#[test]
+fn variables_are_named_with_their_options() {
+    let text = plain(&page("vhost-device-balloon-ctl"));
+    let (_, environment) = text.split_once(".SH ENVIRONMENT\n").unwrap();
+    let expected = ".TP\nBALLOON_CONTROL\nValue of --control-socket, where that is not given.\n";
+    assert!(environment.starts_with(expected), "{environment}");
+}
+
 /// The commands of this program in the examples: `ctl` stands for the client with its socket.
 fn examples(help: &str) -> Vec<String> {
     let mut found = Vec::new();
