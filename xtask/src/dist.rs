@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::cargo::{cargo, run as finish, target};
+use crate::cargo::{run as finish, target};
 use about::NAME;
 use deb::Compression;
 
@@ -62,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Has cargo build this program with what writes the other package, and does it there.
 #[cfg(not(feature = "rpm"))]
 fn packages(options: &Options) -> Result<()> {
-    let mut again = cargo(&["run", "--locked", "--package", "xtask"]);
+    let mut again = crate::cargo::cargo(&["run", "--locked", "--package", "xtask"]);
     again.args(["--features", "rpm", "--", "dist"]);
     finish(again.args(options.check.then_some("--check")))
 }
