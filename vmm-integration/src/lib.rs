@@ -15,6 +15,7 @@
 //! | [`daemon`] | the daemon as a process: start, log, summary, signals |
 //! | [`control`] | a client of the daemon's control socket |
 //! | [`windows`] | windows in Linux's own reporting, which a module makes in a guest |
+//! | [`debian`] | a Debian with systemd and libvirt as a container, to install packages on |
 //! | [`measure`] | resident memory, CPU time, cgroups, hugetlb pools |
 //! | [`fetch`] | pinned Debian packages, unpacked without root: QEMU, kernels, a browser |
 //!
@@ -23,6 +24,7 @@
 pub mod bare_guest;
 pub mod control;
 pub mod daemon;
+pub mod debian;
 pub mod fetch;
 pub mod frontend;
 pub mod guest;

@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use vmm_integration::debian::DebianMachine;
 use vmm_integration::fetch::browser::Browser;
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::cgroup::MemoryLimit;
@@ -33,7 +34,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 21] = [
+pub(crate) const ALL: [Capability; 22] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -60,6 +61,7 @@ pub(crate) const ALL: [Capability; 21] = [
     Capability { name: "fish", probe: || found("fish") },
     Capability { name: "mandoc", probe: || found("mandoc") },
     Capability { name: "systemd", probe: systemd },
+    Capability { name: "a Debian machine", probe: || DebianMachine::boot().map(drop) },
     Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
 ];
 

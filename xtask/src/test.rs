@@ -4,14 +4,17 @@
 
 use std::env;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Result, anyhow};
 use clap::Args;
+use vmm_integration::debian;
 
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
 use crate::dist;
 use crate::mutants;
+use crate::setup;
 use crate::steps::Steps;
 
 /// Where the copies of the sources with a mutant are built. What is explored is built there, too: both
@@ -44,6 +47,7 @@ pub(crate) struct Options {
 /// If any of them failed.
 pub(crate) fn all(options: &Options) -> Result<()> {
     let mut steps = Steps::start();
+    let ahead = thread::spawn(fetch_ahead);
     formats(&mut steps);
     lints(&mut steps);
     steps.run("documentation", || {
@@ -53,14 +57,19 @@ pub(crate) fn all(options: &Options) -> Result<()> {
 
     let mut missing = Vec::new();
     steps.run("what the tests need", || {
+        // It prints nothing but progress, and fails again where that is said.
+        let _ = ahead.join();
         let complaint;
         (missing, complaint) = missing_capabilities(options.full);
         complaint
     });
     steps.run("build of the tests", || run(&mut tests(&["--no-run"])));
+    // One of the tests installs it.
+    steps.run("package of the tests", dist::check_for_tests);
     steps.run("tests", || run_tests(&missing, options.full));
-
-    steps.run("packages", || if options.full { packages() } else { dist::check_for_tests() });
+    if options.full {
+        steps.run("packages", packages);
+    }
     steps.run("exploration", || {
         let only = ["--test", "explore", "--test", "cost"];
         let mut explore = explored("test");
@@ -71,6 +80,12 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     });
     steps.run("mutants", || mutants::for_tests(options.full));
     steps.finish()
+}
+
+/// Fetches the largest parts of the guests, for which the network is waited for, while others compile.
+fn fetch_ahead() {
+    let _ = setup::guest();
+    let _ = debian::installation(&mut |_| {});
 }
 
 fn formats(steps: &mut Steps) {

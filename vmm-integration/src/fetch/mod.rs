@@ -10,6 +10,7 @@ pub(crate) mod apt;
 pub mod browser;
 pub(crate) mod build;
 mod devtools;
+mod install;
 pub(crate) mod packages;
 mod sysroot;
 mod update;

@@ -25,9 +25,19 @@ pub(crate) struct Recipe {
     pub(crate) suites: &'static [&'static str],
     /// The packages without their dependencies.
     pub(crate) packages: &'static [&'static str],
-    /// Whether its programs start one another, so that each must find the folder's libraries by
-    /// itself.
-    pub(crate) wrapped: bool,
+    /// What becomes of the packages.
+    pub(crate) form: Form,
+}
+
+/// What a folder of packages is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Their files.
+    Unpacked,
+    /// The same, of programs that start one another: each finds the folder's libraries by itself.
+    Wrapped,
+    /// An installation: dpkg has configured them. Only root can make one.
+    Installed,
 }
 
 /// QEMU has the device only in the backports of Debian 13.
@@ -36,7 +46,7 @@ pub(crate) const GUEST: Recipe = Recipe {
     stamp: "1: trixie, trixie-backports; qemu-system-x86 linux-image-cloud-amd64 strace",
     suites: &["trixie", "trixie-backports"],
     packages: &["qemu-system-x86", "linux-image-cloud-amd64", "strace"],
-    wrapped: false,
+    form: Form::Unpacked,
 };
 
 /// Debian 13's own kernel, which is the older one.
@@ -45,7 +55,7 @@ pub(crate) const STABLE_KERNEL: Recipe = Recipe {
     stamp: "1: trixie; linux-image-cloud-amd64",
     suites: &["trixie"],
     packages: &["linux-image-cloud-amd64"],
-    wrapped: false,
+    form: Form::Unpacked,
 };
 
 /// User-mode Linux of Debian 12: it needs glibc 2.34 of the host, which Debian 13 has, too.
@@ -54,7 +64,7 @@ pub(crate) const USER_MODE_LINUX: Recipe = Recipe {
     stamp: "1: bookworm; user-mode-linux",
     suites: &["bookworm"],
     packages: &["user-mode-linux"],
-    wrapped: false,
+    form: Form::Unpacked,
 };
 
 /// A browser for tests of the report, with the tool that makes it run from its folder.
@@ -63,7 +73,7 @@ pub(crate) const BROWSER: Recipe = Recipe {
     stamp: "1: trixie; chromium-headless-shell patchelf fonts-dejavu-core",
     suites: &["trixie"],
     packages: &["chromium-headless-shell", "patchelf", "fonts-dejavu-core"],
-    wrapped: false,
+    form: Form::Unpacked,
 };
 
 /// What builds a module for the kernel of [`GUEST`]: its headers with the compiler they ask for.
@@ -72,7 +82,7 @@ pub(crate) const HEADERS: Recipe = Recipe {
     stamp: "1: trixie, trixie-backports; linux-headers-cloud-amd64 make",
     suites: &["trixie", "trixie-backports"],
     packages: &["linux-headers-cloud-amd64", "make"],
-    wrapped: true,
+    form: Form::Wrapped,
 };
 
 /// The same for [`STABLE_KERNEL`].
@@ -81,7 +91,7 @@ pub(crate) const STABLE_HEADERS: Recipe = Recipe {
     stamp: "1: trixie; linux-headers-cloud-amd64 make",
     suites: &["trixie"],
     packages: &["linux-headers-cloud-amd64", "make"],
-    wrapped: true,
+    form: Form::Wrapped,
 };
 
 /// The source of the kernel of [`GUEST`] with what compiles it.
@@ -90,12 +100,60 @@ pub(crate) const KERNEL_SOURCE: Recipe = Recipe {
     stamp: "1: trixie, trixie-backports; linux-source gcc-14 make flex bison bc libelf-dev libc6-dev",
     suites: &["trixie", "trixie-backports"],
     packages: &["linux-source", "gcc-14", "make", "flex", "bison", "bc", "libelf-dev", "libc6-dev"],
-    wrapped: true,
+    form: Form::Wrapped,
+};
+
+/// A Debian 13 with systemd and libvirt, and the QEMU of its backports. What an installation must
+/// have comes first: nothing depends on it.
+pub(crate) const DEBIAN: Recipe = Recipe {
+    name: "debian",
+    stamp: "1: trixie, trixie-backports; what is essential; systemd dbus libvirt qemu-system-x86",
+    suites: &["trixie", "trixie-backports"],
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "bsdutils",
+        "coreutils",
+        "dash",
+        "debianutils",
+        "diffutils",
+        "dpkg",
+        "findutils",
+        "grep",
+        "gzip",
+        "hostname",
+        "init-system-helpers",
+        "libc-bin",
+        "mount",
+        "ncurses-base",
+        "passwd",
+        "perl-base",
+        "sed",
+        "sysvinit-utils",
+        "tar",
+        "util-linux",
+        "systemd",
+        "systemd-sysv",
+        "dbus",
+        "libvirt-daemon-system",
+        "libvirt-clients",
+        "qemu-system-x86",
+    ],
+    form: Form::Installed,
 };
 
 /// All of them.
-pub(crate) const RECIPES: [&Recipe; 7] =
-    [&GUEST, &STABLE_KERNEL, &USER_MODE_LINUX, &BROWSER, &HEADERS, &STABLE_HEADERS, &KERNEL_SOURCE];
+pub(crate) const RECIPES: [&Recipe; 8] = [
+    &GUEST,
+    &STABLE_KERNEL,
+    &USER_MODE_LINUX,
+    &BROWSER,
+    &HEADERS,
+    &STABLE_HEADERS,
+    &KERNEL_SOURCE,
+    &DEBIAN,
+];
 
 /// The first lines of the file.
 pub(crate) const HEADER: &str = "\

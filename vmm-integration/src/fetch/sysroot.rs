@@ -14,8 +14,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::apt::{Archive, PrivateApt, output};
+use super::install::install_packages;
 use super::packages::{
-    GUEST, HEADERS, KERNEL_SOURCE, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL, USER_MODE_LINUX,
+    DEBIAN, Form, GUEST, HEADERS, KERNEL_SOURCE, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL,
+    USER_MODE_LINUX,
 };
 use super::wrap::wrap_programs;
 use super::{SetupEvent, Tool};
@@ -96,6 +98,17 @@ impl Sysroot {
         Self::make(&KERNEL_SOURCE, guest_dir, events).map(|sysroot| sysroot.root)
     }
 
+    /// An installation of Debian 13 with systemd, libvirt and QEMU; returns its folder.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`], and when the caller is not root.
+    pub(crate) fn ensure_debian(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<PathBuf> {
+        Self::make(&DEBIAN, guest_dir, events).map(|sysroot| sysroot.root)
+    }
+
     /// A text that differs when the source or the compiler of [`Sysroot::ensure_kernel_source`] does.
     ///
     /// # Errors
@@ -140,10 +153,14 @@ impl Sysroot {
             output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&partial))
                 .with_context(|| format!("unpacking {}", file.display()))?;
         }
-        if recipe.wrapped {
-            let guest_dir = fs::canonicalize(guest_dir)
-                .with_context(|| format!("finding {}", guest_dir.display()))?;
-            wrap_programs(&partial, &guest_dir.join(recipe.name))?;
+        match recipe.form {
+            Form::Unpacked => {}
+            Form::Wrapped => {
+                let guest_dir = fs::canonicalize(guest_dir)
+                    .with_context(|| format!("finding {}", guest_dir.display()))?;
+                wrap_programs(&partial, &guest_dir.join(recipe.name))?;
+            }
+            Form::Installed => install_packages(&partial, &files, events)?,
         }
         let stamp = partial.join(STAMP);
         fs::write(&stamp, stamp_of(recipe, &pins))

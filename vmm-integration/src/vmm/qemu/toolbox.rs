@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::version;
 use crate::fetch::{SetupEvent, Sysroot, Tool, build, guest_dir};
-use crate::linux_guest::{Kernel, debug_kernel};
+use crate::linux_guest::{BALLOON_DRIVER, Kernel, debug_kernel, initramfs};
 use crate::vmm::named::given;
 
 /// The remedy when the guest cannot be fetched.
@@ -30,6 +30,17 @@ pub struct Toolbox {
     pub agent: PathBuf,
     /// strace, to count system calls of a VMM; absent when QEMU and the kernel were both given.
     pub strace: Option<Tool>,
+}
+
+impl Toolbox {
+    /// An initramfs with the agent and the balloon driver, for a QEMU that another program starts.
+    ///
+    /// # Errors
+    /// When a part cannot be read, or the initramfs not be written.
+    pub fn initramfs(&self) -> Result<PathBuf> {
+        let driver = self.kernel.balloon_module.as_deref().map(|file| (BALLOON_DRIVER, file));
+        initramfs::pack(&guest_dir(), &self.agent, driver.as_slice())
+    }
 }
 
 /// Sets up what is missing and returns the toolbox.
