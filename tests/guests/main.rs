@@ -13,6 +13,7 @@ mod model;
 mod model_guest;
 mod model_reporter;
 mod model_soak;
+mod operate;
 mod out_of_memory;
 mod race;
 mod real_guest;
