@@ -22,6 +22,8 @@ use crate::wake::Wake;
 ///   file system is full. Its default ends the process.
 /// - `RLIMIT_NOFILE`: each region of guest memory, queue and client needs a descriptor.
 /// - Records of `log` go to the program's logger.
+/// - `PUT /v1/log-level` of its control socket sets the level of the whole program, and the metrics
+///   `process_…` are the program's.
 /// - Nothing hands over to a next daemon (`--keeper`, `ctl upgrade`).
 ///
 /// # Examples
@@ -70,7 +72,8 @@ impl Embedded {
     }
 
     /// Serves VMMs, one after another, until it is stopped; on a connected socket, until its VMM
-    /// disconnects. Its threads have ended and the files of its sockets are gone when this returns.
+    /// disconnects. No session is left and the files of its sockets are gone when this returns; the last
+    /// of its threads are ending.
     ///
     /// # Errors
     /// [`DaemonError`] if the daemon cannot start, its event loop fails, the session of a connected

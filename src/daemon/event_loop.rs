@@ -44,7 +44,7 @@ const CONNECTION: u32 = 5;
 
 /// Where the next session comes from.
 enum Source {
-    /// Whoever connects.
+    /// Every VMM that connects.
     Listener(Waiting),
     /// The only frontend there will be; none once it is served.
     Connected(Option<UnixStream>),
@@ -120,6 +120,11 @@ impl Daemon {
             lets_go_until: None,
             ended: None,
         })
+    }
+
+    /// Whether there is a session.
+    pub(super) fn is_serving(&self) -> bool {
+        self.session.is_some()
     }
 
     /// Whether a frontend of the daemon before this one is still to be served.

@@ -57,7 +57,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) owner: Owner,
-    /// What signals come from; none if they are not the daemon's.
+    /// The descriptor that signals are read from; none if they are not the daemon's.
     pub(super) signals: Option<OwnedFd>,
     /// Descriptors that a service manager has given this process, by name.
     pub(super) inherited: BTreeMap<String, OwnedFd>,

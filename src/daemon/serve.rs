@@ -57,7 +57,7 @@ pub(super) fn serve(
     let mut replaced = false;
     let announcer = Announcer::new(&state).map_err(resources("tell drivers of changes"))?;
     manager.add_subscriber(Rc::new(RefCell::new(announcer)));
-    // The socket for frontends last: who finds it finds everything else, too.
+    // The socket for frontends last: a VMM that finds it finds everything else, too.
     let (frontends, _socket_file) = match place {
         Place::Socket(frontends) => (frontends, None),
         Place::Path(path) => {
@@ -75,7 +75,8 @@ pub(super) fn serve(
         SocketSource::Fd(fd) => info!("using the socket of descriptor {fd}"),
     }
     if !goes_on {
-        owner.notify(&[service::READY, service::WAITING]);
+        let serves = daemon.borrow().is_serving();
+        owner.notify(&[service::READY, if serves { service::SERVING } else { service::WAITING }]);
     }
     if replaced {
         // It is not known whether a VMM was connected, nor which one.

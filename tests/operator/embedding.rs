@@ -17,8 +17,10 @@ use vhost_device_balloon::{Config, DaemonError, Embedded, StopHandle};
 use vmm_integration::control::ControlSocket;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const SOON: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 const MIB: u64 = 1 << 20;
 const REPORTING: u16 = 2;
 
@@ -34,9 +36,8 @@ fn serving(args: &[&str]) -> (StopHandle, JoinHandle<Result<(), DaemonError>>) {
 
 /// A guest of this daemon, once that listens.
 fn attach(socket: &Path) -> Attachment {
-    while !socket.exists() {
-        thread::yield_now();
-    }
+    let there = || if socket.exists() { Ok(()) } else { Err("no socket".to_owned()) };
+    wait_until(SOON, LOOK_EVERY, there).unwrap();
     let ram = Ram::new(&RamLayout::flat(64 * MIB, Backing::Memfd)).unwrap();
     let options = AttachOptions { timeout: SOON, ..AttachOptions::default() };
     Attachment::connect(socket, &ram, options).unwrap()
@@ -50,7 +51,7 @@ fn expect_served(guest: &mut Attachment) {
 }
 
 /// What a daemon of its own process sets for the whole of it: what each signal does, which are blocked
-/// in this thread, how many descriptors there may be.
+/// in this thread, the mask of new files, how many descriptors there may be.
 fn of_the_process() -> String {
     let handler = |signal| {
         // SAFETY: an all-zero sigaction is a valid value of that plain C structure.
@@ -61,10 +62,11 @@ fn of_the_process() -> String {
     };
     let handlers: Vec<_> = (1..libc::SIGRTMAX()).map(handler).collect();
     let status = fs::read_to_string("/proc/thread-self/status").unwrap();
-    let blocked = status.lines().find(|line| line.starts_with("SigBlk:")).unwrap();
+    let lines =
+        ["SigBlk:", "Umask:"].map(|name| status.lines().find(|line| line.starts_with(name)));
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    format!("{handlers:x?}\n{blocked}\n{files}")
+    format!("{handlers:x?}\n{lines:?}\n{files}")
 }
 
 #[test]

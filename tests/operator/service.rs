@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use vmm_integration::measure::host::wait_until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
 const SOON: Duration = Duration::from_secs(20);
@@ -257,13 +258,12 @@ fn socket_activation_of_systemd_starts_the_daemon() {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     let service = Service(command.stderr(Stdio::piped()).spawn().unwrap());
-    while !manager.path("f").exists() {
-        std::thread::yield_now();
-    }
     // The program listens on one socket after the other, and starts the daemon for a connection.
-    while !manager.path("c").exists() {
-        std::thread::yield_now();
-    }
+    wait_until(SOON, Duration::from_millis(1), || {
+        let there = ["f", "c"].iter().all(|name| manager.path(name).exists());
+        if there { Ok(()) } else { Err("no sockets".to_owned()) }
+    })
+    .unwrap();
     manager.expect_served("f");
     manager.expect_ready();
     assert!(ControlSocket::new(&manager.path("c"), SOON).get("/v1/status").is_ok());
