@@ -26,10 +26,12 @@ const SOON: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(2);
 const EVERY: Duration = Duration::from_millis(20);
 const UNIT: &str = "balloon.service";
-/// As that of packages, without what a manager of a user cannot do. systemd older than 254 does not
-/// say that it has a store.
-const LINES: &str = "[Service]\nType=notify\nEnvironment=FDSTORE=16\nFileDescriptorStoreMax=16\n\
-    StandardError=inherit\nRestart=on-failure\nRestartForceExitStatus=5\nSuccessExitStatus=5\nRestartSec=0\n";
+const PACKAGED: &str = include_str!("../../packaging/systemd/vhost-device-balloon@.service");
+/// What a manager of a user can do of that unit: what a hand-over needs.
+const KEYS: [&str; 5] =
+    ["Type=", "FileDescriptorStoreMax=", "Restart", "SuccessExitStatus=", "Timeout"];
+/// systemd older than 254 does not say that it has a store.
+const OWN: &str = "Environment=FDSTORE=16\nStandardError=inherit\n";
 
 /// A systemd of its own, with one unit.
 struct Systemd {
@@ -45,8 +47,10 @@ impl Systemd {
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
         fs::write(dir.path().join("basic.target"), "[Unit]\n").unwrap();
         let path = dir.path().display();
+        let keys = |line: &&str| KEYS.iter().any(|key| line.starts_with(key));
+        let packaged = PACKAGED.lines().filter(keys).collect::<Vec<_>>().join("\n");
         let start = format!(
-            "{LINES}ExecStart={} --socket-path {path}/vm.sock --control-socket {path}/vm.ctl\n",
+            "[Service]\n{OWN}{packaged}\nExecStart={} --socket-path {path}/vm.sock --control-socket {path}/vm.ctl\n",
             env!("CARGO_BIN_EXE_vhost-device-balloon")
         );
         fs::write(dir.path().join(UNIT), start).unwrap();
