@@ -131,6 +131,10 @@ fn series_have_the_values_of_their_fields() {
         let json = one.control.get(path).unwrap();
         let value = &json[field.split('.').next().unwrap()];
         let value = field.split('.').skip(1).fold(value, |value, field| &value[field]);
+        // Each is a look of its own at the memory's files, for which a busy machine may lack the time.
+        if name == "balloon_memory_resident_bytes" && value.is_null() == series.contains_key(name) {
+            continue;
+        }
         let mut compare = |series_name: &str, value: f64| match series.get(series_name) {
             // Time has gone by.
             Some(found) if *found == value || name.ends_with("age_seconds") => compared += 1,

@@ -17,7 +17,7 @@ const SECONDS: Unit = Unit::Seconds;
 const STATUS: &str = "/v1/status";
 const COUNTERS: &str = "/v1/counters";
 const ZERO: &str = "0";
-const NO_VMM: &str = "no VMM is connected, or the kernel did not say in time";
+const NOT_SEEN: &str = "no VMM is connected, or the kernel did not say in time";
 const NO_QUEUE: &str = "no chain came on that kind of queue";
 const NO_REASON: &str = "no memory was skipped for that reason";
 
@@ -98,7 +98,7 @@ const OWN: [Family; 27] = [
     })
     .in_unit(BYTES)
     .json(STATUS, "memory.bytes")
-    .absent(NO_VMM),
+    .absent("no VMM is connected, or it has announced none"),
     Family::new(
         "balloon_memory_resident",
         Gauge,
@@ -110,7 +110,7 @@ const OWN: [Family; 27] = [
     )
     .in_unit(BYTES)
     .json(STATUS, "memory.resident_bytes")
-    .absent(NO_VMM),
+    .absent(NOT_SEEN),
     Family::new("balloon_chains", Counter, "Descriptor chains served", |picture| {
         counted(&picture.counters.chains)
     })

@@ -30,9 +30,54 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct DebianMachine {
     outer: Child,
     init: u32,
-    group: PathBuf,
-    /// Mounts `changes` and the control groups; unmounted when dropped.
+    _group: Group,
+    /// What changes, and the control groups.
+    _mounts: [Mount; 2],
     dir: TempDir,
+}
+
+/// A mount, for as long as this lives.
+#[derive(Debug)]
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(kind: &str, at: PathBuf) -> Result<Self> {
+        fs::create_dir(&at).with_context(|| at.display().to_string())?;
+        mount(kind, &at, kind, MountFlags::empty(), None)
+            .with_context(|| format!("mounting {kind}"))?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// A control group, which is removed with those below it once their processes are gone.
+#[derive(Debug)]
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let gone = wait_until(BOOTS_WITHIN, LOOK_EVERY, || {
+            remove_groups(&self.0).map_err(|error| error.to_string())
+        });
+        if let Err(error) = gone {
+            eprintln!("{}: {error:#}", self.0.display());
+        }
+    }
+}
+
+fn remove_groups(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_groups(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
 }
 
 /// Makes the installation, unless it exists; returns its folder.
@@ -54,22 +99,19 @@ impl DebianMachine {
         let base = installation(&mut |_| {})?;
         let dir = tempfile::Builder::new().prefix("debian-").tempdir().context("a folder")?;
         let [work, groups] = ["work", "groups"].map(|name| dir.path().join(name));
-        for (kind, at) in [("tmpfs", &work), ("cgroup2", &groups)] {
-            fs::create_dir(at).with_context(|| at.display().to_string())?;
-            mount(kind, at, kind, MountFlags::empty(), None)
-                .with_context(|| format!("mounting {kind}"))?;
-        }
-        let group = groups.join(format!("debian-{}", std::process::id()));
-        fs::create_dir(&group).with_context(|| group.display().to_string())?;
+        let mounts = [Mount::new("tmpfs", work.clone())?, Mount::new("cgroup2", groups.clone())?];
+        // As unique as the folder.
+        let group = Group(groups.join(dir.path().file_name().context("the folder has no name")?));
+        fs::create_dir(&group.0).with_context(|| group.0.display().to_string())?;
         let script = "echo $$ > \"$0/cgroup.procs\" && exec unshare --mount --pid --fork --kill-child \
                       --uts --ipc --net --cgroup sh -c \"$1\" boot \"$2\" \"$3\"";
         let mut command = Command::new("sh");
-        command.args(["-c", script]).arg(&group).arg(BOOT).arg(&base).arg(&work);
+        command.args(["-c", script]).arg(&group.0).arg(BOOT).arg(&base).arg(&work);
         let log = fs::File::create(dir.path().join("log")).context("a log")?;
         let errors = log.try_clone().context("a log")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         let outer = command.spawn().context("cannot start a shell")?;
-        let mut machine = Self { outer, init: 0, group, dir };
+        let mut machine = Self { outer, init: 0, _group: group, _mounts: mounts, dir };
         machine.init = machine.await_init()?;
         wait_until(BOOTS_WITHIN, LOOK_EVERY, || {
             match machine.run(["systemctl", "is-system-running"]) {
@@ -166,19 +208,6 @@ impl DebianMachine {
         found.sort();
         Ok(found)
     }
-
-    fn remove_groups(&self) -> io::Result<()> {
-        fn remove(folder: &Path) -> io::Result<()> {
-            for entry in fs::read_dir(folder)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    remove(&entry.path())?;
-                }
-            }
-            fs::remove_dir(folder)
-        }
-        remove(&self.group)
-    }
 }
 
 impl Drop for DebianMachine {
@@ -186,14 +215,5 @@ impl Drop for DebianMachine {
         // The kernel ends all of a PID namespace with its first process.
         let _ = self.outer.kill();
         let _ = self.outer.wait();
-        let gone = wait_until(BOOTS_WITHIN, LOOK_EVERY, || {
-            self.remove_groups().map_err(|error| error.to_string())
-        });
-        if let Err(error) = gone {
-            eprintln!("{}: {error:#}", self.group.display());
-        }
-        for name in ["work", "groups"] {
-            let _ = unmount(self.dir.path().join(name), UnmountFlags::DETACH);
-        }
     }
 }
