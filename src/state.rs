@@ -18,7 +18,7 @@ use crate::hand_over::{HandOverError, Held, SavedPin, Snapshot};
 use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
 use crate::metrics::Counters;
-use crate::vhost_user::{Rings, Transfers, WindUp};
+use crate::vhost_user::{Refused, Rings, Transfers, WindUp};
 use crate::wake::{Wake, Wakes};
 
 /// What the daemon may ask of a connected frontend, from any thread.
@@ -63,6 +63,8 @@ pub(crate) struct State {
     /// The session that is ending, for the watchdog.
     pub(crate) wind_up: WindUp,
     frontend: Mutex<Option<Arc<dyn Frontend>>>,
+    /// Why the device of this frontend, or of the last one, is not served.
+    refused: Mutex<Option<Refused>>,
     /// How many other frontends wait.
     waiting: AtomicUsize,
     interval_changed: OnceLock<EventFd>,
@@ -98,6 +100,7 @@ impl State {
             transfers: Transfers::default(),
             wind_up: WindUp::default(),
             frontend: Mutex::default(),
+            refused: Mutex::default(),
             waiting: AtomicUsize::new(0),
             interval_changed: OnceLock::new(),
             change_owed: OnceLock::new(),
@@ -218,6 +221,18 @@ impl State {
             && let Err(error) = wake.signal()
         {
             warn!("cannot signal a session: {error}");
+        }
+    }
+
+    /// Why the device of the frontend that is connected, or of the last one, is not served.
+    pub(crate) fn refused(&self) -> Option<Refused> {
+        lock(&self.refused).clone()
+    }
+
+    pub(crate) fn set_refused(&self, refused: Option<&Refused>) {
+        let mut known = lock(&self.refused);
+        if known.as_ref() != refused {
+            *known = refused.cloned();
         }
     }
 

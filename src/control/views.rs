@@ -16,6 +16,7 @@ use crate::discard::{Backing, Cause};
 use crate::hand_over::WENT_BACK;
 use crate::logging::LogLevel;
 use crate::state::State;
+use crate::vhost_user::Refused;
 
 /// The state of the daemon, the VMM and the guest driver.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -38,6 +39,8 @@ pub(crate) struct StatusView {
     pub driver: String,
     /// What to look into, if nothing is reported; `null` otherwise.
     pub driver_hint: Option<String>,
+    /// Why the device of this VMM, or of the last one, is not served; `null` if nothing was refused.
+    pub refused: Option<RefusedView>,
     /// Features that the device offers.
     pub offered_features: Vec<String>,
     /// Features that the guest's driver has acked in this session; `null` if there is no driver.
@@ -94,6 +97,7 @@ impl StatusView {
             waiting_connections: state.waiting_connections(),
             driver: driver.name().to_owned(),
             driver_hint: driver.hint(balloon.options().reporting).map(str::to_owned),
+            refused: state.refused().map(RefusedView::from),
             offered_features: Feature::names(balloon.offered()),
             acked_features: balloon.session_features().map(Feature::names),
             queues: (0..NUM_QUEUES).filter_map(queue).collect(),
@@ -110,6 +114,22 @@ impl StatusView {
             memory: MemoryView::of(state, resident_bytes),
             log_level: LogLevel::now(),
         }
+    }
+}
+
+/// A message of a VMM that was refused.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct RefusedView {
+    /// What was wrong, as a name.
+    pub cause: String,
+    /// What was wrong and what to do, in words.
+    pub text: String,
+}
+
+impl From<Refused> for RefusedView {
+    fn from(Refused { cause, text }: Refused) -> Self {
+        Self { cause: cause.to_owned(), text }
     }
 }
 

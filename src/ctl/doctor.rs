@@ -36,6 +36,7 @@ pub(super) fn findings(status: &StatusView, counters: &Value, shmem: &str) -> Ve
     let mut found = Vec::new();
     let mut wrong =
         |cause, seen: String, remedy| found.push(Finding { cause, wrong: true, seen, remedy });
+    set_up(status, &mut wrong);
     session(status, &mut wrong);
     driver(status, &mut wrong);
     operator(status, &mut wrong);
@@ -51,6 +52,23 @@ pub(super) fn findings(status: &StatusView, counters: &Value, shmem: &str) -> Ve
         });
     }
     found
+}
+
+fn set_up(status: &StatusView, wrong: &mut impl FnMut(&'static str, String, &'static str)) {
+    let Some(refused) = &status.refused else { return };
+    let (cause, remedy) = match refused.cause.as_str() {
+        "memory_not_shared" => (
+            "memory_not_shared",
+            "QEMU: share=on at the memory backend, and -machine memory-backend=ID. libvirt: \
+             <memoryBacking> with <source type='memfd'/> and <access mode='shared'/>. Then start the \
+             VM again",
+        ),
+        "no_config_size" => {
+            ("no_config_size", "give QEMU's device config_size=16, and start the VM again")
+        }
+        _ => ("refused", "mend the VM as the message says, and start it again"),
+    };
+    wrong(cause, refused.text.clone(), remedy);
 }
 
 fn session(status: &StatusView, wrong: &mut impl FnMut(&'static str, String, &'static str)) {

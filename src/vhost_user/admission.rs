@@ -14,7 +14,7 @@ use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 
 use super::areas::{Area, Areas, MOST_AREAS};
 use super::descriptor::Kind;
-use super::error::{MessageError, Refusal};
+use super::error::{MessageError, Refusal, Refused};
 use super::file_system;
 use super::message::Message;
 use crate::device::features::NUM_QUEUES;
@@ -44,8 +44,8 @@ pub(super) struct Admission {
     areas: Areas,
     protocol_features: u64,
     owned: bool,
-    /// There is no memory that could be used, as was said.
-    is_set_up_wrongly: bool,
+    /// The first message of this device that was refused: the cause of those that follow.
+    refused: Option<Refused>,
     /// There is a queue that may be too small, as was said.
     is_small: bool,
     /// The queues whose rings lie nowhere: none of them is started.
@@ -63,7 +63,7 @@ impl Admission {
             areas: Areas::new(most),
             protocol_features: 0,
             owned: false,
-            is_set_up_wrongly: false,
+            refused: None,
             is_small: false,
             lost: [false; NUM_QUEUES],
         }
@@ -80,14 +80,20 @@ impl Admission {
             Ok(Err(refusal)) => refusal,
             Err(error) => return Err(self.deny(message, Some(error))),
         };
+        let is_first = self.refused.is_none();
+        self.refused.get_or_insert_with(|| Refused::new(&refusal));
         if !goes_on(message, &refusal) {
             return Err(self.deny(message, Some(refusal.into())));
         }
-        // The first one is the cause of those that follow.
-        if !std::mem::replace(&mut self.is_set_up_wrongly, true) {
+        if is_first {
             report("the frontend is set up wrongly, its device is not served", &refusal);
         }
         Err(self.deny(message, None))
+    }
+
+    /// Why this device is not served, if it is not.
+    pub(super) fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
     }
 
     fn deny(&self, message: &Message, end: Option<MessageError>) -> Denied {
@@ -188,7 +194,7 @@ impl Admission {
     fn begin(&mut self) -> Ahead {
         let mut ahead = Ahead::new();
         self.lost = [false; NUM_QUEUES];
-        self.is_set_up_wrongly = false;
+        self.refused = None;
         if std::mem::replace(&mut self.owned, true) {
             let has =
                 |feature: VhostUserProtocolFeatures| self.protocol_features & feature.bits() != 0;

@@ -9,6 +9,7 @@ use vhost::vhost_user::message::{FrontendReq, MAX_ATTACHED_FD_ENTRIES, MAX_MSG_S
 use super::areas::AreaFault;
 use super::file_system::FileFault;
 use super::validate::ShapeError;
+use crate::logging::error_chain;
 
 /// How a peer breaks the protocol, and with it the connection.
 #[derive(Debug, thiserror::Error)]
@@ -104,4 +105,28 @@ pub(crate) enum Refusal {
          config_size=16 to the device"
     )]
     NoConfig,
+}
+
+/// Why the device of a VMM is not served, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Its name, for programs.
+    pub(crate) cause: &'static str,
+    /// What was wrong and what to do.
+    pub(crate) text: String,
+}
+
+impl Refused {
+    pub(super) fn new(refusal: &Refusal) -> Self {
+        let cause = match refusal {
+            Refusal::NotShared { .. } => "memory_not_shared",
+            // The hint is about it.
+            Refusal::Number { hint, .. } if !hint.is_empty() => "memory_not_shared",
+            Refusal::NoConfig => "no_config_size",
+            Refusal::File { .. } => "memory_file",
+            Refusal::Area { .. } => "memory_region",
+            Refusal::Number { .. } | Refusal::Kind { .. } => "descriptors",
+        };
+        Self { cause, text: error_chain(refusal) }
+    }
 }

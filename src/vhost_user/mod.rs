@@ -33,6 +33,7 @@ pub(crate) mod vring;
 mod wind_up;
 
 pub(crate) use device_state::Transfers;
+pub(crate) use error::Refused;
 pub(crate) use session::{Session, SessionError};
 pub(crate) use vring::Rings;
 pub(crate) use wind_up::{Due, WindUp};

@@ -152,7 +152,9 @@ impl Session {
             let worker = working.worker_thread();
             let held = shared.held();
             let mut look = |message: &mut Message| {
-                let ahead = admission.check(message)?;
+                let ahead = admission.check(message);
+                shared.set_refused(admission.refused());
+                let ahead = ahead?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
                 link.look(message);
                 Ok(ahead)

@@ -55,16 +55,44 @@ fn doctor_without_driver_says_how_far_it_came() {
     assert!(one.ctl(&["doctor"]).0.stdout.starts_with(b"wrong   no_vmm: no VMM is connected\n"));
     // GET_FEATURES, and nothing after it.
     let mut vmm = UnixStream::connect(one.daemon.socket()).unwrap();
-    vmm.write_all(&[1_u32, 1, 0].map(u32::to_ne_bytes).concat()).unwrap();
+    vmm.write_all(&message(1, &[])).unwrap();
     soon_wrong(&one, &["no_driver"]);
     let mut second = UnixStream::connect(one.daemon.socket()).unwrap();
-    second.write_all(&[1_u32, 1, 0].map(u32::to_ne_bytes).concat()).unwrap();
+    second.write_all(&message(1, &[])).unwrap();
     soon_wrong(&one, &["second_vmm", "no_driver"]);
     drop((vmm, second));
     soon_wrong(&one, &["no_vmm"]);
     let mut guest = one.attach();
     guest.stop().unwrap();
     soon_wrong(&one, &["driver_stopped"]);
+}
+
+/// A message of a frontend, without descriptors.
+fn message(request: u32, payload: &[u64]) -> Vec<u8> {
+    let size = u32::try_from(payload.len() * 8).unwrap();
+    let header = [request, 1, size].map(u32::to_ne_bytes).concat();
+    let payload = payload.iter().flat_map(|word| word.to_ne_bytes());
+    header.into_iter().chain(payload).collect()
+}
+
+#[test]
+fn doctor_wrong_set_up_is_named_until_it_is_right() {
+    let one = start(&[]);
+    // SET_MEM_TABLE of one region, as QEMU sends memory that is not shared: without its file.
+    let mut vmm = UnixStream::connect(one.daemon.socket()).unwrap();
+    vmm.write_all(&message(5, &[1, 0, 64 * MIB, 0, 0])).unwrap();
+    soon_wrong(&one, &["memory_not_shared", "no_driver"]);
+    drop(vmm);
+    soon_wrong(&one, &["memory_not_shared", "no_vmm"]);
+    // SET_PROTOCOL_FEATURES without CONFIG.
+    let mut vmm = UnixStream::connect(one.daemon.socket()).unwrap();
+    vmm.write_all(&message(16, &[1 << 3])).unwrap();
+    soon_wrong(&one, &["no_config_size", "no_vmm"]);
+    let said = one.status()["refused"]["text"].as_str().unwrap().to_owned();
+    assert!(said.contains("add config_size=16"), "{said}");
+    let mut guest = one.attach();
+    assert!(given_back(&mut guest, 4 * MIB));
+    assert_eq!(wrong(&one), [""; 0]);
 }
 
 #[test]
