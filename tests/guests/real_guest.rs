@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use guest_driver::virtio::balloon::feature;
@@ -41,7 +42,13 @@ fn config(daemon: &DaemonProcess, kernel_args: &[&str]) -> GuestConfig {
 /// A guest with `daemon` as its balloon, its driver loaded.
 fn boot(daemon: &DaemonProcess) -> LinuxGuest {
     let toolbox = qemu::available().unwrap();
-    let guest = LinuxGuest::boot(&toolbox, config(daemon, &[])).unwrap();
+    let guest = LinuxGuest::boot(&toolbox, config(daemon, &[])).unwrap_or_else(|error| {
+        // QEMU prints nothing while it waits for the daemon.
+        let threads = Command::new("sh")
+            .args(["-c", "cd /proc/$0/task && grep -H . */wchan */stat", &daemon.pid().to_string()])
+            .output();
+        panic!("{error:#}\n{}\n{threads:?}", daemon.log())
+    });
     guest.load_balloon_driver("").unwrap();
     guest
 }

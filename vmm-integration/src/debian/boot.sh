@@ -10,7 +10,10 @@ mkdir "$work/upper" "$work/work" "$work/root"
 mount -t overlay -o "lowerdir=$base,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 cd "$work/root"
 mount -t proc proc proc
-mount -t sysfs sysfs sys
+# What the kernel has for all of the machine is not the container's to set. systemd runs no udev then.
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
