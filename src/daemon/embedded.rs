@@ -24,6 +24,8 @@ use crate::wake::Wake;
 /// - Records of `log` go to the program's logger.
 /// - `PUT /v1/log-level` of its control socket sets the level of the whole program, and the metrics
 ///   `process_…` are the program's.
+/// - The mask of new files (`umask`) is 0 for a moment when a socket is made: start daemons one after
+///   another, before threads that make files.
 /// - Nothing hands over to a next daemon (`--keeper`, `ctl upgrade`).
 ///
 /// # Examples

@@ -51,7 +51,7 @@ fn expect_served(guest: &mut Attachment) {
 }
 
 /// What a daemon of its own process sets for the whole of it: what each signal does, which are blocked
-/// in this thread, the mask of new files, how many descriptors there may be.
+/// in this thread, how many descriptors there may be.
 fn of_the_process() -> String {
     let handler = |signal| {
         // SAFETY: an all-zero sigaction is a valid value of that plain C structure.

@@ -9,11 +9,11 @@
 //! user can open, and which is gone once the socket is there.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
 };
-use rustix::process::geteuid;
+use rustix::process::{geteuid, umask};
 
 use super::SocketError;
 use crate::cli::MAX_SOCKET_PATH;
@@ -66,6 +66,7 @@ pub(crate) struct Listening {
 }
 
 /// Listens on `path`. A socket that a dead process left there is replaced; anything else is not.
+/// Sets the umask of the process for a moment.
 pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketError> {
     let fail = |source| SocketError::Bind { path: path.to_owned(), source };
     let (listener, hidden) = listen_beside(path, access).map_err(fail)?;
@@ -140,17 +141,12 @@ impl Drop for Hidden {
 fn listen_beside(path: &Path, access: Access) -> io::Result<(UnixListener, Hidden)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux makes the file with the mode of the unbound socket, less the umask, which is the whole
-    // process's and stays. Nothing listens before the file has the rest of its mode.
+    // Linux makes the file with the mode of the unbound socket, less the umask.
     fchmod(&socket, Mode::from_raw_mode(access.mode))?;
     let hidden = bind_beside(&socket, path)?;
     if let Some(group) = access.group {
         let group = Some(Gid::from_raw(group));
         chownat(CWD, &hidden.0, None, group, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    // By its name: a user who can replace that can replace the socket as well.
-    if fs::symlink_metadata(&hidden.0)?.permissions().mode() & 0o7777 != access.mode {
-        fs::set_permissions(&hidden.0, Permissions::from_mode(access.mode))?;
     }
     // As many as the system allows.
     rustix::net::listen(&socket, i32::MAX)?;
@@ -161,7 +157,10 @@ fn bind_beside(socket: &OwnedFd, path: &Path) -> io::Result<Hidden> {
     for _ in 0..MOST_NAMES {
         let (name, folder) = name_beside(path)?;
         let address = SocketAddrUnix::new(&name)?;
-        match bind(socket, &address) {
+        let before = umask(Mode::empty());
+        let bound = bind(socket, &address);
+        umask(before);
+        match bound {
             Ok(()) => return Ok(Hidden(name, folder)),
             Err(Errno::ADDRINUSE) => {}
             Err(error) => return Err(error.into()),
