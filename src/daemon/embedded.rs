@@ -13,7 +13,7 @@ use crate::wake::Wake;
 
 /// A daemon in a thread of another program, such as a VMM or a manager of many VMs.
 ///
-/// It has the sockets, the queues and the control of the program, and changes nothing of the
+/// It has the sockets, the queues and the control of the program, and changes little of the
 /// process: no handler and no mask of a signal, no limit, no variable, and it never exits it. That
 /// leaves to the program:
 ///

@@ -38,7 +38,7 @@ impl Owner {
 pub(super) enum Place {
     /// It was inherited.
     Socket(Frontends),
-    /// It is to be made there.
+    /// The daemon makes it there.
     Path(PathBuf),
 }
 
