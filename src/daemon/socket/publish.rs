@@ -76,17 +76,12 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
         if find(path)? != Found::Dead {
             continue;
         }
-        let lock = Lock::take(path)?;
+        let _lock = Lock::take(path)?;
         // Another daemon may have replaced it meanwhile, and its own socket must stay.
         if find(path)? == Found::Dead {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(fail(error)),
-                _ => replaced = true,
-            }
-        }
-        let published = publish(&hidden.0, path).map_err(fail)?;
-        drop(lock);
-        if published {
+            // In one step: none that starts meanwhile finds the path free and publishes there.
+            fs::rename(&hidden.0, path).map_err(fail)?;
+            replaced = true;
             break;
         }
     }

@@ -57,8 +57,9 @@ fn dead_socket_has_one_successor() {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
-        let won = all.iter().filter(|result| result.is_ok()).count();
-        assert_eq!(won, 1, "{all:?}");
+        let won: Vec<_> = all.iter().filter_map(|result| result.as_ref().ok()).collect();
+        // A path that is free for a moment would let one in that replaced nothing.
+        assert!(matches!(won[..], [Listening { replaced: true, .. }]), "{all:?}");
         assert!(
             all.iter().all(|result| matches!(result, Ok(_) | Err(SocketError::InUse(_)))),
             "{all:?}"
