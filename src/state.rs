@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::device::{Balloon, DeviceOptions, DriverState, Sample};
 use crate::discard::Survey;
-use crate::discard::{Backing, Cause, GuestRange, Inhibit, MemoryOptions, RegionTable};
+use crate::discard::{Backing, Cause, GuestRange, Inhibit, MemoryOptions, RegionTable, Shown};
 use crate::hand_over::{HandOverError, Held, SavedPin, Snapshot};
 use crate::lock::lock;
 use crate::logging::rate_limit::LogLimit;
@@ -74,7 +74,7 @@ pub(crate) struct State {
     rings_at_connect: AtomicU64,
     no_driver: LogLimit,
     /// Plain data, so that the main thread never holds a file of a guest.
-    backings: Mutex<Option<Vec<Backing>>>,
+    backings: Mutex<Option<Vec<Shown>>>,
     /// How much of the guest's memory is there.
     pub(crate) survey: Survey,
     /// Signalled when an answer that a control client waits for may be ready.
@@ -358,13 +358,14 @@ impl State {
 
     /// What backs the guest's memory now, by address; `None` if there is none.
     pub(crate) fn backings(&self) -> Option<Vec<Backing>> {
-        lock(&self.backings).clone()
+        let shown = lock(&self.backings);
+        Some(shown.as_ref()?.iter().map(Shown::now).collect())
     }
 
     /// The frontend has sent this table of its memory.
     pub(crate) fn set_regions(&self, regions: &Arc<RegionTable>) {
         self.survey.set_regions(Arc::downgrade(regions));
-        let backings = Some(regions.backings());
+        let backings = Some(regions.shown());
         *lock(&self.backings) = backings;
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct StatusView {
     pub acked_features: Option<Vec<String>>,
     /// The queues; none before features are acked in this session.
     pub queues: Vec<QueueView>,
+    /// Number of queues for which the VMM has sent a call descriptor. QEMU does so for each queue of
+    /// its device, before the guest boots.
+    pub called_queues: usize,
     /// Bytes that the operator wants in the balloon.
     pub target_bytes: u64,
     /// Why the guest reads a target of 0 instead; `null` if it reads that one.
@@ -101,6 +104,7 @@ impl StatusView {
             offered_features: Feature::names(balloon.offered()),
             acked_features: balloon.session_features().map(Feature::names),
             queues: (0..NUM_QUEUES).filter_map(queue).collect(),
+            called_queues: state.rings.called(),
             target_bytes: balloon.target_bytes(),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
             reclaim_target_bytes: balloon.squeeze_bytes(),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::control::views::{MemoryView, StatusView};
+use crate::device::features::NUM_QUEUES;
 use crate::values::show_size;
 
 /// Whether shared memory gets huge pages, by the host's kernel.
@@ -99,12 +100,20 @@ fn driver(status: &StatusView, wrong: &mut impl FnMut(&'static str, String, &'st
         );
     }
     match status.driver.as_str() {
+        "no_driver" if (1..NUM_QUEUES).contains(&status.called_queues) => wrong(
+            "too_few_queues",
+            format!(
+                "the VMM's device has {} of {NUM_QUEUES} queues, and no driver has started",
+                status.called_queues
+            ),
+            "give QEMU's device num_vqs=5, and start the VM again",
+        ),
         "no_driver" => wrong(
             "no_driver",
             "a VMM is connected, and no driver has started".to_owned(),
             "wait until the guest has booted. In the guest: modprobe virtio_balloon, and read dmesg. \
-             A probe fails with a second balloon (libvirt: <memballoon model='none'/>), with num_vqs \
-             other than 5, vq_size below 32, or virtio-id other than 5",
+             Error -16 of a probe is a second balloon (libvirt: <memballoon model='none'/>), -28 a \
+             vq_size below 32. If no probe is there, look at virtio-id=5",
         ),
         "stopped" => wrong(
             "driver_stopped",
@@ -172,6 +181,11 @@ fn memory(memory: Option<&MemoryView>, wrong: &mut impl FnMut(&'static str, Stri
             "cannot_punch" => (
                 "cannot_punch",
                 "put the guest's memory into a memfd: this file system cannot punch holes",
+            ),
+            "read_only" => (
+                "read_only",
+                "the VMM has sealed the guest's memory or opened it for reading: have it hand over \
+                 memory that can be written",
             ),
             _ => ("memory_kept", "see the reason in docs/user/metrics.md"),
         };

@@ -5,9 +5,11 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::regions::Kept;
 use super::{Region, RegionTable};
 
 /// A region of the guest's memory.
@@ -28,23 +30,39 @@ pub(crate) struct Backing {
     pub kept_for: Option<String>,
 }
 
-impl From<&Region> for Backing {
+/// A region of a session, for those that show it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    at_first: Backing,
+    kept: Arc<Kept>,
+}
+
+impl From<&Region> for Shown {
     fn from(region: &Region) -> Self {
         let range = region.as_ref();
-        Self {
+        let at_first = Backing {
             address: range.start(),
             bytes: range.len(),
             page_bytes: region.page_size(),
             hugetlb: region.is_hugetlb(),
-            kept_for: region.kept().map(|reason| reason.name().to_owned()),
-        }
+            kept_for: None,
+        };
+        Self { at_first, kept: region.kept_later() }
+    }
+}
+
+impl Shown {
+    /// The region, with what is known of it now.
+    pub(crate) fn now(&self) -> Backing {
+        let kept_for = self.kept.reason().map(|reason| reason.name().to_owned());
+        Backing { kept_for, ..self.at_first.clone() }
     }
 }
 
 impl RegionTable {
     /// The regions, by address.
-    pub(crate) fn backings(&self) -> Vec<Backing> {
-        self.regions().iter().map(Backing::from).collect()
+    pub(crate) fn shown(&self) -> Vec<Shown> {
+        self.regions().iter().map(Shown::from).collect()
     }
 
     /// Bytes of the files behind the regions that are there, in memory or swapped out: each file
@@ -89,7 +107,8 @@ mod tests {
         file.write_at(&[1], 0x1000).unwrap();
         file.write_at(&[1], 0x9000).unwrap();
         assert_eq!(table.resident_bytes().unwrap(), 0x2000);
-        let [low, high] = &table.backings()[..] else { panic!("two regions") };
+        let shown: Vec<_> = table.shown().iter().map(Shown::now).collect();
+        let [low, high] = &shown[..] else { panic!("two regions") };
         assert_eq!((low.address, high.address), (0, 0x10_0000));
         // Others may fill that tmpfs.
         let kept_for = Some("limited_tmpfs".to_owned());

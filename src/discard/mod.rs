@@ -23,7 +23,7 @@ mod zeroed;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
-pub(crate) use backing::Backing;
+pub(crate) use backing::{Backing, Shown};
 pub(crate) use dirty_log::{DirtyLog, LogBitmap};
 #[cfg(test)]
 pub(crate) use discarder::PunchHole;

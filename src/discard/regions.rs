@@ -55,12 +55,29 @@ pub(crate) struct Region {
     page_size: u64,
     /// See [`Region::is_zero_when_discarded`].
     zeroes: bool,
-    /// Why none of its pages is discarded, by the operator's options.
+    kept: Arc<Kept>,
+}
+
+/// Why none of a region's pages can be discarded, as far as that is known: more is learned while it is
+/// served.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The operator's options.
     gate: Option<SkipReason>,
     /// The file system cannot punch holes.
     cannot_punch: AtomicBool,
     /// The descriptor or a seal forbids to write the file, and so to punch it.
     read_only: AtomicBool,
+}
+
+impl Kept {
+    /// The reason, if the pages are kept.
+    pub(crate) fn reason(&self) -> Option<SkipReason> {
+        let holds = |flag: &AtomicBool, reason| flag.load(Ordering::Relaxed).then_some(reason);
+        self.gate
+            .or_else(|| holds(&self.read_only, SkipReason::ReadOnly))
+            .or_else(|| holds(&self.cannot_punch, SkipReason::CannotPunch))
+    }
 }
 
 impl AsRef<GuestRange> for Region {
@@ -81,9 +98,11 @@ impl Region {
             file_offset: backing.start(),
             page_size: file_system.page_size,
             zeroes: file_system.memory,
-            gate: file_system.gate(options),
-            cannot_punch: AtomicBool::new(false),
-            read_only: AtomicBool::new(refuses_writes(backing.file())?),
+            kept: Arc::new(Kept {
+                gate: file_system.gate(options),
+                cannot_punch: AtomicBool::new(false),
+                read_only: AtomicBool::new(refuses_writes(backing.file())?),
+            }),
         })
     }
 
@@ -116,9 +135,12 @@ impl Region {
 
     /// Why none of its pages can be discarded, as far as that is known.
     pub(crate) fn kept(&self) -> Option<SkipReason> {
-        self.gate.or_else(|| self.is_read_only().then_some(SkipReason::ReadOnly)).or_else(|| {
-            self.cannot_punch.load(Ordering::Relaxed).then_some(SkipReason::CannotPunch)
-        })
+        self.kept.reason()
+    }
+
+    /// The same for others than the session, whose files and memory it does not keep.
+    pub(super) fn kept_later(&self) -> Arc<Kept> {
+        Arc::clone(&self.kept)
     }
 
     /// Takes note of what a failed discarding call says of all later ones. Returns why the region is
@@ -128,7 +150,7 @@ impl Region {
         match error.raw_os_error() {
             // The file system or the kind of file has no such call; that does not pass.
             Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::ESPIPE) => {
-                self.cannot_punch.store(true, Ordering::Relaxed);
+                self.kept.cannot_punch.store(true, Ordering::Relaxed);
             }
             // A seal may have come after the memory table.
             _ => {
@@ -145,19 +167,13 @@ impl Region {
         metadata.is_ok_and(|file| file.len() > 0 && file.blocks().saturating_mul(512) >= file.len())
     }
 
-    /// Whether the descriptor or a seal is known to forbid to write the file: punching it would
-    /// fail.
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::Relaxed)
-    }
-
     /// Asks the file again whether it may be written, after it refused to be punched, and says
     /// whether it may not.
     ///
     /// Through a mapping that is there already `F_SEAL_FUTURE_WRITE` lets the guest write on.
     pub(crate) fn look_again(&self) -> bool {
         let read_only = refuses_writes(&self.file).unwrap_or(false);
-        self.read_only.fetch_or(read_only, Ordering::Relaxed);
+        self.kept.read_only.fetch_or(read_only, Ordering::Relaxed);
         read_only
     }
 

@@ -287,6 +287,9 @@ impl VringT<Memory> for Vring {
     /// What is owed to the driver, the new call is told at once: the old one may have been signalled
     /// when nothing listened to it any more.
     fn set_call(&self, file: Option<File>) {
+        if let Some(attached) = self.shared.attached.get().filter(|_| file.is_some()) {
+            attached.rings.note_call(attached.index);
+        }
         let call = file
             .and_then(|file| Call::new(file).inspect_err(|error| warn!("{error}; not used")).ok());
         self.control(|vring| {

@@ -4,6 +4,7 @@
 
 mod bare_guest;
 mod complete_guest;
+mod doctor;
 mod drivers;
 mod every_vmm;
 mod faults;

@@ -10,6 +10,7 @@ mod controlled;
 mod core_dump;
 mod crowded_operators;
 mod doctor;
+mod doctor_causes;
 mod embedding;
 mod lifecycle;
 mod logging;

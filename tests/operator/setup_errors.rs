@@ -13,6 +13,8 @@ use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::qemu::{self, Balloon, GuestConfig, LinuxGuest};
 
+use crate::controlled::start;
+
 const MIB: u64 = 1 << 20;
 /// An emulated guest on a busy machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -82,7 +84,8 @@ fn a_device_is_unplugged_and_plugged_in_again() {
 #[test]
 #[ignore = "needs a Linux guest: cargo xtask test"]
 fn memory_that_is_not_shared_is_named_and_ends_no_vm() {
-    let daemon = daemon();
+    let one = start(&[]);
+    let daemon = &one.daemon;
     let toolbox = qemu::available().unwrap();
     let private = "memory-backend-memfd,id=private,size=1024M,share=off";
     let config = GuestConfig {
@@ -93,6 +96,11 @@ fn memory_that_is_not_shared_is_named_and_ends_no_vm() {
     let guest = LinuxGuest::boot(&toolbox, config).unwrap();
     guest.load_balloon_driver("").unwrap();
     assert!(daemon.wait_for_log("add share=on", PATIENCE).unwrap(), "{}", daemon.log());
+    let (doctor, _) = one.ctl(&["doctor"]);
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    for words in ["wrong   memory_not_shared: ", "share=on at the memory backend", "libvirt: "] {
+        assert!(doctor.contains(words), "{doctor}");
+    }
     assert!(guest.agent().balloon().unwrap().is_some());
     // Its memory is its own.
     guest.agent().alloc(1, 64 * MIB, 1).unwrap();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Which queues run, and where their rings lie.
+//! Which queues run, where their rings lie, and which the VMM has.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use log::warn;
@@ -25,6 +25,8 @@ type Places = [Option<GuestRange>; 3];
 pub(crate) struct Rings {
     running: Mutex<[Option<Places>; NUM_QUEUES]>,
     version: AtomicU64,
+    /// A bit for each queue that has had a call descriptor.
+    called: AtomicU8,
     on_start: Mutex<Vec<Arc<Wake>>>,
 }
 
@@ -59,8 +61,24 @@ impl Rings {
         lock(&self.on_start).push(wake);
     }
 
+    /// Takes note that the VMM has sent a call descriptor for a queue.
+    pub(crate) fn note_call(&self, index: usize) {
+        const { assert!(NUM_QUEUES <= u8::BITS as usize, "a bit for each queue") };
+        if index < NUM_QUEUES {
+            self.called.fetch_or(1 << index, Ordering::Relaxed);
+        }
+    }
+
+    /// How many queues have had a call descriptor in this session. QEMU sends one for each that its
+    /// device has, before the guest boots.
+    pub(crate) fn called(&self) -> usize {
+        let called = self.called.load(Ordering::Relaxed);
+        (0..NUM_QUEUES).filter(|index| called >> index & 1 == 1).count()
+    }
+
     /// Takes note that no queue runs: the frontend has gone.
     pub(crate) fn clear(&self) {
+        self.called.store(0, Ordering::Relaxed);
         for index in 0..NUM_QUEUES {
             self.set(index, None);
         }
@@ -141,6 +159,9 @@ mod tests {
     #[test]
     fn a_start_is_signalled_and_a_change_of_place_is_not() {
         let (rings, wake) = (Rings::default(), Arc::new(Wake::new().unwrap()));
+        rings.note_call(1);
+        rings.note_call(NUM_QUEUES);
+        assert_eq!(rings.called(), 1);
         rings.on_start(Arc::clone(&wake));
         let version = rings.version();
         rings.note(2, Some(&queue(0x1000)));
@@ -157,5 +178,6 @@ mod tests {
         assert_eq!(rings.places(), [range(0x3000, 64), range(0x2000, 14)]);
         rings.clear();
         assert!(!rings.any_running() && rings.places().is_empty() && !is_signalled(&wake));
+        assert_eq!(rings.called(), 0);
     }
 }
