@@ -132,15 +132,23 @@ impl Inhibit {
     /// # Errors
     /// [`PinError::TooMany`], [`PinError::TooOften`]; nothing has changed then.
     pub(crate) fn pin(&self, range: GuestRange) -> Result<Ticket, PinError> {
+        self.pin_often(range, 1)
+    }
+
+    /// Does the same as `times` pins of this range, at least one, in the time of one.
+    ///
+    /// # Errors
+    /// As [`Inhibit::pin`].
+    pub(crate) fn pin_often(&self, range: GuestRange, times: u32) -> Result<Ticket, PinError> {
         let mut inner = self.lock();
         match inner.pins.binary_search_by_key(&range, |pin| pin.range) {
             Ok(place) => {
                 let count = &mut inner.pins[place].count;
-                *count = count.checked_add(1).ok_or(PinError::TooOften)?;
+                *count = count.checked_add(times).ok_or(PinError::TooOften)?;
             }
             Err(_) if inner.pins.len() >= MOST_PINS => return Err(PinError::TooMany),
             Err(place) => {
-                inner.pins.insert(place, Pin { range, count: 1 });
+                inner.pins.insert(place, Pin { range, count: times });
                 inner.merge();
             }
         }
