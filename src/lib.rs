@@ -31,6 +31,9 @@ mod ctl;
 mod daemon;
 mod device;
 mod discard;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hand_over;
 mod keeper;
 mod lock;

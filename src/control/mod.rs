@@ -29,7 +29,7 @@ mod counters;
 pub(crate) mod exposition;
 pub(crate) mod http;
 mod negotiate;
-mod peer;
+pub(crate) mod peer;
 mod plain_text;
 pub(crate) mod reclaim;
 pub(crate) mod reply;

@@ -25,7 +25,7 @@ use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
 pub(crate) use backing::{Backing, Shown};
 pub(crate) use dirty_log::{DirtyLog, LogBitmap};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use discarder::PunchHole;
 pub(crate) use discarder::{Fallocate, Reclaimer, Snapshot};
 pub(crate) use dump::leave_out_of_dumps;

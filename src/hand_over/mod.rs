@@ -25,6 +25,8 @@
 
 mod effect;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod held;
 mod journal;
 mod record;

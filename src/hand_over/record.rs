@@ -72,6 +72,15 @@ impl Record {
         self.part(COPIES[usize::from(word & 1 == 1)], word >> 1, MOST_TEXT)
     }
 
+    /// What a process leaves that is killed before its text counts.
+    #[cfg(fuzzing)]
+    pub(super) fn write_in_part(&self, text: &[u8]) {
+        let next = 1 - (self.word(WORD).unwrap_or(0) & 1);
+        let text = &text[..text.len().min(MOST_TEXT)];
+        // As far as it came.
+        let _ = self.file.write_all_at(text, COPIES[usize::from(next == 1)]);
+    }
+
     /// Replaces the message.
     pub(super) fn set_message(&self, message: &[u8]) -> io::Result<()> {
         self.clear_message()?;

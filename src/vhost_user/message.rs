@@ -253,8 +253,9 @@ impl Drop for Message {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Message {
+    #[cfg_attr(fuzzing, expect(dead_code, reason = "a test's"))]
     pub(super) fn into_parts(mut self) -> (Vec<u8>, Vec<OwnedFd>) {
         (self.bytes[..self.received].to_vec(), std::mem::take(&mut self.fds))
     }

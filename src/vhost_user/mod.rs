@@ -25,6 +25,8 @@ pub(crate) mod device_state;
 mod error;
 mod file_system;
 mod frontend_channel;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod message;
 mod relay;
 mod session;

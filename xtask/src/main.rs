@@ -9,6 +9,7 @@ mod cargo;
 mod demo;
 mod dist;
 mod files;
+mod fuzz;
 #[cfg(test)]
 mod house;
 mod kernel;
@@ -74,6 +75,14 @@ enum Command {
     /// the explorer, in configurations that stand without the edit, or a test. The exit status is 1 if
     /// one survives. The results of the last whole run are in docs/research/mutants.md.
     Mutants(mutants::Options),
+    /// Feeds the daemon what no guest, VMM or client should send, and checks what it makes of that.
+    ///
+    /// Each target of fuzz/ runs the daemon's own code on inputs that libFuzzer makes up, starting from those
+    /// in fuzz/corpus, and compares the result with an oracle. As many targets run at a time as there are
+    /// processors. What was found is kept in target/fuzz/corpus and is where the next run goes on. The
+    /// table says how many inputs were executed and how many edges of the program they reach. The exit
+    /// status is 1 if an input fails: its file is named, and the command that repeats it.
+    Fuzz(fuzz::Options),
     /// Says which VMMs this machine has, and runs the checks of a guest's life on each.
     ///
     /// A check boots a guest in a VMM beside a daemon of its own: its memory is reported, inflated,
@@ -171,6 +180,7 @@ fn main() -> ExitCode {
         }
         Command::Bench { what: Some(Bench::Placement), .. } => bench("placement", &[]),
         Command::Mutants(options) => mutants::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Vmms(options) => vmms::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Dist(options) => dist::run(&options),

@@ -13,6 +13,7 @@ use vmm_integration::debian;
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
 use crate::dist;
+use crate::fuzz;
 use crate::mutants;
 use crate::setup;
 use crate::steps::Steps;
@@ -31,7 +32,8 @@ const FULL_ONLY: [&str; 2] = ["a browser", "a systemd of its own"];
 /// Options of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Runs what CI leaves out: the report in a browser, every mutant, and longer searches.
+    /// Runs what CI leaves out: the report in a browser, every mutant, longer searches, and a minute of
+    /// fuzzing a target.
     ///
     /// The exploration searches 2000 schedules of each configuration instead of 500, and five times
     /// as many of the exhaustive search; the race of memory hotplug goes on for 5000 cycles instead
@@ -70,6 +72,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     if options.full {
         steps.run("packages", packages);
     }
+    steps.run("fuzzing", || fuzz::for_tests(options.full));
     steps.run("exploration", || {
         let only = ["--test", "explore", "--test", "cost"];
         let mut explore = explored("test");
@@ -93,11 +96,13 @@ fn formats(steps: &mut Steps) {
     steps.run("formats", || {
         run(cargo(&format).arg("--all"))?;
         run(&mut cargo(&[&format[..], &BARE].concat()))?;
-        run(&mut cargo(&[&format[..], &ALIOTH].concat()))
+        run(&mut cargo(&[&format[..], &ALIOTH].concat()))?;
+        run(&mut cargo(&[&format[..], &FUZZ].concat()))
     });
 }
 
 const BARE: [&str; 2] = ["--manifest-path", "guest-driver/bare/Cargo.toml"];
+const FUZZ: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 const ALIOTH: [&str; 2] = ["--manifest-path", "vmm-integration/alioth/Cargo.toml"];
 
 fn lints(steps: &mut Steps) {

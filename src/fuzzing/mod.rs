@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The door through which the fuzz targets of `fuzz/` reach the rooms. It is there only with
+//! `--cfg fuzzing`, as `cargo fuzz` and `cargo xtask fuzz` set it: no release has it.
+//!
+//! Each target makes its input of bytes, has the daemon's own code do something with it, and checks that
+//! against an oracle which knows nothing of that code.
+
+mod chains;
+mod command_line;
+mod guest;
+mod hinting;
+mod model;
+mod requests;
+mod saved;
+mod statistics;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+use crate::hand_over::fuzzing as left_over;
+use crate::vhost_user::fuzzing::shapes;
+
+/// One fuzz target.
+macro_rules! targets {
+    ($($(#[$about:meta])* $name:ident;)*) => {
+        $(
+            $(#[$about])*
+            pub fn $name(bytes: &[u8]) {
+                if let Ok(input) = $name::Input::arbitrary_take_rest(Unstructured::new(bytes)) {
+                    $name::run(input);
+                }
+            }
+        )*
+    };
+}
+
+targets! {
+    /// One chain on any queue, with anything in guest memory.
+    chains;
+    /// A command line.
+    command_line;
+    /// Rounds of hinting.
+    hinting;
+    /// What a daemon leaves to the next one.
+    left_over;
+    /// Requests of control clients.
+    requests;
+    /// The device's state on its way to another daemon.
+    saved;
+    /// A message, before our rules for its shape and before the framework's.
+    shapes;
+    /// Statistics as a driver sends them.
+    statistics;
+}

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Fuzz targets over what is private to this room.
+
+mod accepting;
+pub(crate) mod shapes;
