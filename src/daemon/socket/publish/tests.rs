@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::*;
+use rustix::fs::inotify;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
@@ -66,6 +67,28 @@ fn dead_socket_has_one_successor() {
         );
         assert_eq!(names(dir.path()), ["s"]);
     }
+}
+
+/// A path that is free for a moment would let in another that starts meanwhile.
+#[test]
+fn dead_socket_is_replaced_in_one_step() {
+    use inotify::{CreateFlags, ReadFlags, Reader, WatchFlags};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    let watch = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, dir.path(), WatchFlags::DELETE | WatchFlags::MOVED_TO).unwrap();
+    let listening = listen(&path).unwrap();
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = Reader::new(&watch, &mut buffer);
+    let mut seen = Vec::new();
+    while let Ok(event) = events.next() {
+        if event.file_name() == Some(c"s") {
+            seen.push(event.events());
+        }
+    }
+    assert_eq!(seen, [ReadFlags::MOVED_TO]);
+    drop(listening);
 }
 
 #[test]
