@@ -121,6 +121,14 @@ pub enum Command {
         /// Absolute path.
         path: String,
     },
+    /// Reads a file or a block device from its beginning, which leaves it in the page cache. Answer:
+    /// [`Reply::Done`].
+    ReadThrough {
+        /// Absolute path.
+        path: String,
+        /// How much of it, in bytes; it must be there.
+        bytes: u64,
+    },
     /// Writes to an existing file with one `write` call, as `echo -n` does. Answer:
     /// [`Reply::Done`], or a [`Failure`] with the name of the error.
     WriteFile {

@@ -264,6 +264,9 @@ fn execute(command: Command, state: &State) -> Result<Reply> {
         Command::Fault { plan } => faults::run(plan, files).map(Reply::Faulted),
         Command::MemInfo => system::meminfo().map(Reply::MemInfo),
         Command::ReadFile { path } => system::read_file(&path).map(Reply::Text),
+        Command::ReadThrough { path, bytes } => {
+            system::read_through(&path, bytes).map(|()| Reply::Done)
+        }
         Command::WriteFile { path, text } => system::write_file(&path, &text).map(|()| Reply::Done),
         Command::MemoryBlocks => system::memory_blocks().map(Reply::MemoryBlocks),
         Command::Tasks { state } => system::tasks(state).map(Reply::Tasks),

@@ -4,7 +4,8 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::IntoRawFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -87,6 +88,17 @@ pub(crate) fn read_file(path: &str) -> Result<String> {
         bail!("{path} is longer than {MAX_FILE_BYTES} bytes");
     }
     Ok(String::from_utf8_lossy(&contents).into_owned())
+}
+
+/// Reads the first `bytes` of a file or a block device, which stays open: the page cache of a block
+/// device goes with the last that has it open.
+pub(crate) fn read_through(path: &str, bytes: u64) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("opening {path}"))?;
+    let read = io::copy(&mut (&file).take(bytes), &mut io::sink());
+    let read = read.with_context(|| format!("reading {path}"))?;
+    ensure!(read == bytes, "{path} has {read} bytes, expected {bytes}");
+    let _open = file.into_raw_fd();
+    Ok(())
 }
 
 pub(crate) fn write_file(path: &str, text: &str) -> Result<()> {

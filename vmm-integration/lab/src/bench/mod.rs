@@ -13,6 +13,7 @@ mod kernel;
 mod oom_reaper;
 mod overhead;
 mod pairs;
+mod park;
 mod placement;
 mod reclaim;
 mod reclaim_path;
@@ -38,5 +39,6 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &init_claims::InitClaims,
         &kernel::KernelSchemes,
         &footprint::Footprint,
+        &park::Park,
     ]
 }

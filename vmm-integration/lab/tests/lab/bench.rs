@@ -44,6 +44,21 @@ fn bare_guest_is_recorded_beside_the_model() {
     assert!(notes.iter().any(|note| note.starts_with("QEMU emulator")), "{notes:?}");
 }
 
+/// One guest, which is parked before it has reported what it freed.
+#[test]
+#[ignore = "needs a Linux guest: cargo xtask test"]
+fn parked_guest_holds_less_than_a_reporting_one() {
+    build_daemon();
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["bench", "park", "--set", "guests=1", "--set", "memory=768M"];
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let figures = Store::new(folder.path()).get("park", "qemu").unwrap().figures;
+    let mib = |name: &str| figures[name].value;
+    assert!(mib("parked") + 200.0 < mib("reporting"), "{figures:?}");
+    assert!(mib("reporting-later") < mib("reporting"), "{figures:?}");
+}
+
 /// A pair of turns: what was cleared, and no time.
 #[test]
 fn init_claims_spare_what_was_reported() {
