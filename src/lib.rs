@@ -10,7 +10,7 @@
 //!
 //! | layer | room | contents |
 //! |---|---|---|
-//! | 1 | `lock`, `wake` | mutexes that a panic does not poison, eventfds |
+//! | 1 | `lock`, `wake`, `own_proc` | mutexes that a panic does not poison, eventfds, `/proc/self` |
 //! | 2 | `logging` | the log on standard error, which never blocks a thread |
 //! | 3 | `metrics` | counters |
 //! | 4 | `discard` | range arithmetic, the backing of guest memory, discarding |
@@ -39,6 +39,7 @@ mod keeper;
 mod lock;
 mod logging;
 mod metrics;
+mod own_proc;
 pub mod program;
 mod state;
 #[cfg(test)]

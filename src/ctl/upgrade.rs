@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::LOOK_EVERY;
 use crate::control::client::{Client, ClientError};
 use crate::control::views::StatusView;
+use crate::hand_over::VERSION;
 
 /// What became of an upgrade.
 #[derive(Debug, Deserialize, Serialize)]
@@ -33,7 +34,9 @@ pub(super) fn answer(client: &Client, timeout: Duration) -> Result<String, Clien
             .map_err(|error| ClientError::NotAnAnswer(error.to_string()))
     };
     let before = status(client.ask("GET", "/v1/status", None)?)?;
-    client.ask("POST", "/v1/upgrade", None)?;
+    // This client is most often the new program itself.
+    let takes = serde_json::json!({ "state_version": VERSION });
+    client.ask("POST", "/v1/upgrade", Some(&takes))?;
     let asked = Instant::now();
     while asked.elapsed() < timeout {
         // Between two daemons a connection waits, or breaks.

@@ -10,7 +10,6 @@
 //! cannot be mended, and while it lives no other VMM is served: the process ends with a status of its
 //! own, and a supervisor can start another.
 
-use std::fs;
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +28,7 @@ use crate::cli::exit::DaemonExit;
 use crate::daemon::emergency;
 use crate::daemon::signals::{self, Meaning};
 use crate::hand_over::Held;
+use crate::own_proc::own_proc;
 use crate::state::State;
 use crate::vhost_user::Due;
 use crate::wake::Wake;
@@ -193,8 +193,7 @@ impl Watchdog {
 fn interrupt_others(worker: Pid) {
     let own = gettid().as_raw_nonzero().get();
     let worker = worker.as_raw_nonzero().get();
-    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let listed = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    let listed = own_proc().threads().into_iter();
     for thread in listed.chain([worker]).filter(|thread| *thread != own) {
         signals::nudge(thread);
     }

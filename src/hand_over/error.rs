@@ -8,7 +8,7 @@ use crate::device::RestoreError;
 use crate::discard::PinError;
 
 /// Of the record and the journal together.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// See the module. Everything stays in the store as it was.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,7 @@ use super::snapshot::{Left, Snapshot, decode, encode};
 use super::store::Store;
 use crate::lock::lock;
 use crate::logging::report;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 const RECORD: &str = "record";
 const CONNECTION: &str = "connection";
@@ -234,9 +235,15 @@ impl Held {
         self.leaving.load(Ordering::SeqCst)
     }
 
-    /// The record, for a daemon that is asked whether it could go on from it.
-    pub(crate) fn record(&self) -> io::Result<OwnedFd> {
-        self.record.as_fd().try_clone_to_owned()
+    /// Has the keeper ask the program that is at this one's path whether it could go on from the
+    /// record. Its answer comes from what this returns: `yes`, or why not; nothing where no keeper is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn ask_program(&self) -> io::Result<File> {
+        let (answer, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        self.store.check(self.record.as_fd(), to.as_fd())?;
+        Ok(answer.into())
     }
 
     fn forget(&self, inner: &mut Inner) {

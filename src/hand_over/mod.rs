@@ -33,8 +33,8 @@ mod record;
 mod snapshot;
 mod store;
 
-pub(crate) use error::HandOverError;
+pub(crate) use error::{HandOverError, VERSION};
 pub(crate) use held::{Held, History};
 pub(crate) use journal::Entry;
 pub(crate) use snapshot::{CHECK, SavedPin, Snapshot, check};
-pub(crate) use store::{Store, WENT_BACK, tell};
+pub(crate) use store::{Store, WENT_BACK, reach_manager, tell};

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use log::warn;
@@ -23,6 +24,9 @@ pub(crate) const WENT_BACK: &str = "BALLOON_WENT_BACK";
 
 /// How long who keeps the store may take to read.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Connected once.
+static MANAGER: OnceLock<Option<rustix::io::Result<OwnedFd>>> = OnceLock::new();
 
 /// The descriptor store. What is put there comes back in the next daemon's `LISTEN_FDS`.
 #[derive(Debug)]
@@ -61,6 +65,12 @@ impl Store {
         self.say("X_BALLOON_UPGRADE=1", &[])
     }
 
+    /// The keeper asks the program whether it could go on from `record`, and says so to `answer`.
+    /// systemd closes both.
+    pub(super) fn check(&self, record: BorrowedFd<'_>, answer: BorrowedFd<'_>) -> io::Result<()> {
+        self.say("X_BALLOON_CHECK=1", &[record, answer])
+    }
+
     /// The daemon ends and the next one follows.
     pub(super) fn leave(&self) -> io::Result<()> {
         self.say("X_BALLOON_LEAVES=1", &[])
@@ -72,7 +82,7 @@ impl Store {
     }
 
     fn say(&self, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
@@ -86,10 +96,21 @@ impl Store {
 /// # Errors
 /// What the kernel says.
 pub(crate) fn tell(text: &str) -> io::Result<()> {
-    let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
-        return Ok(());
-    };
-    send(&connected(&name.into_vec())?, text, &mut SendAncillaryBuffer::default())
+    match reach_manager() {
+        Some(Ok(socket)) => send(socket, text, &mut SendAncillaryBuffer::default()),
+        Some(Err(error)) => Err((*error).into()),
+        None => Ok(()),
+    }
+}
+
+/// The way to the service manager, if there is one. The first call connects: before the sandbox is
+/// entered, which has no paths.
+pub(crate) fn reach_manager() -> Option<&'static rustix::io::Result<OwnedFd>> {
+    let manager = MANAGER.get_or_init(|| {
+        let name = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())?;
+        Some(connected(&name.into_vec()))
+    });
+    manager.as_ref()
 }
 
 fn send(to: &OwnedFd, text: &str, control: &mut SendAncillaryBuffer<'_, '_, '_>) -> io::Result<()> {

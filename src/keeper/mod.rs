@@ -5,10 +5,12 @@
 //!
 //! | file | idea |
 //! |---|---|
+//! | `check` | a program that is asked whether it could go on |
 //! | `child` | a daemon as a child process |
 //! | `notices` | what it says and puts in the store |
 //! | `watch` | when to start another, and when to end |
 
+mod check;
 mod child;
 mod notices;
 mod watch;

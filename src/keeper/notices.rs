@@ -24,12 +24,14 @@ const MOST_AT_ONCE: u32 = 256;
 const MOST_BYTES: usize = 4096;
 
 /// What a daemon has said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Said {
     /// It serves.
     pub(super) ready: bool,
     /// The program that is at its path now is to go on from it.
     pub(super) upgrade: bool,
+    /// That program is asked whether it could go on from the first, and the answer goes to the second.
+    pub(super) check: Option<[OwnedFd; 2]>,
 }
 
 /// See the module.
@@ -116,6 +118,10 @@ fn take(text: &str, fds: Vec<OwnedFd>, kept: &mut BTreeMap<String, OwnedFd>, sai
     let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
     said.ready |= says("READY=1");
     said.upgrade |= says("X_BALLOON_UPGRADE=1");
+    if says("X_BALLOON_CHECK=1") {
+        said.check = fds.try_into().ok();
+        return;
+    }
     let Some(name) = name else { return };
     if says("FDSTOREREMOVE=1") {
         kept.remove(name);
@@ -153,16 +159,21 @@ mod tests {
         let notices = Notices::listen().unwrap();
         let mut kept = BTreeMap::new();
         let receive = |kept: &mut _| notices.receive(getpid(), kept).unwrap();
-        assert_eq!(receive(&mut kept), Said::default());
+        assert!(!receive(&mut kept).ready);
         let file = notices.as_fd();
         say(&notices, "FDSTORE=1\nFDNAME=record\nFDPOLL=0", &[file]);
         say(&notices, "FDSTORE=1\nFDNAME=none", &[]);
         say(&notices, "READY=1\nSTATUS=serves", &[]);
-        assert_eq!(receive(&mut kept), Said { ready: true, upgrade: false });
+        let said = receive(&mut kept);
+        assert!(said.ready && !said.upgrade && said.check.is_none());
         assert_eq!(kept.keys().collect::<Vec<_>>(), ["record"]);
         say(&notices, "FDSTOREREMOVE=1\nFDNAME=record", &[]);
         say(&notices, "X_BALLOON_UPGRADE=1", &[]);
-        assert_eq!(receive(&mut kept), Said { ready: false, upgrade: true });
+        say(&notices, "X_BALLOON_CHECK=1", &[file, file]);
+        let said = receive(&mut kept);
+        assert!(!said.ready && said.upgrade && said.check.is_some());
+        say(&notices, "X_BALLOON_CHECK=1", &[file]);
+        assert!(receive(&mut kept).check.is_none());
         assert!(kept.is_empty());
     }
 
@@ -172,7 +183,7 @@ mod tests {
         let mut kept = BTreeMap::new();
         say(&notices, "FDSTORE=1\nFDNAME=record\nREADY=1", &[notices.as_fd()]);
         let said = notices.receive(Pid::INIT, &mut kept).unwrap();
-        assert_eq!((said, kept.len()), (Said::default(), 0));
+        assert!(!said.ready && kept.is_empty());
     }
 
     #[test]

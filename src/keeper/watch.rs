@@ -21,6 +21,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, waitpid,
 };
 
+use super::check::Check;
 use super::child;
 use super::notices::Notices;
 use crate::cli::exit::DaemonExit;
@@ -65,6 +66,8 @@ struct Keeper {
     good: OwnedFd,
     /// One that is to prove that it serves.
     candidate: Option<OwnedFd>,
+    /// The program at the path is being asked whether it could go on.
+    check: Option<Check>,
     notices: Notices,
     signals: SignalFd,
     kept: BTreeMap<String, OwnedFd>,
@@ -105,6 +108,7 @@ impl Keeper {
             path: env::current_exe()?,
             good: File::open("/proc/self/exe")?.into(),
             candidate: None,
+            check: None,
             notices: Notices::listen()?,
             signals: SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             kept: BTreeMap::new(),
@@ -188,6 +192,7 @@ impl Keeper {
                 .then(|| (daemon.since + UPGRADE_WITHIN).saturating_duration_since(Instant::now()));
             let asked = self.ending;
             self.wait(Some(daemon), until)?;
+            self.check = self.check.take().and_then(Check::look);
             if std::mem::take(&mut self.reports) {
                 kill_process(daemon.pid, Signal::USR1)?;
             }
@@ -204,6 +209,10 @@ impl Keeper {
                 if let Some(candidate) = self.candidate.take() {
                     self.good = candidate;
                 }
+            }
+            if let Some(check) = said.check {
+                // The daemon has one client that upgrades at a time; of two the first goes unanswered.
+                self.check = Check::start(&self.path, check);
             }
             if said.upgrade {
                 self.take_candidate();
@@ -268,13 +277,19 @@ impl Keeper {
     /// Waits for a signal, a notice or the end of `daemon`, and no longer than `timeout`; without a
     /// daemon for that time, or a signal.
     fn wait(&mut self, daemon: Option<&Daemon>, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let signals = self.signals.as_fd();
         let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
         if let Some(daemon) = daemon {
             fds.push(PollFd::new(&self.notices, PollFlags::IN));
             fds.push(PollFd::new(&daemon.ended, PollFlags::IN));
         }
+        let mut timeout = timeout;
+        if let Some(check) = &self.check {
+            fds.push(PollFd::from_borrowed_fd(check.ended(), PollFlags::IN));
+            let left = check.until().saturating_duration_since(Instant::now());
+            timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+        }
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

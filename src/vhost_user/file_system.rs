@@ -6,22 +6,19 @@
 //! takes. So memory of shmem and hugetlbfs is taken, of some local file systems if the operator
 //! says so, and of no others.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{OFlags, SealFlags, StatxFlags, fcntl_get_seals, fcntl_getfl, fstatfs};
 
 use super::areas::FileSize;
 use super::descriptor::{Kind, known};
+use crate::own_proc::own_proc;
 
 /// What the operator may allow, by the names that the kernel has for them. All of them answer out of
 /// the kernel, over a disk of this machine.
 const LOCAL: [&str; 9] =
     ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "ramfs"];
-
-/// The most that is read of the mount table.
-const MOST_MOUNT_BYTES: u64 = 4 << 20;
 
 /// What is wrong with the file of a region or of a dirty log.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +89,7 @@ fn file_system(fd: BorrowedFd<'_>) -> Option<String> {
     let known = known(fd, StatxFlags::TYPE).ok()?;
     let device = format!("{}:{}", known.stx_dev_major, known.stx_dev_minor);
     let mount = (known.stx_mask & libc::STATX_MNT_ID != 0).then_some(known.stx_mnt_id);
-    let mut table = String::new();
-    // The kernel writes this table by itself, without a look into a file system.
-    let file = File::open("/proc/self/mountinfo").ok()?;
-    file.take(MOST_MOUNT_BYTES).read_to_string(&mut table).ok()?;
-    find(&table, &device, mount).map(str::to_owned)
+    find(&own_proc().mounts()?, &device, mount).map(str::to_owned)
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)). btrfs
@@ -114,6 +107,7 @@ fn find<'a>(table: &'a str, device: &str, mount: Option<u64>) -> Option<&'a str>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::os::fd::AsFd;
 
     #[test]

@@ -17,7 +17,7 @@ use super::pins::PinBody;
 use super::reclaim::InterruptView;
 use super::statistics::IntervalView;
 use super::target::{TargetRequest, TargetView};
-use super::upgrade::UpgradeView;
+use super::upgrade::{UpgradeRequest, UpgradeView};
 use crate::control::counters::CountersView;
 use crate::control::http::ErrorBody;
 use crate::control::reclaim::{ReclaimRequest, ReclaimView};
@@ -123,7 +123,7 @@ fn operation(method: &str, path: &str) -> Option<Operation> {
         }
         ("POST", "/v1/upgrade") => (
             "Have the program that is at the daemon's path go on with the VM.",
-            None,
+            may_take(of::<UpgradeRequest>),
             gives(of::<UpgradeView>),
         ),
         ("GET", "/v1/counters") => {

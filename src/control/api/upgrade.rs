@@ -2,38 +2,46 @@
 
 //! Has the program that is at this one's path by now go on with the VM.
 //!
-//! It is asked first whether it could. What it says no to, or what does not answer, changes nothing.
+//! The keeper asks it first whether it could, since the daemon itself starts no program. What it says no
+//! to, or what does not answer, changes nothing. A service manager asks nothing: there the client says
+//! which state its own program takes.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open};
-use serde::Serialize;
+use rustix::process::{Signal, getpid, kill_process};
+use serde::{Deserialize, Serialize};
 
 use super::context::{Answer, Context};
 use crate::control::http::Response;
 use crate::control::peer::Peer;
 use crate::control::reply::{Later, Reply};
-use crate::hand_over::{CHECK, Held};
+use crate::hand_over::{Held, VERSION};
 use crate::lock::lock;
+use crate::own_proc::own_proc;
 use crate::state::State;
 
-/// How long the other program may take to say whether it could go on.
-const CHECKED_WITHIN: Duration = Duration::from_secs(2);
+/// How long the answer of the keeper may take, which ends a program that does not answer.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(2500);
 /// Less than `ctl` waits for an answer.
 const MOST_WAIT: Duration = Duration::from_secs(3);
 /// As much of what it says is repeated.
-const MOST_SAID: u64 = 500;
+const MOST_SAID: usize = 600;
+
+/// What the client knows of the program.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpgradeRequest {
+    /// Version number of the device's state that the client's own program takes; looked at where nothing
+    /// asks the program itself, as under systemd.
+    state_version: u32,
+}
 
 /// An upgrade that is in progress.
 #[derive(Serialize)]
@@ -42,7 +50,7 @@ pub(super) struct UpgradeView {
     /// ID of the process that hands over.
     pid: i32,
     /// Path of the program that goes on.
-    program: PathBuf,
+    program: String,
 }
 
 /// `POST /v1/upgrade`
@@ -53,76 +61,76 @@ pub(super) fn upgrade(context: &Context<'_>) -> Answer {
                    with FileDescriptorStoreMax=";
         return Err(Response::error(409, why));
     };
-    let failed = |error: io::Error| Response::error(500, format!("cannot upgrade: {error}"));
-    let program = program().map_err(failed)?;
-    let record = held.record().map_err(failed)?;
-    let checked = Arc::new(Mutex::new(None));
-    let (tells, operators, path) =
-        (Arc::clone(&checked), Arc::clone(&state.operators), program.clone());
-    let check = move || {
-        *lock(&tells) = Some(check(&path, record));
+    let request = match context.request.body {
+        [] => None,
+        _ => Some(context.body::<UpgradeRequest>(r#"{"state_version": 1}"#)?),
+    };
+    let failed = |error| Response::error(500, format!("cannot upgrade: {error}"));
+    let program = own_proc().program();
+    let program = program.map_or("the program".to_owned(), |path| path.display().to_string());
+    let answer = held.ask_program().map_err(|error| Response::error(409, gone(&error)))?;
+    let asked = Arc::new(Mutex::new(None));
+    let (tells, operators) = (Arc::clone(&asked), Arc::clone(&state.operators));
+    let wait = move || {
+        *lock(&tells) = Some(answered(answer, request));
         operators.signal();
     };
-    thread::Builder::new().name("upgrade".to_owned()).spawn(check).map_err(failed)?;
-    let (looked, peer) = (Arc::clone(&checked), context.peer);
+    thread::Builder::new().name("upgrade".to_owned()).spawn(wait).map_err(failed)?;
+    let (looked, peer) = (Arc::clone(&asked), context.peer);
     let later = Later::new(
         Instant::now() + MOST_WAIT,
         move |_| lock(&looked).is_some(),
-        move |state, _| match lock(&checked).take() {
+        move |state, _| match lock(&asked).take() {
             Some(Ok(())) => hand_over(state, program, peer),
-            Some(Err(why)) => Response::error(409, format!("{}: {why}", program.display())),
-            None => Response::error(409, format!("{} does not answer", program.display())),
+            Some(Err(why)) => Response::error(409, format!("{program}: {why}")),
+            None => Response::error(409, format!("{program} does not answer")),
         },
     );
     Ok(Reply::Later(later))
 }
 
-/// The path of this program, whatever is there now.
-fn program() -> io::Result<PathBuf> {
-    let path = env::current_exe()?;
-    let name = path.as_os_str().as_bytes();
-    // The kernel says so of a file that was replaced.
-    let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
-    Ok(OsString::from(OsStr::from_bytes(name)).into())
-}
-
-/// Asks `program` whether it could go on from this record.
-fn check(program: &Path, record: OwnedFd) -> Result<(), String> {
-    let mut child = Command::new(program)
-        .arg(CHECK)
-        .stdin(record)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot be started: {error}"))?;
-    let ended = ends(&child).unwrap_or(false);
-    if !ended {
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(|error| error.to_string())?;
-    if status.success() {
-        return Ok(());
-    }
+/// Waits for what the keeper says of the program: nothing where there is no keeper.
+fn answered(mut from: File, request: Option<UpgradeRequest>) -> Result<(), String> {
+    let until = Instant::now() + ANSWERED_WITHIN;
     let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take().filter(|_| ended) {
-        let _ = stderr.take(MOST_SAID).read_to_end(&mut said);
+    loop {
+        let left = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut [PollFd::new(&from, PollFlags::IN)], left.as_ref()) {
+            Ok(0) => return Err("does not answer".to_owned()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        let mut some = [0; 512];
+        match from.read(&mut some) {
+            Ok(0) => break,
+            Ok(count) if said.len() < MOST_SAID => said.extend_from_slice(&some[..count]),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.to_string()),
+        }
     }
-    let said = String::from_utf8_lossy(&said);
-    Err(format!("cannot go on with this VM ({status}) {}", said.trim()).trim().to_owned())
+    match String::from_utf8_lossy(&said).trim() {
+        "yes" => Ok(()),
+        "" => match request {
+            Some(UpgradeRequest { state_version }) if state_version != VERSION => Err(format!(
+                "cannot go on with this VM: it takes a state of version {state_version}, and this \
+                 daemon's has version {VERSION}"
+            )),
+            _ => Ok(()),
+        },
+        no => Err(no.to_owned()),
+    }
 }
 
-/// Waits for the end of `child`; says whether it came in time.
-fn ends(child: &Child) -> io::Result<bool> {
-    let ended = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let timeout = Timespec::try_from(CHECKED_WITHIN).ok();
-    Ok(poll(&mut [PollFd::new(&ended, PollFlags::IN)], timeout.as_ref())? > 0)
+fn gone(error: &io::Error) -> String {
+    format!("nothing starts the next daemon any more: {error}")
 }
 
-fn hand_over(state: &State, program: PathBuf, peer: Peer) -> Response {
+fn hand_over(state: &State, program: String, peer: Peer) -> Response {
     if let Some(Err(error)) = state.held().map(Held::upgrade) {
-        return Response::error(409, format!("nothing starts the next daemon any more: {error}"));
+        return Response::error(409, gone(&error));
     }
-    info!("upgrade: {} goes on with the VM, by {peer}", program.display());
+    info!("upgrade: {program} goes on with the VM, by {peer}");
     // The answer is written before the main thread sees the end.
     if let Err(error) = kill_process(getpid(), Signal::TERM) {
         warn!("cannot end this daemon: {error}");

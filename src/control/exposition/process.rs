@@ -3,12 +3,13 @@
 //! The process as the client libraries of Prometheus show theirs ("Writing client libraries", process
 //! metrics). A library for it would bring a parser of all of `/proc`; this takes two of its files.
 
-use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::own_proc::own_proc;
 
 /// What is known of this process; none of what the kernel does not say.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +31,14 @@ pub(super) struct Process {
 impl Process {
     /// The process now.
     pub(super) fn look(started: SystemTime) -> Self {
-        let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let statm = own_proc().statm();
         let (virtual_bytes, resident_bytes) = memory(&statm, page_size() as u64);
-        // One of them is the folder itself.
-        let open = fs::read_dir("/proc/self/fd").map(|entries| entries.count().saturating_sub(1));
         let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
         Self {
             cpu_seconds: cpu.ok().map(|time| time.as_secs_f64()),
             virtual_bytes,
             resident_bytes,
-            open_fds: open.ok().map(|count| count as u64),
+            open_fds: own_proc().open_descriptors().map(|count| count as u64),
             max_fds: getrlimit(Resource::Nofile).current,
             start_seconds: started.duration_since(UNIX_EPOCH).ok().map(|time| time.as_secs_f64()),
         }
@@ -61,7 +60,7 @@ mod tests {
     fn process_of_this_test_is_plausible() {
         let now = SystemTime::now();
         let before = Process::look(now);
-        let _file = fs::File::open("/proc/self/statm").unwrap();
+        let _file = std::fs::File::open("/proc/self/statm").unwrap();
         let process = Process::look(now);
         let (virtual_bytes, resident) = (process.virtual_bytes.unwrap(), process.resident_bytes);
         assert!(virtual_bytes > resident.unwrap() && resident.unwrap() > 1 << 20);
