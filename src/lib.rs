@@ -18,6 +18,7 @@
 //! | 6 | `hand_over` | what the next daemon goes on from, in the descriptor store |
 //! | 6 | `vhost_user` | one frontend connection: admission, messages, virtqueues, device state |
 //! | 6 | `state` | the device and its options, which outlive a connection |
+//! | 2 | `sandbox` | what the process can no longer do once it serves |
 //! | 7 | `values` | sizes and intervals as operators write them |
 //! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
 //! | 8 | `cli`, `ctl` | the command line as one checked [`Config`], and the operator's client |
@@ -41,6 +42,7 @@ mod logging;
 mod metrics;
 mod own_proc;
 pub mod program;
+mod sandbox;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
     }
     let started = Config::try_from(args)
         .map_err(Box::<dyn Error>::from)
-        .and_then(|config| Ok((Logger::start(config.log_level)?, config)));
+        .and_then(|config| Ok((Logger::new(config.log_level)?, config)));
     let (logger, config) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         log::warn!("cannot forbid core dumps of this process: {error}");
     }
-    match daemon::run(&config) {
+    match daemon::run(&config, &logger) {
         Ok(false) => DaemonExit::Done.into(),
         Ok(true) => DaemonExit::HandedOver.into(),
         Err(error) => {

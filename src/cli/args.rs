@@ -11,6 +11,7 @@ use clap::{ArgGroup, Parser, Subcommand, ValueHint};
 use super::help;
 use crate::ctl::CtlArgs;
 use crate::logging::LogLevel;
+use crate::sandbox::Sandbox;
 use crate::values::{parse_interval, parse_size};
 
 /// Returns the memory that a guest does not use to the host.
@@ -205,6 +206,16 @@ pub(crate) struct Args {
     /// needs no keeper.
     #[arg(long, conflicts_with = "fd")]
     pub(crate) keeper: bool,
+
+    /// What happens to a system call that the daemon does not need.
+    ///
+    /// Once its sockets are open the daemon has no file system, no network and no capability, and makes
+    /// only some 70 system calls with the arguments that it needs. `strict` ends it at any other: exit by
+    /// SIGSYS, and a line of the kernel (`dmesg`, audit type 1326) with the number of the call. Use `log`
+    /// to find such calls without ending the daemon, and `none` to debug it. A part that the kernel does
+    /// not have or does not allow is named in the log.
+    #[arg(long, value_name = "MODE", default_value = "strict")]
+    pub(super) sandbox: Sandbox,
 
     /// Least important level of messages on standard error.
     ///

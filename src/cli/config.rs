@@ -14,6 +14,7 @@ use log::LevelFilter;
 use super::args::Args;
 use crate::device::{DeviceOptions, OptionsError};
 use crate::discard::MemoryOptions;
+use crate::sandbox::Sandbox;
 
 /// The longest path that fits `struct sockaddr_un`, with its terminating zero.
 pub(crate) const MAX_SOCKET_PATH: usize = 107;
@@ -53,6 +54,8 @@ pub struct Config {
     pub(crate) control_socket: Option<PathBuf>,
     /// Loopback address for Prometheus, if there is one.
     pub(crate) metrics_address: Option<SocketAddr>,
+    /// What confines the process.
+    pub(crate) sandbox: Sandbox,
     /// The least important level that is logged.
     pub(crate) log_level: LevelFilter,
     /// What the device offers.
@@ -175,6 +178,7 @@ impl TryFrom<Args> for Config {
             name: args.name,
             control_socket,
             metrics_address: args.metrics_address,
+            sandbox: args.sandbox,
             log_level: args.log_level.into(),
             device,
             memory: MemoryOptions {

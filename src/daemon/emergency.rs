@@ -5,9 +5,6 @@
 //!
 //! Only async-signal-safe calls are made: no lock, no allocation, no logger.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -15,31 +12,25 @@ use libc::c_int;
 use log::Level;
 
 use crate::cli::exit::DaemonExit;
+use crate::daemon::made::RawFile;
 use crate::logging::journal::mark;
 
 /// The most socket files at a time; the daemon has two.
 const MOST_FILES: usize = 16;
 
 /// The socket files to remove, each leaked: a handler may be reading it at any time.
-static FILES: [AtomicPtr<SocketInode>; MOST_FILES] =
+static FILES: [AtomicPtr<RawFile>; MOST_FILES] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MOST_FILES];
-
-struct SocketInode {
-    path: CString,
-    device: u64,
-    inode: u64,
-}
 
 /// Keeps a socket file on the list of those that [`exit`] removes, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registration(Option<usize>);
 
-/// Has [`exit`] remove the file at `path`, if it is then still the one of this device and inode.
+/// Has [`exit`] remove the file, if it is then still the same one.
 ///
 /// Costs some bytes that are never freed. With too many files the last ones stay behind.
-pub(crate) fn remove_on_exit(path: &Path, (device, inode): (u64, u64)) -> Registration {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Registration(None) };
-    let file = Box::into_raw(Box::new(SocketInode { path, device, inode }));
+pub(crate) fn remove_on_exit(file: RawFile) -> Registration {
+    let file = Box::into_raw(Box::new(file));
     let free = FILES.iter().position(|slot| {
         slot.compare_exchange(ptr::null_mut(), file, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     });
@@ -70,20 +61,9 @@ pub(crate) fn exit(line: &'static str, status: DaemonExit) -> ! {
     for slot in &FILES {
         // SAFETY: null, or a pointer from `Box::into_raw` that is never freed.
         if let Some(file) = unsafe { slot.load(Ordering::Acquire).as_ref() } {
-            remove(file);
+            file.remove();
         }
     }
     // SAFETY: ends the process; no destructor or exit handler runs.
     unsafe { libc::_exit(status as c_int) }
-}
-
-fn remove(file: &SocketInode) {
-    // SAFETY: an all-zero stat is a valid value of that plain C structure.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: a C string and writable memory of the structure's size.
-    let there = unsafe { libc::lstat(file.path.as_ptr(), &raw mut stat) } == 0;
-    if there && (stat.st_dev, stat.st_ino) == (file.device, file.inode) {
-        // SAFETY: a C string.
-        unsafe { libc::unlink(file.path.as_ptr()) };
-    }
 }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::socket::SocketError;
 use crate::hand_over::HandOverError;
+use crate::sandbox::SandboxError;
 use crate::vhost_user::SessionError;
 
 /// Why the daemon cannot start, or ended early.
@@ -38,6 +39,9 @@ pub(crate) enum Failure {
     /// Of the daemon before this one.
     #[error("cannot go on where the daemon before this one was")]
     HandOver(#[from] HandOverError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// `LISTEN_FDS` and what belongs to it.
     #[error(
         "cannot take over the sockets of the service manager (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES)"

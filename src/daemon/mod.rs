@@ -7,6 +7,7 @@ mod embedded;
 mod emergency;
 mod error;
 mod event_loop;
+mod made;
 mod operators;
 mod process;
 mod resume;
@@ -26,15 +27,16 @@ pub use error::DaemonError;
 use self::error::{Failure, resources};
 use self::process::{Place, Process};
 use crate::cli::Config;
+use crate::logging::Logger;
 use crate::wake::Wake;
 
 /// Is the daemon, in a process of its own: serves until SIGTERM, SIGINT or SIGQUIT. Returns whether
 /// the next daemon goes on with the frontend.
 ///
-/// Called before anything is opened and before any thread starts that takes signals.
-pub(crate) fn run(config: &Config) -> Result<bool, Failure> {
+/// Called before anything is opened and before any thread starts.
+pub(crate) fn run(config: &Config, logger: &Logger) -> Result<bool, Failure> {
     let place = Place::take(config)?;
-    let process = Process::of_program(&place)?;
+    let process = Process::of_program(&place, logger)?;
     let end = Wake::new().map_err(resources("create an eventfd"))?;
     serve::serve(config, place, process, Arc::new(end))
 }

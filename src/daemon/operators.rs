@@ -47,6 +47,11 @@ pub(super) struct Operators {
 }
 
 impl Operators {
+    /// The file of the control socket, if the daemon has made one.
+    pub(super) fn file(&self) -> Option<&SocketFile> {
+        self.control.as_ref()?.file.as_ref()
+    }
+
     /// Serves them from now on, for as long as what this returns is kept.
     pub(super) fn serve(
         self,

@@ -14,6 +14,9 @@ use super::error::{Failure, resources};
 use super::socket::{self, Frontends, SocketError};
 use super::{service, sigbus, signals};
 use crate::cli::{Config, SocketSource};
+use crate::hand_over::reach_manager;
+use crate::logging::Logger;
+use crate::own_proc::own_proc;
 
 /// Whose the process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +58,19 @@ impl Place {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct Process<'a> {
     pub(super) owner: Owner,
+    /// The log that is the daemon's.
+    pub(super) logger: Option<&'a Logger>,
     /// The descriptor that signals are read from; none if they are not the daemon's.
     pub(super) signals: Option<OwnedFd>,
     /// Descriptors that a service manager has given this process, by name.
     pub(super) inherited: BTreeMap<String, OwnedFd>,
 }
 
-impl Process {
+impl<'a> Process<'a> {
     /// Sets up a process that is the daemon's.
-    pub(super) fn of_program(place: &Place) -> Result<Self, Failure> {
+    pub(super) fn of_program(place: &Place, logger: &'a Logger) -> Result<Self, Failure> {
         let inherited = match place {
             Place::Socket(_) => BTreeMap::new(),
             Place::Path(_) => inherited()?,
@@ -74,12 +79,15 @@ impl Process {
         // Before any file is made: a signal that came in between would leave it behind.
         let signals = signals::set_up().map_err(resources("receive signals"))?;
         sigbus::install().map_err(resources("handle SIGBUS"))?;
-        Ok(Self { owner: Owner::Program, signals: Some(signals), inherited })
+        // Before the sandbox, which has no paths.
+        own_proc();
+        reach_manager();
+        Ok(Self { owner: Owner::Program, logger: Some(logger), signals: Some(signals), inherited })
     }
 
     /// One that stays as it is.
     pub(super) fn of_embedder() -> Self {
-        Self { owner: Owner::Embedder, signals: None, inherited: BTreeMap::new() }
+        Self { owner: Owner::Embedder, logger: None, signals: None, inherited: BTreeMap::new() }
     }
 }
 

@@ -15,10 +15,11 @@ use super::event_loop::Daemon;
 use super::operators::{self, Subscribers};
 use super::process::{Place, Process};
 use super::resume::{self, Which};
-use super::socket::{self, Access, Frontends};
+use super::socket::{self, Access, Frontends, Listening, SocketFile};
 use super::{service, watchdog};
 use crate::cli::{Config, SocketSource};
 use crate::discard::Cause;
+use crate::sandbox;
 use crate::state::State;
 use crate::wake::Wake;
 
@@ -30,7 +31,7 @@ pub(super) fn serve(
     process: Process,
     end: Arc<Wake>,
 ) -> Result<bool, Failure> {
-    let Process { owner, signals, inherited } = process;
+    let Process { owner, logger, signals, inherited } = process;
     let access = Access {
         mode: config.socket_mode,
         group: config.socket_group.as_deref().map(socket::group).transpose()?,
@@ -46,7 +47,22 @@ pub(super) fn serve(
         let _ = state.inhibit.forbid(Cause::Operator);
         state.keep();
     }
-    // The first thread: from now on the process can be ended, whatever this one does.
+    // Before the sandbox, and so before its threads: a VMM that comes by then waits.
+    let (frontends, frontend_file, replaced) = match place {
+        Place::Socket(frontends) => (frontends, None, false),
+        Place::Path(path) => {
+            let Listening { listener, file, replaced } =
+                resumed.listen(Which::Frontend, &path, access)?;
+            (Frontends::Listener(listener), file, replaced)
+        }
+    };
+    if let Some(logger) = logger {
+        let files = [operators.file(), frontend_file.as_ref()];
+        let folders: Vec<_> = files.into_iter().flatten().map(SocketFile::folder).collect();
+        sandbox::enter(config.sandbox, &folders)?;
+        logger.start().map_err(resources("start a thread"))?;
+    }
+    // The first thread that can end it: from now on the process can be ended, whatever this one does.
     let _watched =
         watchdog::start(&state, signals, Arc::clone(&end)).map_err(resources("start a thread"))?;
     if config.control_socket.is_some() || config.metrics_address.is_some() {
@@ -54,18 +70,8 @@ pub(super) fn serve(
     }
     let mut manager = Subscribers::new()?;
     let _control_file = operators.serve(&state, &mut manager)?;
-    let mut replaced = false;
     let announcer = Announcer::new(&state).map_err(resources("tell drivers of changes"))?;
     manager.add_subscriber(Rc::new(RefCell::new(announcer)));
-    // The socket for frontends last: a VMM that finds it finds everything else, too.
-    let (frontends, _socket_file) = match place {
-        Place::Socket(frontends) => (frontends, None),
-        Place::Path(path) => {
-            let listening = resumed.listen(Which::Frontend, &path, access)?;
-            replaced = listening.replaced;
-            (Frontends::Listener(listening.listener), listening.file)
-        }
-    };
     let daemon = Daemon::new(state, owner, frontends, resumed.connection.take(), end)?;
     let goes_on = daemon.goes_on();
     let daemon = Rc::new(RefCell::new(daemon));

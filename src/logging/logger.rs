@@ -3,6 +3,7 @@
 //! The logger thread, and the way of records there.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::panic::{self, PanicHookInfo};
@@ -31,24 +32,18 @@ const STACK_BYTES: usize = 128 << 10;
 pub(crate) struct Logger {
     queue: Arc<Queue>,
     sites: Arc<Sites>,
+    started: Cell<bool>,
 }
 
 impl Logger {
-    /// Has all records of at least this level written to standard error from now on, and panics,
-    /// too, by a thread that takes no signals.
+    /// Takes all records of at least this level from now on, and panics, too. They wait for
+    /// [`Logger::start`].
     ///
     /// # Errors
-    /// Where the thread cannot be started, or there is a logger.
-    pub(crate) fn start(level: LevelFilter) -> io::Result<Self> {
+    /// Where there is a logger.
+    pub(crate) fn new(level: LevelFilter) -> io::Result<Self> {
         journal::detect();
         let queue = Arc::new(Queue::default());
-        let served = Arc::clone(&queue);
-        without_signals(|| {
-            thread::Builder::new()
-                .name("logger".to_owned())
-                .stack_size(STACK_BYTES)
-                .spawn(move || served.serve(write))
-        })??;
         let inner = env_logger::Builder::new()
             // What passes is for `log::set_max_level` to say, which can change at any time.
             .filter_level(LevelFilter::Debug)
@@ -73,7 +68,25 @@ impl Logger {
         log::set_max_level(level);
         let hooked = Arc::clone(&queue);
         panic::set_hook(Box::new(move |panic| report(panic, &hooked)));
-        Ok(Self { queue, sites })
+        Ok(Self { queue, sites, started: Cell::new(false) })
+    }
+
+    /// Has them written to standard error, by a thread that takes no signals.
+    ///
+    /// # Errors
+    /// Where the thread cannot be started.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        if self.started.replace(true) {
+            return Ok(());
+        }
+        let served = Arc::clone(&self.queue);
+        without_signals(|| {
+            thread::Builder::new()
+                .name("logger".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(move || served.serve(write))
+        })??;
+        Ok(())
     }
 
     /// Writes the line of a failure as it is, whatever the level in force.
@@ -84,6 +97,8 @@ impl Logger {
 
 impl Drop for Logger {
     fn drop(&mut self) {
+        // The daemon may have failed before that.
+        let _ = self.start();
         for ((file, line), count) in self.sites.take_left_out() {
             let text = format!("{count} lines of {file}:{line} were left out");
             say(&self.queue, Level::Warn, &text);

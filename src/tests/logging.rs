@@ -27,7 +27,8 @@ fn small_pipe() -> (OwnedFd, OwnedFd) {
 const CHILD: &str = "BALLOON_TEST_LOGGING_CHILD";
 
 fn log_and_panic() -> ! {
-    let logger = Logger::start(LevelFilter::Info).unwrap();
+    let logger = Logger::new(LevelFilter::Info).unwrap();
+    logger.start().unwrap();
     (0..50).for_each(|n| info!("line {n}"));
     assert!(thread::spawn(|| panic!("on\npurpose")).join().is_err());
     drop(logger);

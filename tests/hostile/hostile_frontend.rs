@@ -285,7 +285,15 @@ fn out_of_descriptors_it_waits_instead_of_spinning() {
     // As few as it can start with.
     let start = |limit| {
         let stderr = File::create(&log).unwrap();
-        start_badly(&dir.path().join("s"), &format!("ulimit -n {limit};"), stderr.into())
+        let mut child =
+            start_badly(&dir.path().join("s"), &format!("ulimit -n {limit};"), stderr.into())?;
+        // It listens before it has all that it needs.
+        let starts = wait_until(TIMEOUT, LOOK_EVERY, || {
+            let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            let ended = child.try_wait().map_err(|error| error.to_string())?.is_some();
+            if text.contains("listening on") || ended { Ok(!ended) } else { Err(text) }
+        });
+        starts.unwrap().then_some(child)
     };
     let child = (12..64).find_map(start).unwrap();
     wait_until(TIMEOUT, LOOK_EVERY, || {

@@ -33,7 +33,9 @@ fn aborted_sleep(dir: &Path) -> ExitStatus {
 fn a_daemon_that_aborts_leaves_no_core() {
     let dir = tempfile::tempdir().unwrap();
     assert!(aborted_sleep(dir.path()).core_dumped(), "this machine dumps no cores");
-    let mut daemon = DaemonProcess::spawn(Path::new(BINARY), &DaemonOptions::default()).unwrap();
+    // The sandbox forbids it once more.
+    let options = DaemonOptions { args: vec!["--sandbox=none".into()], ..DaemonOptions::default() };
+    let mut daemon = DaemonProcess::spawn(Path::new(BINARY), &options).unwrap();
     allow_core(daemon.pid());
     daemon.signal(Signal::ABORT).unwrap();
     let status = daemon.wait(SOON).unwrap().expect("it ends");

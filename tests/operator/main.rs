@@ -21,6 +21,7 @@ mod openapi;
 mod operators_wait;
 mod read_back;
 mod reclaims;
+mod sandbox;
 mod service;
 mod setup_errors;
 mod signals;

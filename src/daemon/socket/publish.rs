@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ use rustix::process::{geteuid, umask};
 use super::SocketError;
 use crate::cli::MAX_SOCKET_PATH;
 use crate::daemon::emergency::{self, Registration};
+use crate::daemon::made::MadeFile;
 use crate::hand_over::Held;
 
 /// How long another daemon may take to replace a dead socket at the same path. It makes a few
@@ -85,8 +86,9 @@ pub(crate) fn listen(path: &Path, access: Access) -> Result<Listening, SocketErr
             break;
         }
     }
-    let emergency = Some(emergency::remove_on_exit(path, inode));
-    let file = Some(SocketFile { path: path.to_owned(), inode, emergency, held: None });
+    let made = MadeFile::new(path, inode).map_err(fail)?;
+    let emergency = Some(emergency::remove_on_exit(made.raw()));
+    let file = Some(SocketFile { path: path.to_owned(), made, emergency, held: None });
     Ok(Listening { listener, file, replaced })
 }
 
@@ -102,9 +104,10 @@ pub(crate) fn listen_on(
         Err(error) if error.kind() == ErrorKind::NotFound => return listen(path, access),
         inode => inode.map_err(fail)?,
     };
+    let made = MadeFile::new(path, inode).map_err(fail)?;
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true).map_err(fail)?;
-    let file = Some(SocketFile { path: path.to_owned(), inode, emergency: None, held: None });
+    let file = Some(SocketFile { path: path.to_owned(), made, emergency: None, held: None });
     Ok(Listening { listener, file, replaced: false })
 }
 
@@ -303,12 +306,17 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    inode: (u64, u64),
+    made: MadeFile,
     emergency: Option<Registration>,
     held: Option<Arc<Held>>,
 }
 
 impl SocketFile {
+    /// Its folder, and nothing else of it.
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.made.as_fd()
+    }
+
     /// Stays there for the next daemon, unless this one ends for good.
     pub(crate) fn hold(&mut self, held: &Arc<Held>) {
         self.emergency = None;
@@ -323,8 +331,7 @@ impl Drop for SocketFile {
         if self.held.as_ref().is_some_and(|held| !held.is_finished()) {
             return;
         }
-        let still_ours = inode(&self.path).is_ok_and(|inode| inode == self.inode);
-        if still_ours && let Err(error) = fs::remove_file(&self.path) {
+        if let Err(error) = self.made.remove() {
             warn!("cannot remove {}: {error}", self.path.display());
         }
     }
