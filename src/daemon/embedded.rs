@@ -24,8 +24,9 @@ use crate::wake::Wake;
 /// - Records of `log` go to the program's logger.
 /// - `PUT /v1/log-level` of its control socket sets the level of the whole program, and the metrics
 ///   `process_…` are the program's.
-/// - The mask of new files (`umask`) is 0 for a moment when a socket is made: start daemons one after
-///   another, before threads that make files.
+/// - The mask of new files (`umask`) is 0 for a moment when a socket is made: start daemons before
+///   threads that make files.
+/// - The sandbox (`--sandbox`) has no effect: it would confine the whole program.
 /// - Nothing hands over to a next daemon (`--keeper`, `ctl upgrade`).
 ///
 /// # Examples

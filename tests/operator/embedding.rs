@@ -8,6 +8,7 @@ use std::fs;
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -69,8 +70,12 @@ fn of_the_process() -> String {
     format!("{handlers:x?}\n{lines:?}\n{files}")
 }
 
+/// Held by each test whose daemons make sockets: the umask of the process is 0 for a moment then.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn embedded_daemons_serve_and_change_no_process() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let before = of_the_process();
@@ -104,6 +109,7 @@ fn embedded_daemons_serve_and_change_no_process() {
 
 #[test]
 fn embedded_daemon_stopped_first_ends_at_once() {
+    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let daemon = embedded(&["--socket-path", socket.to_str().unwrap()]);

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use crate::cli::MAX_SOCKET_PATH;
 use crate::daemon::emergency::{self, Registration};
 use crate::daemon::made::MadeFile;
 use crate::hand_over::Held;
+use crate::lock::lock;
 
 /// How long another daemon may take to replace a dead socket at the same path. It makes a few
 /// system calls meanwhile.
@@ -41,6 +42,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Names of our own that are tried until one is free.
 const MOST_NAMES: usize = 100;
+
+/// Held while the umask of the process is not its own: of two that change it at once the second would
+/// restore what the first has set.
+static UMASK: Mutex<()> = Mutex::new(());
 
 /// Which users may connect: the mode of the socket's file, and its group.
 #[derive(Clone, Copy, Debug)]
@@ -155,9 +160,13 @@ fn bind_beside(socket: &OwnedFd, path: &Path) -> io::Result<Hidden> {
     for _ in 0..MOST_NAMES {
         let (name, folder) = name_beside(path)?;
         let address = SocketAddrUnix::new(&name)?;
-        let before = umask(Mode::empty());
-        let bound = bind(socket, &address);
-        umask(before);
+        let bound = {
+            let _alone = lock(&UMASK);
+            let before = umask(Mode::empty());
+            let bound = bind(socket, &address);
+            umask(before);
+            bound
+        };
         match bound {
             Ok(()) => return Ok(Hidden(name, folder)),
             Err(Errno::ADDRINUSE) => {}
