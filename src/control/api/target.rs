@@ -94,12 +94,12 @@ pub(super) fn set(context: &Context<'_>) -> Answer {
     let state = context.state;
     let target: TargetRequest = context.body(EXAMPLE)?;
     let wanted = target.balloon_bytes(&state.balloon)?;
-    let before = state.balloon.target_bytes();
-    let set = |bytes| {
-        let set = state.balloon.set_target(bytes, target.force);
+    let before = (state.balloon.target_bytes(), state.balloon.is_target_forced());
+    let set = |(bytes, forced)| {
+        let set = state.balloon.set_target(bytes, forced);
         set.map_err(|error| Response::error(400, error.to_string()))
     };
-    set(wanted)?;
+    set((wanted, target.force))?;
     let told = match state.announce_change() {
         Ok(told) => told,
         Err(error) => {
@@ -112,4 +112,54 @@ pub(super) fn set(context: &Context<'_>) -> Answer {
     let pending = if view.pending { ", no driver runs" } else { "" };
     info!("target {wanted} bytes{forced}{pending}, by {}", context.peer);
     Ok(Response::json(&view).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use virtio_queue::{Queue, QueueT};
+
+    use super::*;
+    use crate::control::api::{Access, answer};
+    use crate::control::http::Request;
+    use crate::control::peer::Peer;
+    use crate::control::reply::Reply;
+    use crate::device::DeviceOptions;
+    use crate::discard::MemoryOptions;
+    use crate::state::{Frontend, State};
+
+    /// A frontend whose channel is full.
+    struct Full;
+
+    impl Frontend for Full {
+        fn config_changed(&self) -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn poll_statistics(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Found by fuzzing: the target was as before, and forced from then on.
+    #[test]
+    fn target_that_cannot_be_told_changes_nothing() {
+        let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
+        state.set_frontend(Some(Arc::new(Full)));
+        state.balloon.set_acked_features(0);
+        state.rings.note(0, Some(&Queue::new(2).unwrap()));
+        let request = Request {
+            method: "PUT",
+            path: "/v1/target",
+            query: None,
+            openmetrics: false,
+            body: br#"{"bytes": 8192, "force": true}"#,
+            keep_alive: true,
+        };
+        let reply = answer(&request, Access::Everything, &state, Peer::Unknown);
+        assert!(matches!(reply, Reply::Ready(Response { status: 503, .. })), "{reply:?}");
+        assert_eq!((state.balloon.target_bytes(), state.balloon.is_target_forced()), (0, false));
+    }
 }
