@@ -31,6 +31,7 @@ enum Word {
 
 #[derive(Arbitrary, Debug)]
 enum Value {
+    Small(i8),
     Number(i64),
     Size(u16, u8),
     Path(u8),
@@ -66,7 +67,7 @@ const OPTIONS: [&str; 26] = [
     "--log-level",
     "--print-capabilities",
     "ctl",
-    "--",
+    "--sandbox",
 ];
 
 fn option(index: u8) -> &'static str {
@@ -78,6 +79,7 @@ impl Value {
         let addresses = ["127.0.0.1", "0.0.0.0", "[::1]", "[::]", "192.0.2.1", "localhost"];
         let levels = ["error", "warn", "info", "debug", "trace", "off", "none"];
         match self {
+            Self::Small(number) => (number % 8).to_string().into(),
             Self::Number(number) => number.to_string().into(),
             Self::Size(number, unit) => {
                 let units = ["", "K", "M", "G", "T", "KiB", "k", "P"];

@@ -197,9 +197,8 @@ impl Rounds {
             }
         }
         // A driver must not use a page of which the discard is in progress.
-        if self.asked == DONE {
-            assert_eq!(asked, DONE, "DONE with a chain in progress");
-        }
+        let says = balloon.config().free_page_hint_cmd_id();
+        assert_eq!(says, self.asked, "another command with a chain in progress");
         assert_eq!(balloon.finish(request, &guest.memory), Outcome::Return);
         self.driver = driver;
         if self.asked == asked && ended {

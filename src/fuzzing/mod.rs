@@ -12,13 +12,14 @@ mod guest;
 mod hinting;
 mod model;
 mod requests;
+mod rings;
 mod saved;
 mod statistics;
 
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::hand_over::fuzzing as left_over;
-use crate::vhost_user::fuzzing::shapes;
+use crate::vhost_user::fuzzing::{relay, shapes};
 
 /// One fuzz target.
 macro_rules! targets {
@@ -43,8 +44,12 @@ targets! {
     hinting;
     /// What a daemon leaves to the next one.
     left_over;
+    /// Messages between a frontend and the framework.
+    relay;
     /// Requests of control clients.
     requests;
+    /// One virtqueue from its start to its end.
+    rings;
     /// The device's state on its way to another daemon.
     saved;
     /// A message, before our rules for its shape and before the framework's.

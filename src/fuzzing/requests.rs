@@ -5,9 +5,12 @@
 //! What was read of a part is what is read of the whole. A request that is answered with an error has changed
 //! nothing, and every answer is HTTP with JSON or metrics in it.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use arbitrary::Arbitrary;
+use virtio_queue::{Queue, QueueT};
 
 use crate::control::api::{Access, answer};
 use crate::control::http::{Request, parse};
@@ -15,7 +18,7 @@ use crate::control::peer::Peer;
 use crate::control::reply::Reply;
 use crate::device::{DeviceOptions, SavedBalloon};
 use crate::discard::{Cause, MemoryOptions};
-use crate::state::State;
+use crate::state::{Frontend, State};
 
 /// What clients send.
 #[derive(Arbitrary, Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Input {
     options: u8,
     acked: Option<u8>,
     memory: u32,
+    /// A driver runs, and is told of this many changes before its channel is full.
+    told: Option<u8>,
     requests: Vec<Sent>,
 }
 
@@ -58,6 +63,7 @@ enum Body {
     Empty,
     Bytes(Vec<u8>),
     Number(Name, u64),
+    Target(u32, bool),
     Range(u64, u64),
     Level(u8),
     Reclaim(Option<u64>, Option<u32>),
@@ -118,6 +124,9 @@ impl Body {
                 };
                 format!("{{\"{name}\":{number}}}").into_bytes()
             }
+            Self::Target(pages, force) => {
+                format!("{{\"bytes\":{},\"force\":{force}}}", u64::from(*pages) << 12).into_bytes()
+            }
             Self::Range(address, bytes) => {
                 format!("{{\"address\":{address},\"bytes\":{bytes}}}").into_bytes()
             }
@@ -175,6 +184,21 @@ impl Asked {
     }
 }
 
+/// The channel of a frontend that takes so many messages.
+struct Channel(AtomicU8);
+
+impl Frontend for Channel {
+    fn config_changed(&self) -> io::Result<()> {
+        let take = |left: u8| left.checked_sub(1);
+        let told = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        told.map(drop).map_err(|_| io::ErrorKind::WouldBlock.into())
+    }
+
+    fn poll_statistics(&self) -> io::Result<()> {
+        self.config_changed()
+    }
+}
+
 pub(crate) fn run(input: Input) {
     let has = |bit: u8| input.options >> bit & 1 == 1;
     let options = DeviceOptions {
@@ -187,6 +211,12 @@ pub(crate) fn run(input: Input) {
     if let Some(acked) = input.acked {
         state.balloon.set_acked_features(u64::from(acked));
         state.balloon.set_memory_bytes(u64::from(input.memory) << 12);
+    }
+    if let Some(told) = input.told {
+        state.set_frontend(Some(Arc::new(Channel(AtomicU8::new(told % 3)))));
+        state.balloon.set_acked_features(u64::from(input.acked.unwrap_or(0)));
+        state.balloon.set_memory_bytes(u64::from(input.memory) << 12);
+        state.rings.note(0, Some(&Queue::new(2).expect("a queue")));
     }
     for sent in input.requests.iter().take(8) {
         let (bytes, cut, access) = match sent {
@@ -238,12 +268,18 @@ fn settings(state: &State) -> Settings {
 }
 
 fn serve(state: &Arc<State>, request: &Request<'_>, access: Access) {
-    let before = settings(state);
+    let mut before = settings(state);
     let reads = matches!(request.method, "GET" | "HEAD");
     let Reply::Ready(response) = answer(request, access, state, Peer::Unknown) else {
         assert!(!reads && access == Access::Everything, "{} has to wait", request.path);
         return;
     };
+    // A driver that could not be told may have seen a command: its number does not come again, and the answer
+    // says what became of the round.
+    if response.status == 503 && request.path.starts_with("/v1/hinting/") {
+        let SavedBalloon { free_page_hint_cmd_id, next_hint_cmd_id, .. } = settings(state).0;
+        before.0 = SavedBalloon { free_page_hint_cmd_id, next_hint_cmd_id, ..before.0 };
+    }
     if reads || access == Access::Metrics || response.status >= 400 {
         assert_eq!(
             settings(state),

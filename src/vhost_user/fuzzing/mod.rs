@@ -3,4 +3,5 @@
 //! Fuzz targets over what is private to this room.
 
 mod accepting;
+pub(crate) mod relay;
 pub(crate) mod shapes;

@@ -18,12 +18,12 @@ use crate::discard::GuestMemory;
 
 /// How long the worker looks for another chain before it goes to sleep; about as long as it takes
 /// to wake it.
-const LINGER: Duration = Duration::from_micros(50);
+const LINGER: Duration = Duration::from_micros(if cfg!(fuzzing) { 0 } else { 50 });
 
 /// How long the control thread must have left a queue alone before its next chain is taken. The
 /// framework takes the lock up to three times for one message, and a message that met a chain of
 /// several gigabytes each time would wait as often.
-const GRACE: Duration = Duration::from_micros(500);
+const GRACE: Duration = Duration::from_micros(if cfg!(fuzzing) { 0 } else { 500 });
 
 /// The worker's way through the chains of one kick.
 #[derive(Debug)]
