@@ -8,13 +8,13 @@
 //! | `model` | the reference, and the steps |
 //! | `daemon` | the same steps with a real daemon, and the look at every page |
 //!
-//! A sequence that fails is shrunk and printed. `PROPTEST_CASES=20000` runs as many sequences, of 50 steps each on
-//! the average.
+//! A sequence that fails is shrunk and printed. Each run has the same sequences. `PROPTEST_CASES=20000` runs
+//! as many others, of 50 steps each on the average, from the seed in `PROPTEST_RNG_SEED` if that is set.
 
 mod daemon;
 mod model;
 
-use proptest::test_runner::Config;
+use proptest::test_runner::{Config, RngSeed};
 use proptest_state_machine::prop_state_machine;
 
 use daemon::Daemon;
@@ -23,14 +23,17 @@ use daemon::Daemon;
 const SEQUENCES: u32 = 60;
 
 fn config() -> Config {
-    let cases = match std::env::var_os("PROPTEST_CASES") {
-        Some(_) => Config::default().cases,
-        None => SEQUENCES,
+    let given = Config::default();
+    // The same sequences each time, unless the environment says otherwise.
+    let (cases, rng_seed) = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => (given.cases, given.rng_seed),
+        None => (SEQUENCES, RngSeed::Fixed(1)),
     };
     // The sequence that it prints is enough to repeat it.
     let (max_shrink_iters, max_shrink_time) = (400, 30_000);
     Config {
         cases,
+        rng_seed,
         failure_persistence: None,
         max_shrink_iters,
         max_shrink_time,

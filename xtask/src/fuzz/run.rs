@@ -20,6 +20,8 @@ use crate::cargo::{root, target};
 pub(super) struct Goal {
     pub(super) seconds: u64,
     pub(super) runs: Option<u64>,
+    /// Of the random inputs; none for another one each time.
+    pub(super) seed: Option<u32>,
 }
 
 /// How one target ended.
@@ -74,6 +76,7 @@ pub(super) fn fuzz(programs: &Programs, name: &str, goal: Goal) -> Result<Report
     command.arg(format!("-artifact_prefix={}/{name}-", crashes.display()));
     let runs = if goal.seconds == 0 { Some(0) } else { goal.runs };
     command.args(runs.map(|runs| format!("-runs={runs}")));
+    command.args(goal.seed.map(|seed| format!("-seed={seed}")));
     command.args((goal.seconds > 0).then(|| format!("-max_total_time={}", goal.seconds)));
     command.args([&found, &kept]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let started = Instant::now();
