@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::plan::{Fault, FaultKind};
+use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::fetch::{Sysroot, Tool, guest_dir};
 use vmm_integration::measure::host::wait_until;
 
@@ -28,6 +30,19 @@ pub fn strace() -> Result<Tool> {
     let sysroot = Sysroot::existing(&guest_dir());
     let sysroot = sysroot.context("strace comes with the Linux guest, which is not set up here")?;
     Ok(sysroot.tool("strace"))
+}
+
+/// A daemon for `fault`. In place of a call that fails strace enters none, number -1, at
+/// which the daemon's sandbox would end it.
+///
+/// # Errors
+/// Where it does not start.
+pub fn start(fault: &Fault, binary: &Path) -> Result<DaemonProcess> {
+    let args = match fault.kind {
+        FaultKind::DiscardFails => vec!["--sandbox=none".into()],
+        _ => Vec::new(),
+    };
+    DaemonProcess::spawn(binary, &DaemonOptions { args, ..DaemonOptions::default() })
 }
 
 /// strace that tampers with a process's discards for as long as this lives.

@@ -10,10 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::device::FaultyDevice;
-use super::inject::{Tampering, wait_until_held_up};
+use super::inject::{self, Tampering, wait_until_held_up};
 use super::outcome::Met;
 use super::plan::{Fault, FaultKind, FaultPlan, Injector};
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
 use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
@@ -101,7 +100,7 @@ fn gives_back(guest: &LinuxGuest, before: u64) -> Result<u64> {
 
 /// A fault of the daemon that happens while Linux reports to it.
 fn with_daemon(fault: &Fault, toolbox: &Toolbox, binary: &Path) -> Result<Met> {
-    let mut daemon = DaemonProcess::spawn(binary, &DaemonOptions::default())?;
+    let mut daemon = inject::start(fault, binary)?;
     let guest = boot(toolbox, &daemon.socket())?;
     let agent = guest.agent();
     let mut lost_bytes = use_and_free(&guest, 2)?;

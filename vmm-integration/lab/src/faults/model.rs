@@ -13,11 +13,11 @@ use guest_driver::reporting::{Config, Reporter};
 use rustix::process::Signal;
 
 use super::device::FaultyDevice;
-use super::inject::Tampering;
+use super::inject::{self, Tampering};
 use super::outcome::Met;
 use super::plan::{Fault, FaultKind, FaultPlan, Injector};
 use super::queue;
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::model::{GuestMemory, Holdings, ModelConfig, ModelVm, ReporterThread};
 
@@ -135,10 +135,6 @@ fn faulty_device(fault: &Fault) -> Result<Met> {
     Ok(Met { faults: served.faults, lost_bytes, waits, seen, stack: Vec::new() })
 }
 
-fn start(daemon: &Path) -> Result<DaemonProcess> {
-    DaemonProcess::spawn(daemon, &DaemonOptions::default())
-}
-
 /// What the daemon did and did not give back, when its guest is gone.
 fn skipped(daemon: &DaemonProcess) -> Result<(u64, u64)> {
     let summary = daemon.session_summary(PATIENCE)?;
@@ -146,7 +142,7 @@ fn skipped(daemon: &DaemonProcess) -> Result<(u64, u64)> {
 }
 
 fn tampered(fault: &Fault, daemon: &Path) -> Result<Met> {
-    let daemon = start(daemon)?;
+    let daemon = inject::start(fault, daemon)?;
     let guest = Guest::start(&daemon.socket())?;
     let tampering = Tampering::start(daemon.pid(), fault)?;
     let lost_bytes = guest.churn()?;
@@ -177,7 +173,7 @@ fn report_to_a_stopped_daemon(guest: &Guest, daemon: &mut DaemonProcess) -> Resu
 }
 
 fn killed(fault: &Fault, binary: &Path) -> Result<Met> {
-    let mut daemon = start(binary)?;
+    let mut daemon = inject::start(fault, binary)?;
     let mut guest = Guest::start(&daemon.socket())?;
     let mut lost_bytes = 0;
     for _ in 0..fault.times.max(1) {
@@ -186,7 +182,7 @@ fn killed(fault: &Fault, binary: &Path) -> Result<Met> {
         // Nobody serves the guest for as long as that, and it goes on all the same.
         thread::sleep(Duration::from_millis(fault.millis()));
         lost_bytes += guest.holdings.verify(KEPT)?.lost_bytes;
-        daemon = start(binary)?;
+        daemon = inject::start(fault, binary)?;
         guest.vm.reconnect(&daemon.socket()).context("the daemon was started again")?;
         ensure!(
             guest.gives_all_back(PATIENCE),
@@ -204,7 +200,7 @@ fn killed(fault: &Fault, binary: &Path) -> Result<Met> {
 }
 
 fn stopped(fault: &Fault, binary: &Path) -> Result<Met> {
-    let mut daemon = start(binary)?;
+    let mut daemon = inject::start(fault, binary)?;
     let guest = Guest::start(&daemon.socket())?;
     report_to_a_stopped_daemon(&guest, &mut daemon)?;
     thread::sleep(Duration::from_millis(fault.millis()));

@@ -15,10 +15,10 @@ use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::ring::Buffer;
 
 use super::device::FaultyDevice;
-use super::inject::{NoDescriptors, Tampering, wait_until_held_up};
+use super::inject::{self, NoDescriptors, Tampering, wait_until_held_up};
 use super::outcome::Met;
 use super::plan::{Fault, FaultKind, FaultPlan};
-use vmm_integration::daemon::{DaemonOptions, DaemonProcess};
+use vmm_integration::daemon::DaemonProcess;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, PageState, Ram, RamLayout};
 
@@ -118,7 +118,7 @@ pub(super) fn reorder(fault: &Fault) -> Result<Met> {
 
 /// Faults of the daemon that happen while it serves a chain, or on its control connection.
 pub(super) fn meet(fault: &Fault, binary: &Path) -> Result<Met> {
-    let daemon = DaemonProcess::spawn(binary, &DaemonOptions::default())?;
+    let daemon = inject::start(fault, binary)?;
     let ram = ram()?;
     let at_first = if fault.kind == FaultKind::NoDescriptors { vec![0] } else { vec![0, 1] };
     let mut driver = Driver::connect(&daemon.socket(), &ram, at_first)?;
