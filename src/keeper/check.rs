@@ -24,35 +24,56 @@ pub(super) struct Check {
     child: Child,
     ended: OwnedFd,
     until: Instant,
-    answer: File,
+    /// None once it was given: silence would be taken for a service manager, which asks nothing.
+    answer: Option<File>,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        if self.answer.is_some() {
+            end(&mut self.child);
+            self.say("does not answer");
+        }
+    }
+}
+
+/// Answers without asking.
+pub(super) fn refuse([_, answer]: [OwnedFd; 2], why: &str) {
+    write(&mut File::from(answer), why);
+}
+
+/// The daemon's pipe: one that it does not read must not keep the keeper.
+fn write(answer: &mut File, text: &str) {
+    if ioctl_fionbio(&*answer, true).is_ok() {
+        let _ = answer.write_all(text.as_bytes());
+    }
 }
 
 impl Check {
     /// Asks `program`. One that cannot be started has answered.
     pub(super) fn start(program: &Path, [record, answer]: [OwnedFd; 2]) -> Option<Self> {
-        let mut answer = File::from(answer);
-        // The daemon's pipe: one that it does not read must not keep the keeper.
-        ioctl_fionbio(&answer, true).ok()?;
         let started = Command::new(program)
             .arg(CHECK)
             .stdin(record)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn();
-        let mut child = match started {
-            Ok(child) => child,
-            Err(error) => {
-                let _ = write!(answer, "cannot be started: {error}");
-                return None;
-            }
+        let mut answer = File::from(answer);
+        let why = match started {
+            Ok(mut child) => match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+                Ok(ended) => {
+                    let until = Instant::now() + WITHIN;
+                    return Some(Self { child, ended, until, answer: Some(answer) });
+                }
+                Err(error) => {
+                    end(&mut child);
+                    error.to_string()
+                }
+            },
+            Err(error) => error.to_string(),
         };
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(ended) => Some(Self { child, ended, until: Instant::now() + WITHIN, answer }),
-            Err(_) => {
-                end(&mut child);
-                None
-            }
-        }
+        write(&mut answer, &format!("cannot be started: {why}"));
+        None
     }
 
     /// Readable once it has ended.
@@ -71,14 +92,18 @@ impl Check {
             Ok(None) if Instant::now() < self.until => return Some(self),
             Ok(Some(status)) => {
                 let said = self.said(status);
-                let _ = self.answer.write_all(said.as_bytes());
+                self.say(&said);
             }
-            _ => {
-                end(&mut self.child);
-                let _ = self.answer.write_all(b"does not answer");
-            }
+            // Ended and answered when it is dropped.
+            _ => {}
         }
         None
+    }
+
+    fn say(&mut self, text: &str) {
+        if let Some(mut answer) = self.answer.take() {
+            write(&mut answer, text);
+        }
     }
 
     fn said(&mut self, status: ExitStatus) -> String {

@@ -31,7 +31,7 @@ pub(super) struct Said {
     /// The program that is at its path now is to go on from it.
     pub(super) upgrade: bool,
     /// That program is asked whether it could go on from the first, and the answer goes to the second.
-    pub(super) check: Option<[OwnedFd; 2]>,
+    pub(super) checks: Vec<[OwnedFd; 2]>,
 }
 
 /// See the module.
@@ -119,10 +119,13 @@ fn take(text: &str, fds: Vec<OwnedFd>, kept: &mut BTreeMap<String, OwnedFd>, sai
     said.ready |= says("READY=1");
     said.upgrade |= says("X_BALLOON_UPGRADE=1");
     if says("X_BALLOON_CHECK=1") {
-        said.check = fds.try_into().ok();
+        said.checks.extend(<[OwnedFd; 2]>::try_from(fds));
         return;
     }
-    let Some(name) = name else { return };
+    // Names are passed on in a list with colons.
+    let is_name =
+        |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let Some(name) = name.filter(is_name) else { return };
     if says("FDSTOREREMOVE=1") {
         kept.remove(name);
     }
@@ -163,17 +166,18 @@ mod tests {
         let file = notices.as_fd();
         say(&notices, "FDSTORE=1\nFDNAME=record\nFDPOLL=0", &[file]);
         say(&notices, "FDSTORE=1\nFDNAME=none", &[]);
+        say(&notices, "FDSTORE=1\nFDNAME=two:names", &[file]);
         say(&notices, "READY=1\nSTATUS=serves", &[]);
         let said = receive(&mut kept);
-        assert!(said.ready && !said.upgrade && said.check.is_none());
+        assert!(said.ready && !said.upgrade && said.checks.is_empty());
         assert_eq!(kept.keys().collect::<Vec<_>>(), ["record"]);
         say(&notices, "FDSTOREREMOVE=1\nFDNAME=record", &[]);
         say(&notices, "X_BALLOON_UPGRADE=1", &[]);
         say(&notices, "X_BALLOON_CHECK=1", &[file, file]);
         let said = receive(&mut kept);
-        assert!(!said.ready && said.upgrade && said.check.is_some());
+        assert!(!said.ready && said.upgrade && said.checks.len() == 1);
         say(&notices, "X_BALLOON_CHECK=1", &[file]);
-        assert!(receive(&mut kept).check.is_none());
+        assert!(receive(&mut kept).checks.is_empty());
         assert!(kept.is_empty());
     }
 

@@ -21,7 +21,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, waitpid,
 };
 
-use super::check::Check;
+use super::check::{self, Check};
 use super::child;
 use super::notices::Notices;
 use crate::cli::exit::DaemonExit;
@@ -210,9 +210,11 @@ impl Keeper {
                     self.good = candidate;
                 }
             }
-            if let Some(check) = said.check {
-                // The daemon has one client that upgrades at a time; of two the first goes unanswered.
-                self.check = Check::start(&self.path, check);
+            for check in said.checks {
+                match self.check {
+                    None => self.check = Check::start(&self.path, check),
+                    Some(_) => check::refuse(check, "is being asked already"),
+                }
             }
             if said.upgrade {
                 self.take_candidate();
@@ -284,7 +286,8 @@ impl Keeper {
             fds.push(PollFd::new(&daemon.ended, PollFlags::IN));
         }
         let mut timeout = timeout;
-        if let Some(check) = &self.check {
+        // Without a daemon there is none that would hear the answer.
+        if let Some(check) = self.check.as_ref().filter(|_| daemon.is_some()) {
             fds.push(PollFd::from_borrowed_fd(check.ended(), PollFlags::IN));
             let left = check.until().saturating_duration_since(Instant::now());
             timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
