@@ -124,6 +124,8 @@ fn report(panic: &PanicHookInfo<'_>, queue: &Queue) {
     let what = what.downcast_ref().copied().or(what.downcast_ref().map(String::as_str));
     let what = what.unwrap_or("no message");
     say(queue, Level::Error, &format!("thread '{thread}' panicked at {place}: {what}"));
+    // Whatever becomes of the backtrace.
+    queue.flush(FLUSH);
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         backtrace.to_string().lines().for_each(|line| say(queue, Level::Error, line));

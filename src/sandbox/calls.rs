@@ -16,9 +16,19 @@ use seccompiler::{
 
 use super::{Missing, SandboxError};
 
-/// What the C library does without (`ENOSYS`). Flags of `clone3` are in memory, which a filter cannot
-/// read: the C library takes `clone` instead. `malloc` looks into `/proc/sys/vm` before it shrinks.
-const ABSENT: &[i64] = &[libc::SYS_clone3, libc::SYS_openat];
+/// What the libraries go on without (`ENOSYS`), beside opening a file to read it. Flags of `clone3` are
+/// in memory, which a filter cannot read: the C library takes `clone` instead. A backtrace asks for names
+/// of files, and musl ends a process that aborts with `tkill`, which reaches other processes.
+const ABSENT: &[i64] = &[
+    libc::SYS_clone3,
+    libc::SYS_readlinkat,
+    libc::SYS_getcwd,
+    libc::SYS_tkill,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
 
 /// Whatever the arguments: on what is open already, or on this process's own memory and threads.
 const ALWAYS: &[i64] = &[
@@ -46,11 +56,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_ppoll,
     // Sockets that are there.
     libc::SYS_accept4,
-    libc::SYS_bind,
     libc::SYS_listen,
-    libc::SYS_connect,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_getsockname,
@@ -73,6 +79,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_restart_syscall,
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
+    libc::SYS_membarrier,
     libc::SYS_gettid,
     libc::SYS_getpid,
     libc::SYS_clock_gettime,
@@ -81,22 +88,14 @@ const ALWAYS: &[i64] = &[
     libc::SYS_getrandom,
     libc::SYS_exit,
     libc::SYS_exit_group,
-    libc::SYS_clone3,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_epoll_wait,
 ];
 
-/// Commands of `fcntl`: looking at a descriptor, a copy of it, and whether it blocks.
-const FCNTL: &[i32] = &[
-    libc::F_GETFD,
-    libc::F_SETFD,
-    libc::F_GETFL,
-    libc::F_SETFL,
-    libc::F_DUPFD_CLOEXEC,
-    libc::F_GET_SEALS,
-];
+/// Commands of `fcntl`: looking at a descriptor, and a copy of it.
+const FCNTL: &[i32] = &[libc::F_GETFD, libc::F_GETFL, libc::F_DUPFD_CLOEXEC, libc::F_GET_SEALS];
 
 /// Advice on this process's own memory: of the daemon, of `malloc` and of stacks.
 const MADVISE: &[i32] = &[
@@ -119,7 +118,8 @@ pub(super) fn limit(
         let denied = if strict { SeccompAction::KillProcess } else { SeccompAction::Log };
         let needed = SeccompFilter::new(needed(folders)?, denied, SeccompAction::Allow, arch)?;
         // Of two filters the stricter one counts.
-        let calls = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
+        let mut calls: Rules = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
+        calls.insert(libc::SYS_openat, vec![to_read()?]);
         let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let absent = SeccompFilter::new(calls, SeccompAction::Allow, absent, arch)?;
         // The last one denies `seccomp` itself.
@@ -147,7 +147,10 @@ fn is_absent(error: &io::Error) -> bool {
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 fn needed(folders: &[BorrowedFd<'_>]) -> Result<Rules, BackendError> {
-    let mut rules: Rules = ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
+    let answered = ALWAYS.iter().chain(ABSENT);
+    let mut rules: Rules = answered.map(|call| (*call, Vec::new())).collect();
+    // `malloc` looks into `/proc/sys/vm` before it shrinks.
+    rules.insert(libc::SYS_openat, vec![to_read()?]);
     let own = [i64::from(std::process::id())];
     // Punching a hole, and no other change of a file's blocks.
     let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -167,39 +170,73 @@ fn needed(folders: &[BorrowedFd<'_>]) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_clone, with(0, libc::CLONE_THREAD)?);
     let names = [libc::PR_SET_NAME, libc::PR_SET_VMA];
     rules.insert(libc::SYS_prctl, any_of(0, &widen(&names))?);
-    // To read. All that would write, and an open of a folder to write in, is the end.
-    let writes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_PATH;
-    rules.insert(libc::SYS_openat, without(2, writes)?);
+    // A name that the kernel makes up has 8 bytes with its family, and asking for one has 2. Addresses of
+    // TCP and UDP are longer, and so are most paths.
+    rules.insert(libc::SYS_bind, any_of(2, &[2])?);
+    rules.insert(libc::SYS_connect, vec![rule(2, SeccompCmpOp::Le, 8)?]);
+    // To the peer, and never one of TCP that is connected on the way.
+    let fast_open = u64::from(libc::MSG_FASTOPEN.cast_unsigned());
+    rules.insert(libc::SYS_sendmsg, without(2, libc::MSG_FASTOPEN)?);
+    let to_peer = vec![
+        condition(3, SeccompCmpOp::MaskedEq(fast_open), 0)?,
+        SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?,
+    ];
+    rules.insert(libc::SYS_sendto, vec![SeccompRule::new(to_peer)?]);
     for signal in [libc::SYS_kill, libc::SYS_tgkill] {
         rules.insert(signal, any_of(0, &own)?);
     }
-    // `abort`, and the C library's two when it starts its first thread.
-    let handled = [libc::SIGABRT, 32, 33];
+    // `abort`, a fault that the standard library lets end the process, and the C library's two when it
+    // starts its first thread.
+    let handled = [libc::SIGABRT, libc::SIGSEGV, 32, 33];
     rules.insert(libc::SYS_rt_sigaction, any_of(0, &widen(&handled))?);
-    // Asking for a limit, and setting none.
-    rules.insert(libc::SYS_prlimit64, any_of(2, &[0])?);
+    // Asking for a limit of this process, and setting none: a null pointer.
+    let ask = |process: u64| {
+        SeccompRule::new(vec![
+            condition(0, SeccompCmpOp::Eq, process)?,
+            SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?,
+        ])
+    };
+    rules.insert(libc::SYS_prlimit64, vec![ask(0)?, ask(u64::from(std::process::id()))?]);
     let mut looks = vec![rule(3, SeccompCmpOp::MaskedEq(EMPTY_PATH), EMPTY_PATH)?];
     if !folders.is_empty() {
         let folders: Vec<i64> = folders.iter().map(|fd| i64::from(fd.as_raw_fd())).collect();
         looks.extend(any_of(0, &folders)?);
-        rules.insert(libc::SYS_unlinkat, any_of(0, &folders)?);
+        let file = |folder: &i64| {
+            let folder = condition(0, SeccompCmpOp::Eq, folder.cast_unsigned())?;
+            SeccompRule::new(vec![folder, condition(2, SeccompCmpOp::Eq, 0)?])
+        };
+        let files: Result<_, _> = folders.iter().map(file).collect();
+        rules.insert(libc::SYS_unlinkat, files?);
     }
     rules.insert(libc::SYS_newfstatat, looks);
     rules.insert(libc::SYS_statx, vec![rule(2, SeccompCmpOp::MaskedEq(EMPTY_PATH), EMPTY_PATH)?]);
     Ok(rules)
 }
 
-/// The descriptor itself, and nothing below it.
+/// So that the descriptor itself can be looked at. A filter cannot see that the path is empty.
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 
 fn widen(values: &[i32]) -> Vec<i64> {
     values.iter().copied().map(i64::from).collect()
 }
 
-/// Each of these arguments has 32 bits in the kernel.
+/// Opening a file to read it. All that would write, and the descriptor of a folder, is the end.
+fn to_read() -> Result<SeccompRule, BackendError> {
+    let writes = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_PATH;
+    rule(2, SeccompCmpOp::MaskedEq(u64::from(writes.cast_unsigned())), 0)
+}
+
+/// For arguments that have 32 bits in the kernel; not for pointers.
+fn condition(
+    argument: u8,
+    test: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, test, value)
+}
+
 fn rule(argument: u8, test: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
-    let low = SeccompCmpArgLen::Dword;
-    SeccompRule::new(vec![SeccompCondition::new(argument, low, test, value)?])
+    SeccompRule::new(vec![condition(argument, test, value)?])
 }
 
 fn any_of(argument: u8, values: &[i64]) -> Result<Vec<SeccompRule>, BackendError> {

@@ -69,8 +69,9 @@ pub(crate) fn enter(sandbox: Sandbox, folders: &[BorrowedFd<'_>]) -> Result<(), 
         warn!("the sandbox is off (--sandbox none): this daemon has all rights of its user");
         return Ok(());
     }
-    // Asks the kernel the first time, and keeps the answer.
+    // Each asks the kernel the first time, and keeps the answer: the standard library whether it has `statx`.
     let _ = page_size();
+    let _ = std::fs::metadata("/");
     let mut missing = Vec::new();
     missing.extend(namespaces::enter());
     privileges::drop_all()?;

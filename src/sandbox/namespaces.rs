@@ -38,7 +38,7 @@ pub(super) fn enter() -> Option<Missing> {
                 return missing("namespaces of its own", error.into());
             }
             if let Err(error) = map_own_user(uid, gid) {
-                return missing("a user of its user namespace", error);
+                return missing("a user of its user namespace, and an empty root", error);
             }
         }
         Err(error) => return missing("namespaces of its own", error.into()),

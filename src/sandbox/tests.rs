@@ -36,6 +36,18 @@ fn raw(number: libc::c_long) -> io::Result<()> {
     }
 }
 
+/// Calls `number` with zeros but for one argument.
+fn raw_with(number: libc::c_long, argument: usize, value: libc::c_long) -> io::Result<()> {
+    let mut all = [0; 6];
+    all[argument] = value;
+    let [a, b, c, d, e, f] = all;
+    // SAFETY: as above: the addresses are null, or of a page that is not mapped.
+    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 fn map(prot: libc::c_int) -> io::Result<()> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new mapping, where the kernel likes.
@@ -46,7 +58,7 @@ fn map(prot: libc::c_int) -> io::Result<()> {
 }
 
 /// What ends the process. The file is one page of shared memory.
-const DENIED: [(&str, Attempt); 30] = [
+const DENIED: [(&str, Attempt); 34] = [
     ("exec", |_| Err(Command::new("/bin/true").exec())),
     ("fork", |_| Command::new("/bin/true").status().map(drop)),
     ("write to a file by path", |_| File::create("/tmp/sandbox-attempt").map(drop)),
@@ -73,6 +85,18 @@ const DENIED: [(&str, Attempt); 30] = [
     ("collapse of a file", |file| Ok(fallocate(file, FallocateFlags::COLLAPSE_RANGE, 0, 4096)?)),
     ("signal to another process", |_| Ok(kill_process(Pid::INIT, Signal::CONT)?)),
     ("limit", |_| Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?)),
+    ("limit at an address of 33 bits", |_| {
+        // SAFETY: the pointer is not read: the call is denied, or fails with EFAULT.
+        match unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, 1_u64 << 32, 0) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }),
+    ("connection of an open TCP socket", |_| raw_with(libc::SYS_connect, 2, 16)),
+    ("address of an open UDP socket", |_| raw_with(libc::SYS_sendto, 4, 4096)),
+    ("flags of a shared file", |file| {
+        Ok(rustix::fs::fcntl_setfl(file, rustix::fs::OFlags::APPEND)?)
+    }),
     ("truncation", |file| Ok(ftruncate(file, 0)?)),
     ("seals", |file| Ok(rustix::fs::fcntl_add_seals(file, rustix::fs::SealFlags::WRITE)?)),
     ("another process's memory", |_| raw(libc::SYS_process_vm_readv)),
@@ -88,8 +112,11 @@ const DENIED: [(&str, Attempt); 30] = [
 ];
 
 /// What the C library takes no for.
-const ABSENT_CALLS: [(&str, Attempt); 1] =
-    [("read of a file by path", |_| File::open("/etc/hostname").map(drop))];
+const ABSENT_CALLS: [(&str, Attempt); 3] = [
+    ("read of a file by path", |_| File::open("/etc/hostname").map(drop)),
+    ("this program's path", |_| env::current_exe().map(drop)),
+    ("folder of this process", |_| env::current_dir().map(drop)),
+];
 
 /// What the daemon does.
 const NEEDED: [(&str, Attempt); 3] = [
@@ -101,12 +128,26 @@ const NEEDED: [(&str, Attempt); 3] = [
     ("memory", |_| map(libc::PROT_READ | libc::PROT_WRITE)),
 ];
 
+/// What ends it in another way.
+const FAULTS: [(&str, Attempt); 2] = [
+    ("fault", |_| {
+        // SAFETY: it is not: that is the point. Nothing is behind it in this process.
+        unsafe { ptr::write_volatile(ptr::without_provenance_mut::<u8>(4096), 1) };
+        Ok(())
+    }),
+    ("abort", |_| {
+        let text = std::backtrace::Backtrace::force_capture().to_string();
+        assert!(!text.is_empty());
+        std::process::abort()
+    }),
+];
+
 /// The process of an attempt; does nothing in the tests' own.
 #[test]
 fn attempt_is_made_inside_the_sandbox() {
     let Ok(name) = env::var(ATTEMPT) else { return };
     let mode = if env::var_os(MODE).is_some() { Sandbox::Log } else { Sandbox::Strict };
-    let all = DENIED.iter().chain(&ABSENT_CALLS).chain(&NEEDED);
+    let all = DENIED.iter().chain(&ABSENT_CALLS).chain(&NEEDED).chain(&FAULTS);
     let attempt = all.clone().find(|(other, _)| *other == name).unwrap().1;
     let file = File::from(memfd_create("page", MemfdFlags::CLOEXEC).unwrap());
     ftruncate(&file, 4096).unwrap();
@@ -148,11 +189,19 @@ fn needed_calls_work_and_paths_are_absent() {
     }
 }
 
+/// A fault of memory, and a panic with its backtrace, end it by their own signals.
+#[test]
+fn faults_inside_keep_their_signals() {
+    assert_eq!(attempted("fault", Sandbox::Strict).signal(), Some(libc::SIGSEGV));
+    assert_eq!(attempted("abort", Sandbox::Strict).signal(), Some(libc::SIGABRT));
+}
+
 /// The kernel carries it out, so that it fails for another reason or succeeds.
 #[test]
 fn mode_that_logs_ends_nothing() {
     assert_eq!(attempted("netlink", Sandbox::Log).code(), Some(DONE));
-    // Landlock denies it all the same.
+    // An error of another kind than of an absent call: there is no such path, or Landlock denies it.
     let status = attempted("write to a file by path", Sandbox::Log);
-    assert!(status.signal().is_none() && status.code() != Some(DONE), "{status}");
+    let other = status.code().is_some_and(|code| code != DONE && code != ABSENT);
+    assert!(other, "{status}");
 }

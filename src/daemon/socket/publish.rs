@@ -315,8 +315,9 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    made: MadeFile,
+    /// Before the file: it is dropped first.
     emergency: Option<Registration>,
+    made: MadeFile,
     held: Option<Arc<Held>>,
 }
 
