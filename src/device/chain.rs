@@ -171,6 +171,8 @@ fn read(memory: &GuestMemory, table: GuestAddress, index: u16) -> Result<Descrip
 }
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::discard::GuestRegion;

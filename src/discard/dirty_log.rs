@@ -19,17 +19,13 @@ use vm_memory::mmap::NewBitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::GuestMemory;
-
-/// What one bit of the log stands for, in bytes (`VHOST_LOG_PAGE`).
-const LOG_PAGE: usize = 4096;
+use super::log_pages::{LogPages, place};
 
 /// One region's part of the log.
 #[derive(Clone, Debug)]
 pub(crate) struct RegionLog {
     log: Arc<MmapLogReg>,
-    /// The bit of the region's first page.
-    first: usize,
-    pages: usize,
+    pages: LogPages,
 }
 
 impl RegionLog {
@@ -40,16 +36,14 @@ impl RegionLog {
 
     /// Marks the pages of the region from byte `from` to byte `to`, both included.
     fn mark(&self, from: usize, to: usize) {
-        for page in from / LOG_PAGE..=(to / LOG_PAGE).min(self.pages - 1) {
-            let bit = self.first + page;
-            self.log[bit / 8].fetch_or(1 << (bit % 8), Ordering::Relaxed);
+        for (byte, bit) in self.pages.bits(from, to).map(place) {
+            self.log[byte].fetch_or(bit, Ordering::Relaxed);
         }
     }
 
     fn is_marked(&self, at: usize) -> bool {
-        let page = at / LOG_PAGE;
-        let bit = self.first + page;
-        page < self.pages && self.log[bit / 8].load(Ordering::Relaxed) & (1 << (bit % 8)) != 0
+        let mut bits = self.pages.bits(at, at).map(place);
+        bits.any(|(byte, bit)| self.log[byte].load(Ordering::Relaxed) & bit != 0)
     }
 }
 
@@ -59,10 +53,7 @@ impl MemRegionBitmap for RegionLog {
     fn new<R: GuestMemoryRegion>(region: &R, log: Arc<MmapLogReg>) -> io::Result<Self> {
         // The log does not tell its length, but this looks at it: all later indices are in range.
         AtomicBitmapMmap::new(region, Arc::clone(&log))?;
-        let number = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
-        let start = number(region.start_addr().raw_value())?;
-        let len = number(region.len())?;
-        Ok(Self { log, first: start / LOG_PAGE, pages: len.div_ceil(LOG_PAGE) })
+        Ok(Self { log, pages: LogPages::of(region)? })
     }
 }
 

@@ -9,8 +9,11 @@ mod collected;
 mod dirty_log;
 mod discarder;
 mod dump;
+#[cfg(test)]
+mod exhaustive;
 mod inhibit;
 mod kept;
+mod log_pages;
 mod options;
 mod peek;
 mod pins;

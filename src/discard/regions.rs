@@ -210,6 +210,36 @@ impl Region {
     }
 }
 
+#[cfg(test)]
+impl Region {
+    /// A region of a file of pages of `page_size` bytes, which is none: for the arithmetic alone.
+    pub(super) fn of(range: GuestRange, file_offset: u64, page_size: u64) -> Self {
+        let kept = Kept {
+            gate: None,
+            cannot_punch: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
+        };
+        Self {
+            range,
+            file: Arc::new(File::open("/dev/null").unwrap()),
+            file_id: (0, 0),
+            file_index: 0,
+            file_offset,
+            page_size,
+            zeroes: true,
+            kept: Arc::new(kept),
+        }
+    }
+}
+
+#[cfg(test)]
+impl RegionTable {
+    /// Regions of one file, by address.
+    pub(super) fn of(regions: Vec<Region>) -> Self {
+        Self { regions, files: 1 }
+    }
+}
+
 /// All regions of the guest's memory, in ascending order of guest physical address.
 #[derive(Debug, Default)]
 pub(crate) struct RegionTable {
