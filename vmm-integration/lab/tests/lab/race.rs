@@ -36,7 +36,7 @@ fn guest_outlives_its_daemons() {
     let output = run(&["race", "hand-over", "--set", "times=2"], folder.path());
     assert!(output.status.success(), "{}", stderr(&output));
     let store = Store::new(folder.path());
-    for way in ["killed", "ended", "upgraded"] {
+    for way in ["killed", "ended", "upgraded", "bare-killed", "bare-ended", "bare-upgraded"] {
         let figures = store.get("hand-over", way).unwrap().figures;
         assert!(figures["gap-median"].value > 0.0, "{way}: {figures:?}");
         assert!((figures["times"].value - 2.0).abs() < 0.5, "{way}: {figures:?}");
