@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use log::{debug, info, warn};
@@ -62,7 +62,8 @@ pub(crate) struct BalloonBackend {
     stop: Arc<Wake>,
     transfer: Mutex<Option<Transfer>>,
     ring_log: RingLog,
-    exit_event: Mutex<Option<RawFd>>,
+    exit: Mutex<Option<(EventConsumer, EventNotifier)>>,
+    exit_fd: OnceLock<RawFd>,
     attach: OnceLock<Attach>,
     worker: OnceLock<Pid>,
 }
@@ -92,9 +93,14 @@ impl StopHandle {
 
 impl BalloonBackend {
     /// A connection to the device with this state. `stop` is signalled when it is to end.
-    pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> Self {
+    ///
+    /// # Errors
+    /// Where a descriptor cannot be created.
+    pub(crate) fn new(state: Arc<State>, link: Arc<Link>, stop: Arc<Wake>) -> io::Result<Self> {
         let (inhibit, counters) = (Arc::clone(&state.inhibit), Arc::clone(&state.counters));
-        Self {
+        // The framework takes "none" for a worker that never exits, and would wait for it without end.
+        let exit = new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?;
+        Ok(Self {
             reclaimer: Reclaimer::new(Fallocate, state.memory, inhibit, counters)
                 .keeping(Arc::clone(&state.rings) as _),
             state,
@@ -103,10 +109,11 @@ impl BalloonBackend {
             stop,
             transfer: Mutex::new(None),
             ring_log: RingLog::default(),
-            exit_event: Mutex::new(None),
+            exit: Mutex::new(Some(exit)),
+            exit_fd: OnceLock::new(),
             attach: OnceLock::new(),
             worker: OnceLock::new(),
-        }
+        })
     }
 
     /// Has the framework's `worker` attach its queues to [`State::rings`]. Only the worker is given
@@ -297,8 +304,7 @@ fn told(result: Result<(), StateError>) -> io::Result<()> {
 /// this against a version that mends it.
 impl Drop for BalloonBackend {
     fn drop(&mut self) {
-        let fd = self.exit_event.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(fd) = fd {
+        if let Some(fd) = self.exit_fd.take() {
             // SAFETY: the framework gave up ownership with `into_raw_fd`. Whatever of it used the
             // number held this backend, too, and is gone.
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -380,16 +386,10 @@ impl VhostUserBackend for BalloonBackend {
 
     /// The framework joins its worker when a connection ends, and wakes it with this.
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
-            Ok((consumer, notifier)) => {
-                *lock(&self.exit_event) = Some(consumer.as_raw_fd());
-                Some((consumer, notifier))
-            }
-            Err(error) => {
-                warn!("cannot create an eventfd: {error}");
-                None
-            }
-        }
+        lock(&self.exit).take().inspect(|(consumer, _)| {
+            // It is asked for once: there is one worker.
+            let _ = self.exit_fd.set(consumer.as_raw_fd());
+        })
     }
 
     /// # Errors

@@ -121,8 +121,8 @@ impl Session {
         let stop = Arc::new(Wake::new().map_err(SessionError::Resources)?);
         let link =
             Arc::new(Link::new(Arc::clone(&state.inhibit)).map_err(SessionError::Resources)?);
-        let backend =
-            Arc::new(BalloonBackend::new(Arc::clone(state), Arc::clone(&link), Arc::clone(&stop)));
+        let backend = BalloonBackend::new(Arc::clone(state), Arc::clone(&link), Arc::clone(&stop));
+        let backend = Arc::new(backend.map_err(SessionError::Resources)?);
         let mut framework =
             VhostUserDaemon::new("vhost-user".to_owned(), Arc::clone(&backend), memory)
                 .map_err(SessionError::SetUp)?;
