@@ -3,9 +3,10 @@
 //! Faults of the daemon as it is, from outside: its system calls through strace, its limits.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -66,16 +67,30 @@ impl Tampering {
             0 => format!("{first}+"),
             times => format!("{first}..{}", fault.after + times),
         };
+        let inject = format!("inject=fallocate:{what}:when={when}");
+        Self::attach(pid, &["trace=fallocate", &inject], Path::new("/dev/null"))
+    }
+
+    /// Attaches to process `pid` with these expressions (`-e`), and writes what it sees into `trace`.
+    ///
+    /// # Errors
+    /// As [`Tampering::start`].
+    pub fn attach(pid: u32, expressions: &[&str], trace: &Path) -> Result<Self> {
         let mut strace = strace()?.command();
-        strace.args(["-f", "-o", "/dev/null", "-e", "trace=fallocate", "-e"]);
-        strace.arg(format!("inject=fallocate:{what}:when={when}"));
+        strace.arg("-f").arg("-o").arg(trace);
+        expressions.iter().for_each(|expression| {
+            strace.args(["-e", expression]);
+        });
         strace.args(["-p", &pid.to_string()]);
         strace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut strace = strace.spawn().context("starting strace")?;
         let said = strace.stderr.take().context("strace's messages")?;
         let mut tampering = Self { strace };
         let mut first = String::new();
-        BufReader::new(said).read_line(&mut first).context("reading what strace says")?;
+        let mut said = BufReader::new(said);
+        said.read_line(&mut first).context("reading what strace says")?;
+        // It names each thread that is started later, and would end where nothing reads that.
+        thread::spawn(move || io::copy(&mut said, &mut io::sink()));
         ensure!(first.contains("attached"), "strace did not attach to {pid}: {first}");
         // All threads that there are have to be attached; each has its tracer in its status.
         wait_until(PATIENCE, LOOK_EVERY, || match untraced(pid) {

@@ -7,6 +7,7 @@
 //! | [`linux`] | memory blocks that go offline and online in a real guest that reports |
 //! | `offlining` | that race as an experiment |
 //! | `faults` | the faults of the backend as experiments |
+//! | `failing_calls` | system calls of the daemon that fail, each once |
 //! | `kernel` | that race with a kernel that reports by isolation |
 //! | `hand_over` | daemons that end under a real guest, and others that go on |
 //! | `hypotheses` | reported bugs and hypotheses, each with a verdict |
@@ -20,6 +21,7 @@
 //! | `zoneinfo` | sizes and watermarks of zones |
 
 mod agreement;
+mod failing_calls;
 mod faults;
 mod hand_over;
 mod hypotheses;
@@ -43,6 +45,7 @@ pub fn experiments() -> &'static [&'static dyn AnyExperiment] {
         &offlining::Offlining,
         &faults::FaultsModel,
         &faults::FaultsLinux,
+        &failing_calls::FailingCalls,
         &hypotheses::Hypotheses,
         &hand_over::HandOver,
         &kernel::KernelRace,

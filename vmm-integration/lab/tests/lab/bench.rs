@@ -46,7 +46,7 @@ fn bare_guest_is_recorded_beside_the_model() {
 
 /// One guest, which is parked before it has reported what it freed.
 #[test]
-#[ignore = "needs a Linux guest: cargo xtask test"]
+#[ignore = "needs a Linux guest and a full run: cargo xtask test --full"]
 fn parked_guest_holds_less_than_a_reporting_one() {
     build_daemon();
     let folder = tempfile::tempdir().unwrap();

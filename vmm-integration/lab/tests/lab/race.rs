@@ -42,3 +42,18 @@ fn guest_outlives_its_daemons() {
         assert!((figures["times"].value - 2.0).abs() < 0.5, "{way}: {figures:?}");
     }
 }
+
+/// The daemon in the place of a kernel that has no memory.
+#[test]
+#[ignore = "needs a Linux guest and a full run: cargo xtask test --full"]
+fn daemon_stands_calls_that_fail() {
+    let folder = tempfile::tempdir().unwrap();
+    build_daemon();
+    let args = ["race", "failing-calls", "--case", "ENOMEM", "--set", "most=1"];
+    let output = run(&args, folder.path());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let figures = Store::new(folder.path()).get("failing-calls", "ENOMEM").unwrap().figures;
+    let value = |name: &str| figures[name].value;
+    assert!(value("calls") >= 30.0, "not those of a session: {figures:?}");
+    assert!(value("served") > 10.0 && value("refused") > 0.0, "{figures:?}");
+}
