@@ -5,18 +5,20 @@
 //! Every figure stands beside a yardstick that was measured in the same run, taking turns with it,
 //! since absolute times vary from machine to machine.
 
+mod confined;
 mod control_latency;
 mod give_back;
+mod start;
 mod support;
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use confined::Confined;
 use control_latency::ControlLatency;
 use give_back::GiveBack;
 use guest_driver::ram::Gpa;
@@ -25,14 +27,14 @@ use hdrhistogram::Histogram;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::thread::Pid;
 use serde::Serialize;
-use support::{BINARY, MIB, Processors, REPORTING, TIMEOUT, attach, pin, spawn};
+use start::{STARTS, Start};
+use support::{MIB, Processors, REPORTING, TIMEOUT, attach, pin, ratio, spawn};
 use vmm_integration::measure::host::{pss_bytes, wait_until};
 use vmm_integration::vmm::qemu;
 
 /// Round trips of each kind, and how many of them in a row before the other kind has its turn.
 const ROUND_TRIPS: u32 = 40_000;
 const TURN: u32 = 2_000;
-const STARTS: u32 = 20;
 const IDLE: Duration = Duration::from_secs(5);
 /// Makes this program the other end of the raw ping-pong: stdin is one eventfd, stdout the other.
 const PONG: &str = "--pong";
@@ -41,12 +43,15 @@ const PONG: &str = "--pong";
 const GIVE_BACK: &str = "--give-back";
 /// Measures nothing but how long control messages wait.
 const CONTROL: &str = "--control";
+/// Measures nothing but what the sandbox costs.
+const CONFINED: &str = "--confined";
 
 #[derive(Serialize)]
 struct Figures {
     round_trip: RoundTrip,
     calls: Calls,
     start: Start,
+    confined: Confined,
     idle: Idle,
     idle_attached: Idle,
     control_latency: ControlLatency,
@@ -68,13 +73,6 @@ struct RoundTrip {
 struct Calls {
     ranges: u64,
     discard_calls: u64,
-}
-
-/// Microseconds from starting the process to the first connection that it takes.
-#[derive(Serialize)]
-struct Start {
-    median_us: u64,
-    max_us: u64,
 }
 
 #[derive(Serialize)]
@@ -100,10 +98,15 @@ fn main() -> Result<()> {
         print!("{}", control_latency::measure()?);
         return Ok(());
     }
+    if args.iter().any(|arg| arg == CONFINED) {
+        print!("{}", confined::measure()?);
+        return Ok(());
+    }
     let figures = Figures {
         round_trip: round_trip()?,
         calls: calls()?,
-        start: start()?,
+        start: start::measure()?,
+        confined: confined::measure()?,
         idle: idle(false)?,
         idle_attached: idle(true)?,
         control_latency: control_latency::measure()?,
@@ -139,6 +142,7 @@ fn print(figures: &Figures) {
     let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
     println!("  median               {:8.2} ms", ms(figures.start.median_us));
     println!("  slowest              {:8.2} ms      goal: at most 10", ms(figures.start.max_us));
+    print!("\n{}", figures.confined);
     for (name, idle) in [("waiting", &figures.idle), ("attached", &figures.idle_attached)] {
         println!("\nIdle with everything on, {name}, over {} s", idle.seconds);
         println!("  PSS                  {:8} KiB     goal: at most 3072", idle.pss_bytes >> 10);
@@ -204,11 +208,6 @@ fn nanoseconds(duration: Duration) -> Result<u64> {
     Ok(u64::try_from(duration.as_nanos())?)
 }
 
-#[allow(clippy::cast_precision_loss)] // for people to read
-fn ratio(part: u64, whole: u64) -> f64 {
-    part as f64 / whole as f64
-}
-
 /// Two eventfds and a process that answers one with the other: what no daemon can be faster than.
 struct Raw {
     kick: OwnedFd,
@@ -265,28 +264,6 @@ fn calls() -> Result<Calls> {
     drop(guest);
     let summary = daemon.session_summary(TIMEOUT)?;
     Ok(Calls { ranges: summary.ranges, discard_calls: summary.discard_calls })
-}
-
-fn start() -> Result<Start> {
-    let dir = tempfile::tempdir()?;
-    let socket = dir.path().join("s");
-    let mut times = Histogram::<u64>::new(3)?;
-    for _ in 0..STARTS {
-        let start = Instant::now();
-        let mut child = Command::new(BINARY)
-            .arg("--socket-path")
-            .arg(&socket)
-            .args(["--log-level", "off"])
-            .spawn()?;
-        while UnixStream::connect(&socket).is_err() {
-            ensure!(start.elapsed() < TIMEOUT, "the daemon does not listen");
-        }
-        times.record(u64::try_from(start.elapsed().as_micros())?)?;
-        child.kill()?;
-        child.wait()?;
-        fs::remove_file(&socket)?;
-    }
-    Ok(Start { median_us: times.value_at_quantile(0.5), max_us: times.max() })
 }
 
 /// With all that can be turned on, but for the timer of statistics, which has to wake.

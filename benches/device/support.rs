@@ -64,6 +64,12 @@ impl Drop for Processors {
     }
 }
 
+/// Of two figures.
+#[allow(clippy::cast_precision_loss)] // for people to read
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
 /// The same memory in as few ranges as the chain can be put into.
 pub(crate) fn merged(chain: &[GpaRange]) -> Vec<GpaRange> {
     let mut ranges = chain.to_vec();
