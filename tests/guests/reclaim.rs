@@ -96,7 +96,7 @@ impl Host {
 
 /// What the guest has freed, and what it has read from a disk and no program uses.
 #[test]
-#[ignore = "needs a Linux guest: cargo xtask test"]
+#[ignore = "needs a Linux guest and a full run: cargo xtask test --full"]
 fn reclaim_freed_memory_and_page_cache_come_back() {
     const BYTES: u64 = 2048 * MIB;
     // Without blocks, so that reading it costs the host nothing.

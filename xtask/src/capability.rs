@@ -27,6 +27,9 @@ const GIB: u64 = 1 << 30;
 /// Names capabilities, separated by commas, whose absence does not fail a run with `CI` set.
 pub(crate) const WITHOUT: &str = "CI_WITHOUT";
 
+/// What a test needs that takes long and seldom fails.
+pub(crate) const FULL_RUN: &str = "a full run";
+
 /// Something of the machine, and how to find out whether it is there, for which it may be fetched.
 pub(crate) struct Capability {
     pub(crate) name: &'static str,
@@ -34,7 +37,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 22] = [
+pub(crate) const ALL: [Capability; 23] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -63,6 +66,7 @@ pub(crate) const ALL: [Capability; 22] = [
     Capability { name: "systemd", probe: systemd },
     Capability { name: "a Debian machine", probe: || DebianMachine::boot().map(drop) },
     Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
+    Capability { name: FULL_RUN, probe: || Ok(()) },
 ];
 
 /// A test with an `#[ignore]`, and the names of what it needs.

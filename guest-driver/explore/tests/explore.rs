@@ -16,7 +16,7 @@ fn exploration_finds_what_is_wrong_and_nothing_else() {
     let (least, most_exhaustive) = match std::env::var_os("TEST_FULL") {
         _ if cfg!(debug_assertions) => (0, 5_000),
         Some(_) => (2_000, 50_000),
-        None => (500, 10_000),
+        None => (250, 5_000),
     };
     let effort = Effort {
         strategy: Strategy::Mixed,
