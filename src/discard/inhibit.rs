@@ -10,14 +10,14 @@
 //! call takes as long as the memory file lets it: the VMM may hold the file's inode lock for
 //! seconds.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::pins::{MOST_PINS, Pin, PinError};
 use super::ranges::{GuestRange, merge};
-use crate::lock::lock;
+use crate::lock::atomic::{AtomicU8, Ordering};
+use crate::lock::{Condvar, Mutex, MutexGuard, PoisonError, lock};
 use crate::metrics::SkipReason;
 use crate::wake::Wakes;
 
@@ -196,7 +196,7 @@ impl Inhibit {
     ///
     /// # Errors
     /// Why nothing may be discarded.
-    pub(super) fn permit(&self) -> Result<Permit<'_>, SkipReason> {
+    pub(crate) fn permit(&self) -> Result<Permit<'_>, SkipReason> {
         let mut inner = self.lock();
         if let Some(reason) = self.reason() {
             return Err(reason);
@@ -238,7 +238,7 @@ impl Inner {
 }
 
 /// See [`Inhibit::permit`].
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     inhibit: &'a Inhibit,
     call: u64,
     pinned: Arc<[GuestRange]>,
@@ -246,7 +246,7 @@ pub(super) struct Permit<'a> {
 
 impl Permit<'_> {
     /// What must stay even so, sorted and merged.
-    pub(super) fn pinned(&self) -> &[GuestRange] {
+    pub(crate) fn pinned(&self) -> &[GuestRange] {
         &self.pinned
     }
 }
@@ -265,6 +265,7 @@ impl Drop for Permit<'_> {
 }
 
 #[cfg(test)]
+#[cfg(not(interleavings))]
 mod tests {
     use super::*;
     use crate::wake::Wake;

@@ -170,6 +170,7 @@ pub(crate) fn leading(range: GuestRange, page_size: u64, pins: &[GuestRange]) ->
 }
 
 #[cfg(test)]
+#[cfg(not(interleavings))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

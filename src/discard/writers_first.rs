@@ -2,9 +2,8 @@
 
 //! A reader-writer lock for a reader that comes back again and again.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread;
+use crate::lock::atomic::{AtomicUsize, Ordering};
+use crate::lock::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, yield_now};
 
 /// A lock whose readers let writers go first.
 ///
@@ -13,20 +12,20 @@ use std::thread;
 /// waiting for as long as its guest likes. Here a writer waits for those who read when it comes,
 /// and for no later one. A thread that reads must not ask to read again.
 #[derive(Debug, Default)]
-pub(super) struct WritersFirst<T> {
+pub(crate) struct WritersFirst<T> {
     waiting: AtomicUsize,
     lock: RwLock<T>,
 }
 
 impl<T> WritersFirst<T> {
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, T> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         while self.waiting.load(Ordering::Acquire) > 0 {
-            thread::yield_now();
+            yield_now();
         }
         self.lock.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, T> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let guard = self.lock.write().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -34,15 +33,17 @@ impl<T> WritersFirst<T> {
     }
 
     /// Whether a writer waits.
-    pub(super) fn writer_waits(&self) -> bool {
+    pub(crate) fn writer_waits(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 }
 
 #[cfg(test)]
+#[cfg(not(interleavings))]
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+    use std::thread;
 
     #[test]
     fn returning_reader_does_not_overtake_a_writer() {

@@ -8,17 +8,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use log::warn;
 
 use super::effect::{counts, in_effect};
 use super::error::HandOverError;
+use super::in_turn::InTurn;
 use super::journal::{Entry, Journal};
 use super::record::Record;
 use super::snapshot::{Left, Snapshot, decode, encode};
 use super::store::Store;
-use crate::lock::lock;
+use crate::lock::MutexGuard;
 use crate::logging::report;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -51,7 +51,7 @@ pub(crate) struct Resumed {
 pub(crate) struct Held {
     store: Store,
     record: Record,
-    inner: Mutex<Inner>,
+    inner: InTurn<Inner>,
     leaving: AtomicBool,
     finished: AtomicBool,
 }
@@ -124,7 +124,7 @@ impl Held {
         Self {
             store,
             record,
-            inner: Mutex::new(inner),
+            inner: InTurn::new(inner),
             leaving: AtomicBool::new(false),
             finished: AtomicBool::new(false),
         }
@@ -139,10 +139,10 @@ impl Held {
     ///
     /// `snapshot` is asked for in turn, so that an older one never replaces a later one.
     pub(crate) fn keep(&self, snapshot: impl FnOnce() -> Snapshot) {
-        let mut inner = self.lock();
-        let snapshot = snapshot();
-        let journal = inner.left.as_ref().and_then(|left| left.journal);
-        self.write(&mut inner, Left { journal, snapshot });
+        self.inner.follow(snapshot, |inner, snapshot| {
+            let journal = inner.left.as_ref().and_then(|left| left.journal);
+            self.write(inner, Left { journal, snapshot });
+        });
     }
 
     /// A frontend is served from now on. The first [`Held::keep`] comes before.
@@ -300,7 +300,7 @@ impl Held {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        lock(&self.inner)
+        self.inner.lock()
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `effect` | which of a frontend's messages still count |
 //! | `record` | two copies of a text, of which one is whole at every moment |
 //! | `snapshot` | the device's state as text |
+//! | `in_turn` | a copy of what other threads change |
 //! | `held` | all of that for one daemon |
 
 mod effect;
@@ -28,6 +29,7 @@ mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod held;
+mod in_turn;
 mod journal;
 mod record;
 mod snapshot;

@@ -22,13 +22,15 @@ mod call;
 mod drain;
 mod error;
 mod kick;
+mod owed;
 mod ring_log;
 mod running;
+mod turns;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use log::warn;
@@ -39,6 +41,8 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 use crate::discard::GuestMemory;
 use crate::lock::lock;
 use call::Call;
+use owed::Owed;
+use turns::Turns;
 
 pub(crate) use drain::{Pass, Taken};
 pub(crate) use error::RingError;
@@ -59,10 +63,7 @@ pub(crate) struct Vring {
 
 #[derive(Default)]
 struct Shared {
-    /// How many calls of the control thread wait for the lock.
-    waiting: AtomicUsize,
-    /// The control thread has called since the worker looked last.
-    control_came: AtomicBool,
+    turns: Turns,
     /// The queue was started, and its used ring says that nothing was ever returned on it.
     fresh: AtomicBool,
     /// The same ring showed no trace of use when it was started.
@@ -77,19 +78,12 @@ struct Shared {
 struct Progress {
     /// The chain that the device keeps (`Outcome::Keep`).
     kept: Option<u16>,
-    /// Chains that were returned since the driver was notified; [`MUST_NOTIFY`] if it must be
-    /// notified whatever it says.
-    unnotified: u32,
+    owed: Owed<Call>,
     /// A chain could not be returned, and no other may be served.
     broken: bool,
     /// The kick is watched for edges, and need not be read.
     watches_edges: bool,
-    /// The framework's own stays empty: it takes eventfds only.
-    call: Option<Call>,
 }
-
-/// See [`Progress::unnotified`].
-const MUST_NOTIFY: u32 = u32::MAX;
 
 /// What a queue learns once the framework has made it.
 #[derive(Debug)]
@@ -126,17 +120,13 @@ impl Vring {
 
     /// Runs `call` of the control thread before the worker takes its next chain.
     fn control<'a, T>(&'a self, call: impl FnOnce(&'a VringMutex<Memory>) -> T) -> T {
-        self.shared.waiting.fetch_add(1, Ordering::AcqRel);
-        let result = call(&self.inner);
-        self.shared.control_came.store(true, Ordering::Release);
-        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
-        result
+        self.shared.turns.control(|| call(&self.inner))
     }
 
     /// Whether a message of the frontend waits for the queue. Then what is left of the chain that is
     /// being served is skipped.
     pub(crate) fn control_waits(&self) -> bool {
-        self.shared.waiting.load(Ordering::Acquire) > 0
+        self.shared.turns.control_waits()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -159,7 +149,7 @@ impl Vring {
             self.shared.fresh.store(used.0 == 0, Ordering::Relaxed);
             // Nothing says whether what returned a chain has notified the driver of it.
             let owed = used.0 != 0 || (!untouched && nothing_is_out(queue, &memory));
-            progress.unnotified = if owed { MUST_NOTIFY } else { 0 };
+            progress.owed.begin(owed);
         }
     }
 
@@ -180,23 +170,9 @@ impl Vring {
         vring: &mut VringState<Memory>,
         memory: &GuestMemory,
     ) -> Result<(), RingError> {
-        let mut progress = self.progress();
-        let Some(call) = &progress.call else { return Ok(()) };
-        if progress.unnotified == 0 {
-            return Ok(());
-        }
         // Where the driver's wish cannot be read an interrupt too many does no harm.
-        let wanted = vring.get_queue_mut().needs_notification(memory).unwrap_or(true);
-        // The library counts the chains since it was asked last in 16 bits.
-        let must = progress.unnotified >= u32::from(u16::MAX);
-        if (wanted || must)
-            && let Err(error) = call.signal()
-        {
-            progress.unnotified = MUST_NOTIFY;
-            return Err(RingError::Signal(error));
-        }
-        progress.unnotified = 0;
-        Ok(())
+        let wanted = || vring.get_queue_mut().needs_notification(memory).unwrap_or(true);
+        self.progress().owed.pay(wanted, Call::signal).map_err(RingError::Signal)
     }
 
     /// The same for the control thread, which is the one that changes the memory table.
@@ -294,12 +270,7 @@ impl VringT<Memory> for Vring {
             .and_then(|file| Call::new(file).inspect_err(|error| warn!("{error}; not used")).ok());
         self.control(|vring| {
             let mut state = vring.get_mut();
-            let mut progress = self.progress();
-            if runs(&state) && state.get_queue().next_used() != 0 || progress.unnotified > 0 {
-                progress.unnotified = MUST_NOTIFY;
-            }
-            progress.call = call;
-            drop(progress);
+            self.progress().owed.replace_call(call, runs(&state));
             self.notify_or_warn(&mut state);
         });
     }
@@ -321,7 +292,7 @@ impl VringT<Memory> for Vring {
     }
 
     fn signal_used_queue(&self) -> io::Result<()> {
-        self.control(|_| self.progress().call.as_ref().map_or(Ok(()), Call::signal))
+        self.control(|_| self.progress().owed.call().map_or(Ok(()), Call::signal))
     }
 
     fn enable_notification(&self) -> Result<bool, QueueError> {

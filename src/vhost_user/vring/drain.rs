@@ -94,15 +94,8 @@ enum Step {
 impl Vring {
     /// The lock, once no call of the control thread waits for it or is likely to.
     fn worker_lock(&self) -> MutexGuard<'_, VringState<Memory>> {
-        loop {
-            while self.control_waits() {
-                thread::yield_now();
-            }
-            if !self.shared.control_came.swap(false, Ordering::AcqRel) {
-                return self.inner.get_mut();
-            }
-            thread::sleep(GRACE);
-        }
+        self.shared.turns.worker(|| thread::sleep(GRACE));
+        self.inner.get_mut()
     }
 
     /// Whether chains may be taken.
@@ -182,7 +175,7 @@ impl Vring {
             }
             return Ok(Step::Chain(head));
         }
-        if self.progress().unnotified > 0 {
+        if self.progress().owed.is_owed() {
             self.notify(vring, memory)?;
             if self.fills_soon(vring, memory)? {
                 return Ok(Step::Filled);
@@ -244,8 +237,7 @@ impl Vring {
     ) -> Result<(), RingError> {
         match vring.get_queue_mut().add_used(memory, head, len) {
             Ok(()) => {
-                let mut progress = self.progress();
-                progress.unnotified = progress.unnotified.saturating_add(1);
+                self.progress().owed.returned();
                 Ok(())
             }
             Err(error) => Err(self.breaks(vring, RingError::Used(error))),
