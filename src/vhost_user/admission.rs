@@ -326,3 +326,6 @@ fn log(message: &Message) -> Result<(), Refusal> {
         .map_err(|fault| Refusal::File { what: what(), fault })?;
     area.fits(file).map_err(|fault| Refusal::Area { what: what(), fault })
 }
+
+#[cfg(test)]
+mod exhaustive;

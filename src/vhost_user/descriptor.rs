@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use log::warn;
-use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
+use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags, fcntl_get_seals, fcntl_getfl, statx};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 /// What kind of thing a descriptor is open on.
@@ -24,8 +24,10 @@ pub(crate) enum Kind {
     Memory,
     /// An eventfd.
     EventFd,
-    /// Either end of a pipe.
+    /// A pipe that can be written to.
     Pipe,
+    /// A pipe that can only be read from.
+    PipeToRead,
     /// A stream socket of `AF_UNIX`.
     UnixStream,
     /// Another socket of `AF_UNIX`.
@@ -41,6 +43,11 @@ pub(crate) enum Kind {
 impl Kind {
     /// Asks the kernel, and nothing but the kernel.
     pub(crate) fn of(fd: BorrowedFd<'_>) -> Self {
+        let Ok(flags) = fcntl_getfl(fd) else { return Self::Other };
+        if flags.contains(OFlags::PATH) {
+            // A place in a file system: nothing is open.
+            return Self::Other;
+        }
         if fcntl_get_seals(fd).is_ok() {
             return Self::Memory;
         }
@@ -57,6 +64,7 @@ impl Kind {
             return if is_eventfd(fd) { Self::EventFd } else { Self::Other };
         }
         match FileType::from_raw_mode(known.stx_mode.into()) {
+            FileType::Fifo if flags & OFlags::RWMODE == OFlags::RDONLY => Self::PipeToRead,
             FileType::Fifo => Self::Pipe,
             FileType::RegularFile => Self::File,
             _ => Self::Other,
@@ -75,6 +83,7 @@ impl fmt::Display for Kind {
             Self::Memory => "a file of shared memory",
             Self::EventFd => "an eventfd",
             Self::Pipe => "a pipe",
+            Self::PipeToRead => "the reading end of a pipe",
             Self::UnixStream => "a Unix stream socket",
             Self::UnixSocket => "a Unix socket that is no stream",
             Self::OtherSocket => "a socket that is not a Unix socket",
@@ -147,7 +156,7 @@ mod tests {
         assert_eq!(kind(tempfile::tempfile_in("/dev/shm").unwrap().into()), Kind::Memory);
         assert_eq!(kind(eventfd(0, EventfdFlags::CLOEXEC).unwrap()), Kind::EventFd);
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        assert_eq!([kind(reader), kind(writer)], [Kind::Pipe; 2]);
+        assert_eq!([kind(reader), kind(writer)], [Kind::PipeToRead, Kind::Pipe]);
         assert_eq!(kind(UnixStream::pair().unwrap().0.into()), Kind::UnixStream);
         assert_eq!(kind(UnixDatagram::pair().unwrap().0.into()), Kind::UnixSocket);
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -40,7 +40,10 @@ pub(crate) enum FileFault {
     #[error("it lies on {0}, expected memory (memfd, /dev/shm, hugetlbfs) or {LOCAL:?}")]
     Elsewhere(String),
     /// Nothing can be written to it.
-    #[error("it is open for reading only, or sealed (F_SEAL_WRITE); expected read and write")]
+    #[error(
+        "it is open for reading only, or sealed (F_SEAL_WRITE, F_SEAL_FUTURE_WRITE); expected read \
+         and write"
+    )]
     ReadOnly,
     /// The kernel would not say how large it is.
     #[error("it does not tell its size")]
@@ -67,7 +70,9 @@ pub(super) fn admit(fd: BorrowedFd<'_>, allow_files: bool) -> Result<FileSize, F
         other => return Err(FileFault::Kind(other.to_string())),
     }
     let writable = fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR);
-    let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE));
+    // With either seal it cannot be mapped for writing.
+    let read_only = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+    let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.intersects(read_only));
     if !writable || sealed {
         return Err(FileFault::ReadOnly);
     }

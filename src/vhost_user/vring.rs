@@ -401,5 +401,11 @@ impl VringT<Memory> for Vring {
     }
 }
 
+/// Signals `file` as a call descriptor, if it can be one.
+#[cfg(test)]
+pub(crate) fn signal_once(file: File) -> Option<io::Result<()>> {
+    Call::new(file).ok().map(|call| call.signal())
+}
+
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,7 @@ fn regions_that_cannot_be_held_are_refused_by_name() {
     fcntl_add_seals(&sealed, SealFlags::WRITE).unwrap();
     add(region(0, MIB, 0), &sealed, &["F_SEAL_WRITE"]);
     add(region(0, MIB, 0), &File::open("/dev/zero").unwrap(), &["share=on"]);
-    add(region(0, MIB, 0), &pipe().unwrap().0, &["comes as a pipe"]);
+    add(region(0, MIB, 0), &pipe().unwrap().0, &["comes as the reading end of a pipe"]);
     add(region(0, MIB, 0), &EventFd::new(0).unwrap(), &["comes as an eventfd"]);
     let disk = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     disk.set_len(MIB).unwrap();

@@ -31,7 +31,7 @@ pub(super) struct Pipe {
 impl Pipe {
     pub(super) fn new(file: File, ends: [Arc<Wake>; 2]) -> Result<Self, StateError> {
         let own = match Kind::of(file.as_fd()) {
-            Kind::Pipe => {
+            Kind::Pipe | Kind::PipeToRead => {
                 let own = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
                 Some(own.map_err(|error| StateError::Transfer(error.into()))?)
             }
