@@ -1,109 +1,160 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The real daemon, with a frontend that does what the steps say.
+//! The real daemon takes the steps, and is held against the reference after each of them.
 
-#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
-
-use std::path::Path;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
-use guest_driver::ram::{Gpa, GpaRange};
-use guest_driver::virtio::ring::Buffer;
+use guest_driver::pattern::{self, PAGE_BYTES};
+use guest_driver::ram::{Gpa, GuestRam};
 use proptest_state_machine::StateMachineTest;
-use serde_json::json;
-use vmm_integration::control::ControlSocket;
-use vmm_integration::daemon::DaemonProcess;
-use vmm_integration::frontend::{AttachOptions, Attachment, DirtyLog};
-use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
+use serde_json::{Value, json};
 
-use crate::model::{PIECES, PIECES_A_REGION, Reference, Step, region_of};
+use crate::calls::{self, Refused};
+use crate::clock;
+use crate::guest::{Guest, TIMEOUT};
+use crate::home::Running;
+use crate::memory::{PAGES, PAGES_A_REGION, REGIONS, address};
+use crate::model::{Hinting, Named, Reference, Step};
+use crate::operator::Operator;
+use crate::seen::seen;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_vhost-device-balloon");
-const MIB: u64 = 1 << 20;
-/// Bytes of a piece, several pages.
-const PIECE: u64 = 8 << 10;
-const TIMEOUT: Duration = Duration::from_secs(20);
-/// Where the pieces of each region begin: those of the first end where those of the second begin.
-const STARTS: [u64; 3] = [16 * MIB - PIECES_A_REGION as u64 * PIECE, 16 * MIB, 32 * MIB];
-const END: Gpa = Gpa(48 * MIB);
+/// Calls and clock are those of the whole process.
+static ALONE: Mutex<()> = Mutex::new(());
 
-/// A daemon and its guest.
+/// A daemon, its guest and its operator. In the order in which they go.
 pub(crate) struct Daemon {
-    process: DaemonProcess,
-    /// None for a moment only.
-    guest: Option<Attachment>,
-    ram: Ram,
-}
-
-fn range(piece: usize) -> GpaRange {
-    let in_region = u64::try_from(piece % PIECES_A_REGION).unwrap();
-    GpaRange::new(Gpa(STARTS[region_of(piece)] + in_region * PIECE), PIECE).unwrap()
+    guest: Guest,
+    operator: Operator,
+    running: Running,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Daemon {
-    fn guest(&mut self) -> &mut Attachment {
-        self.guest.as_mut().unwrap()
-    }
-
-    fn tell(&self, method: &str, path: &str, body: &str) {
-        let control = ControlSocket::new(&self.process.control_socket(), TIMEOUT);
-        control.done(method, path, body).unwrap();
-    }
-
-    fn pin(&self, method: &str, piece: usize) {
-        let range = range(piece);
-        let body = json!({ "address": range.start().0, "bytes": range.len() });
-        self.tell(method, "/v1/pins", &body.to_string());
+    fn start(reference: &Reference) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let running = Running::start(reference.home);
+        let guest = Guest::boot(&running.socket());
+        let operator = Operator::new(&running.control());
+        Self { guest, operator, running, _alone: alone }
     }
 
     fn reconnect(&mut self) {
-        let guest = self.guest.take().unwrap().reconnect(&self.process.socket());
-        self.guest = Some(guest.unwrap());
+        self.guest.reconnect(&self.running.socket());
+        self.operator.settle();
     }
 
-    fn report(&mut self, pieces: &[usize]) -> u16 {
-        let queue = self.guest().reporting_queue().unwrap();
-        let buffer = |piece: &usize| {
-            let range = range(*piece);
-            Buffer::writable(range.start(), u32::try_from(range.len()).unwrap())
-        };
-        let chain: Vec<Buffer> = pieces.iter().map(buffer).collect();
-        self.guest().ring(queue).unwrap().add_chain(&chain).unwrap();
-        self.guest().publish(queue).unwrap();
-        queue
+    fn kill_over_report(&mut self, spans: &[crate::memory::Span]) -> u32 {
+        if matches!(self.running, Running::Kept(_)) {
+            self.guest.offer_report(spans);
+        }
+        if !self.running.replace() {
+            self.guest.offer_report(spans);
+            self.operator = Operator::new(&self.running.control());
+            self.reconnect();
+        }
+        self.guest.reported()
     }
 
-    fn take(&mut self, step: Step) {
+    /// Takes a step of the guest.
+    fn take(&mut self, step: &Step, reference: &Reference) {
+        let guest = &mut self.guest;
+        let answer = &reference.answer;
+        let refusing = |named: &Named| named.refusal.map(Refused::new);
         match step {
-            Step::Write { piece, generation } => {
-                self.ram.write_pattern(range(piece), generation).unwrap();
+            Step::Write { page, generation } => guest.write(*page, *generation),
+            Step::Report(named) => {
+                let _refusing = refusing(named);
+                assert_eq!(guest.report(&named.spans), answer.used, "bytes that are called zero");
             }
-            Step::Report { pieces } => {
-                let queue = self.report(&pieces);
-                // It is returned, and the driver is notified of it.
-                assert!(self.guest().wait_used(queue, TIMEOUT).unwrap().is_some());
+            Step::FullCall { call, span } => {
+                let used = guest.report_to_full_call(*call, *span);
+                assert_eq!(used, answer.used, "bytes that are called zero");
             }
-            Step::KillOverReport { piece } => {
-                let queue = self.report(&[piece]);
-                self.process.kill().unwrap();
-                let args: [&str; 0] = [];
-                self.process = self.process.successor(Path::new(BINARY), args).unwrap();
-                self.reconnect();
-                assert!(self.guest().wait_used(queue, TIMEOUT).unwrap().is_some());
+            Step::Inflate(named) => {
+                let _refusing = refusing(named);
+                assert_eq!(guest.inflate(&named.spans), answer.bits, "pages that are called zero");
             }
-            Step::Pause => self.tell("POST", "/v1/pause", ""),
-            Step::Resume => self.tell("POST", "/v1/resume", ""),
-            Step::Pin { piece } => self.pin("PUT", piece),
-            Step::Unpin { piece } => self.pin("DELETE", piece),
-            Step::Migrate { on } => {
-                if on {
-                    self.guest().set_log(&DirtyLog::new(END).unwrap()).unwrap();
-                }
-                self.guest().set_logging(on).unwrap();
+            Step::Deflate { spans } => guest.deflate(spans),
+            Step::BeginHints => guest.send_command(None),
+            Step::Hint(named) => {
+                let _refusing = refusing(named);
+                guest.hint(&named.spans);
             }
-            Step::Unplug { region } => self.guest().remove_region(region).unwrap(),
-            Step::Plug { region } => self.guest().add_region(region).unwrap(),
+            Step::EndHints => guest.send_command(Some(0)),
+            Step::Poison { value } => guest.set_poison(*value),
+            Step::Migrate { on } => guest.migrate(*on),
+            Step::Unplug { region } => guest.attachment().remove_region(*region).unwrap(),
+            Step::Plug { region } => guest.attachment().add_region(*region).unwrap(),
+            Step::Seal => guest.seal(),
             Step::Reconnect => self.reconnect(),
+            Step::KillOverReport { spans } => {
+                let used = self.kill_over_report(spans);
+                assert_eq!(used, answer.used, "bytes that are called zero");
+            }
+            Step::Advance { seconds } => clock::advance(Duration::from_secs((*seconds).into())),
+            Step::Weather(weather) => calls::set_weather(*weather),
+            step => self.operate(step, reference),
+        }
+    }
+
+    /// Takes a step of an operator.
+    fn operate(&mut self, step: &Step, reference: &Reference) {
+        let operator = &mut self.operator;
+        let ask = |method, path| operator.ask(method, path, &Value::Null);
+        let done = match step {
+            Step::Pause => ask("POST", "/v1/pause"),
+            Step::Resume => ask("POST", "/v1/resume"),
+            Step::Park => operator.park(&mut self.guest, reference.home),
+            Step::Unpark => ask("POST", "/v1/unpark"),
+            Step::StartHinting => ask("POST", "/v1/hinting/start"),
+            Step::StopHinting => ask("POST", "/v1/hinting/stop"),
+            Step::Refresh => ask("POST", "/v1/statistics/refresh"),
+            Step::Pin { page } => operator.pin("PUT", *page),
+            Step::Unpin { page } => operator.pin("DELETE", *page),
+            Step::Target { bytes, force } => {
+                operator.ask("PUT", "/v1/target", &json!({ "bytes": bytes, "force": force }))
+            }
+            Step::Interval { seconds } => {
+                let done =
+                    operator.ask("PUT", "/v1/statistics-interval", &json!({ "seconds": seconds }));
+                operator.settle();
+                done
+            }
+            Step::Look => {
+                operator.look(reference);
+                return;
+            }
+            Step::Client(client) => {
+                operator.client(*client, reference);
+                return;
+            }
+            _ => unreachable!("a step of the guest"),
+        };
+        assert_eq!(done, reference.answer.is_done, "{step:?} is done or refused");
+    }
+
+    /// What is owed by now, beyond the answer.
+    fn expect_owed(&mut self, step: &Step, reference: &Reference) {
+        let answer = &reference.answer;
+        if matches!(step, Step::EndHints) && answer.tells {
+            // The worker returns the chain, and has the event loop tell the driver later.
+            clock::wait_for_timer(Duration::from_millis(500));
+            clock::advance(Duration::from_secs(1));
+        }
+        if answer.polls {
+            self.guest.give_statistics();
+        } else if matches!(step, Step::Advance { .. }) && !reference.asks_again {
+            self.operator.settle();
+            assert!(!self.guest.is_asked_for_statistics(), "statistics that are not due");
+        }
+        if answer.tells {
+            assert!(self.guest.is_told(TIMEOUT), "the driver is not told of the change");
+            let config = self.guest.config();
+            assert_eq!(u64::from(config.num_pages) * 4096, reference.target_read(), "the target");
+            let runs = config.free_page_hint_cmd_id > 1;
+            assert_eq!(runs, matches!(reference.hinting, Hinting::Round { .. }), "the round");
         }
     }
 }
@@ -112,25 +163,36 @@ impl StateMachineTest for Daemon {
     type SystemUnderTest = Self;
     type Reference = Reference;
 
-    fn init_test(_: &Reference) -> Self {
-        let args: [&str; 0] = [];
-        let process = DaemonProcess::spawn_controlled(Path::new(BINARY), args).unwrap();
-        let ram = Ram::new(&RamLayout::with_seam_and_hole(Backing::Memfd)).unwrap();
-        let guest = Attachment::connect(&process.socket(), &ram, AttachOptions::default()).unwrap();
-        Self { process, guest: Some(guest), ram }
+    fn init_test(reference: &Reference) -> Self {
+        Self::start(reference)
     }
 
-    fn apply(mut daemon: Self, _: &Reference, step: Step) -> Self {
-        daemon.take(step);
+    fn apply(mut daemon: Self, reference: &Reference, step: Step) -> Self {
+        seen(&step);
+        if reference.answer.tells {
+            daemon.guest.forget_changes();
+        }
+        daemon.take(&step, reference);
+        daemon.expect_owed(&step, reference);
         daemon
     }
 
     fn check_invariants(state: &Self, reference: &Reference) {
-        for piece in 0..PIECES {
-            match reference.written.get(&piece) {
-                Some(generation) => state.ram.verify_pattern(range(piece), *generation).unwrap(),
-                None => assert!(state.ram.is_zero(range(piece)).unwrap(), "piece {piece} was kept"),
+        let mut found = [0; PAGES_A_REGION * PAGE_BYTES];
+        for region in 0..REGIONS {
+            let first = region * PAGES_A_REGION;
+            state.guest.ram.read(Gpa(address(first)), &mut found).unwrap();
+            for (at, found) in found.as_chunks::<PAGE_BYTES>().0.iter().enumerate() {
+                let page = first + at;
+                match reference.written.get(&page) {
+                    Some(generation) => {
+                        let expected = pattern::page(Gpa(address(page)), *generation);
+                        assert!(*found == expected, "page {page} is not as it was written");
+                    }
+                    None => assert!(found == &[0; PAGE_BYTES], "page {page} was kept"),
+                }
             }
         }
+        debug_assert!(reference.written.keys().all(|page| *page < PAGES));
     }
 }

@@ -1,48 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Random sequences of memory use, reports, requests of frontend and operator, and restarts, run against a
-//! real daemon and a model of what it may discard when. Contents are the proof.
+//! Random sequences of what guests, VMMs, operators, time and faults do, run against a real daemon and a
+//! model of it: what may be discarded when, what an answer promises, and what is owed.
 //!
 //! | file | idea |
 //! |---|---|
+//! | `memory` | the guest's memory, and spans of it |
 //! | `model` | the reference, and the steps |
-//! | `daemon` | the same steps with a real daemon, and the look at every page |
+//! | `home` | the daemon: in this process, or under a keeper |
+//! | `calls` | system calls of a daemon in this process that fail on purpose |
+//! | `clock` | its clock |
+//! | `guest` | what a VMM and its guest do for a step |
+//! | `operator` | what operators do |
+//! | `daemon` | a step with the real daemon, and the look at every page and at what is owed |
+//! | `run` | sequences, their seeds and their numbers |
+//! | `seen` | steps by kind |
 //!
-//! A sequence that fails is shrunk and printed. Each run has the same sequences. `PROPTEST_CASES=20000` runs
-//! as many others, of 50 steps each on the average, from the seed in `PROPTEST_RNG_SEED` if that is set.
+//! A sequence that fails is shrunk and printed. `cargo test` runs the same short ones each time, and
+//! `cargo xtask reference` others.
 
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
+mod calls;
+mod clock;
 mod daemon;
+mod guest;
+mod home;
+mod memory;
 mod model;
+mod operator;
+mod run;
+mod seen;
 
-use proptest::test_runner::{Config, RngSeed};
-use proptest_state_machine::prop_state_machine;
+use std::{env, fs};
 
-use daemon::Daemon;
+/// Steps, unless the environment says how many.
+const STEPS: u64 = 1_500;
+const SEED: u64 = 1;
 
-/// Sequences, unless the environment says how many.
-const SEQUENCES: u32 = 60;
-
-fn config() -> Config {
-    let given = Config::default();
-    // The same sequences each time, unless the environment says otherwise.
-    let (cases, rng_seed) = match std::env::var_os("PROPTEST_CASES") {
-        Some(_) => (given.cases, given.rng_seed),
-        None => (SEQUENCES, RngSeed::Fixed(1)),
-    };
-    // The sequence that it prints is enough to repeat it.
-    let (max_shrink_iters, max_shrink_time) = (400, 30_000);
-    Config {
-        cases,
-        rng_seed,
-        failure_persistence: None,
-        max_shrink_iters,
-        max_shrink_time,
-        ..Config::default()
-    }
+/// A number of the environment, as `cargo xtask reference` sets it.
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-prop_state_machine! {
-    #![proptest_config(config())]
-    #[test]
-    fn daemon_discards_what_the_reference_does(sequential 1..100 => Daemon);
+#[test]
+fn daemon_does_what_the_reference_does() {
+    let steps = number("REFERENCE_STEPS");
+    let seed = number("REFERENCE_SEED").unwrap_or(SEED);
+    let done = run::run(seed, steps.unwrap_or(STEPS), steps.is_some());
+    match env::var_os("REFERENCE_JSON") {
+        Some(path) => fs::write(path, format!("{}\n", done.json())).unwrap(),
+        None => println!("{done}"),
+    }
 }

@@ -40,7 +40,11 @@ impl Answer {
         Ok(json["error"].as_str().with_context(|| format!("no error: {json}"))?.to_owned())
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// The answer that this text is, to its end.
+    ///
+    /// # Errors
+    /// When it is none, or not whole.
+    pub fn parse(text: &str) -> Result<Self> {
         let (head, body) = text.split_once("\r\n\r\n").context("no end of the header fields")?;
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let status = status.with_context(|| format!("no answer: {head:?}"))?.parse()?;

@@ -15,6 +15,7 @@ mod house;
 mod kernel;
 mod lab;
 mod mutants;
+mod reference;
 mod setup;
 mod steps;
 mod test;
@@ -83,6 +84,14 @@ enum Command {
     /// table says how many inputs were executed and how many edges of the program they reach. The exit
     /// status is 1 if an input fails: its file is named, and the command that repeats it.
     Fuzz(fuzz::Options),
+    /// Runs random sequences of what guests, VMMs, operators, time and faults do, against a real daemon and
+    /// a reference of it.
+    ///
+    /// After each step, all of the guest's memory, the answer and what is owed must be what the reference says.
+    /// System calls fail on purpose: refused punches, interrupted waits, short reads and writes, full call
+    /// descriptors, no descriptors. A sequence that fails is shrunk and printed with its seed; the exit
+    /// status is 1. Prints how many steps and faults of each kind there were.
+    Reference(reference::Options),
     /// Says which VMMs this machine has, and runs the checks of a guest's life on each.
     ///
     /// A check boots a guest in a VMM beside a daemon of its own: its memory is reported, inflated,
@@ -181,6 +190,7 @@ fn main() -> ExitCode {
         Command::Bench { what: Some(Bench::Placement), .. } => bench("placement", &[]),
         Command::Mutants(options) => mutants::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Reference(options) => reference::reference(&options),
         Command::Vmms(options) => vmms::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Dist(options) => dist::run(&options),
