@@ -84,6 +84,8 @@ pub(crate) struct State {
     resuming: AtomicBool,
     started: SystemTime,
     vm_name: OnceLock<String>,
+    #[cfg(fuzzing)]
+    pub(crate) probe: crate::vhost_user::fuzzing::Probe,
 }
 
 impl State {
@@ -114,6 +116,8 @@ impl State {
             resuming: AtomicBool::new(false),
             started: SystemTime::now(),
             vm_name: OnceLock::new(),
+            #[cfg(fuzzing)]
+            probe: Default::default(),
         }
     }
 

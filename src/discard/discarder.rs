@@ -53,7 +53,11 @@ impl PunchHole for Fallocate {
     fn punch_hole(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         loop {
             match fallocate(file, FallocateMode::PunchHole, true, offset, len) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    #[cfg(fuzzing)]
+                    super::recorded::note(file, offset, len);
+                    return Ok(());
+                }
                 Err(error) => match io::Error::from(error) {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
                     error => return Err(error),

@@ -11,6 +11,8 @@ mod discarder;
 mod dump;
 #[cfg(test)]
 mod exhaustive;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod inhibit;
 mod kept;
 mod log_pages;
@@ -19,6 +21,8 @@ mod peek;
 mod pins;
 mod poke;
 mod ranges;
+#[cfg(fuzzing)]
+pub(crate) mod recorded;
 mod regions;
 mod survey;
 mod writers_first;

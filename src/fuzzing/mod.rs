@@ -9,17 +9,25 @@
 mod chains;
 mod command_line;
 mod guest;
+mod handler;
 mod hinting;
+mod lists;
 mod model;
 mod requests;
 mod rings;
 mod saved;
 mod statistics;
 
+use std::sync::LazyLock;
+
 use arbitrary::{Arbitrary, Unstructured};
 
+use crate::discard::fuzzing as ranges;
 use crate::hand_over::fuzzing as left_over;
 use crate::vhost_user::fuzzing::{relay, shapes};
+
+/// Whether each input is printed, as for one that fails.
+static PRINTS: LazyLock<bool> = LazyLock::new(|| std::env::var_os("FUZZ_PRINT").is_some());
 
 /// One fuzz target.
 macro_rules! targets {
@@ -28,6 +36,9 @@ macro_rules! targets {
             $(#[$about])*
             pub fn $name(bytes: &[u8]) {
                 if let Ok(input) = $name::Input::arbitrary_take_rest(Unstructured::new(bytes)) {
+                    if *PRINTS {
+                        eprintln!("{input:#?}");
+                    }
                     $name::run(input);
                 }
             }
@@ -40,10 +51,16 @@ targets! {
     chains;
     /// A command line.
     command_line;
+    /// A session: messages of a frontend and chains of a driver, over memory that is shared.
+    handler;
     /// Rounds of hinting.
     hinting;
     /// What a daemon leaves to the next one.
     left_over;
+    /// Pages that go into the balloon and come out of it.
+    lists;
+    /// What is discarded of ranges on regions with pins.
+    ranges;
     /// Messages between a frontend and the framework.
     relay;
     /// Requests of control clients.

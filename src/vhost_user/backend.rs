@@ -125,6 +125,8 @@ impl BalloonBackend {
         // SAFETY: the worker keeps its epoll descriptor open, and is borrowed.
         let epoll = unsafe { BorrowedFd::borrow_raw(worker.as_raw_fd()) };
         let epoll = Arc::new(epoll.try_clone_to_owned()?);
+        #[cfg(fuzzing)]
+        self.state.probe.watch(worker);
         let wanted = Wake::new()?;
         wanted.signal()?;
         let attach = self.attach.get_or_init(|| Attach { epoll, wanted });
@@ -407,6 +409,11 @@ impl VhostUserBackend for BalloonBackend {
         }
         if event == ATTACH {
             self.attach_queues(vrings);
+            return Ok(());
+        }
+        #[cfg(fuzzing)]
+        if event == crate::vhost_user::fuzzing::Probe::EVENT {
+            self.state.probe.answer();
             return Ok(());
         }
         let index = usize::from(event);

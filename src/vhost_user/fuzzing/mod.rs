@@ -3,5 +3,8 @@
 //! Fuzz targets over what is private to this room.
 
 mod accepting;
+mod probe;
 pub(crate) mod relay;
 pub(crate) mod shapes;
+
+pub(crate) use probe::Probe;
