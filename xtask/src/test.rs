@@ -137,6 +137,13 @@ fn lints(steps: &mut Steps, full: bool) {
         let lints = [&lints[..], &["--target-dir", "target/guest/alioth"], &ALIOTH, &deny];
         run(&mut cargo(&lints.concat()))
     });
+    if full {
+        steps.run("lints of the fuzz targets", || {
+            let lints = ["clippy", "--locked", "--target-dir", "target/fuzz-lints"];
+            let mut lints = cargo(&[&lints[..], &FUZZ, &deny].concat());
+            run(lints.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", "--cfg=fuzzing"))
+        });
+    }
 }
 
 /// All packages as they are released. The rest of a run is built without what writes a .rpm.

@@ -3,13 +3,13 @@
 //! Builds the targets with what libFuzzer needs of the compiler. These are the flags of cargo-fuzz; the
 //! stable compiler takes them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::cargo::{cargo, run, target};
+use crate::cargo::{cargo, root, run, target};
 
 /// `--cfg fuzzing` opens the daemon's door for the targets.
 const FLAGS: [&str; 6] = [
@@ -37,15 +37,28 @@ impl Programs {
     /// # Errors
     /// If one does not build.
     pub(super) fn build(sanitizer: Sanitizer, targets: &[String]) -> Result<Self> {
-        let host = host()?;
         let build = target().join(match sanitizer {
             Sanitizer::None => "fuzz",
             Sanitizer::Address => "fuzz-address",
         });
+        Self::build_of(&root(), &build, sanitizer, targets)
+    }
+
+    /// The same of the sources in `tree`, in the folder `build`.
+    ///
+    /// # Errors
+    /// If one does not build.
+    pub(super) fn build_of(
+        tree: &Path,
+        build: &Path,
+        sanitizer: Sanitizer,
+        targets: &[String],
+    ) -> Result<Self> {
+        let host = host()?;
         let args = ["build", "--locked", "--release", "--manifest-path", "fuzz/Cargo.toml"];
         let mut command = cargo(&args);
         // With a target, so that build scripts and procedural macros have none of the flags.
-        command.args(["--target", &host, "--target-dir"]).arg(&build);
+        command.args(["--target", &host, "--target-dir"]).arg(build).current_dir(tree);
         command.args(targets.iter().flat_map(|target| ["--bin", target]));
         let mut flags = FLAGS.to_vec();
         if sanitizer == Sanitizer::Address {

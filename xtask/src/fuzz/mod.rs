@@ -3,6 +3,8 @@
 //! `cargo xtask fuzz`: the targets of `fuzz/`, built with the stable compiler and run by libFuzzer.
 
 mod build;
+mod hunt;
+mod keep;
 mod run;
 mod said;
 
@@ -20,6 +22,10 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use crate::cargo::root;
 use build::{Programs, Sanitizer};
 use run::{Crash, Goal, Report};
+
+pub(crate) use hunt::{Fall, hunt};
+#[cfg(test)]
+pub(crate) use keep::{MOST_BYTES, MOST_INPUTS};
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Args)]
@@ -39,13 +45,13 @@ pub(crate) struct Options {
     /// Runs one input of one target, and prints what it does.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["runs", "json", "keep"])]
     input: Option<PathBuf>,
-    /// Replaces the corpus in fuzz/corpus by the smallest one that reaches all that was reached.
+    /// Replaces the corpus in fuzz/corpus by a small one that reaches most of what was reached.
     #[arg(long)]
     keep: bool,
     /// Checks each access to memory. Three times as slow; asks the compiler for what is not stable.
     #[arg(long, value_enum, default_value_t = Sanitizer::None)]
     sanitizer: Sanitizer,
-    /// Prints a line of JSON for each target.
+    /// Prints a line of JSON for each target, and one for all of them.
     #[arg(long)]
     json: bool,
 }
@@ -75,11 +81,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for report in &reports {
             println!("{}", serde_json::to_string(report)?);
         }
+        println!("{}", serde_json::json!({ "target": IN_ALL, "executions": in_all(&reports) }));
     } else {
         println!("{}", table(&reports));
     }
     if options.keep {
-        reports.iter().try_for_each(|report| run::keep(&programs, &report.target))?;
+        reports.iter().try_for_each(|report| keep::keep(&programs, &report.target))?;
     }
     verdict(&reports)
 }
@@ -100,7 +107,7 @@ pub(crate) fn for_tests(full: bool) -> Result<()> {
 }
 
 /// The names of the targets, sorted: a file each.
-fn targets() -> Result<Vec<String>> {
+pub(crate) fn targets() -> Result<Vec<String>> {
     let folder = root().join("fuzz/fuzz_targets");
     let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
     let mut names = Vec::new();
@@ -136,19 +143,35 @@ fn run_all(programs: &Programs, targets: Vec<String>, goal: Goal) -> Result<Vec<
 fn table(reports: &[Report]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["target", "executions", "a second", "coverage", "features", "inputs", ""]);
+    table.set_header([
+        "target",
+        "executions",
+        "a second",
+        "coverage",
+        "edges",
+        "features",
+        "inputs",
+        "",
+    ]);
     for Report { target, figures, seconds, crash } in reports {
         let rate = if *seconds > 0.0 { figures.rate(*seconds) } else { 0 };
-        let numbers = [figures.executions, rate, figures.coverage, figures.features];
+        let numbers = [figures.executions, rate, figures.coverage, figures.edges, figures.features];
         let mut row = vec![target.clone()];
         row.extend(numbers.map(|number| number.to_string()));
         row.push(figures.inputs.to_string());
         row.push(if crash.is_some() { "FAILED".to_owned() } else { String::new() });
         table.add_row(row);
     }
-    let sum: u64 = reports.iter().map(|report| report.figures.executions).sum();
-    table.add_row(["in all".to_owned(), sum.to_string()]);
+    table.add_row([IN_ALL.to_owned(), in_all(reports).to_string()]);
     table
+}
+
+/// What stands in place of a target's name.
+const IN_ALL: &str = "in all";
+
+/// Executions of all targets together.
+fn in_all(reports: &[Report]) -> u64 {
+    reports.iter().map(|report| report.figures.executions).sum()
 }
 
 fn verdict(reports: &[Report]) -> Result<()> {

@@ -49,14 +49,30 @@ const MAX_LEN: &str = "-max_len=2048";
 const TIMEOUT: &str = "-timeout=20";
 const MEMORY: &str = "-rss_limit_mb=1024";
 
-/// What is kept in the repository.
-fn corpus(name: &str) -> PathBuf {
-    root().join("fuzz/corpus").join(name)
+/// Where a target has its inputs, and leaves what it finds.
+pub(super) struct Folders {
+    /// What is kept in the repository.
+    kept: PathBuf,
+    /// What was found on this machine, inputs that fail, and what the target says.
+    found: PathBuf,
+    crashes: PathBuf,
+    logs: PathBuf,
 }
 
-/// What was found on this machine.
-fn found(name: &str) -> PathBuf {
-    target().join("fuzz/corpus").join(name)
+impl Folders {
+    /// Of the sources in `tree`, with what is found in `at`.
+    pub(super) fn new(tree: &Path, at: &Path, name: &str) -> Self {
+        Self {
+            kept: tree.join("fuzz/corpus").join(name),
+            found: at.join("corpus").join(name),
+            crashes: at.join("crashes"),
+            logs: at.to_owned(),
+        }
+    }
+
+    fn of(name: &str) -> Self {
+        Self::new(&root(), &target().join("fuzz"), name)
+    }
 }
 
 /// Fuzzes until the goal is met or an input fails. Prints what the target says of its progress.
@@ -64,12 +80,24 @@ fn found(name: &str) -> PathBuf {
 /// # Errors
 /// If the target cannot be run.
 pub(super) fn fuzz(programs: &Programs, name: &str, goal: Goal) -> Result<Report> {
-    let (found, kept) = (found(name), corpus(name));
-    let crashes = target().join("fuzz/crashes");
-    for folder in [&found, &kept, &crashes] {
+    fuzz_in(&Folders::of(name), programs, name, goal)
+}
+
+/// The same with its inputs elsewhere.
+///
+/// # Errors
+/// As [`fuzz`].
+pub(super) fn fuzz_in(
+    folders: &Folders,
+    programs: &Programs,
+    name: &str,
+    goal: Goal,
+) -> Result<Report> {
+    let Folders { kept, found, crashes, logs } = folders;
+    for folder in [found, kept, crashes] {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    let log = target().join(format!("fuzz/{name}.log"));
+    let log = logs.join(format!("{name}.log"));
     let mut lines = File::create(&log).with_context(|| log.display().to_string())?;
     let mut command = Command::new(programs.path(name));
     command.args([MAX_LEN, TIMEOUT, MEMORY, "-print_final_stats=1"]);
@@ -78,7 +106,7 @@ pub(super) fn fuzz(programs: &Programs, name: &str, goal: Goal) -> Result<Report
     command.args(runs.map(|runs| format!("-runs={runs}")));
     command.args(goal.seed.map(|seed| format!("-seed={seed}")));
     command.args((goal.seconds > 0).then(|| format!("-max_total_time={}", goal.seconds)));
-    command.args([&found, &kept]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args([found, kept]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut said = Said::default();
@@ -101,6 +129,9 @@ pub(super) fn fuzz(programs: &Programs, name: &str, goal: Goal) -> Result<Report
     Ok(Report { target: name.to_owned(), figures: said.figures(), seconds, crash })
 }
 
+/// The targets print what the bytes mean to them.
+const SHOW: [(&str, &str); 2] = [("RUST_BACKTRACE", "1"), ("FUZZ_PRINT", "1")];
+
 /// Runs one input.
 ///
 /// # Errors
@@ -108,37 +139,8 @@ pub(super) fn fuzz(programs: &Programs, name: &str, goal: Goal) -> Result<Report
 pub(super) fn one(programs: &Programs, name: &str, input: &Path) -> Result<()> {
     ensure!(input.is_file(), "no such input: {}", input.display());
     let mut command = Command::new(programs.path(name));
-    let status = command.args([TIMEOUT, MEMORY]).arg(input).env("RUST_BACKTRACE", "1").status();
+    let status = command.args([TIMEOUT, MEMORY]).arg(input).envs(SHOW).status();
     let status = status.with_context(|| format!("cannot start {command:?}"))?;
     ensure!(status.success(), "the input fails: {status}");
-    Ok(())
-}
-
-/// Makes the corpus in the repository the smallest that reaches every edge that is reached.
-///
-/// # Errors
-/// If the target cannot be run.
-pub(super) fn keep(programs: &Programs, name: &str) -> Result<()> {
-    let (found, kept) = (found(name), corpus(name));
-    let new = target().join("fuzz/kept").join(name);
-    if new.exists() {
-        fs::remove_dir_all(&new).with_context(|| new.display().to_string())?;
-    }
-    fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
-    let mut command = Command::new(programs.path(name));
-    // Edges alone: how often each was passed would keep thousands.
-    command.args(["-set_cover_merge=1", "-use_counters=0", MAX_LEN, TIMEOUT, MEMORY]);
-    command.args([&new, &kept, &found]).stdout(Stdio::null()).stderr(Stdio::null());
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "merging the corpus of {name} failed: {status}");
-    fs::remove_dir_all(&kept)?;
-    fs::create_dir_all(&kept)?;
-    let (mut files, mut bytes) = (0, 0);
-    for entry in fs::read_dir(&new)? {
-        let entry = entry?;
-        bytes += fs::copy(entry.path(), kept.join(entry.file_name()))?;
-        files += 1;
-    }
-    eprintln!("{name}: {files} inputs, {bytes} bytes in {}", kept.display());
     Ok(())
 }

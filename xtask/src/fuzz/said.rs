@@ -16,6 +16,8 @@ pub(super) struct Figures {
     pub(super) executions: u64,
     /// Edges that were reached (`cov`).
     pub(super) coverage: u64,
+    /// Edges that there are in what the target is linked of.
+    pub(super) edges: u64,
     /// Edges with how often each was passed (`ft`).
     pub(super) features: u64,
     /// Inputs in the corpus.
@@ -63,6 +65,11 @@ impl Said {
         if let Some(units) = line.strip_prefix("stat::number_of_executed_units:") {
             self.figures.executions = units.trim().parse().unwrap_or(self.figures.executions);
         }
+        if let Some((before, _)) = line.split_once(" inline 8-bit counters)")
+            && let Some((_, edges)) = before.rsplit_once('(')
+        {
+            self.figures.edges = edges.parse().unwrap_or(0);
+        }
         let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once('\t'))
         else {
             return false;
@@ -76,6 +83,7 @@ impl Said {
         self.figures = Figures {
             executions,
             coverage: figure("cov: ").unwrap_or(before.coverage),
+            edges: before.edges,
             features: figure("ft: ").unwrap_or(before.features),
             inputs: figure("corp: ").unwrap_or(before.inputs),
         };
@@ -109,10 +117,14 @@ mod tests {
     fn figures_are_those_of_the_last_line() {
         let mut said = Said::default();
         assert!(!said.hears("INFO: Seed: 17"));
+        assert!(
+            !said.hears("INFO: Loaded 1 modules   (826 inline 8-bit counters): 826 [0x5, 0x9), ")
+        );
         assert!(said.hears("#2\tINITED cov: 17 ft: 18 corp: 1/1b exec/s: 0 rss: 27Mb"));
         assert!(!said.hears("#90\tNEW    cov: 20 ft: 30 corp: 4/9b lim: 4 exec/s: 0"));
         said.hears("stat::number_of_executed_units: 123");
-        let expected = Figures { executions: 123, coverage: 20, features: 30, inputs: 4 };
+        let expected =
+            Figures { executions: 123, coverage: 20, edges: 826, features: 30, inputs: 4 };
         assert_eq!(said.figures(), expected);
         assert_eq!((said.failure(), said.input()), (None, None));
         assert_eq!(said.figures().rate(2.0), 61);

@@ -4,6 +4,7 @@
 
 mod builds;
 mod circles;
+mod corpora;
 mod links;
 mod modules;
 mod sources;
@@ -30,4 +31,9 @@ fn sources_are_short_and_licensed() -> Result<()> {
 #[test]
 fn links_lead_somewhere() -> Result<()> {
     links::check(&with_extension("md")?)
+}
+
+#[test]
+fn corpora_of_fuzz_targets_are_small() -> Result<()> {
+    corpora::check()
 }

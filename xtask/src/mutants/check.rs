@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cargo::cargo;
+use crate::fuzz::{Fall, hunt};
 
 /// How long an explorer may take. Only one that hangs takes as long.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -38,6 +39,15 @@ pub(super) enum Outcome {
     Failed {
         /// `PACKAGE FILTER`.
         test: String,
+    },
+    /// An oracle of a fuzz target fell.
+    Crashed {
+        /// The target.
+        target: String,
+        /// Inputs until then, from the corpus on.
+        executions: u64,
+        /// What was seen.
+        what: String,
     },
     /// The check noticed nothing.
     Survived {
@@ -152,6 +162,19 @@ pub(super) fn test(tree: &Path, build: &Path, test: &str) -> Result<Outcome> {
     Ok(match output.status.success() {
         true => Outcome::Survived { check: test.to_owned() },
         false => Outcome::Failed { test: test.to_owned() },
+    })
+}
+
+/// Runs a fuzz target of the sources in `tree`, with the same inputs each time.
+///
+/// # Errors
+/// If it does not build.
+pub(super) fn fuzz(tree: &Path, build: &Path, target: &str, seconds: u64) -> Result<Outcome> {
+    Ok(match hunt(tree, &build.join("fuzz"), target, seconds)? {
+        Some(Fall { executions, what }) => {
+            Outcome::Crashed { target: target.to_owned(), executions, what }
+        }
+        None => Outcome::Survived { check: format!("{target} for {seconds} s") },
     })
 }
 

@@ -40,6 +40,8 @@ pub(super) enum CaughtBy {
     Explore(Vec<String>),
     /// A test of a package: `PACKAGE FILTER`.
     Test(String),
+    /// A fuzz target.
+    Fuzz(String),
 }
 
 #[derive(Deserialize)]
@@ -81,6 +83,12 @@ pub(super) fn load(folder: &Path) -> Result<Vec<Mutant>> {
             ensure!(
                 all.iter().all(|other| other.name != mutant.name),
                 "{}: two mutants are called {}",
+                file.display(),
+                mutant.name
+            );
+            ensure!(
+                !mutant.quick || !matches!(mutant.caught_by, CaughtBy::Fuzz(_)),
+                "{}: {} takes the build of a fuzz target, which is not quick",
                 file.display(),
                 mutant.name
             );
@@ -128,6 +136,10 @@ mod tests {
         assert!(wrong(&format!("{ONE}\nslow = true")).contains("unknown field `slow`"));
         assert!(wrong(&ONE.replace("explore", "luck")).contains("unknown variant `luck`"));
         assert!(wrong(&format!("{ONE}{ONE}")).contains("two mutants are called a"));
+        let fuzz = ONE.replace("caught_by.explore = [\"d\", \"e-*\"]", "caught_by.fuzz = 't'");
+        assert!(
+            wrong(&format!("{fuzz}\nquick = true")).contains("a takes the build of a fuzz target")
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod list;
 mod table;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -33,6 +33,9 @@ use tree::Tree;
 
 /// Where the lists are, from the workspace's folder.
 const LISTS: &str = "mutants";
+/// Seconds for which a fuzz target must stand without a mutant, and within which it must find one.
+const STANDS: u64 = 10;
+const HUNTS: u64 = 120;
 
 const HELP: &str = "\
 The sources are copied to target/mutants, which has a build folder of its own; they are not touched.
@@ -41,8 +44,8 @@ the sources without the mutant fall, too.
 
 With --json each mutant is an object on a line of its own:
   mutant, seconds
-  outcome        fell (with configuration, schedules, invariant, what), failed (with test), survived
-                 (with check), or error (with error)";
+  outcome        fell (with configuration, schedules, invariant, what), failed (with test), crashed
+                 (with target, executions, what), survived (with check), or error (with error)";
 
 /// Options of `cargo xtask mutants`.
 #[derive(Args)]
@@ -106,7 +109,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let results = plant(&mutants, options, &folder)?;
 
     let caught = |name: &String| {
-        matches!(results.get(name), Some(Ok(Outcome::Fell { .. } | Outcome::Failed { .. })))
+        use Outcome::{Crashed, Failed, Fell};
+        matches!(results.get(name), Some(Ok(Fell { .. } | Failed { .. } | Crashed { .. })))
     };
     let left: Vec<&str> =
         mutants.iter().map(|m| &m.name).filter(|&name| !caught(name)).map(String::as_str).collect();
@@ -158,13 +162,27 @@ fn plant(mutants: &[Mutant], options: &Options, folder: &std::path::Path) -> Res
     if !options.json {
         println!("Building the sources without a mutant into {}.", folder.display());
     }
-    let good = Explorer::build(tree.path(), &build, bin.join("unchanged"))?;
+    let explored = mutants.iter().any(|mutant| matches!(mutant.caught_by, CaughtBy::Explore(_)));
+    let unchanged = || Explorer::build(tree.path(), &build, bin.join("unchanged"));
+    let good = explored.then(unchanged).transpose()?;
     for test in mutants.iter().filter_map(|mutant| match &mutant.caught_by {
         CaughtBy::Test(test) => Some(test),
-        CaughtBy::Explore(_) => None,
+        CaughtBy::Explore(_) | CaughtBy::Fuzz(_) => None,
     }) {
         let outcome = check::test(tree.path(), &build, test)?;
         ensure!(matches!(outcome, Outcome::Survived { .. }), "{test} fails without a mutant, too");
+    }
+    let fuzzed: BTreeSet<&String> = mutants
+        .iter()
+        .filter_map(|mutant| match &mutant.caught_by {
+            CaughtBy::Fuzz(target) => Some(target),
+            CaughtBy::Explore(_) | CaughtBy::Test(_) => None,
+        })
+        .collect();
+    for target in fuzzed {
+        let outcome = check::fuzz(tree.path(), &build, target, STANDS)?;
+        let stands = matches!(outcome, Outcome::Survived { .. });
+        ensure!(stands, "{target} fails without a mutant, too: {outcome:?}");
     }
 
     let jobs = options.jobs.or(thread::available_parallelism().ok()).map_or(1, NonZero::get);
@@ -187,10 +205,11 @@ fn plant(mutants: &[Mutant], options: &Options, folder: &std::path::Path) -> Res
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
+                let Some(good) = &good else { return };
                 loop {
                     let next = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((mutant, since, explorer, patterns)) = next else { return };
-                    done(mutant, since, explorer.hunt(patterns, options.schedules, &good));
+                    done(mutant, since, explorer.hunt(patterns, options.schedules, good));
                 }
             });
         }
@@ -199,6 +218,7 @@ fn plant(mutants: &[Mutant], options: &Options, folder: &std::path::Path) -> Res
             let planted = tree.plant(mutant);
             let checked = planted.and_then(|()| match &mutant.caught_by {
                 CaughtBy::Test(test) => check::test(tree.path(), &build, test).map(Some),
+                CaughtBy::Fuzz(target) => check::fuzz(tree.path(), &build, target, HUNTS).map(Some),
                 CaughtBy::Explore(patterns) => {
                     let to = bin.join(&mutant.name);
                     let explorer = Explorer::build(tree.path(), &build, to)?;
@@ -222,6 +242,9 @@ fn line(result: &Result<Outcome>) -> String {
             format!("fell after {schedules} schedules of {configuration}: {invariant}: {what}")
         }
         Ok(Outcome::Failed { test }) => format!("fell to a test: {test}"),
+        Ok(Outcome::Crashed { target, executions, what }) => {
+            format!("fell after {executions} executions of {target}: {what}")
+        }
         Ok(Outcome::Survived { check }) => format!("SURVIVED {check}"),
         Err(error) => format!("ERROR {error:#}"),
     }

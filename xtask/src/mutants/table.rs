@@ -18,7 +18,8 @@ plants each in a copy of the sources, builds it, and runs that check. The \
 [explorer](exploration.md) searches configurations in which the sources themselves stand. A mutant falls \
 if an invariant of the [model](../design/model.md#invariants) breaks in one of them, or a schedule does not \
 end (`cut-off`), and the sources stand the same schedules of it. Where no configuration notices it, a unit \
-test must fail (\"a test\"). `schedules` is the number of schedules of that configuration until then.
+test must fail (\"a test\"), or the oracle of a [fuzz target](fuzzing.md) within two minutes (\"a fuzz target\"). \
+`schedules` is the number of schedules of that configuration, or of inputs of that target, until then.
 ";
 
 /// The page about these mutants, which have all been noticed.
@@ -40,6 +41,9 @@ pub(super) fn markdown<'a>(results: impl Iterator<Item = (&'a Mutant, &'a Outcom
                 (format!("`{invariant}`"), configuration.as_str(), schedules.to_string())
             }
             Outcome::Failed { test } => ("a test".to_owned(), test.as_str(), String::new()),
+            Outcome::Crashed { target, executions, .. } => {
+                ("a fuzz target".to_owned(), target.as_str(), executions.to_string())
+            }
             Outcome::Survived { .. } => ("nothing".to_owned(), "", String::new()),
         };
         let _ = writeln!(
