@@ -51,8 +51,6 @@ enum Step {
     ReturnKept,
     /// The driver begins with an empty ring, once the queue is stopped.
     NewRing,
-    /// The device is reset, and a driver begins with an empty ring in the same place.
-    Reset,
 }
 
 const TABLE: u64 = 0x1000;
@@ -162,27 +160,14 @@ impl Queue {
             Step::ReturnKept => self.return_kept(),
             Step::NewRing => {
                 self.stop();
-                self.empty();
+                self.write(AVAIL + 2, 0);
+                self.write(USED + 2, 0);
+                self.added.clear();
+                (self.used, self.owed) = (0, false);
                 self.start(0);
-            }
-            Step::Reset => {
-                let enabled = self.enabled;
-                self.enable(false);
-                self.empty();
-                self.enable(enabled);
-                let begins = self.vring.take_fresh();
-                assert!(begins || !self.runs(), "a driver that begins is not noticed");
             }
         }
         self.check();
-    }
-
-    /// The driver empties its ring.
-    fn empty(&mut self) {
-        self.write(AVAIL + 2, 0);
-        self.write(USED + 2, 0);
-        self.added.clear();
-        (self.used, self.owed) = (0, false);
     }
 
     fn add(&mut self, bad: Option<u16>) {
