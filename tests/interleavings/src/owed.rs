@@ -61,7 +61,7 @@ enum Before {
     Stop,
 }
 
-/// Up to two chains are returned while `first`, if there is one, is replaced: the last call hears of all.
+/// Up to two chains are returned while `first`, if there is one, is replaced: the last call is signalled for all.
 fn call_replaced(
     first: impl Fn() -> Option<Call> + Send + Sync + 'static,
     before: Before,

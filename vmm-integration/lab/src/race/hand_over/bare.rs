@@ -17,8 +17,8 @@ use super::daemons::{Daemons, LOOK_EVERY, PATIENCE};
 const MEMORY_BYTES: u64 = 512 << 20;
 /// Longer than any number of daemons: the guest is told when it is over.
 const SERVE: &str = "do=serve:1000000,verify";
-/// QEMU asks the daemon whenever a guest reads the configuration space, which this guest would do without a
-/// pause. A message that is being read when the daemon is killed may be lost (`docs/user/hand-over.md`); here
+/// QEMU asks the daemon whenever a guest reads the configuration space, which this guest would never cease to
+/// do. A message that is being read when the daemon is killed may be lost (`docs/user/hand-over.md`); here
 /// it is the reports that are looked at.
 const NO_TARGETS: &str = "targets=no";
 /// One word of each page is written and checked.
