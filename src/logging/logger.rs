@@ -5,13 +5,12 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io;
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use env_logger::Target;
 use log::{Level, LevelFilter, Log, Metadata};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,6 +22,9 @@ use super::{Queue, Record};
 
 /// How long the end of the process waits for the log to be written.
 const FLUSH: Duration = Duration::from_millis(200);
+
+/// Logs at a rate that the guest chooses; what matters of it is logged by this crate as well.
+const NOT_LOGGED: &str = "virtio_queue";
 
 /// The logger thread writes and waits, and formats nothing.
 const STACK_BYTES: usize = 128 << 10;
@@ -44,26 +46,8 @@ impl Logger {
     pub(crate) fn new(level: LevelFilter) -> io::Result<Self> {
         journal::detect();
         let queue = Arc::new(Queue::default());
-        let inner = env_logger::Builder::new()
-            // What passes is for `log::set_max_level` to say, which can change at any time.
-            .filter_level(LevelFilter::Debug)
-            // These log at a rate that the guest chooses; what matters of it is logged here as well.
-            .filter_module("virtio_queue", LevelFilter::Off)
-            .format(|to, record| {
-                let mut line = Record::default();
-                let (time, level) = (to.timestamp_millis(), record.level());
-                let (target, args) = (record.target(), record.args());
-                // Never fails.
-                let _ = match journal::is_journal() {
-                    true => write!(line, "{}[{level:<5} {target}] {args}", mark(level)),
-                    false => write!(line, "[{time} {level:<5} {target}] {args}"),
-                };
-                to.write_all(line.into_line().as_bytes())
-            })
-            .target(Target::Pipe(Box::new(Entrance(Arc::clone(&queue)))))
-            .build();
         let sites = Arc::new(Sites::default());
-        let limited = Limited { inner, queue: Arc::clone(&queue), sites: Arc::clone(&sites) };
+        let limited = Limited { queue: Arc::clone(&queue), sites: Arc::clone(&sites) };
         log::set_boxed_logger(Box::new(limited)).map_err(io::Error::other)?;
         log::set_max_level(level);
         let hooked = Arc::clone(&queue);
@@ -133,20 +117,23 @@ fn report(panic: &PanicHookInfo<'_>, queue: &Queue) {
     queue.flush(FLUSH);
 }
 
-/// `env_logger` with a limit for each place that logs, and with a `flush` that waits a moment for the
-/// log, before a thread ends the process.
+/// Passes on what each place that logs may say, with a `flush` that waits a moment for the log, before a
+/// thread ends the process.
 struct Limited {
-    inner: env_logger::Logger,
     queue: Arc<Queue>,
     sites: Arc<Sites>,
 }
 
 impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.inner.enabled(metadata)
+        // What passes of the rest is for `log::set_max_level` to say, which can change at any time.
+        metadata.level() <= Level::Debug && !metadata.target().starts_with(NOT_LOGGED)
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let (file, line) = (record.file_static().unwrap_or("?"), record.line().unwrap_or(0));
         let (passes, left_out) = self.sites.admit((file, line), record.level(), Instant::now());
         if left_out > 0 {
@@ -154,7 +141,7 @@ impl Log for Limited {
             say(&self.queue, Level::Warn, &text);
         }
         if passes {
-            self.inner.log(record);
+            self.queue.push(&formatted(record));
         }
     }
 
@@ -163,18 +150,18 @@ impl Log for Limited {
     }
 }
 
-/// Where `env_logger` writes to: gets one whole record a call.
-struct Entrance(Arc<Queue>);
-
-impl Write for Entrance {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(&String::from_utf8_lossy(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// The line of a record. The journal has the time itself.
+fn formatted(record: &log::Record<'_>) -> String {
+    let mut line = Record::default();
+    let (level, target, args) = (record.level(), record.target(), record.args());
+    // Never fails.
+    let _ = if journal::is_journal() {
+        write!(line, "{}[{level:<5} {target}] {args}", mark(level))
+    } else {
+        let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH));
+        write!(line, "[{time} {level:<5} {target}] {args}")
+    };
+    line.into_line()
 }
 
 /// Writes a line to standard error, for as long as that takes.
