@@ -8,8 +8,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+/// The variable that names a copy of the sources, for a command that is to work on it.
+pub(crate) const ROOT: &str = "XTASK_ROOT";
+
 /// The workspace's folder.
 pub(crate) fn root() -> PathBuf {
+    if let Some(copy) = env::var_os(ROOT) {
+        return copy.into();
+    }
     let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.pop();
     root

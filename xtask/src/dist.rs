@@ -9,26 +9,35 @@ mod completions;
 mod contents;
 mod date;
 mod deb;
+mod folder;
 mod glibc;
 mod gzip;
 mod licenses;
+pub(crate) mod linked;
+mod linking;
 mod man;
+#[cfg(feature = "packages")]
 mod release;
-#[cfg(feature = "rpm")]
+#[cfg(feature = "packages")]
+mod reproducible;
+#[cfg(feature = "packages")]
 mod rpm;
+mod sbom;
+#[cfg(feature = "packages")]
 mod statically;
+mod sums;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::cargo::{run as finish, target};
+use crate::cargo::target;
 use about::NAME;
 use deb::Compression;
+use folder::emptied;
+#[cfg(feature = "packages")]
+use linking::Linking;
 
 /// Options of `cargo xtask dist`.
 #[derive(Args)]
@@ -43,42 +52,75 @@ pub(crate) struct Options {
     /// Needs root. What needs a program that this machine lacks, such as rpm, is left out and named.
     #[arg(long)]
     check: bool,
+
+    /// Builds packages and static program twice instead, and compares them byte by byte.
+    ///
+    /// The two builds have other folders, for the sources, for what is built and for the packages of cargo, another
+    /// umask, locale and time zone, and sources of another age. If a file differs, it is named with the first
+    /// place. Some ten minutes.
+    #[arg(long, conflicts_with_all = ["is_static", "check"])]
+    check_reproducible: bool,
+}
+
+/// Has cargo build this program with what writes packages, and does it there.
+///
+/// # Errors
+/// As the other one.
+#[cfg(not(feature = "packages"))]
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut again = crate::cargo::cargo(&["run", "--locked", "--package", "xtask"]);
+    again.args(["--features", "packages", "--", "dist"]);
+    again.args(options.is_static.then_some("--static"));
+    again.args(options.check_reproducible.then_some("--check-reproducible"));
+    crate::cargo::run(again.args(options.check.then_some("--check")))
 }
 
 /// Builds the release of the daemon, and what it is distributed in, into `target/dist`.
 ///
 /// # Errors
 /// If something does not build, cannot be written, or does not pass the checks.
+#[cfg(feature = "packages")]
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if options.is_static {
-        let folder = emptied("static")?;
-        let daemon = statically::build(&folder)?;
-        println!("static: {}", daemon.display());
-        return if options.check { statically::check(&daemon) } else { Ok(()) };
+    if options.check_reproducible {
+        return reproducible::check();
     }
-    packages(options)
-}
-
-/// Has cargo build this program with what writes the other package, and does it there.
-#[cfg(not(feature = "rpm"))]
-fn packages(options: &Options) -> Result<()> {
-    let mut again = crate::cargo::cargo(&["run", "--locked", "--package", "xtask"]);
-    again.args(["--features", "rpm", "--", "dist"]);
-    finish(again.args(options.check.then_some("--check")))
-}
-
-#[cfg(feature = "rpm")]
-fn packages(options: &Options) -> Result<()> {
-    finish(&mut release::release())?;
-    let daemon = target().join("release").join(NAME);
+    if options.is_static {
+        return statically(options.check);
+    }
+    let release = release::build(Linking::Dynamic)?;
     let folder = emptied("packages")?;
-    let packages = [deb::write(&daemon, &folder, Compression::Xz)?, rpm::write(&daemon, &folder)?];
+    bill(&release, Linking::Dynamic, &folder)?;
+    let daemon = &release.daemon;
+    let packages = [deb::write(daemon, &folder, Compression::Xz)?, rpm::write(daemon, &folder)?];
+    sums::write(&folder)?;
     packages.iter().for_each(|package| println!("package: {}", package.display()));
     if options.check {
         check::deb(&packages[0])?;
         check::rpm(&packages[1])?;
     }
     Ok(())
+}
+
+#[cfg(feature = "packages")]
+fn statically(check: bool) -> Result<()> {
+    let folder = emptied("static")?;
+    let release = statically::build(&folder)?;
+    bill(&release, Linking::Static, &folder)?;
+    sums::write(&folder)?;
+    println!("static: {}", release.daemon.display());
+    if check { statically::check(&release.daemon) } else { Ok(()) }
+}
+
+/// Writes the bill of materials into `folder`, and compares it with what was compiled.
+#[cfg(feature = "packages")]
+fn bill(release: &release::Release, linking: Linking, folder: &std::path::Path) -> Result<()> {
+    use anyhow::Context as _;
+
+    let daemon = std::fs::read(&release.daemon)?;
+    let bill = sbom::of(&daemon, linking)?;
+    sbom::check(&bill, &release.compiled)?;
+    println!("bill of materials: {} packages, as compiled", release.compiled.len());
+    std::fs::write(folder.join(sbom::FILE), bill).context("cannot write the bill of materials")
 }
 
 /// Writes a package with the daemon that the tests were built with, and tries it.
@@ -88,15 +130,4 @@ fn packages(options: &Options) -> Result<()> {
 pub(crate) fn check_for_tests() -> Result<()> {
     let daemon = target().join("debug").join(NAME);
     check::deb(&deb::write(&daemon, &emptied("tested")?, Compression::None)?)
-}
-
-/// A folder of `target/dist` without what was there.
-fn emptied(name: &str) -> Result<PathBuf> {
-    let folder = target().join("dist").join(name);
-    if folder.exists() {
-        fs::remove_dir_all(&folder)
-            .with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder)
 }

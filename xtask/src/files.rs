@@ -2,10 +2,12 @@
 
 //! The files of the workspace.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cargo::root;
 
@@ -35,4 +37,19 @@ fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// The files of a working tree that Git knows or would add, without those that are gone.
+///
+/// # Errors
+/// If Git cannot list them.
+pub(crate) fn known_to_git(sources: &Path) -> Result<BTreeSet<PathBuf>> {
+    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let output = Command::new("git").args(list).current_dir(sources).output();
+    let output = output.context("cannot start git, which lists the sources")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "git cannot list the sources: {}", said.trim());
+    let files = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
+    let files = files.split_terminator('\0').map(PathBuf::from);
+    Ok(files.filter(|file| sources.join(file).is_file()).collect())
 }

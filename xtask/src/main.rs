@@ -111,8 +111,9 @@ enum Command {
     /// Builds packages of the daemon: a .deb and a .rpm in target/dist/packages.
     ///
     /// They hold the daemon as it is released, its man pages, shell completions, systemd units, AppArmor
-    /// profile, descriptor file and licenses. Needs dpkg-deb and gzip. The same sources make the same
-    /// packages: SOURCE_DATE_EPOCH, or the last commit, is their date.
+    /// profile, descriptor file, licenses and a bill of materials (CycloneDX), which is beside them as well, with
+    /// checksums. Needs dpkg-deb, gzip and sha256sum. The same sources and toolchain make the same files in any
+    /// folder: SOURCE_DATE_EPOCH, or the last commit, is their date. Flags in RUSTFLAGS do not count.
     Dist(dist::Options),
     /// Builds the pages of docs as a book in target/book.
     Book,

@@ -148,15 +148,17 @@ fn lints(steps: &mut Steps, full: bool) {
 
 /// All packages as they are released. The rest of a run is built without what writes a .rpm.
 fn packages() -> Result<()> {
-    let with = ["--locked", "--package", "xtask", "--features", "rpm"];
+    let with = ["--locked", "--package", "xtask", "--features", "packages"];
     run(cargo(&[&["clippy"], &with[..]].concat()).args([
         "--all-targets",
         "--",
         "--deny",
         "warnings",
     ]))?;
+    run(cargo(&[&["test"], &with[..]].concat()).arg("dist::"))?;
     run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--check"]))?;
-    run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--static", "--check"]))
+    run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--static", "--check"]))?;
+    run(cargo(&[&["run"], &with[..]].concat()).args(["--", "dist", "--check-reproducible"]))
 }
 
 /// A command of cargo on what is explored, built once for all such commands.

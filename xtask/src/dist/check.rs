@@ -123,7 +123,7 @@ pub(super) fn deb(package: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If something is wrong with it.
-#[cfg_attr(not(feature = "rpm"), allow(dead_code, reason = "the other build writes one"))]
+#[cfg_attr(not(feature = "packages"), allow(dead_code, reason = "the other build writes one"))]
 pub(super) fn rpm(package: &Path) -> Result<()> {
     if !is_root() || !is_here("rpm") {
         println!("{}: not installed: this needs root and rpm", package.display());

@@ -11,7 +11,8 @@ use vhost_device_balloon::program;
 
 use super::about::NAME;
 use super::gzip::gzip;
-use super::{changelog, completions, date, licenses, man};
+use super::linking::Linking;
+use super::{changelog, completions, date, licenses, man, sbom};
 use crate::cargo::root;
 
 /// Whose paths a package has.
@@ -21,7 +22,7 @@ pub(super) enum Family {
     Debian,
     /// `.rpm`.
     #[cfg_attr(
-        not(feature = "rpm"),
+        not(feature = "packages"),
         allow(dead_code, reason = "the other build writes all packages")
     )]
     RedHat,
@@ -85,7 +86,11 @@ impl Item {
 /// If something cannot be read or written.
 pub(super) fn contents(daemon: &Path, family: Family) -> Result<Vec<Item>> {
     let program = fs::read(daemon).with_context(|| daemon.display().to_string())?;
-    let mut items = vec![Item::new(format!("usr/bin/{NAME}"), program, Kind::Program)];
+    let bill = sbom::of(&program, Linking::Dynamic)?;
+    let mut items = vec![
+        Item::new(format!("usr/bin/{NAME}"), program, Kind::Program),
+        Item::new(format!("usr/share/doc/{NAME}/{}", sbom::FILE), bill, Kind::Documentation),
+    ];
     let command = program::command();
     for script in completions::scripts(&command)? {
         let path = match family {

@@ -22,7 +22,7 @@ const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 pub(super) enum Compression {
     /// Well.
     #[cfg_attr(
-        not(feature = "rpm"),
+        not(feature = "packages"),
         allow(dead_code, reason = "the other build writes all packages")
     )]
     Xz,

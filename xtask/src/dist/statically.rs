@@ -3,7 +3,7 @@
 //! A daemon that needs no library of its host, and the recipe of an image with nothing else in it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -11,30 +11,25 @@ use anyhow::{Context, Result, ensure};
 use super::about::{NAME, VERSION};
 use super::check::{Daemon, is_root};
 use super::glibc;
-use super::release::release;
-use crate::cargo::{root, run, target};
+use super::linking::Linking;
+use super::release::{self, Release};
+use crate::cargo::root;
 
-const GNU: &str = "x86_64-unknown-linux-gnu";
-const MUSL: &str = "x86_64-unknown-linux-musl";
-
-/// Builds it into `folder`; returns its path. Uses musl if the toolchain has it, glibc if not.
+/// Builds it into `folder`; returns it, where it is there.
 ///
 /// # Errors
 /// If it does not build, or needs a library after all.
-pub(super) fn build(folder: &Path) -> Result<PathBuf> {
-    let triple = if has_musl()? { MUSL } else { GNU };
-    // With a target of its own the flags are not those of macros and build scripts, which need libraries.
-    let flags = ("RUSTFLAGS", "-C target-feature=+crt-static");
-    run(release().args(["--target", triple]).env(flags.0, flags.1))?;
-    let built = target().join(triple).join("release").join(NAME);
+pub(super) fn build(folder: &Path) -> Result<Release> {
+    let built = release::build(Linking::Static)?;
     let daemon = folder.join(NAME);
-    fs::copy(&built, &daemon).with_context(|| format!("cannot copy {}", built.display()))?;
+    fs::copy(&built.daemon, &daemon)
+        .with_context(|| format!("cannot copy {}", built.daemon.display()))?;
     let recipe = root().join("packaging/container/Containerfile");
     fs::copy(&recipe, folder.join("Containerfile"))
         .with_context(|| format!("cannot copy {}", recipe.display()))?;
     let bytes = fs::read(&daemon)?;
     ensure!(glibc::is_static(&bytes), "{} asks for a loader", daemon.display());
-    Ok(daemon)
+    Ok(Release { daemon, ..built })
 }
 
 /// Runs it in a folder that holds nothing else, as a container does.
@@ -65,11 +60,4 @@ pub(super) fn check(daemon: &Path) -> Result<()> {
     running.end()?;
     println!("static: runs and answers with nothing beside it");
     Ok(())
-}
-
-fn has_musl() -> Result<bool> {
-    let args = ["--print", "target-libdir", "--target", MUSL];
-    let output = Command::new("rustc").args(args).output().context("cannot start rustc")?;
-    Ok(output.status.success()
-        && Path::new(String::from_utf8_lossy(&output.stdout).trim()).exists())
 }

@@ -32,6 +32,7 @@ fn packages_hold_what_belongs_to_the_daemon() {
             "usr/share/man/man1/vhost-device-balloon-ctl-target.1.gz",
             "usr/share/doc/vhost-device-balloon/README.md",
             "usr/share/doc/vhost-device-balloon/openapi.json",
+            "usr/share/doc/vhost-device-balloon/vhost-device-balloon.cdx.json",
         ] {
             assert!(files.get(path).is_some_and(|(bytes, _)| !bytes.is_empty()), "{path}");
         }

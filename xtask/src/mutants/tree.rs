@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::list::Mutant;
+use crate::files;
 
 /// The copy of the sources, in which at most one file is changed.
 pub(super) struct Tree {
@@ -26,7 +26,7 @@ impl Tree {
     /// # Errors
     /// If the sources cannot be listed, or a file cannot be copied.
     pub(super) fn new(sources: PathBuf, copy: PathBuf) -> Result<Self> {
-        let files = tracked(&sources)?;
+        let files = files::known_to_git(&sources)?;
         fs::create_dir_all(&copy).with_context(|| copy.display().to_string())?;
         remove_others(&copy, Path::new(""), &files)?;
         for file in &files {
@@ -63,18 +63,6 @@ impl Tree {
     }
 }
 
-/// The files of a working tree that Git knows or would add, without those that are gone.
-fn tracked(sources: &Path) -> Result<BTreeSet<PathBuf>> {
-    let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let output = Command::new("git").args(list).current_dir(sources).output();
-    let output = output.context("cannot start git, which lists the sources")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "git cannot list the sources: {}", said.trim());
-    let files = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
-    let files = files.split_terminator('\0').map(PathBuf::from);
-    Ok(files.filter(|file| sources.join(file).is_file()).collect())
-}
-
 /// Removes what is below `folder` of `copy` and not one of `files`.
 fn remove_others(copy: &Path, folder: &Path, files: &BTreeSet<PathBuf>) -> Result<()> {
     let path = copy.join(folder);
@@ -106,6 +94,8 @@ fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::mutants::list::CaughtBy;
 
