@@ -6,24 +6,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{cargo, root, run, target};
+use crate::cargo::{root, target};
+use crate::tools::Tool;
 
-/// The version of mdbook that builds the book.
-const MDBOOK: &str = "0.4.52";
+/// What builds the book.
+const MDBOOK: Tool = Tool { name: "mdbook", version: "0.4.52" };
 
-/// Builds the book into `target/book`, and mdbook into `target/tools` before the first time.
+/// Builds the book into `target/book`.
 ///
 /// # Errors
 /// If mdbook cannot be built, or the book has an error.
 pub(crate) fn build() -> Result<()> {
-    let tools = target().join("tools");
-    let mdbook = tools.join("bin/mdbook");
-    let installed = Command::new(&mdbook).arg("--version").output();
-    if !installed.is_ok_and(|output| output.stdout.ends_with(format!("v{MDBOOK}\n").as_bytes())) {
-        eprintln!("Building mdbook {MDBOOK} into {}: some minutes, once.", tools.display());
-        let install = ["install", "--locked", "--version", MDBOOK, "--root"];
-        run(cargo(&install).arg(&tools).args(["--no-default-features", "--force", "mdbook"]))?;
-    }
+    let mdbook = MDBOOK.ensure()?;
     let book = target().join("book");
     let mut command = Command::new(mdbook);
     let output = command.arg("build").arg(root().join("docs")).arg("--dest-dir").arg(&book);

@@ -3,6 +3,7 @@
 //! `cargo xtask`: the developer's commands. See `cargo xtask --help`.
 
 mod against;
+mod audit;
 mod book;
 mod capability;
 mod cargo;
@@ -19,6 +20,7 @@ mod reference;
 mod setup;
 mod steps;
 mod test;
+mod tools;
 mod vmms;
 
 use std::process::ExitCode;
@@ -115,6 +117,13 @@ enum Command {
     /// checksums. Needs dpkg-deb, gzip and sha256sum. The same sources and toolchain make the same files in any
     /// folder: SOURCE_DATE_EPOCH, or the last commit, is their date. Flags in RUSTFLAGS do not count.
     Dist(dist::Options),
+    /// Checks all packages that anything here is built of against deny.toml: where they come from, their
+    /// licenses, versions of one package beside each other, and known vulnerabilities.
+    ///
+    /// cargo-deny does it for each workspace; it is built into target/tools before the first time. It fetches
+    /// RustSec's database of vulnerabilities with git. Without a network the command fails after all other
+    /// checks, and says so.
+    Audit(audit::Options),
     /// Builds the pages of docs as a book in target/book.
     Book,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
@@ -195,6 +204,7 @@ fn main() -> ExitCode {
         Command::Vmms(options) => vmms::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Dist(options) => dist::run(&options),
+        Command::Audit(options) => audit::run(&options),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
         Command::Lab { args } => lab::lab(&args).map(drop),

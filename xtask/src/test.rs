@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use clap::Args;
 use vmm_integration::debian;
 
+use crate::audit;
 use crate::capability::{self, WITHOUT};
 use crate::cargo::{cargo, run};
 use crate::dist;
@@ -73,6 +74,7 @@ pub(crate) fn all(options: &Options) -> Result<()> {
     steps.run("tests", || run_tests(&missing, options.full));
     if options.full {
         steps.run("packages", packages);
+        steps.run("what everything is built of", audit::for_tests);
     }
     steps.run("fuzzing", || fuzz::for_tests(options.full));
     steps.run("exploration", || {

@@ -8,6 +8,7 @@ mod corpora;
 mod links;
 mod modules;
 mod sources;
+mod supply;
 
 use anyhow::Result;
 
@@ -36,4 +37,14 @@ fn links_lead_somewhere() -> Result<()> {
 #[test]
 fn corpora_of_fuzz_targets_are_small() -> Result<()> {
     corpora::check()
+}
+
+#[test]
+fn packages_come_from_crates_io() -> Result<()> {
+    supply::check_sources()
+}
+
+#[test]
+fn what_is_linked_is_on_the_lists() -> Result<()> {
+    supply::check_linked()
 }
