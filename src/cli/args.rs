@@ -129,6 +129,16 @@ pub(crate) struct Args {
     #[arg(long, requires = "target")]
     pub(super) force_target: bool,
 
+    /// Let the VMM set the target too, as QEMU's device vhost-user-balloon does for its monitor. Not for
+    /// cloud-hypervisor: read --help first.
+    ///
+    /// The VMM writes num_pages with VHOST_USER_SET_CONFIG and the flag of migration. The last of the VMM
+    /// and the control clients decides. What the VMM sets counts as forced: the reserve is its user's
+    /// business. cloud-hypervisor sends what a guest writes with the same flag, so that a guest could set
+    /// its own target.
+    #[arg(long)]
+    pub(super) target_from_vmm: bool,
+
     /// Discard pages of hugetlbfs too. Risks the guest's life: read --help first.
     ///
     /// A discarded page returns to the host's pool of huge pages, where any process can take it. If

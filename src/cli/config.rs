@@ -169,6 +169,7 @@ impl TryFrom<Args> for Config {
             init_on_inflate: args.experimental_init_on_inflate,
             target_bytes: args.target,
             force_target: args.force_target,
+            target_from_vmm: args.target_from_vmm,
         };
         device.check()?;
         Ok(Self {
@@ -225,7 +226,7 @@ mod tests {
     fn config_has_every_option() {
         let line = "--name vm-1 --control-socket /run/c --metrics-address [::1]:9 --statistics \
             --statistics-interval 5 --free-page-hints --deflate-on-oom \
-            --no-reporting --target 512M --force-target --hugetlb --allow-limited-tmpfs \
+            --no-reporting --target 512M --force-target --target-from-vmm --hugetlb --allow-limited-tmpfs \
             --max-discard-call 16M --experimental-init-on-inflate --paused --log-level debug";
         let config = config(&line.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(config.control_socket, Some("/run/c".into()));
@@ -244,6 +245,7 @@ mod tests {
                 init_on_inflate: true,
                 target_bytes: 512 << 20,
                 force_target: true,
+                target_from_vmm: true,
             }
         );
         assert!(config.memory.hugetlb && config.memory.limited_tmpfs && config.paused);

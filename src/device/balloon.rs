@@ -259,6 +259,19 @@ impl Balloon {
         Ok(())
     }
 
+    /// Takes over a target that the VMM has set, and tells its driver itself, where an operator lets it;
+    /// says whether.
+    ///
+    /// What it leaves to the guest is the VMM's business.
+    pub(crate) fn set_target_of_vmm(&self, pages: u32) -> bool {
+        let bytes = u64::from(pages) * BALLOON_PAGE_SIZE;
+        let taken = self.options.target_from_vmm && self.set_target(bytes, true).is_ok();
+        if taken {
+            self.log.target_of_vmm.run(|| info!("target {bytes} bytes, by the VMM"));
+        }
+        taken
+    }
+
     /// Takes note of how many bytes of memory the frontend has announced; zero for no frontend.
     pub(crate) fn set_memory_bytes(&self, bytes: u64) {
         self.memory_bytes.store(bytes, Ordering::Relaxed);

@@ -16,6 +16,8 @@ use crate::metrics::SkipReason;
 pub(super) struct DeviceLog {
     /// New features.
     pub(super) acked: LogLimit,
+    /// A target of the VMM.
+    pub(super) target_of_vmm: LogLimit,
     /// A list that names too many pages of the balloon.
     pub(super) too_many_pages: LogLimit,
     /// A chain that breaks, on each kind of queue.

@@ -37,6 +37,8 @@ pub(crate) struct DeviceOptions {
     pub target_bytes: u64,
     /// Lets that size leave less than a reserve to the guest.
     pub force_target: bool,
+    /// The VMM may set the target.
+    pub target_from_vmm: bool,
 }
 
 impl Default for DeviceOptions {
@@ -53,6 +55,7 @@ impl Default for DeviceOptions {
             init_on_inflate: false,
             target_bytes: 0,
             force_target: false,
+            target_from_vmm: false,
         }
     }
 }

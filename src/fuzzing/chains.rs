@@ -50,6 +50,7 @@ const COMPLETE: DeviceOptions = DeviceOptions {
     init_on_inflate: true,
     target_bytes: 0,
     force_target: true,
+    target_from_vmm: true,
 };
 
 thread_local! {

@@ -41,7 +41,7 @@ enum Value {
     Any(Vec<u8>),
 }
 
-const OPTIONS: [&str; 26] = [
+const OPTIONS: [&str; 27] = [
     "--socket-path",
     "--socket-mode",
     "--socket-group",
@@ -56,6 +56,7 @@ const OPTIONS: [&str; 26] = [
     "--no-reporting",
     "--target",
     "--force-target",
+    "--target-from-vmm",
     "--hugetlb",
     "--allow-limited-tmpfs",
     "--max-discard-call",

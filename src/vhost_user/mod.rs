@@ -11,6 +11,7 @@
 //! | `admission` | which messages and descriptors are let in, before the framework sees them |
 //! | `areas`, `descriptor`, `file_system` | regions, kinds of descriptors, kinds of files, for admission |
 //! | `error` | why a message ends the connection, or is refused |
+//! | `vmm_target` | a target that the VMM sets |
 //! | `frontend_channel` | requests of the daemon to the frontend |
 //! | [`backend`] | the framework's calls, for the device and the memory |
 //! | [`vring`] | one virtqueue: kicks, draining, notifications |
@@ -31,6 +32,7 @@ mod message;
 mod relay;
 mod session;
 mod validate;
+mod vmm_target;
 pub(crate) mod vring;
 mod wind_up;
 

@@ -29,6 +29,7 @@ use super::error::{MessageError, Refusal};
 use super::frontend_channel::Link;
 use super::message::Message;
 use super::relay::{self, Relay};
+use super::vmm_target;
 
 /// Why a connection could not be served, or was not served to its end.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +158,11 @@ impl Session {
                 let ahead = ahead?;
                 last = LastMessage(FrontendReq::try_from(message.request()).ok());
                 link.look(message);
+                if let Some(pages) = vmm_target::pages(message)
+                    && shared.balloon.set_target_of_vmm(pages)
+                {
+                    shared.keep();
+                }
                 Ok(ahead)
             };
             let (settings, asked) = match history {

@@ -29,5 +29,6 @@ mod owed_changes;
 mod reporting;
 mod rings_kept;
 mod unknown;
+mod vmm_target;
 mod waiting;
 mod wind_up;

@@ -381,6 +381,17 @@ impl Attachment {
         self.control("set config", |frontend| frontend.set_config(offset, flags, bytes))
     }
 
+    /// Writes it with other flags than those of a guest's write: 1 is that of a migration, which vhost calls
+    /// writable.
+    ///
+    /// # Errors
+    /// See [`Attachment::read_config`].
+    pub fn write_config_with(&mut self, offset: u32, bytes: &[u8], flags: u32) -> Result<()> {
+        let flags =
+            VhostUserConfigFlags::from_bits(flags).context("flags that vhost does not know")?;
+        self.control("set config", |frontend| frontend.set_config(offset, flags, bytes))
+    }
+
     /// The balloon's configuration space.
     ///
     /// # Errors
