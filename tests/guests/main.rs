@@ -16,6 +16,7 @@ mod model_reporter;
 mod model_soak;
 mod operate;
 mod out_of_memory;
+mod own_device;
 mod race;
 mod real_guest;
 mod reclaim;

@@ -37,7 +37,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 23] = [
+pub(crate) const ALL: [Capability; 24] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -45,6 +45,7 @@ pub(crate) const ALL: [Capability; 23] = [
         name: "cloud-hypervisor",
         probe: || CloudHypervisor.prepare(&mut |_| ()).map(drop),
     },
+    Capability { name: "a QEMU of our own", probe: || qemu::built::existing().map(drop) },
     Capability { name: "a debug kernel", probe: || qemu::debug_kernel().map(drop) },
     Capability { name: "a browser", probe: || Browser::ensure().map(drop) },
     Capability { name: "root", probe: root },

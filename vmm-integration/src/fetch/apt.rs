@@ -143,6 +143,17 @@ impl PrivateApt {
     ///
     /// `suites` are those of `archive` to use; the last one is preferred.
     pub(crate) fn new(folder: &Path, archive: &Archive, suites: &[&str]) -> Result<Self> {
+        Self::with_sources(folder, sources(archive, suites), suites.last().unwrap_or(&""))
+    }
+
+    /// The same for the source packages of a suite.
+    pub(crate) fn for_sources(folder: &Path, archive: &Archive, suite: &str) -> Result<Self> {
+        let sources = sources(archive, &[suite]);
+        let sources = sources.replace("Types: deb\n", "Types: deb-src\n");
+        Self::with_sources(folder, sources.replace("Targets: Packages\n", ""), suite)
+    }
+
+    fn with_sources(folder: &Path, sources: String, default_release: &str) -> Result<Self> {
         for sub in ["lists/partial", "archives/partial", "log"] {
             let path = folder.join(sub);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
@@ -152,8 +163,8 @@ impl PrivateApt {
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
         };
         write("status", String::new())?;
-        write("debian.sources", sources(archive, suites))?;
-        write("apt.conf", configuration(folder, suites.last().unwrap_or(&"")))?;
+        write("debian.sources", sources)?;
+        write("apt.conf", configuration(folder, default_release))?;
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -231,7 +242,8 @@ impl PrivateApt {
         apt
     }
 
-    fn apt_get(&self) -> Command {
+    /// apt-get with this state.
+    pub(crate) fn apt_get(&self) -> Command {
         let mut apt = Command::new("apt-get");
         // Read after all files of the machine, so that it has the last word.
         apt.arg("-c").arg(self.folder.join("apt.conf"));
@@ -311,7 +323,7 @@ fn owned(packages: &[&str]) -> Vec<String> {
 }
 
 /// How far a download is, 0 to 1, from apt's `dlstatus:ITEM:PERCENT:TEXT`.
-fn fraction_of_status_line(line: &str) -> Option<f64> {
+pub(crate) fn fraction_of_status_line(line: &str) -> Option<f64> {
     let percent: f64 = line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()?;
     Some((percent / 100.0).clamp(0.0, 1.0))
 }

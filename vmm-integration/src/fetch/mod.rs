@@ -12,6 +12,7 @@ pub(crate) mod build;
 mod devtools;
 mod install;
 pub(crate) mod packages;
+pub(crate) mod source;
 mod sysroot;
 mod update;
 mod wrap;
@@ -45,7 +46,7 @@ pub enum SetupEvent {
         /// How many there are.
         total: usize,
     },
-    /// A file of a kernel is compiled.
+    /// A file of a program is compiled.
     Compile {
         /// How many are done.
         done: usize,

@@ -143,8 +143,56 @@ pub(crate) const DEBIAN: Recipe = Recipe {
     form: Form::Installed,
 };
 
+/// A Debian 13 that compiles QEMU.
+pub(crate) const QEMU_BUILD: Recipe = Recipe {
+    name: "qemu-build",
+    stamp: "1: trixie; what is essential; what compiles QEMU for x86-64",
+    suites: &["trixie"],
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "bsdutils",
+        "coreutils",
+        "dash",
+        "debianutils",
+        "diffutils",
+        "dpkg",
+        "findutils",
+        "grep",
+        "gzip",
+        "hostname",
+        "init-system-helpers",
+        "libc-bin",
+        "mount",
+        "ncurses-base",
+        "passwd",
+        "perl-base",
+        "sed",
+        "sysvinit-utils",
+        "tar",
+        "util-linux",
+        "bison",
+        "dpkg-dev",
+        "flex",
+        "gcc",
+        "libc6-dev",
+        "libfdt-dev",
+        "libglib2.0-dev",
+        "make",
+        "meson",
+        "ninja-build",
+        "pkgconf",
+        "python3",
+        "python3-venv",
+        "xz-utils",
+        "zlib1g-dev",
+    ],
+    form: Form::Installed,
+};
+
 /// All of them.
-pub(crate) const RECIPES: [&Recipe; 8] = [
+pub(crate) const RECIPES: [&Recipe; 9] = [
     &GUEST,
     &STABLE_KERNEL,
     &USER_MODE_LINUX,
@@ -153,6 +201,7 @@ pub(crate) const RECIPES: [&Recipe; 8] = [
     &STABLE_HEADERS,
     &KERNEL_SOURCE,
     &DEBIAN,
+    &QEMU_BUILD,
 ];
 
 /// The first lines of the file.

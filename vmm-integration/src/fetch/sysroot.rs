@@ -5,6 +5,7 @@
 //! Nothing is installed: the packages are unpacked as they are, and QEMU runs in place through
 //! the dynamic loader that comes with it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,8 +17,8 @@ use rustix::io::Errno;
 use super::apt::{Archive, PrivateApt, output};
 use super::install::install_packages;
 use super::packages::{
-    DEBIAN, Form, GUEST, HEADERS, KERNEL_SOURCE, Pins, Recipe, STABLE_HEADERS, STABLE_KERNEL,
-    USER_MODE_LINUX,
+    DEBIAN, Form, GUEST, HEADERS, KERNEL_SOURCE, Pins, QEMU_BUILD, Recipe, STABLE_HEADERS,
+    STABLE_KERNEL, USER_MODE_LINUX,
 };
 use super::wrap::wrap_programs;
 use super::{SetupEvent, Tool};
@@ -109,6 +110,30 @@ impl Sysroot {
         Self::make(&DEBIAN, guest_dir, events).map(|sysroot| sysroot.root)
     }
 
+    /// An installation of Debian 13 that compiles QEMU.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure_debian`].
+    pub(crate) fn ensure_qemu_build(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<Self> {
+        Self::make(&QEMU_BUILD, guest_dir, events)
+    }
+
+    /// The installation of [`Sysroot::ensure_qemu_build`], if it is there and complete.
+    pub(crate) fn existing_qemu_build(guest_dir: &Path) -> Option<Self> {
+        Self::complete(&QEMU_BUILD, guest_dir, &Pins::of(&QEMU_BUILD).ok()?)
+    }
+
+    /// A text that differs when that installation does.
+    ///
+    /// # Errors
+    /// When the pins cannot be read.
+    pub(crate) fn qemu_build_state() -> Result<String> {
+        Ok(stamp_of(&QEMU_BUILD, &Pins::of(&QEMU_BUILD)?))
+    }
+
     /// A text that differs when the source or the compiler of [`Sysroot::ensure_kernel_source`] does.
     ///
     /// # Errors
@@ -184,15 +209,25 @@ impl Sysroot {
         (stamp == stamp_of(recipe, pins) || stamp == recipe.stamp).then_some(Self { root })
     }
 
+    /// The folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.root
+    }
+
     /// A program of the folder, `usr/bin/NAME`, run with the folder's own loader and libraries.
     pub fn tool(&self, name: &str) -> Tool {
+        self.program(&self.root.join("usr/bin").join(name))
+    }
+
+    /// A program that was linked with the folder's libraries.
+    pub(crate) fn program(&self, path: &Path) -> Tool {
         let root = |path: &str| self.root.join(path);
         Tool {
             program: root("usr/lib64/ld-linux-x86-64.so.2"),
             args: vec![
                 "--library-path".into(),
                 root("usr/lib/x86_64-linux-gnu").into(),
-                root("usr/bin").join(name).into(),
+                path.into(),
             ],
         }
     }
@@ -200,10 +235,15 @@ impl Sysroot {
     /// QEMU with the folders of its firmware.
     pub(crate) fn qemu(&self) -> Tool {
         let mut tool = self.tool("qemu-system-x86_64");
-        for data in ["usr/share/qemu", "usr/share/seabios"] {
-            tool.args.extend(["-L".into(), self.root.join(data).into()]);
-        }
+        tool.args.extend(self.firmware_args());
         tool
+    }
+
+    /// QEMU's arguments that say where its firmware is.
+    pub(crate) fn firmware_args(&self) -> impl Iterator<Item = OsString> {
+        ["usr/share/qemu", "usr/share/seabios"]
+            .into_iter()
+            .flat_map(|data| ["-L".into(), self.root.join(data).into()])
     }
 
     /// The kernel image: beside its modules, or in `/boot`, where Debian's stable release has it.

@@ -57,7 +57,9 @@ impl Accel {
             return Ok(Self::Tcg);
         }
         let of = identity(toolbox)?;
-        let file = guest_dir().join("accel.json");
+        // Each QEMU has its own, so that two do not take turns at probing.
+        let number = toolbox.qemu_version.split_whitespace().nth(3).unwrap_or("unknown");
+        let file = guest_dir().join(format!("accel-{number}.json"));
         if let Some(verdict) = Verdict::read(&file).filter(|verdict| verdict.of == of) {
             verdict.log();
             return Ok(verdict.accel);

@@ -13,11 +13,20 @@ use guest_agent::PORT_NAME;
 use super::files::Files;
 use super::{Accel, trace, version};
 
+/// How often QEMU tries to connect again.
+const RECONNECT_MS: u32 = 50;
+
 /// The guest's balloon device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Balloon {
     /// Ours, in another process, which must listen already.
     VhostUser {
+        /// The backend's vhost-user socket.
+        socket: PathBuf,
+    },
+    /// The same through the project's own device, which the QEMU has to be built with
+    /// ([`super::built`]). QEMU connects again to a backend that is started again.
+    OwnDevice {
         /// The backend's vhost-user socket.
         socket: PathBuf,
     },
@@ -151,6 +160,12 @@ fn arguments(
                     version::DEVICE
                 ),
             );
+        }
+        Balloon::OwnDevice { socket } => {
+            let path = escaped(socket)?;
+            add("-chardev", &format!("socket,id=balloon,path={path},reconnect-ms={RECONNECT_MS}"));
+            let device = "vhost-user-balloon-pci,id=balloon-device,chardev=balloon";
+            add("-device", &format!("{device},queue-size={}", config.vq_size));
         }
         Balloon::Qemu => {
             add("-device", "virtio-balloon-pci,free-page-reporting=on");

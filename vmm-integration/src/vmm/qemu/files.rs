@@ -17,6 +17,12 @@ pub(super) struct Files {
 }
 
 impl Files {
+    pub(super) fn new() -> Result<Self> {
+        let folder =
+            tempfile::Builder::new().prefix("linux-guest-").tempdir().context("a temp folder")?;
+        Ok(Self { folder })
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -96,9 +96,7 @@ impl LinuxGuest {
     }
 
     fn boot_once(toolbox: &Toolbox, config: &GuestConfig, accel: Accel) -> Result<Self, BootError> {
-        let folder =
-            tempfile::Builder::new().prefix("linux-guest-").tempdir().context("a temp folder")?;
-        let files = Files { folder };
+        let files = Files::new()?;
         let module = toolbox.kernel.balloon_module.as_deref();
         let mut modules: Vec<(&str, &Path)> =
             module.map(|file| (BALLOON_DRIVER, file)).into_iter().collect();
@@ -113,28 +111,42 @@ impl LinuxGuest {
         };
         modules.extend(own.iter().map(|(&name, file)| (name, file.as_path())));
         let initramfs = initramfs::pack(&guest_dir(), &toolbox.agent, &modules)?;
+        let started = start(toolbox, config, accel, &files, &initramfs)?;
+        let hello = await_hello(&started.agent, &started.process, &files, config, accel)?;
+        Ok(Self::of(started, toolbox, config, accel, files, hello)?)
+    }
 
-        // Connected from the start: there is no socket file to wait for, and QEMU's end is seen
-        // here as a hang-up.
-        let (agent, agent_of_qemu) = UnixStream::pair().context("a socket pair")?;
-        let (qmp, qmp_of_qemu) = UnixStream::pair().context("a socket pair")?;
-        let fds = [agent_of_qemu, qmp_of_qemu].map(OwnedFd::from);
+    /// Starts a QEMU to which `source` is migrated from `uri`. It runs when the guest has come.
+    ///
+    /// # Errors
+    /// When QEMU ends or refuses the address, with what it said.
+    pub fn incoming(
+        toolbox: &Toolbox,
+        mut config: GuestConfig,
+        source: &Self,
+        uri: &str,
+    ) -> Result<Self> {
+        let files = Files::new()?;
+        config.qemu_args.extend(["-incoming", "defer"].map(str::to_owned));
+        // Read again by nothing but a reboot.
+        let initramfs = toolbox.initramfs()?;
+        let started = start(toolbox, &config, source.accel, &files, &initramfs)?;
+        let guest = Self::of(started, toolbox, &config, source.accel, files, source.hello.clone())?;
+        guest.qmp.execute("migrate-incoming", json!({ "uri": uri }))?;
+        Ok(guest)
+    }
 
-        let mut command = toolbox.qemu.command();
-        command.args(accel.args());
-        command.arg("-kernel").arg(&toolbox.kernel.image).arg("-initrd").arg(initramfs);
-        command.args(linux_arguments(config, &files, &fds)?);
-        let stderr = files.stderr();
-        let stderr =
-            File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-
-        let process = Process::start(command, fds.into())?;
-        let agent = AgentClient::new(agent)?;
-        let hello = await_hello(&agent, &process, &files, config, accel)?;
+    fn of(
+        Started { process, agent, qmp }: Started,
+        toolbox: &Toolbox,
+        config: &GuestConfig,
+        accel: Accel,
+        files: Files,
+        hello: Hello,
+    ) -> Result<Self> {
         let qmp = QmpClient::new(qmp).with_context(|| files.tails())?;
         let memory = open_guest_memory(process.pid(), config.node_bytes.len())?;
-        let has_balloon_module = module.is_some();
+        let has_balloon_module = toolbox.kernel.balloon_module.is_some();
         Ok(Self { process, agent, qmp, memory, hello, accel, has_balloon_module, files })
     }
 
@@ -202,6 +214,11 @@ impl LinuxGuest {
     /// Waits until QEMU has ended; false if it has not within `timeout`.
     pub fn wait(&self, timeout: Duration) -> bool {
         self.process.wait(timeout).is_some()
+    }
+
+    /// How QEMU has ended; `None` if it has not within `timeout`.
+    pub fn end_within(&self, timeout: Duration) -> Option<ExitStatus> {
+        self.process.wait(timeout)
     }
 
     /// All that QEMU has printed. From a good run that is nothing.
@@ -281,6 +298,37 @@ impl LinuxGuest {
         ensure!(status.success(), "QEMU ended with {status}\n{}", self.files.tails());
         self.stderr()
     }
+}
+
+/// A QEMU that was just started, and the connections to it.
+struct Started {
+    process: Process,
+    agent: AgentClient,
+    qmp: UnixStream,
+}
+
+fn start(
+    toolbox: &Toolbox,
+    config: &GuestConfig,
+    accel: Accel,
+    files: &Files,
+    initramfs: &Path,
+) -> Result<Started> {
+    // Connected from the start: there is no socket file to wait for, and QEMU's end is seen
+    // here as a hang-up.
+    let (agent, agent_of_qemu) = UnixStream::pair().context("a socket pair")?;
+    let (qmp, qmp_of_qemu) = UnixStream::pair().context("a socket pair")?;
+    let fds = [agent_of_qemu, qmp_of_qemu].map(OwnedFd::from);
+
+    let mut command = toolbox.qemu.command();
+    command.args(accel.args());
+    command.arg("-kernel").arg(&toolbox.kernel.image).arg("-initrd").arg(initramfs);
+    command.args(linux_arguments(config, files, &fds)?);
+    let stderr = files.stderr();
+    let stderr = File::create(&stderr).with_context(|| format!("creating {}", stderr.display()))?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    let process = Process::start(command, fds.into())?;
+    Ok(Started { process, agent: AgentClient::new(agent)?, qmp })
 }
 
 /// Why a guest did not boot.

@@ -28,11 +28,13 @@
 
 mod accel;
 mod bare;
+pub mod built;
 mod config;
 mod files;
 mod guest;
 mod machine;
 mod qmp;
+pub mod scenes;
 mod toolbox;
 mod trace;
 mod version;
