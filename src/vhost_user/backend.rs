@@ -179,15 +179,14 @@ impl BalloonBackend {
     }
 
     /// Returns the buffers that the driver has given for its statistics, so that it fills them
-    /// again.
+    /// again. One whose kick is still to be handled is taken first: the request would be lost.
     fn ask_for_statistics(&self, vrings: &[Vring]) {
         self.link.statistics_wanted();
-        for (index, vring) in vrings.iter().enumerate() {
-            if self.state.balloon.role(index) == Some(QueueRole::Statistics)
-                && let Err(error) = vring.return_kept(|| self.reclaimer.snapshot())
-            {
-                self.ring_log.report(index, &error);
-            }
+        let is_asked = |index| self.state.balloon.role(index) == Some(QueueRole::Statistics);
+        for (index, vring) in vrings.iter().enumerate().filter(|(index, _)| is_asked(*index)) {
+            let served = self.serve_queue(index, vring);
+            let asked = served.and_then(|()| vring.return_kept(|| self.reclaimer.snapshot()));
+            let _ = asked.inspect_err(|error| self.ring_log.report(index, error));
         }
     }
 

@@ -231,6 +231,23 @@ fn statistics_are_asked_for_and_shown_with_their_age() {
 }
 
 #[test]
+fn statistics_are_asked_for_before_the_kick() {
+    let one = start(&["--statistics"]);
+    let mut guest = one.attach();
+    let queue = guest.index(BalloonQueue::Stats).unwrap();
+    let buffer = Buffer::readable(guest.scratch().start(), 20);
+    guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
+    guest.publish(queue).unwrap();
+    one.control.done("POST", "/v1/statistics/refresh", "").unwrap();
+    assert!(guest.wait_used(queue, SOON).unwrap().is_some());
+    // Another buffer is on the ring, and its kick still on the way.
+    guest.ring(queue).unwrap().add_chain(&[buffer]).unwrap();
+    guest.ring(queue).unwrap().publish().unwrap();
+    one.control.done("POST", "/v1/statistics/refresh", "").unwrap();
+    assert!(guest.wait_used(queue, SOON).unwrap().is_some(), "the request is lost");
+}
+
+#[test]
 fn hinting_is_started_and_stopped() {
     let one = start(&["--statistics", "--free-page-hints"]);
     let mut guest = one.attach();
