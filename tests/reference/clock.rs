@@ -61,6 +61,21 @@ pub(crate) fn wait_for_timer(time: Duration) {
     }
 }
 
+/// Waits until a timer goes off every `seconds`, or none goes off more than once if that is 0. The daemon sets it
+/// after it has answered.
+pub(crate) fn wait_for_interval(seconds: u32) {
+    let every = u64::from(seconds) * 1_000_000_000;
+    let until = Instant::now() + TIMEOUT;
+    let present = || {
+        let timers = TIMERS.lock().unwrap_or_else(PoisonError::into_inner);
+        timers.values().map(|timer| timer.every).max().unwrap_or(0)
+    };
+    while present() != every {
+        assert!(Instant::now() < until, "no timer goes off every {seconds} s");
+        std::thread::yield_now();
+    }
+}
+
 /// Forgets the timers of a daemon that has ended.
 pub(crate) fn forget_timers() {
     TIMERS.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -2,8 +2,6 @@
 
 //! The real daemon takes the steps, and is held against the reference after each of them.
 
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use guest_driver::pattern::{self, PAGE_BYTES};
@@ -16,28 +14,23 @@ use crate::clock;
 use crate::guest::{Guest, TIMEOUT};
 use crate::home::Running;
 use crate::memory::{PAGES, PAGES_A_REGION, REGIONS, address};
-use crate::model::{Hinting, Named, Reference, Step};
+use crate::model::{Hinting, Home, Named, Reference, Step};
 use crate::operator::Operator;
 use crate::seen::seen;
-
-/// Calls and clock are those of the whole process.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// A daemon, its guest and its operator. In the order in which they go.
 pub(crate) struct Daemon {
     guest: Guest,
     operator: Operator,
     running: Running,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Daemon {
     fn start(reference: &Reference) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let running = Running::start(reference.home);
         let guest = Guest::boot(&running.socket());
         let operator = Operator::new(&running.control());
-        Self { guest, operator, running, _alone: alone }
+        Self { guest, operator, running }
     }
 
     fn reconnect(&mut self) {
@@ -117,10 +110,7 @@ impl Daemon {
                 operator.ask("PUT", "/v1/target", &json!({ "bytes": bytes, "force": force }))
             }
             Step::Interval { seconds } => {
-                let done =
-                    operator.ask("PUT", "/v1/statistics-interval", &json!({ "seconds": seconds }));
-                operator.settle();
-                done
+                operator.ask("PUT", "/v1/statistics-interval", &json!({ "seconds": seconds }))
             }
             Step::Look => {
                 operator.look(reference);
@@ -174,6 +164,9 @@ impl StateMachineTest for Daemon {
         }
         daemon.take(&step, reference);
         daemon.expect_owed(&step, reference);
+        if reference.home == Home::Here {
+            clock::wait_for_interval(reference.interval);
+        }
         daemon
     }
 

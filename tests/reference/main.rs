@@ -12,6 +12,7 @@
 //! | `clock` | its clock |
 //! | `guest` | what a VMM and its guest do for a step |
 //! | `operator` | what operators do |
+//! | `day` | one daemon for a day of its clock |
 //! | `daemon` | a step with the real daemon, and the look at every page and at what is owed |
 //! | `run` | sequences, their seeds and their numbers |
 //! | `seen` | steps by kind |
@@ -24,6 +25,7 @@
 mod calls;
 mod clock;
 mod daemon;
+mod day;
 mod guest;
 mod home;
 mod memory;
@@ -32,6 +34,7 @@ mod operator;
 mod run;
 mod seen;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fs};
 
 /// Steps, unless the environment says how many.
@@ -43,8 +46,15 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// Calls, clock, heap and descriptors are those of the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn daemon_does_what_the_reference_does() {
+    let _alone = alone();
     let steps = number("REFERENCE_STEPS");
     let seed = number("REFERENCE_SEED").unwrap_or(SEED);
     let done = run::run(seed, steps.unwrap_or(STEPS), steps.is_some());
