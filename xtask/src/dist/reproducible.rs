@@ -26,6 +26,9 @@ const SOURCES: &str = "sources";
 /// How much of a difference is shown.
 const SHOWN_BYTES: usize = 16;
 
+/// How a program begins.
+const ELF: &[u8] = b"\x7fELF";
+
 /// What is different of a build besides its folders.
 struct Place {
     /// Below the folder of the check.
@@ -71,8 +74,7 @@ pub(super) fn check() -> Result<()> {
     }
     let [here, there] = PLACES.map(|place| build(&place, &folder.join(place.folder), date));
     let (here, there) = (here?, there?);
-    let daemon = Path::new(Linking::Dynamic.target()?).join("release").join(NAME);
-    let mut files = BTreeSet::from([daemon]);
+    let mut files = BTreeSet::new();
     for built in [&here, &there] {
         list(built, Path::new("dist"), &mut files)?;
     }
@@ -107,6 +109,12 @@ fn build(place: &Place, folder: &Path, date: i64) -> Result<PathBuf> {
             command.env("CARGO_HOME", home(&folder.join("home"))?);
         }
         run(&mut command)?;
+        if options.is_empty() {
+            // Difficult to compare in a package, and the static one takes its place.
+            let program = built.join(Linking::Dynamic.target()?).join("release").join(NAME);
+            fs::copy(&program, built.join("dist").join(NAME))
+                .with_context(|| program.display().to_string())?;
+        }
     }
     Ok(built)
 }
@@ -190,13 +198,31 @@ fn difference(one: &[u8], other: &[u8]) -> Option<String> {
         [] => "the end".to_owned(),
         place => format!("\"{}\"", place.escape_ascii()),
     };
+    let texts = if one.starts_with(ELF) { texts(one, other) } else { None };
     Some(format!(
-        "{} and {} bytes, from byte {same} on {} and {}",
+        "{} and {} bytes, from byte {same} on {} and {}{}",
         one.len(),
         other.len(),
         shown(one),
-        shown(other)
+        shown(other),
+        texts.unwrap_or_default()
     ))
+}
+
+/// The first text of each of two programs that the other does not have. Where a path has another length, so has
+/// all behind it, and the first bytes that differ are those that say where things are.
+fn texts(one: &[u8], other: &[u8]) -> Option<String> {
+    fn of(program: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let texts = program.split(|byte| !byte.is_ascii_graphic());
+        texts.filter(|text| text.len() >= SHOWN_BYTES)
+    }
+    let only = |here: &[u8], there: &[u8]| {
+        let others: BTreeSet<&[u8]> = of(there).collect();
+        let text = of(here).find(|text| !others.contains(text))?;
+        Some(String::from_utf8_lossy(text).into_owned())
+    };
+    let (here, there) = (only(one, other)?, only(other, one)?);
+    Some(format!("; only one has the text\n    {here}\nand only the other\n    {there}"))
 }
 
 #[cfg(test)]
@@ -213,6 +239,22 @@ mod tests {
         assert_eq!(
             difference(b"same", b"same and more").unwrap(),
             "4 and 13 bytes, from byte 4 on the end and \" and more\""
+        );
+    }
+
+    #[test]
+    fn text_that_differs_in_a_program_is_named() {
+        let program = |offset: u8, path: &str| {
+            [ELF, &[offset], b"the same in both of them\0", path.as_bytes()].concat()
+        };
+        let (one, other) =
+            (program(1, "/home/one/src/lib.rs"), program(2, "/home/other/src/lib.rs"));
+        let said = difference(&one, &other).unwrap();
+        assert_eq!(
+            said,
+            "50 and 52 bytes, from byte 4 on \"\\x01the same in bot\" and \"\\x02the same in bot\"; \
+             only one has the text\n    /home/one/src/lib.rs\nand only the other\n    \
+             /home/other/src/lib.rs"
         );
     }
 
