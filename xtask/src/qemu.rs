@@ -4,13 +4,16 @@
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use comfy_table::Table;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{ContentArrangement, Table};
 use vmm_integration::vmm::qemu::scenes::{Device, Played, SCENES};
 use vmm_integration::vmm::qemu::{self, built};
 
 use crate::cargo::release_daemon;
 use crate::setup::Shown;
+
+/// Columns of the table on a terminal.
+const WIDTH: u16 = 140;
 
 /// What to do with it.
 #[derive(Args)]
@@ -56,6 +59,7 @@ fn compare(chosen: &[String]) -> Result<()> {
     let (generic, own) = (qemu::available()?, built::toolbox()?);
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     let columns = [&generic, &own].map(|toolbox| toolbox.qemu_version.clone());
     table.set_header([
         "scene",

@@ -29,6 +29,7 @@ use bare::{BareMachine, BareSpec};
 pub const ALL: &[&dyn Vmm] = &[
     &qemu::Qemu,
     &qemu::QemuKvm,
+    &qemu::QemuOwnDevice,
     &alioth::Alioth,
     &cloud_hypervisor::CloudHypervisor,
     &crosvm::Crosvm,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use guest_agent::faulting::FaultingPlan;
 
-use super::{Accel, Balloon, BareGuest, GuestConfig, LinuxGuest, available, available_with};
+use super::{Accel, Balloon, BareGuest, GuestConfig, LinuxGuest, available, available_with, built};
 use crate::fetch::SetupEvent;
 use crate::guest::{Contents, Faulted, Guest};
 use crate::linux_guest::{AgentClient, fault};
@@ -70,6 +70,43 @@ impl Vmm for QemuKvm {
 
     fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
         Ok(Box::new(BareGuest::boot(&available()?, Accel::Kvm, spec)?))
+    }
+
+    fn added_memory_at(&self, memory_bytes: u64) -> Option<u64> {
+        Qemu.added_memory_at(memory_bytes)
+    }
+}
+
+/// QEMU with the project's own device, where it was built.
+pub struct QemuOwnDevice;
+
+impl Vmm for QemuOwnDevice {
+    fn name(&self) -> &'static str {
+        "qemu-own-device"
+    }
+
+    fn guests(&self) -> &'static [GuestKind] {
+        Qemu.guests()
+    }
+
+    fn prepare(&self, _events: &mut dyn FnMut(SetupEvent)) -> Result<String> {
+        Ok(built::toolbox()?.qemu_version)
+    }
+
+    fn boot(&self, spec: &GuestSpec) -> Result<Box<dyn Guest>> {
+        let GuestSpec { memory_bytes, ref socket } = *spec;
+        let balloon = Balloon::OwnDevice { socket: socket.clone() };
+        let config = GuestConfig { memory_bytes, balloon, ..GuestConfig::default() };
+        Ok(Box::new(LinuxGuest::boot(&built::toolbox()?, config)?))
+    }
+
+    fn boot_bare(&self, spec: &BareSpec) -> Result<Box<dyn BareMachine>> {
+        let balloon = Balloon::OwnDevice { socket: spec.socket.clone() };
+        Ok(Box::new(BareGuest::boot_with(&built::toolbox()?, Accel::Tcg, spec, balloon)?))
+    }
+
+    fn reconnects(&self) -> bool {
+        true
     }
 
     fn added_memory_at(&self, memory_bytes: u64) -> Option<u64> {

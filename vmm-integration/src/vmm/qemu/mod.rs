@@ -42,7 +42,7 @@ mod version;
 pub use accel::Accel;
 pub use bare::BareGuest;
 pub use config::{Balloon, GuestConfig};
-pub use guest::{Qemu, QemuKvm};
+pub use guest::{Qemu, QemuKvm, QemuOwnDevice};
 pub use machine::LinuxGuest;
 pub use qmp::QmpClient;
 pub use toolbox::{Toolbox, available, available_with, debug_kernel, stable_kernel};

@@ -60,21 +60,30 @@ fn complete(folder: &Path, state: &str) -> bool {
         && folder.join(PROGRAM).is_file()
 }
 
-/// The QEMU that was built, with the firmware of the one that is fetched.
+/// The program that was built, for a Debian 13.
 ///
 /// # Errors
 /// When there is none, or the device has changed since; the error names the command that builds it.
-pub fn existing() -> Result<Tool> {
+pub fn program() -> Result<PathBuf> {
     let built = complete(&folder(), &expected_state()?);
     ensure!(
         built,
         "no QEMU with the device vhost-user-balloon was built yet (build it with `{COMMAND}`)"
     );
+    Ok(folder().join(PROGRAM))
+}
+
+/// The same with the firmware of the QEMU that is fetched.
+///
+/// # Errors
+/// As [`program`].
+pub fn existing() -> Result<Tool> {
+    let program = program()?;
     let root = Sysroot::existing_qemu_build(&guest_dir());
     let root = root.with_context(|| format!("what QEMU was built in is gone (run `{COMMAND}`)"))?;
     let firmware =
         Sysroot::existing(&guest_dir()).context("no firmware (run `cargo xtask setup`)")?;
-    let mut tool = root.program(&folder().join(PROGRAM));
+    let mut tool = root.program(&program);
     tool.args.extend(firmware.firmware_args());
     Ok(tool)
 }

@@ -2,16 +2,22 @@
 
 //! The daemon is killed.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::LinuxGuest;
 use super::{
-    MIB, Scene, Stage, balloon_has, fate, freed_memory_returns, power_off, set_target, unload,
+    Device, LOOK_EVERY, MIB, Scene, Stage, balloon_has, fate, freed_memory_returns, power_off,
+    set_target, unload,
 };
 use crate::daemon::DaemonProcess;
+use crate::measure::host::wait_until;
 
 const KEPT: u32 = 1;
 const FILLED: u32 = 2;
+/// Linux reports two seconds after a free.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A guest in the middle of reports, whose daemon is dead.
 fn bereft(stage: &Stage<'_>) -> Result<(DaemonProcess, LinuxGuest)> {
@@ -21,8 +27,15 @@ fn bereft(stage: &Stage<'_>) -> Result<(DaemonProcess, LinuxGuest)> {
     freed_memory_returns(&guest)?;
     guest.agent().alloc(FILLED, 128 * MIB, 2)?;
     daemon.kill()?;
-    // The driver reports it within two seconds, or meets the end of the driver at once.
     guest.agent().free(FILLED)?;
+    // The worker that reports it waits for an answer, unless QEMU returns chains already.
+    let waits = wait_until(REPORTED_WITHIN, LOOK_EVERY, || match guest.agent().tasks('D') {
+        Ok(tasks) if !tasks.is_empty() => Ok(()),
+        tasks => Err(format!("nothing waits in the guest: {tasks:?}")),
+    });
+    if stage.device == Device::Generic {
+        waits.with_context(|| fate(&guest, "nothing is reported"))?;
+    }
     Ok((daemon, guest))
 }
 

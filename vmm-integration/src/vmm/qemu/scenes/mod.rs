@@ -48,7 +48,7 @@ pub struct Scene {
 }
 
 /// All scenes.
-pub const SCENES: [Scene; 9] = [
+pub const SCENES: [Scene; 10] = [
     set_up::TARGET_WITHOUT_DRIVER,
     set_up::PRIVATE_MEMORY,
     set_up::MONITOR,
@@ -58,6 +58,7 @@ pub const SCENES: [Scene; 9] = [
     moved::LIVE,
     moved::FILE,
     moved::CANCELLED,
+    moved::TO_AND_FRO,
 ];
 
 /// How a scene ended.

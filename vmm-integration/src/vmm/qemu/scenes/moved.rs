@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use super::{
-    GuestConfig, LOOK_EVERY, LinuxGuest, MIB, PATIENCE, Scene, Stage, balloon_has, field,
+    GuestConfig, LOOK_EVERY, LinuxGuest, MIB, PATIENCE, Scene, Stage, balloon_has, control, field,
     freed_memory_returns, power_off, set_target,
 };
 use crate::measure::host::wait_until;
@@ -61,6 +61,50 @@ pub(super) const LIVE: Scene = Scene {
         await_state(&source, "completed")?;
         is_whole(&target, &there).context("after the migration")?;
         power_off(&target)
+    },
+};
+
+const TIMES: usize = 10;
+
+pub(super) const TO_AND_FRO: Scene = Scene {
+    name: "ten-migrations",
+    about: "ten live migrations between two daemons, and what the host holds before and after",
+    play: |stage| {
+        // A reclaim asks for statistics.
+        let mut here = stage.daemon(&["--statistics"])?;
+        let mut there = stage.daemon(&["--statistics"])?;
+        let mut source = guest(stage, &here)?;
+        let mut held = Vec::new();
+        for time in 0..TIMES {
+            freed_memory_returns(&source)?;
+            let before = source.resident_bytes()?;
+            let uri = format!("unix:{}", there.dir().join("migration.sock").display());
+            let target = LinuxGuest::incoming(stage.toolbox, stage.config(&there), &source, &uri)?;
+            // No limit: a guest of this size is moved in a moment.
+            source.qmp().execute("migrate-set-parameters", json!({ "max-bandwidth": 0 }))?;
+            source.qmp().execute("migrate", json!({ "uri": uri }))?;
+            await_state(&source, "completed").with_context(|| format!("migration {time}"))?;
+            let filled = [source.resident_bytes()?, target.resident_bytes()?];
+            drop(source);
+            is_whole(&target, &there).with_context(|| format!("after migration {time}"))?;
+            let reported = target.resident_bytes()?;
+            control(&there).done("POST", "/v1/reclaim", "")?;
+            held.push([before, filled[0], filled[1], reported, target.resident_bytes()?]);
+            source = target;
+            std::mem::swap(&mut here, &mut there);
+        }
+        let off = power_off(&source)?;
+        let column = |index: usize| {
+            let mut column: Vec<_> = held.iter().map(|row| row[index] / MIB).collect();
+            column.sort_unstable();
+            column[column.len() / 2]
+        };
+        let [before, at_source, here, reported, reclaimed] = std::array::from_fn(column);
+        Ok(format!(
+            "{TIMES} of {TIMES}; medians in MiB: the host holds {before} before, then {at_source} at the \
+             source and {here} at the destination, {reported} there after new reports, {reclaimed} \
+             after a reclaim; {off}"
+        ))
     },
 };
 
