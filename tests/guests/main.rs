@@ -17,6 +17,7 @@ mod model_soak;
 mod operate;
 mod out_of_memory;
 mod own_device;
+mod own_device_libvirt;
 mod race;
 mod real_guest;
 mod reclaim;
