@@ -6,6 +6,7 @@
 //! As in `calls`, these are functions of the C library that this program has itself.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ static TIMERS: Mutex<BTreeMap<c_int, Timer>> = Mutex::new(BTreeMap::new());
 /// A timer, in nanoseconds of [`FORWARD`].
 #[derive(Clone, Copy)]
 struct Timer {
+    /// What it was set to.
+    after: u64,
     due: u64,
     every: u64,
 }
@@ -52,11 +55,15 @@ pub(crate) fn is_due(time: Duration) -> bool {
     timers.values().any(|timer| timer.due <= due)
 }
 
-/// Waits until there is one.
-pub(crate) fn wait_for_timer(time: Duration) {
+/// Waits until a timer is set that goes off after such a time.
+pub(crate) fn wait_for_timer(times: RangeInclusive<Duration>) {
     let until = Instant::now() + TIMEOUT;
-    while !is_due(time) {
-        assert!(Instant::now() < until, "no timer is set that goes off within {time:?}");
+    let is_set = || {
+        let timers = TIMERS.lock().unwrap_or_else(PoisonError::into_inner);
+        timers.values().any(|timer| times.contains(&Duration::from_nanos(timer.after)))
+    };
+    while !is_set() {
+        assert!(Instant::now() < until, "no timer is set that goes off after {times:?}");
         std::thread::yield_now();
     }
 }
@@ -123,7 +130,7 @@ unsafe extern "C" fn timerfd_settime(
     timers.remove(&fd);
     if value > 0 {
         let due = FORWARD.load(Ordering::SeqCst) + value;
-        timers.insert(fd, Timer { due, every });
+        timers.insert(fd, Timer { after: value, due, every });
     }
     // One that went off before is set again, too.
     set(fd, 0)
