@@ -122,7 +122,6 @@ pub(super) fn limit(
         calls.insert(libc::SYS_openat, vec![to_read()?]);
         let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         let absent = SeccompFilter::new(calls, SeccompAction::Allow, absent, arch)?;
-        // The last one denies `seccomp` itself.
         Ok([absent.try_into()?, needed.try_into()?])
     };
     for filter in build().map_err(SandboxError::of("limit system calls"))? {
@@ -168,8 +167,12 @@ fn needed(folders: &[BorrowedFd<'_>]) -> Result<Rules, BackendError> {
     }
     // Threads, no processes.
     rules.insert(libc::SYS_clone, with(0, libc::CLONE_THREAD)?);
-    let names = [libc::PR_SET_NAME, libc::PR_SET_VMA];
+    let names = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS];
     rules.insert(libc::SYS_prctl, any_of(0, &widen(&names))?);
+    // A filter more, of the worker: it can only take away.
+    let mode = condition(0, SeccompCmpOp::Eq, u64::from(libc::SECCOMP_SET_MODE_FILTER))?;
+    let no_flags = condition(1, SeccompCmpOp::Eq, 0)?;
+    rules.insert(libc::SYS_seccomp, vec![SeccompRule::new(vec![mode, no_flags])?]);
     // A name that the kernel makes up has 8 bytes with its family, and asking for one has 2. Addresses of
     // TCP and UDP are longer, and so are most paths.
     rules.insert(libc::SYS_bind, any_of(2, &[2])?);

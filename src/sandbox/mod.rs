@@ -8,14 +8,16 @@
 //! | `privileges` | capabilities, and gaining any by executing a program |
 //! | `paths` | files: [Landlock](https://docs.kernel.org/userspace-api/landlock.html) |
 //! | `calls` | system calls, and arguments of them: seccomp (`seccomp(2)`) |
+//! | `worker` | more of them, from the thread that reads what a guest writes |
 //!
-//! Entered by the one thread that there is, so that each thread to come is confined from its start. A
-//! part that the kernel lacks, or does not allow, is named in the log.
+//! Entered by the one thread that there is, so that each thread to come is confined from its start; the worker
+//! of a session goes on from there. A part that the kernel lacks, or does not allow, is named in the log.
 
 mod calls;
 mod namespaces;
 mod paths;
 mod privileges;
+pub(crate) mod worker;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -76,7 +78,10 @@ pub(crate) fn enter(sandbox: Sandbox, folders: &[BorrowedFd<'_>]) -> Result<(), 
     missing.extend(namespaces::enter());
     privileges::drop_all()?;
     missing.extend(paths::deny(folders)?);
-    missing.extend(calls::limit(sandbox == Sandbox::Strict, folders)?);
+    match calls::limit(sandbox == Sandbox::Strict, folders)? {
+        Some(part) => missing.push(part),
+        None => worker::process_is_limited(sandbox),
+    }
     for Missing { part, why, refused } in missing {
         match refused {
             true => info!("sandbox without {part}: {why}"),

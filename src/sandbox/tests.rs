@@ -21,6 +21,8 @@ use super::{Sandbox, enter};
 /// Names the attempt to the process that makes it.
 const ATTEMPT: &str = "SANDBOX_ATTEMPT";
 const MODE: &str = "SANDBOX_MODE";
+/// Set for an attempt that a worker makes.
+const WORKER: &str = "SANDBOX_WORKER";
 /// Exit status of an attempt that failed with `ENOSYS`, and of one that succeeded.
 const ABSENT: i32 = 40;
 const DONE: i32 = 41;
@@ -58,7 +60,7 @@ fn map(prot: libc::c_int) -> io::Result<()> {
 }
 
 /// What ends the process. The file is one page of shared memory.
-const DENIED: [(&str, Attempt); 34] = [
+const DENIED: [(&str, Attempt); 35] = [
     ("exec", |_| Err(Command::new("/bin/true").exec())),
     ("fork", |_| Command::new("/bin/true").status().map(drop)),
     ("write to a file by path", |_| File::create("/tmp/sandbox-attempt").map(drop)),
@@ -108,8 +110,39 @@ const DENIED: [(&str, Attempt); 34] = [
     ("userfaultfd", |_| raw(libc::SYS_userfaultfd)),
     ("descriptors of others", |_| raw(libc::SYS_pidfd_getfd)),
     ("keys", |_| raw(libc::SYS_keyctl)),
-    ("another filter", |_| raw(libc::SYS_seccomp)),
+    ("strict mode of old", |_| raw(libc::SYS_seccomp)),
+    ("filter that asks another process", |_| {
+        let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        // SAFETY: the null pointer is looked at after the filter has denied the call.
+        match unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, listener, 0)
+        } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }),
 ];
+
+/// What ends the process in the worker, and in no other thread.
+const DENIED_TO_WORKER: [(&str, Attempt); 5] = [
+    ("worker: pair of sockets", |_| std::os::unix::net::UnixStream::pair().map(drop)),
+    ("worker: pipe", |_| io::pipe().map(drop)),
+    ("worker: eventfd", |_| vmm_sys_util::eventfd::EventFd::new(0).map(drop)),
+    ("worker: thread", |_| thread::spawn(|| ()).join().map_err(|_| io::ErrorKind::Other.into())),
+    ("worker: message", |_| raw(libc::SYS_recvmsg)),
+];
+
+/// Makes the attempt in a worker; what it says.
+fn in_worker(attempt: Attempt, file: &File) -> io::Result<()> {
+    let made = thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            super::worker::enter();
+            attempt(file)
+        });
+        worker.join()
+    });
+    made.map_err(|_| io::ErrorKind::Other)?
+}
 
 /// What the C library takes no for.
 const ABSENT_CALLS: [(&str, Attempt); 3] = [
@@ -147,12 +180,17 @@ const FAULTS: [(&str, Attempt); 2] = [
 fn attempt_is_made_inside_the_sandbox() {
     let Ok(name) = env::var(ATTEMPT) else { return };
     let mode = if env::var_os(MODE).is_some() { Sandbox::Log } else { Sandbox::Strict };
-    let all = DENIED.iter().chain(&ABSENT_CALLS).chain(&NEEDED).chain(&FAULTS);
+    let all =
+        DENIED.iter().chain(&ABSENT_CALLS).chain(&NEEDED).chain(&FAULTS).chain(&DENIED_TO_WORKER);
     let attempt = all.clone().find(|(other, _)| *other == name).unwrap().1;
     let file = File::from(memfd_create("page", MemfdFlags::CLOEXEC).unwrap());
     ftruncate(&file, 4096).unwrap();
     enter(mode, &[]).unwrap();
-    let status = match attempt(&file) {
+    let made = match env::var_os(WORKER) {
+        Some(_) => in_worker(attempt, &file),
+        None => attempt(&file),
+    };
+    let status = match made {
         Ok(()) => DONE,
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => ABSENT,
         Err(error) => panic!("{error}"),
@@ -162,13 +200,21 @@ fn attempt_is_made_inside_the_sandbox() {
 }
 
 fn attempted(name: &str, mode: Sandbox) -> ExitStatus {
+    attempt(name, mode).output().unwrap().status
+}
+
+fn attempted_by_worker(name: &str, mode: Sandbox) -> ExitStatus {
+    attempt(name, mode).env(WORKER, "1").output().unwrap().status
+}
+
+fn attempt(name: &str, mode: Sandbox) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "--nocapture", "sandbox::tests::attempt_is_made_inside_the_sandbox"]);
     command.env(ATTEMPT, name);
     if mode == Sandbox::Log {
         command.env(MODE, "log");
     }
-    command.output().unwrap().status
+    command
 }
 
 #[test]
@@ -176,6 +222,21 @@ fn calls_that_are_not_needed_end_the_process() {
     for (name, _) in DENIED {
         let status = attempted(name, Sandbox::Strict);
         assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}: {status}");
+    }
+}
+
+#[test]
+fn worker_gets_no_descriptor_and_no_thread() {
+    for (name, _) in DENIED_TO_WORKER {
+        let status = attempted_by_worker(name, Sandbox::Strict);
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{name}: {status}");
+        let status = attempted(name, Sandbox::Strict);
+        assert_eq!(status.signal(), None, "{name} of another thread: {status}");
+        let status = attempted_by_worker(name, Sandbox::Log);
+        assert_eq!(status.signal(), None, "{name}, logged: {status}");
+    }
+    for name in ["punch", "memory"] {
+        assert_eq!(attempted_by_worker(name, Sandbox::Strict).code(), Some(DONE), "{name}");
     }
 }
 

@@ -147,6 +147,7 @@ impl BalloonBackend {
             vring.attach(index, &self.state.rings, &attach.epoll);
         }
         let _ = self.worker.set(gettid());
+        crate::sandbox::worker::enter();
     }
 
     /// What ends this connection, and owns nothing of it.

@@ -69,6 +69,10 @@ fn assert_confined(pid: u32) {
     };
     // seccomp's mode 2 is a filter.
     all("Seccomp:", "2");
+    // The worker has one more.
+    let filters = of_threads(pid, "Seccomp_filters:");
+    let most = filters.iter().max().unwrap();
+    assert_eq!(filters.iter().filter(|count| *count == most).count(), 1, "{filters:?}");
     all("NoNewPrivs:", "1");
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         all(set, "0000000000000000");
