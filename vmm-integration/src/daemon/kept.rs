@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::DaemonProcess;
+use super::{DaemonOptions, DaemonProcess, new_dir};
 
 /// What a daemon logs that serves the frontend of the one before it.
 const GOES_ON: &str = "going on with the frontend of the daemon before this one";
@@ -32,8 +32,21 @@ impl KeptDaemon {
         binary: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
+        Self::spawn_with(binary, args, Vec::new())
+    }
+
+    /// The same with these variables in the environment of all of them.
+    ///
+    /// # Errors
+    /// As [`DaemonProcess::spawn_controlled`].
+    pub fn spawn_with<A: Into<OsString>>(
+        binary: &Path,
+        args: impl IntoIterator<Item = A>,
+        env: Vec<(OsString, OsString)>,
+    ) -> Result<Self> {
         let args = std::iter::once("--keeper".into()).chain(args.into_iter().map(Into::into));
-        Ok(Self { keeper: DaemonProcess::spawn_controlled::<OsString>(binary, args)? })
+        let options = DaemonOptions { args: args.collect(), env, ..DaemonOptions::default() };
+        Ok(Self { keeper: DaemonProcess::controlled(binary, options, new_dir()?)? })
     }
 
     /// The keeper's process, its sockets and the log of all its daemons.
@@ -78,14 +91,15 @@ impl KeptDaemon {
         Ok(started.elapsed())
     }
 
-    /// Ends both, in order.
+    /// Ends both, in order; returns the log of all daemons.
     ///
     /// # Errors
-    /// When the keeper does not end, or not well.
-    pub fn end(mut self) -> Result<()> {
+    /// When the keeper does not end, or not well; the error holds the log.
+    pub fn end(mut self) -> Result<String> {
         let ended = self.keeper.terminate(PATIENCE)?;
-        ensure!(ended.status.success(), "{}\n{}", ended.status, self.keeper.log());
-        Ok(())
+        let log = self.keeper.log();
+        ensure!(ended.status.success(), "{}\n{log}", ended.status);
+        Ok(log)
     }
 }
 

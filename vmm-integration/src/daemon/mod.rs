@@ -59,6 +59,12 @@ impl Default for DaemonOptions {
     }
 }
 
+impl DaemonOptions {
+    fn of<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
+        Self { args: args.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+}
+
 /// How a daemon ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
@@ -121,7 +127,7 @@ impl DaemonProcess {
         binary: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
-        Self::controlled(binary, args, new_dir()?)
+        Self::controlled(binary, DaemonOptions::of(args), new_dir()?)
     }
 
     /// A daemon with the sockets of this one, which has ended, and the same log from its beginning.
@@ -133,18 +139,14 @@ impl DaemonProcess {
         binary: &Path,
         args: impl IntoIterator<Item = A>,
     ) -> Result<Self> {
-        Self::controlled(binary, args, Arc::clone(&self.dir))
+        Self::controlled(binary, DaemonOptions::of(args), Arc::clone(&self.dir))
     }
 
-    fn controlled<A: Into<OsString>>(
-        binary: &Path,
-        args: impl IntoIterator<Item = A>,
-        dir: Arc<TempDir>,
-    ) -> Result<Self> {
+    fn controlled(binary: &Path, mut options: DaemonOptions, dir: Arc<TempDir>) -> Result<Self> {
         let mut control = OsString::from("--control-socket=");
         control.push(control_in(&dir));
-        let args = std::iter::once(control).chain(args.into_iter().map(Into::into)).collect();
-        Self::listening(binary, &DaemonOptions { args, ..DaemonOptions::default() }, dir)
+        options.args.push(control);
+        Self::listening(binary, &options, dir)
     }
 
     /// Starts `binary` with `--fd` and this descriptor, which is number [`PASSED_FD`] there. Does

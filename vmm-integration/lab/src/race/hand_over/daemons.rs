@@ -99,6 +99,7 @@ impl<'a> Daemons<'a> {
     /// # Errors
     /// When it does not end well.
     pub(super) fn end(self) -> Result<()> {
-        self.kept.end()
+        self.kept.end()?;
+        Ok(())
     }
 }
