@@ -60,7 +60,8 @@ fn download(
     folder: &Path,
     events: &mut dyn FnMut(SetupEvent),
 ) -> Result<()> {
-    output(apt.apt_get().args(["-q", "update"]))?;
+    // Without it, apt takes an archive that does not answer for one without sources.
+    output(apt.apt_get().args(["-q", "update", "-o", "APT::Update::Error-Mode=any"]))?;
     let mut fetch = apt.apt_get();
     fetch.args(["-q", "source", "--download-only", "-o", "APT::Status-Fd=1"]);
     fetch.arg(format!("{}={}", package.name, package.version)).current_dir(folder);

@@ -86,9 +86,8 @@ pub(super) fn unpack(
         }
     }
     // apt has checked the signature of the index that names the checksums.
-    let description = format!("download/{}", PACKAGE.description);
-    let args = ["--no-check", "--extract", &description, "source.partial"];
-    inside.run(".", "dpkg-source", &args, &mut |_| {}).context("unpacking QEMU's source")?;
+    let args = ["--no-check", "--extract", PACKAGE.description, "../source.partial"];
+    inside.run("download", "dpkg-source", &args, &mut |_| {}).context("unpacking QEMU's source")?;
     write(&mark(&partial), VERSION)?;
     fs::rename(&partial, &source).with_context(|| format!("naming {}", source.display()))?;
     // It is not needed any more; if it stays, it only takes room.
