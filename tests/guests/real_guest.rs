@@ -186,7 +186,8 @@ fn a_target_shrinks_the_guest_and_lets_it_grow_again() {
         assert!(before >= 704 * MIB, "only {before} bytes resident");
         let target = 512 * MIB;
         control.done("PUT", "/v1/target", &format!("{{\"bytes\": {target}}}")).unwrap();
-        wait_until_resident(&guest, before - target / 10 * 9);
+        // Which pages Linux takes is its own affair: some were never used.
+        wait_until_resident(&guest, config(&daemon, &[]).memory_bytes - target);
         assert_eq!(agent.expect_intact(KEPT).unwrap(), 64 * MIB);
         control.done("PUT", "/v1/target", "{\"bytes\": 0}").unwrap();
         wait_until(PATIENCE, LOOK_EVERY, || {
