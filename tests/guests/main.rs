@@ -18,6 +18,7 @@ mod operate;
 mod out_of_memory;
 mod own_device;
 mod own_device_libvirt;
+mod own_device_qtest;
 mod race;
 mod real_guest;
 mod reclaim;
