@@ -40,6 +40,38 @@ pub(crate) enum Form {
     Installed,
 }
 
+/// What every Debian has, and these packages.
+macro_rules! debian_with {
+    ($($package:literal),* $(,)?) => {
+        &[
+            "base-files",
+            "base-passwd",
+            "bash",
+            "bsdutils",
+            "coreutils",
+            "dash",
+            "debianutils",
+            "diffutils",
+            "dpkg",
+            "findutils",
+            "grep",
+            "gzip",
+            "hostname",
+            "init-system-helpers",
+            "libc-bin",
+            "mount",
+            "ncurses-base",
+            "passwd",
+            "perl-base",
+            "sed",
+            "sysvinit-utils",
+            "tar",
+            "util-linux",
+            $($package),*
+        ]
+    };
+}
+
 /// QEMU has the device only in the backports of Debian 13.
 pub(crate) const GUEST: Recipe = Recipe {
     name: "root",
@@ -109,30 +141,7 @@ pub(crate) const DEBIAN: Recipe = Recipe {
     name: "debian",
     stamp: "1: trixie, trixie-backports; what is essential; systemd dbus libvirt qemu-system-x86",
     suites: &["trixie", "trixie-backports"],
-    packages: &[
-        "base-files",
-        "base-passwd",
-        "bash",
-        "bsdutils",
-        "coreutils",
-        "dash",
-        "debianutils",
-        "diffutils",
-        "dpkg",
-        "findutils",
-        "grep",
-        "gzip",
-        "hostname",
-        "init-system-helpers",
-        "libc-bin",
-        "mount",
-        "ncurses-base",
-        "passwd",
-        "perl-base",
-        "sed",
-        "sysvinit-utils",
-        "tar",
-        "util-linux",
+    packages: debian_with![
         "systemd",
         "systemd-sysv",
         "dbus",
@@ -148,30 +157,7 @@ pub(crate) const QEMU_BUILD: Recipe = Recipe {
     name: "qemu-build",
     stamp: "1: trixie; what is essential; what compiles QEMU for x86-64",
     suites: &["trixie"],
-    packages: &[
-        "base-files",
-        "base-passwd",
-        "bash",
-        "bsdutils",
-        "coreutils",
-        "dash",
-        "debianutils",
-        "diffutils",
-        "dpkg",
-        "findutils",
-        "grep",
-        "gzip",
-        "hostname",
-        "init-system-helpers",
-        "libc-bin",
-        "mount",
-        "ncurses-base",
-        "passwd",
-        "perl-base",
-        "sed",
-        "sysvinit-utils",
-        "tar",
-        "util-linux",
+    packages: debian_with![
         "bison",
         "dpkg-dev",
         "flex",
