@@ -4,7 +4,8 @@
 //!
 //! A guest driver reports which guest pages are free, and this daemon discards them on the host. The
 //! interface is a checked [`Config`] and [`Embedded`], a daemon inside another program; [`program`] is the
-//! command line program, with what packages derive from it (completions, man pages).
+//! command line program, with what packages derive from it (completions, man pages); [`operator`] has the
+//! answers of the control socket, for clients in Rust.
 //!
 //! The rooms in layers, the lowest first. A room imports its own layer and those below, never above:
 //!
@@ -21,6 +22,7 @@
 //! | 2 | `sandbox` | what the process can no longer do once it serves |
 //! | 7 | `values` | sizes and intervals as operators write them |
 //! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
+//! | 8 | [`operator`] | the answers of the control socket, as clients in Rust read them |
 //! | 8 | `cli`, `ctl` | the command line as one checked [`Config`], and the operator's client |
 //! | 9 | `daemon` | the process: event loop, sockets, signals, watchdog |
 //! | 9 | `keeper` | the process that starts daemons one after another and holds what they hand over |
@@ -40,6 +42,7 @@ mod keeper;
 mod lock;
 mod logging;
 mod metrics;
+pub mod operator;
 mod own_proc;
 pub mod program;
 mod sandbox;

@@ -3,22 +3,26 @@
 //! What the daemon did, in the shape that operators see: a field's name is its metric's, without the
 //! prefix and `_total`, and a key is the value of its label.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::{ChainTime, QueueCounts, Snapshot};
 
+/// A kind of queue, a reason or an errno.
+type Name = Cow<'static, str>;
+
 /// What the daemon did since the counters were reset.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct CountersView {
+pub struct CountersView {
     /// Number of descriptor chains served, by kind of queue.
-    pub chains: BTreeMap<&'static str, u64>,
+    pub chains: BTreeMap<Name, u64>,
     /// Number of ranges of memory that chains named, by kind of queue.
-    pub ranges: BTreeMap<&'static str, u64>,
+    pub ranges: BTreeMap<Name, u64>,
     /// Bytes in those ranges, as the guest says, by kind of queue.
-    pub named_bytes: BTreeMap<&'static str, u64>,
+    pub named_bytes: BTreeMap<Name, u64>,
     /// Bytes returned to the host.
     pub discarded_bytes: u64,
     /// Number of discarding system calls, those that failed included.
@@ -26,19 +30,19 @@ pub(crate) struct CountersView {
     /// Number of discarding system calls that failed.
     pub discard_failures: u64,
     /// Times that memory was not discarded, by reason.
-    pub skips: BTreeMap<&'static str, u64>,
+    pub skips: BTreeMap<Name, u64>,
     /// Bytes that were not discarded, by reason.
-    pub skipped_bytes: BTreeMap<&'static str, u64>,
+    pub skipped_bytes: BTreeMap<Name, u64>,
     /// Number of discarding system calls that failed, by errno; without the errnos that never occurred.
-    pub errors: BTreeMap<&'static str, u64>,
+    pub errors: BTreeMap<Name, u64>,
     /// Time from taking a chain to returning it.
     pub chain_seconds: HistogramView,
 }
 
 /// How often something took how long.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct HistogramView {
+pub struct HistogramView {
     /// How often.
     pub count: u64,
     /// Seconds in all.
@@ -48,9 +52,9 @@ pub(crate) struct HistogramView {
 }
 
 /// One range of times: longer than the bound of the range before.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct BucketView {
+pub struct BucketView {
     /// The longest time, in seconds; `null` in the last range, which has no bound.
     pub le: Option<f64>,
     /// How often it took that long.
@@ -61,7 +65,7 @@ impl CountersView {
     /// What was counted.
     pub(crate) fn of(counts: &Snapshot) -> Self {
         let by_queue = |value: fn(&QueueCounts) -> u64| {
-            counts.queues().map(|(name, queue)| (name, value(&queue))).collect()
+            counts.queues().map(|(name, queue)| (name.into(), value(&queue))).collect()
         };
         Self {
             chains: by_queue(|queue| queue.chains),
@@ -70,9 +74,14 @@ impl CountersView {
             discarded_bytes: counts.bytes_discarded,
             discard_calls: counts.discard_calls,
             discard_failures: counts.errors().fold(0, |sum, (_, times)| sum.saturating_add(times)),
-            skips: counts.skipped().map(|(name, skips)| (name, skips.times)).collect(),
-            skipped_bytes: counts.skipped().map(|(name, skips)| (name, skips.bytes)).collect(),
-            errors: counts.errors().filter(|(_, times)| *times > 0).collect(),
+            skips: counts.skipped().map(|(name, skips)| (name.into(), skips.times)).collect(),
+            skipped_bytes: counts
+                .skipped()
+                .map(|(name, skips)| (name.into(), skips.bytes))
+                .collect(),
+            errors: (counts.errors().filter(|(_, times)| *times > 0))
+                .map(|(name, times)| (name.into(), times))
+                .collect(),
             chain_seconds: HistogramView::of(&counts.chain_time),
         }
     }

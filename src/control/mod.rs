@@ -25,7 +25,7 @@
 pub(crate) mod api;
 pub(crate) mod client;
 mod connection;
-mod counters;
+pub(crate) mod counters;
 pub(crate) mod exposition;
 pub(crate) mod http;
 mod negotiate;

@@ -47,7 +47,7 @@ pub(super) struct ReclaimRequest {
 /// What a reclaim came to.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct ReclaimView {
+pub struct ReclaimView {
     /// Why it let go.
     #[cfg_attr(test, schemars(extend("examples" = <End as strum::VariantNames>::VARIANTS)))]
     pub ended_by: String,

@@ -21,7 +21,7 @@ use crate::vhost_user::Refused;
 /// The state of the daemon, the VMM and the guest driver.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct StatusView {
+pub struct StatusView {
     /// Name of the VM, as the operator gave it; `null` without one.
     pub name: Option<String>,
     /// Version of the daemon.
@@ -124,7 +124,7 @@ impl StatusView {
 /// A message of a VMM that was refused.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct RefusedView {
+pub struct RefusedView {
     /// What was wrong, as a name.
     pub cause: String,
     /// What was wrong and what to do, in words.
@@ -140,7 +140,7 @@ impl From<Refused> for RefusedView {
 /// A virtqueue of the device.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct QueueView {
+pub struct QueueView {
     /// Index of the queue.
     pub index: usize,
     /// What it carries; `none` where no negotiated feature brings it.
@@ -152,7 +152,7 @@ pub(crate) struct QueueView {
 /// Why discarding is paused; each cause holds and is lifted on its own.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct PausedView {
+pub struct PausedView {
     /// The causes that hold, among `operator`, `migration`, `postcopy` and `parked`.
     pub paused_by: Vec<String>,
 }
@@ -168,7 +168,7 @@ impl PausedView {
 /// Memory that stays, whatever the guest reports.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct PinView {
+pub struct PinView {
     /// Guest physical address.
     pub address: u64,
     /// Length in bytes.
@@ -180,7 +180,7 @@ pub(crate) struct PinView {
 /// The memory that is pinned.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct PinsView {
+pub struct PinsView {
     /// The pins, by address.
     pub pins: Vec<PinView>,
 }
@@ -200,7 +200,7 @@ impl PinsView {
 /// State of free page hinting.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct HintingView {
+pub struct HintingView {
     /// State of the round: `stopped`, `running` or `done`.
     pub state: String,
     /// ID of the round that the device asks for; 0 to stop, 1 for done.
@@ -235,7 +235,7 @@ impl HintingView {
 /// The guest's memory and what backs it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct MemoryView {
+pub struct MemoryView {
     /// Bytes in all regions.
     pub bytes: u64,
     /// Bytes of the files behind the regions that are resident, each file counted once; `null` if the
@@ -257,7 +257,7 @@ impl MemoryView {
 /// The last memory statistics of the guest.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct StatisticsView {
+pub struct StatisticsView {
     /// Seconds between two polls; 0 for never.
     pub interval_seconds: f64,
     /// The last sample; `null` if the guest has sent none.
@@ -267,7 +267,7 @@ pub(crate) struct StatisticsView {
 /// What the guest says of how it uses its memory; not verified.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct SampleView {
+pub struct SampleView {
     /// Seconds since the sample came.
     pub age_seconds: f64,
     /// Each statistic (virtio 1.3, 5.5.6.4): bytes if its name ends in `_bytes`, otherwise how often

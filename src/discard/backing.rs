@@ -15,7 +15,7 @@ use super::{Region, RegionTable};
 /// A region of the guest's memory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct Backing {
+pub struct Backing {
     /// Guest physical address.
     pub address: u64,
     /// Length in bytes.

@@ -30,7 +30,8 @@ mod zeroed;
 
 use vm_memory::{GuestMemoryMmap, GuestRegionMmap};
 
-pub(crate) use backing::{Backing, Shown};
+pub use backing::Backing;
+pub(crate) use backing::Shown;
 pub(crate) use dirty_log::{DirtyLog, LogBitmap};
 #[cfg(any(test, fuzzing))]
 pub(crate) use discarder::PunchHole;

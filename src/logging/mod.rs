@@ -19,7 +19,7 @@ mod sites;
 
 pub(crate) use error_chain::error_chain;
 pub(crate) use error_chain::report;
-pub(crate) use level::LogLevel;
+pub use level::LogLevel;
 pub(crate) use logger::Logger;
 pub(crate) use queue::Queue;
 pub(crate) use record::Record;

@@ -61,7 +61,7 @@ impl TargetRequest {
 /// The target in both readings.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct TargetView {
+pub struct TargetView {
     /// Bytes that the balloon takes from the guest.
     pub bytes: u64,
     /// Bytes that the balloon leaves to the guest; `null` while the guest's memory is not known.

@@ -4,6 +4,7 @@
 //!
 //! A metric of the daemon has the name of its field in JSON, with the fields around it in front.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use prometheus_client::metrics::MetricType;
@@ -22,8 +23,8 @@ const NO_QUEUE: &str = "no chain came on that kind of queue";
 const NO_REASON: &str = "no memory was skipped for that reason";
 
 /// Those counts that are not 0.
-fn counted<'a>(counts: &BTreeMap<&'a str, u64>) -> Samples<'a> {
-    let counts = counts.iter().map(|(name, count)| (*name, *count));
+fn counted<'a>(counts: &'a BTreeMap<Cow<'_, str>, u64>) -> Samples<'a> {
+    let counts = counts.iter().map(|(name, count)| (name.as_ref(), *count));
     Samples::By(counts.filter(|(_, count)| *count > 0).collect())
 }
 

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the control socket answers, for clients in Rust: each type is the JSON of one answer or of a
+//! part of it. `packaging/openapi.json` says which request has which answer.
+//!
+//! ```
+//! use vhost_device_balloon::operator::PausedView;
+//!
+//! let paused: PausedView = serde_json::from_str(r#"{"paused_by": ["operator"]}"#).unwrap();
+//! assert_eq!(paused.paused_by, ["operator"]);
+//! ```
+
+pub use crate::control::api::target::TargetView;
+pub use crate::control::counters::{BucketView, CountersView, HistogramView};
+pub use crate::control::reclaim::ReclaimView;
+pub use crate::control::views::{
+    HintingView, MemoryView, PausedView, PinView, PinsView, QueueView, RefusedView, SampleView,
+    StatisticsView, StatusView,
+};
+pub use crate::discard::Backing;
+pub use crate::logging::LogLevel;
