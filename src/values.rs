@@ -2,7 +2,7 @@
 
 //! Sizes and intervals as operators write and read them.
 
-use crate::device::MAX_STATISTICS_INTERVAL;
+use crate::device::{MAX_LEASE, MAX_STATISTICS_INTERVAL};
 
 /// Powers of 1024 with their suffixes, the largest first.
 const UNITS: [(u32, &str, &str); 4] =
@@ -48,6 +48,16 @@ pub(crate) fn parse_interval(text: &str) -> Result<u32, String> {
     })
 }
 
+/// Reads the seconds that a target's lease lasts: `30s`, `5m`, `1h 30m`.
+pub(crate) fn parse_lease(text: &str) -> Result<u32, String> {
+    let length = humantime::parse_duration(text).ok();
+    let length = length.filter(|length| !length.is_zero() && *length <= MAX_LEASE);
+    let seconds = length.filter(|length| length.subsec_nanos() == 0).map(|length| length.as_secs());
+    seconds.and_then(|seconds| u32::try_from(seconds).ok()).ok_or_else(|| {
+        format!("expected whole seconds such as 30s, 5m or 1h, at most a day, got {text:?}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +73,16 @@ mod tests {
         assert_eq!(parse_size("1T"), Ok(1 << 40));
         for bad in ["", "M", "-1", "+1", "1.5G", "1MB", "0x10", "1 M", "16777216T", "１"] {
             assert!(parse_size(bad).unwrap_err().contains("expected"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn leases_are_whole_seconds_up_to_a_day() {
+        for (text, seconds) in [("30s", 30), ("5m", 300), ("1h 1s", 3601), ("24h", 86400)] {
+            assert_eq!(parse_lease(text), Ok(seconds));
+        }
+        for bad in ["", "30", "0s", "1500ms", "86401s", "-1s", "99999999999999999999s", "2days"] {
+            assert!(parse_lease(bad).unwrap_err().contains("expected whole seconds"), "{bad}");
         }
     }
 

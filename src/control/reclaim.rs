@@ -180,7 +180,7 @@ impl Running {
             now,
             sample: state.statistics(),
             actual_bytes: state.actual_bytes(),
-            base_bytes: state.balloon.base_target_bytes(),
+            base_bytes: state.balloon.told_target_bytes(),
             memory_bytes: state.balloon.memory_bytes(),
             squeeze_bytes,
             obstacle,
@@ -316,7 +316,7 @@ impl Drop for Running {
         }
         info!(
             "reclaim: its client has gone or was refused; the balloon returns to {} bytes, by {}",
-            state.balloon.base_target_bytes(),
+            state.balloon.told_target_bytes(),
             self.peer,
         );
     }

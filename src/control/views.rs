@@ -3,6 +3,7 @@
 //! What a control client is shown: the shape of the JSON, for the daemon and for its client.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 use std::{env, process};
 
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use strum::VariantArray;
 
 #[cfg(test)]
 use crate::device::DriverState;
-use crate::device::HintingState;
 use crate::device::features::{Feature, NUM_QUEUES};
+use crate::device::{HintingState, Target};
 use crate::discard::{Backing, Cause};
 use crate::hand_over::WENT_BACK;
 use crate::logging::LogLevel;
@@ -50,8 +51,12 @@ pub struct StatusView {
     /// Number of queues for which the VMM has sent a call descriptor. QEMU does so for each queue of
     /// its device, before the guest boots.
     pub called_queues: usize,
-    /// Bytes that the operator wants in the balloon.
+    /// Bytes that the operator wants in the balloon: those of a lease, or of the base target.
     pub target_bytes: u64,
+    /// Bytes that the operator wants in it when no lease holds.
+    pub base_target_bytes: u64,
+    /// Seconds until the lease is over, unless it is renewed; `null` without one.
+    pub lease_left_seconds: Option<f64>,
     /// Why the guest reads a target of 0 instead; `null` if it reads that one.
     pub target_refused: Option<String>,
     /// Bytes that a reclaim in progress wants in the balloon instead; `null` without one.
@@ -86,6 +91,7 @@ impl StatusView {
     pub(crate) fn of(state: &State, resident_bytes: Option<u64>) -> Self {
         let balloon = &state.balloon;
         let (driver, running) = (state.driver(), state.rings.running());
+        let target = balloon.target();
         let queue = |index: usize| {
             balloon.session_features()?;
             let role = balloon.negotiated_role(index).map_or("none", Into::into).to_owned();
@@ -105,7 +111,9 @@ impl StatusView {
             acked_features: balloon.session_features().map(Feature::names),
             queues: (0..NUM_QUEUES).filter_map(queue).collect(),
             called_queues: state.rings.called(),
-            target_bytes: balloon.target_bytes(),
+            target_bytes: target.bytes(),
+            base_target_bytes: target.base_bytes,
+            lease_left_seconds: left_seconds(&target),
             target_refused: balloon.refused_target().map(|refused| refused.to_string()),
             reclaim_target_bytes: balloon.squeeze_bytes(),
             actual_bytes: state.actual_bytes(),
@@ -119,6 +127,12 @@ impl StatusView {
             log_level: LogLevel::now(),
         }
     }
+}
+
+/// Seconds until the target's lease is over; none without one.
+pub(crate) fn left_seconds(target: &Target) -> Option<f64> {
+    let lease = target.lease?;
+    Some(lease.until.saturating_duration_since(Instant::now()).as_secs_f64())
 }
 
 /// A message of a VMM that was refused.

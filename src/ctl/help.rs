@@ -43,6 +43,7 @@ const EXAMPLES: &[(&str, &str)] = &[
         "  ctl target --take 512M   # inflate the balloon to 512 MiB
   ctl target --leave 1G    # inflate until the guest keeps 1 GiB
   ctl target 0             # empty the balloon
+  ctl target --take 512M --lease 30s   # for 30 s, unless it is set again
   ctl target               # show the target
 ",
     ),

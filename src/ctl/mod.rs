@@ -23,7 +23,7 @@ use crate::control::client::{Client, ClientError};
 use crate::control::reclaim::DEFAULT_TIMEOUT;
 use crate::control::views::StatisticsView;
 use crate::logging::{LogLevel, error_chain};
-use crate::values::{parse_interval, parse_size};
+use crate::values::{parse_interval, parse_lease, parse_size};
 
 /// How often to look whether the guest has sent its statistics.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -171,16 +171,29 @@ struct Target {
     /// Allow less than the reserve. Risks the guest's processes, or the guest.
     #[arg(long, requires = "reading")]
     force: bool,
+
+    /// Set the target for this time only, such as 30s or 5m, at most a day: then the guest goes back to its
+    /// base target, the last one set without a lease. Set it again in time to renew it.
+    #[arg(long, value_name = "TIME", requires = "reading", value_parser = parse_lease)]
+    lease: Option<u32>,
+
+    /// End the lease now.
+    #[arg(long, conflicts_with_all = ["reading", "lease", "force"])]
+    end_lease: bool,
 }
 
 impl Target {
     /// The target to set; none to show it.
     fn body(self) -> Option<serde_json::Value> {
-        match (self.size.or(self.take), self.leave) {
-            (Some(bytes), _) => Some(json!({"bytes": bytes, "force": self.force})),
-            (None, Some(leave)) => Some(json!({"leave_bytes": leave, "force": self.force})),
-            (None, None) => None,
+        let mut body = match (self.size.or(self.take), self.leave) {
+            (Some(bytes), _) => json!({"bytes": bytes, "force": self.force}),
+            (None, Some(leave)) => json!({"leave_bytes": leave, "force": self.force}),
+            (None, None) => return None,
+        };
+        if let Some(seconds) = self.lease {
+            body["lease_seconds"] = seconds.into();
         }
+        Some(body)
     }
 }
 
@@ -333,6 +346,9 @@ impl CtlArgs {
             Command::StatisticsInterval { seconds } => {
                 let body = seconds.map(|seconds| json!({"seconds": seconds}));
                 show_or_set("/v1/statistics-interval", body)
+            }
+            Command::Target(Target { end_lease: true, .. }) => {
+                client.ask("DELETE", "/v1/target", None)
             }
             Command::Target(target) => show_or_set("/v1/target", target.body()),
             Command::Reclaim(reclaim) => self.squeeze(client, "/v1/reclaim", reclaim),

@@ -54,6 +54,9 @@ pub(super) fn status(answer: &str) -> Result<String, Error> {
     table.row("discarding", discarding(&status.paused));
     let refused = status.target_refused.map(|why| format!(", refused: {why}"));
     table.row("target", show_size(status.target_bytes) + &refused.unwrap_or_default());
+    if let Some(left) = status.lease_left_seconds {
+        table.row("  lease", lease(left, status.base_target_bytes));
+    }
     if let Some(bytes) = status.reclaim_target_bytes {
         table.row("  reclaim", format!("squeezes to {}", show_size(bytes)));
     }
@@ -230,8 +233,15 @@ pub(super) fn target(answer: &str) -> Result<String, Error> {
         }
         _ => format!("balloon {taken}"),
     };
+    let lease = target.lease_left_seconds.map(|left| lease(left, target.base_bytes));
+    let lease = lease.map_or(String::new(), |lease| format!("; {lease}"));
     let pending = if target.pending { "; takes effect when the guest driver runs" } else { "" };
-    Ok(format!("{text}{pending}\n"))
+    Ok(format!("{text}{lease}{pending}\n"))
+}
+
+/// How long a target holds, and what holds then.
+fn lease(left_seconds: f64, base_bytes: u64) -> String {
+    format!("for {left_seconds:.0} s, then {}", show_size(base_bytes))
 }
 
 pub(super) fn paused(answer: &str) -> Result<String, Error> {

@@ -6,6 +6,7 @@
 //! gone (see `Waiting`).
 
 mod ending;
+mod lease;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,8 +40,9 @@ const SESSION_ENDED: u32 = 1;
 const RETRY: u32 = 2;
 const STATISTICS: u32 = 3;
 const INTERVAL_CHANGED: u32 = 4;
+const LEASE: u32 = 5;
 /// Greater ones are those of connections.
-const CONNECTION: u32 = 5;
+const CONNECTION: u32 = 6;
 
 /// Where the next session comes from.
 enum Source {
@@ -62,6 +64,10 @@ pub(super) struct Daemon {
     statistics: TimerFd,
     /// What that timer is set to; zero if it stands.
     statistics_every: Duration,
+    /// Goes off when the lease of the target is over.
+    lease: TimerFd,
+    /// When that is; none if the timer stands.
+    lease_until: Option<Instant>,
     /// Another thread has set the interval: a device migrated here.
     interval_changed: EventFd,
     session: Option<Session>,
@@ -110,6 +116,8 @@ impl Daemon {
             end,
             statistics: timer()?,
             statistics_every: Duration::ZERO,
+            lease: timer()?,
+            lease_until: None,
             interval_changed,
             session: None,
             session_ended: event()?,
@@ -244,8 +252,9 @@ impl Daemon {
         self.serve(ops)
     }
 
-    /// Sets the timer for statistics to the present interval.
+    /// Sets the timers for statistics and for the lease to what holds at present.
     pub(super) fn keep_time(&mut self) {
+        self.keep_lease();
         let interval = match &self.session {
             Some(_) => self.state.balloon.statistics_interval(),
             None => Duration::ZERO,
@@ -283,6 +292,7 @@ impl MutEventSubscriber for Daemon {
             Events::with_data(&self.retry, RETRY, EventSet::IN),
             Events::with_data(&self.statistics, STATISTICS, EventSet::IN),
             Events::with_data(&self.interval_changed, INTERVAL_CHANGED, EventSet::IN),
+            Events::with_data(&self.lease, LEASE, EventSet::IN),
         ]
         .into_iter()
         .try_for_each(|events| ops.add(events))
@@ -300,6 +310,10 @@ impl MutEventSubscriber for Daemon {
             RETRY => self.try_again(ops),
             STATISTICS => {
                 self.ask_for_statistics();
+                Ok(())
+            }
+            LEASE => {
+                self.lease_over();
                 Ok(())
             }
             INTERVAL_CHANGED => {

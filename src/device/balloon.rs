@@ -16,7 +16,7 @@ use super::log::DeviceLog;
 use super::options::{DeviceOptions, IntervalError};
 use super::queues::contents::Contents;
 use super::statistics::Sample;
-use super::target::{Squeeze, TargetRefused};
+use super::target::{Lease, Squeeze, TargetRefused};
 use crate::lock::lock;
 use crate::metrics::Counters;
 
@@ -36,10 +36,12 @@ pub(crate) struct Balloon {
     pub(super) config_changed: AtomicBool,
     /// The operator wants the target, whatever it leaves to the guest.
     pub(super) target_forced: AtomicBool,
+    /// A target for a time, over that of the configuration space.
+    pub(super) lease: Mutex<Option<Lease>>,
     /// What a reclaim wants for a time.
     pub(super) squeeze: Mutex<Squeeze>,
     /// The log says that the target is refused.
-    refusal_logged: AtomicBool,
+    pub(super) refusal_logged: AtomicBool,
     /// Bytes of memory that the frontend has announced; zero for none.
     memory_bytes: AtomicU64,
     /// It has changed by a chain.
@@ -79,6 +81,7 @@ impl Balloon {
             hinting: Mutex::new(Hinting::new(first_hint_id())),
             config_changed: AtomicBool::new(false),
             target_forced: AtomicBool::new(options.force_target),
+            lease: Mutex::default(),
             squeeze: Mutex::default(),
             refusal_logged: AtomicBool::new(false),
             memory_bytes: AtomicU64::new(0),
@@ -107,7 +110,7 @@ impl Balloon {
     /// same driver, and is not shown until there is one.
     pub(crate) fn begin_session(&self) {
         *lock(&self.seen) = Seen::default();
-        self.forget_squeeze();
+        self.forget_times();
     }
 
     /// Takes over the features that the driver acked.
@@ -201,7 +204,7 @@ impl Balloon {
         config.set_free_page_hint_cmd_id(hinting.command_id());
         drop((config, hinting));
         lock(&self.statistics).sample = None;
-        self.forget_squeeze();
+        self.forget_times();
         // It will read all of it.
         self.config_changed.store(false, Ordering::Relaxed);
     }
@@ -243,7 +246,7 @@ impl Balloon {
         self.changed_by_chain.swap(false, Ordering::Relaxed)
     }
 
-    /// Sets the target of the balloon in bytes. The driver must be notified
+    /// Sets the base target of the balloon in bytes, and ends a lease. The driver must be notified
     /// ([`crate::state::State::announce_change`]).
     ///
     /// `forced` lets it take more than [`super::target::largest_target`], now and from a guest to come.
@@ -254,8 +257,9 @@ impl Balloon {
         let pages = to_pages(bytes)?;
         let mut config = self.config();
         config.set_num_pages(pages);
+        drop(config);
         self.target_forced.store(forced, Ordering::Relaxed);
-        self.refusal_logged.store(false, Ordering::Relaxed);
+        self.set_lease(None);
         Ok(())
     }
 
@@ -310,18 +314,23 @@ impl Balloon {
     ///
     /// A target may be set before there is a guest, and meet one that is too small for it.
     pub(crate) fn refused_target(&self) -> Option<TargetRefused> {
-        if self.target_forced.load(Ordering::Relaxed) {
+        let target = self.target();
+        if target.is_forced() {
             return None;
         }
-        TargetRefused::check(self.target_bytes(), self.memory_bytes()?).err()
+        TargetRefused::check(target.bytes(), self.memory_bytes()?).err()
     }
 
-    /// The configuration space as the driver reads it: a target that is refused reads as zero, and a
-    /// smaller one than a reclaim wants as the reclaim's.
+    /// The configuration space as the driver reads it: with the lease's target if there is one. A target
+    /// that is refused reads as zero, and a smaller one than a reclaim wants as the reclaim's.
     fn config_for_driver(&self) -> ConfigSpace {
         let refused = self.refused_target();
         let squeeze = lock(&self.squeeze).pages;
+        let lease = *lock(&self.lease);
         let mut config = *self.config();
+        if let Some(lease) = lease {
+            config.set_num_pages(lease.pages);
+        }
         if let Some(refused) = refused {
             config.set_num_pages(0);
             if !self.refusal_logged.swap(true, Ordering::Relaxed) {
@@ -334,9 +343,9 @@ impl Balloon {
         config
     }
 
-    /// How many bytes are wanted in the balloon.
+    /// How many bytes are wanted in the balloon: those of a lease, or of the base target.
     pub(crate) fn target_bytes(&self) -> u64 {
-        u64::from(self.config().num_pages()) * BALLOON_PAGE_SIZE
+        self.target().bytes()
     }
 
     /// How many bytes the driver says are in the balloon; `None` if it has not said so to this

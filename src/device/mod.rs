@@ -11,6 +11,7 @@ mod config_space;
 mod driver;
 pub(crate) mod features;
 mod hinting;
+mod lease;
 mod log;
 mod options;
 mod queues;
@@ -22,6 +23,7 @@ mod target;
 
 pub(crate) use balloon::Balloon;
 pub(crate) use chain::Outcome;
+pub(crate) use config_space::TargetError;
 pub(crate) use driver::DriverState;
 pub(crate) use features::QueueRole;
 pub(crate) use hinting::HintingState;
@@ -32,4 +34,4 @@ pub(crate) use saved::{RestoreError, SavedBalloon};
 pub(crate) use statistics::Sample;
 #[cfg(test)]
 pub(crate) use statistics::Statistics;
-pub(crate) use target::{Stop, TargetRefused};
+pub(crate) use target::{Lease, MAX_LEASE, Stop, Target, TargetRefused};

@@ -64,13 +64,14 @@ impl Balloon {
     }
 
     /// Bytes in the balloon that the guest reads as the operator's target: 0 if it is refused.
-    pub(crate) fn base_target_bytes(&self) -> u64 {
+    pub(crate) fn told_target_bytes(&self) -> u64 {
         self.refused_target().map_or_else(|| self.target_bytes(), |_| 0)
     }
 
-    /// A driver or a VMM begins, which no reclaim has looked at.
-    pub(super) fn forget_squeeze(&self) {
+    /// A driver or a VMM begins, which no reclaim, and no lease's owner, has looked at.
+    pub(super) fn forget_times(&self) {
         lock(&self.squeeze).pages = None;
+        self.set_lease(None);
     }
 }
 

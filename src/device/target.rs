@@ -6,7 +6,9 @@
 //! number for what is left to the guest, and a target that takes everything ends the guest. So a
 //! target leaves a reserve, unless the operator forces it.
 
-use super::config_space::BALLOON_PAGE_SIZE;
+use std::time::{Duration, Instant};
+
+use super::config_space::{BALLOON_PAGE_SIZE, TargetError, pages};
 
 /// The reserve is this part of the guest's memory,
 const RESERVE_PART: u64 = 8;
@@ -49,6 +51,57 @@ impl TargetRefused {
     /// [`TargetRefused`] if the reserve would not be left.
     pub(crate) fn check(wanted: u64, memory: u64) -> Result<(), Self> {
         if wanted > largest_target(memory) { Err(Self { wanted, memory }) } else { Ok(()) }
+    }
+}
+
+/// The longest lease.
+pub(crate) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// A target that ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// Pages of 4 KiB that it wants in the balloon.
+    pub(super) pages: u32,
+    forced: bool,
+    /// When it is over.
+    pub(crate) until: Instant,
+}
+
+impl Lease {
+    /// A lease of a balloon of `bytes` until then; `forced` as in [`Balloon::set_target`].
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub(crate) fn new(bytes: u64, forced: bool, until: Instant) -> Result<Self, TargetError> {
+        Ok(Self { pages: pages(bytes)?, forced, until })
+    }
+
+    /// Bytes that it wants in the balloon.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.pages) * BALLOON_PAGE_SIZE
+    }
+}
+
+/// What operators want in the balloon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Bytes of the base target.
+    pub base_bytes: u64,
+    /// Whether that may leave less than the reserve.
+    pub base_forced: bool,
+    /// What lies over it.
+    pub lease: Option<Lease>,
+}
+
+impl Target {
+    /// Bytes that hold now.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lease.map_or(self.base_bytes, |lease| lease.bytes())
+    }
+
+    /// Whether those may leave less than the reserve.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.lease.map_or(self.base_forced, |lease| lease.forced)
     }
 }
 

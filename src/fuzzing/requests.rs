@@ -16,7 +16,7 @@ use crate::control::api::{Access, answer};
 use crate::control::http::{Request, parse};
 use crate::control::peer::Peer;
 use crate::control::reply::Reply;
-use crate::device::{DeviceOptions, SavedBalloon};
+use crate::device::{DeviceOptions, SavedBalloon, Target};
 use crate::discard::{Cause, MemoryOptions};
 use crate::state::{Frontend, State};
 
@@ -63,7 +63,7 @@ enum Body {
     Empty,
     Bytes(Vec<u8>),
     Number(Name, u64),
-    Target(u32, bool),
+    Target(u32, bool, Option<u32>),
     Range(u64, u64),
     Level(u8),
     Reclaim(Option<u64>, Option<u32>),
@@ -124,8 +124,10 @@ impl Body {
                 };
                 format!("{{\"{name}\":{number}}}").into_bytes()
             }
-            Self::Target(pages, force) => {
-                format!("{{\"bytes\":{},\"force\":{force}}}", u64::from(*pages) << 12).into_bytes()
+            Self::Target(pages, force, lease) => {
+                let bytes = u64::from(*pages) << 12;
+                let lease = lease.map_or(String::new(), |s| format!(",\"lease_seconds\":{s}"));
+                format!("{{\"bytes\":{bytes},\"force\":{force}{lease}}}").into_bytes()
             }
             Self::Range(address, bytes) => {
                 format!("{{\"address\":{address},\"bytes\":{bytes}}}").into_bytes()
@@ -253,15 +255,15 @@ fn read(bytes: &[u8], cut: usize) -> Option<Request<'_>> {
     Some(request)
 }
 
-/// What a client may change: the device, whether its target is forced, what forbids discards, and pins.
-type Settings = (SavedBalloon, bool, [bool; 2], Vec<(u64, u64, u32)>);
+/// What a client may change: the device, its target, what forbids discards, and pins.
+type Settings = (SavedBalloon, Target, [bool; 2], Vec<(u64, u64, u32)>);
 
 fn settings(state: &State) -> Settings {
     let holds = |cause| state.inhibit.holds(cause);
     let pins = state.inhibit.pins().into_iter();
     (
         state.balloon.save(),
-        state.balloon.is_target_forced(),
+        state.balloon.target(),
         [holds(Cause::Operator), holds(Cause::Parked)],
         pins.map(|pin| (pin.range.start(), pin.range.len(), pin.count)).collect(),
     )

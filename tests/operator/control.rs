@@ -98,7 +98,8 @@ fn a_target_reaches_the_guest() {
     // With nobody connected it waits for who comes.
     assert_eq!(
         one.control.done("PUT", "/v1/target", r#"{"bytes":4096}"#).unwrap(),
-        json!({"bytes": 4096, "leave_bytes": null, "memory_bytes": null, "pending": true})
+        json!({"bytes": 4096, "leave_bytes": null, "memory_bytes": null, "pending": true,
+            "base_bytes": 4096, "lease_left_seconds": null})
     );
     let mut guest = one.attach();
     assert_eq!(guest.get_config().unwrap().num_pages, 1);

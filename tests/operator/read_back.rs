@@ -18,8 +18,8 @@ fn get(one: &Controlled, path: &str) -> Value {
 #[test]
 fn target_read_without_and_with_driver_says_pending() {
     let one = start(&["--target", "8M"]);
-    let unknown =
-        json!({"bytes": 8 * MIB, "leave_bytes": null, "memory_bytes": null, "pending": true});
+    let unknown = json!({"bytes": 8 * MIB, "leave_bytes": null, "memory_bytes": null, "pending": true,
+        "base_bytes": 8 * MIB, "lease_left_seconds": null});
     assert_eq!(get(&one, "/v1/target"), unknown);
     // What waits for a driver is no failure of the question.
     let shown = one.shown(&["target"]);

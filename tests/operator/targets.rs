@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vmm_integration::control::ControlSocket;
@@ -67,8 +67,8 @@ fn target_either_reading_same_balloon() {
     let taken = MIB / 2;
     let answer = |body: Value| daemon.control.done("PUT", "/v1/target", &body.to_string()).unwrap();
     let leave = memory - taken;
-    let expected =
-        json!({"bytes": taken, "leave_bytes": leave, "memory_bytes": memory, "pending": false});
+    let expected = json!({"bytes": taken, "leave_bytes": leave, "memory_bytes": memory, "pending": false,
+        "base_bytes": taken, "lease_left_seconds": null});
     assert_eq!(answer(json!({"bytes": taken})), expected);
     assert_eq!(answer(json!({"leave_bytes": memory - taken})), expected);
     for args in [["--take", "512K"], ["--leave", &(memory - taken).to_string()]] {
@@ -79,6 +79,85 @@ fn target_either_reading_same_balloon() {
         assert!(said.contains(&format!(" of {whole} MiB to the guest")), "{said}");
     }
     assert_eq!(u64::from(guest.get_config().unwrap().num_pages), taken / 4096);
+}
+
+/// A second of lease is waited for, so that the timer of the daemon ends it, and no client.
+#[test]
+fn target_lease_not_renewed_returns_to_base() {
+    let daemon = Daemon::start(&[]);
+    let (mut guest, _) = daemon.attach();
+    let mut taken = || u64::from(guest.get_config().unwrap().num_pages) * 4096;
+    assert_eq!(daemon.target(&["64K"]).0, Some(0));
+    let (code, said) = daemon.target(&["--take", "1M", "--lease", "60s"]);
+    assert!(code == Some(0) && said.contains("; for 60 s, then 64 KiB"), "{said}");
+    let status = daemon.status();
+    assert_eq!(
+        (&status["target_bytes"], &status["base_target_bytes"]),
+        (&json!(MIB), &json!(65536))
+    );
+    assert_eq!(taken(), MIB);
+    // Renewed for a shorter time.
+    let began = Instant::now();
+    assert_eq!(daemon.target(&["512K", "--lease", "1s"]).0, Some(0));
+    assert_eq!(taken(), MIB / 2);
+    wait_until(SOON, LOOK_EVERY, || match &daemon.status()["lease_left_seconds"] {
+        Value::Null => Ok(()),
+        left => Err(format!("{left} s are left")),
+    })
+    .unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1), "over after {:?}", began.elapsed());
+    assert_eq!((taken(), daemon.status()["target_bytes"].as_u64()), (65536, Some(65536)));
+    let log = daemon.process.log();
+    assert!(log.contains("lease of 524288 bytes is over, target 65536 bytes"), "{log}");
+}
+
+#[test]
+fn target_lease_ended_or_replaced_by_operator() {
+    let daemon = Daemon::start(&[]);
+    let (mut guest, memory) = daemon.attach();
+    let mut taken = || u64::from(guest.get_config().unwrap().num_pages) * 4096;
+    assert_eq!(daemon.target(&["1M", "--lease", "5m"]).0, Some(0));
+    assert_eq!(taken(), MIB);
+    let (code, said) = daemon.target(&["--end-lease"]);
+    assert!(code == Some(0) && said.starts_with("balloon 0 B"), "{said}");
+    assert_eq!(taken(), 0);
+    assert_eq!(
+        daemon.target(&["--end-lease"]).0,
+        Some(0),
+        "there is none, which is what was asked for"
+    );
+    assert_eq!(daemon.target(&["1M", "--lease", "5m"]).0, Some(0));
+    assert_eq!(daemon.target(&["64K"]).0, Some(0));
+    let status = daemon.status();
+    assert_eq!((taken(), &status["lease_left_seconds"]), (65536, &Value::Null));
+    // A lease that is refused changes nothing.
+    assert_eq!(daemon.target(&["1M", "--lease", "5m"]).0, Some(0));
+    assert_eq!(daemon.target(&[&memory.to_string(), "--lease", "5m"]).0, Some(1));
+    for seconds in ["0", "86401", "-1", "1.5"] {
+        let body = format!(r#"{{"bytes": 0, "lease_seconds": {seconds}}}"#);
+        let answer = daemon.control.ask("PUT", "/v1/target", &body).unwrap();
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    for args in [&["1M", "--lease", "0s"][..], &["--lease", "5m"], &["1M", "--end-lease"]] {
+        assert_eq!(daemon.target(args).0, Some(2), "{args:?}");
+    }
+    assert_eq!(taken(), MIB);
+}
+
+#[test]
+fn target_lease_next_vm_sees_none() {
+    let daemon = Daemon::start(&[]);
+    let (guest, _) = daemon.attach();
+    assert_eq!(daemon.target(&["1M", "--lease", "5m"]).0, Some(0));
+    drop(guest);
+    wait_until(SOON, LOOK_EVERY, || match daemon.status()["connected"] {
+        Value::Bool(false) => Ok(()),
+        _ => Err("still connected".to_owned()),
+    })
+    .unwrap();
+    let (mut guest, _) = daemon.attach();
+    assert_eq!(guest.get_config().unwrap().num_pages, 0);
+    assert_eq!(daemon.status()["lease_left_seconds"], Value::Null);
 }
 
 #[test]
@@ -155,11 +234,19 @@ fn target_of_whole_linux_guest_leaves_it_alive() {
     let (code, said) = daemon.target(&["--leave", "384M"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said, "balloon 128 MiB, leaves 384 MiB of 512 MiB to the guest\n");
-    wait_until(PATIENCE, LOOK_EVERY, || match daemon.status()["actual_bytes"].as_u64() {
-        Some(actual) if actual == 128 * MIB => Ok(()),
-        actual => Err(format!("{actual:?} bytes in the balloon")),
-    })
-    .unwrap();
+    let in_the_balloon = |bytes: u64| {
+        wait_until(PATIENCE, LOOK_EVERY, || match daemon.status()["actual_bytes"].as_u64() {
+            Some(actual) if actual == bytes => Ok(()),
+            actual => Err(format!("{actual:?} bytes in the balloon")),
+        })
+        .unwrap();
+    };
+    in_the_balloon(128 * MIB);
+    // A lease that no client renews.
+    assert_eq!(daemon.target(&["--leave", "320M", "--lease", "1m"]).0, Some(0));
+    in_the_balloon(192 * MIB);
+    assert_eq!(daemon.target(&["--leave", "320M", "--lease", "1s"]).0, Some(0));
+    in_the_balloon(128 * MIB);
     assert_eq!(agent.expect_intact(1).unwrap(), 64 * MIB);
     assert_eq!(guest.quit().unwrap(), "");
 }

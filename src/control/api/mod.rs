@@ -8,7 +8,8 @@
 //! | `GET /v1/statistics` | | the last memory statistics of the guest |
 //! | `POST /v1/statistics/refresh` | | polls the guest; the answer does not wait for it |
 //! | `GET`, `PUT /v1/statistics-interval` | `{"seconds": n}` | interval between two polls; 0 for never |
-//! | `GET`, `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves |
+//! | `GET`, `PUT /v1/target` | `{"bytes": n}` or `{"leave_bytes": n}` | memory that the balloon takes, or leaves, `"lease_seconds": n` for a time |
+//! | `DELETE /v1/target` | | end the lease: the base target holds again |
 //! | `DELETE /v1/reclaim` | | have the reclaim or the park in progress let go now |
 //! | `POST /v1/reclaim`, `POST /v1/park` | `{"keep_bytes": n, "timeout_seconds": n}` or none | squeeze available memory out, let go, and pause if parked |
 //! | `POST /v1/unpark` | | resume discarding after a `park` |
@@ -66,7 +67,7 @@ struct Route {
 
 const METRICS: Route = Route { method: "GET", path: "/metrics", act: show::metrics };
 
-const ROUTES: [Route; 24] = [
+const ROUTES: [Route; 25] = [
     Route { method: "GET", path: "/v1/status", act: show::status },
     Route { method: "GET", path: "/v1/statistics", act: statistics::show },
     Route { method: "POST", path: "/v1/statistics/refresh", act: statistics::refresh },
@@ -74,6 +75,7 @@ const ROUTES: [Route; 24] = [
     Route { method: "PUT", path: "/v1/statistics-interval", act: statistics::set_interval },
     Route { method: "GET", path: "/v1/target", act: target::show },
     Route { method: "PUT", path: "/v1/target", act: target::set },
+    Route { method: "DELETE", path: "/v1/target", act: target::end_lease },
     Route { method: "POST", path: "/v1/reclaim", act: reclaim::reclaim },
     Route { method: "DELETE", path: "/v1/reclaim", act: reclaim::interrupt },
     Route { method: "POST", path: "/v1/park", act: reclaim::park },

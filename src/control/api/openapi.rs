@@ -75,10 +75,13 @@ fn operation(method: &str, path: &str) -> Option<Operation> {
         ),
         ("GET", "/v1/target") => ("Show the balloon's target.", None, gives(of::<TargetView>)),
         ("PUT", "/v1/target") => (
-            "Set the memory that the balloon takes from the guest, or leaves to it.",
+            "Set the memory that the balloon takes from the guest, or leaves to it, for good or for a lease.",
             takes(of::<TargetRequest>),
             gives(of::<TargetView>),
         ),
+        ("DELETE", "/v1/target") => {
+            ("End the lease: the base target holds again.", None, gives(of::<TargetView>))
+        }
         ("POST", "/v1/reclaim") => (
             "Squeeze available memory out of the guest and let go. The answer comes at the end. A client \
              that hangs up ends it.",

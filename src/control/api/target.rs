@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `/v1/target`: how much memory the guest goes without, or how much it keeps.
+//! `/v1/target`: how much memory the guest goes without, or how much it keeps, for good or for the time
+//! of a lease.
 
-use log::info;
+use std::time::{Duration, Instant};
+
+use log::{Level, info, log};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Answer, Context, unavailable};
 use crate::control::http::Response;
-use crate::device::{Balloon, TargetRefused};
-use crate::state::Told;
+use crate::control::views::left_seconds;
+use crate::device::{Balloon, Lease, MAX_LEASE, Target, TargetError, TargetRefused};
+use crate::state::{State, Told};
 
 /// An example of the body, for errors.
 const EXAMPLE: &str = r#"{"bytes": 536870912} or {"leave_bytes": 1610612736}"#;
@@ -25,6 +29,9 @@ pub(super) struct TargetRequest {
     /// Lets the guest keep less than the reserve; `false` by default.
     #[serde(default)]
     force: bool,
+    /// Seconds, from 1 to 86400, after which the base target holds again, unless the lease is renewed by
+    /// another such request; without, this target becomes the base.
+    lease_seconds: Option<u32>,
 }
 
 impl TargetRequest {
@@ -59,7 +66,7 @@ impl TargetRequest {
 }
 
 /// The target in both readings.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TargetView {
     /// Bytes that the balloon takes from the guest.
@@ -70,23 +77,38 @@ pub struct TargetView {
     pub memory_bytes: Option<u64>,
     /// Whether no driver runs: the target is kept, and told to one that does.
     pub pending: bool,
+    /// Bytes of the base target, which holds when no lease does.
+    pub base_bytes: u64,
+    /// Seconds until the lease is over; `null` without one.
+    pub lease_left_seconds: Option<f64>,
 }
 
 impl TargetView {
     /// The target now, and what became of it.
     fn of(balloon: &Balloon, told: Told) -> Self {
-        let (bytes, memory_bytes) = (balloon.target_bytes(), balloon.memory_bytes());
+        let (target, memory_bytes) = (balloon.target(), balloon.memory_bytes());
+        let bytes = target.bytes();
         let leave_bytes = memory_bytes.map(|memory| memory.saturating_sub(bytes));
-        Self { bytes, leave_bytes, memory_bytes, pending: told == Told::WhenADriverRuns }
+        Self {
+            bytes,
+            leave_bytes,
+            memory_bytes,
+            pending: told == Told::WhenADriverRuns,
+            base_bytes: target.base_bytes,
+            lease_left_seconds: left_seconds(&target),
+        }
     }
 }
 
 /// `GET /v1/target`
 pub(super) fn show(context: &Context<'_>) -> Answer {
     context.no_body()?;
-    let state = context.state;
-    let told = if state.driver().runs() { Told::Now } else { Told::WhenADriverRuns };
-    Ok(Response::json(&TargetView::of(&state.balloon, told)).into())
+    Ok(Response::json(&TargetView::of(&context.state.balloon, told(context.state))).into())
+}
+
+/// Whether the driver knows of the target.
+fn told(state: &State) -> Told {
+    if state.driver().runs() { Told::Now } else { Told::WhenADriverRuns }
 }
 
 /// `PUT /v1/target`
@@ -94,24 +116,62 @@ pub(super) fn set(context: &Context<'_>) -> Answer {
     let state = context.state;
     let target: TargetRequest = context.body(EXAMPLE)?;
     let wanted = target.balloon_bytes(&state.balloon)?;
-    let before = (state.balloon.target_bytes(), state.balloon.is_target_forced());
-    let set = |(bytes, forced)| {
-        let set = state.balloon.set_target(bytes, forced);
-        set.map_err(|error| Response::error(400, error.to_string()))
-    };
-    set((wanted, target.force))?;
-    let told = match state.announce_change() {
-        Ok(told) => told,
-        Err(error) => {
-            set(before)?;
-            return Err(unavailable("cannot announce the new target to the guest", &error));
+    let lease = target.lease_seconds.map(lease_length).transpose()?;
+    let is_renewed = lease.is_some() && state.balloon.target().lease.is_some();
+    let view = change(state, |balloon| match lease {
+        Some(length) => {
+            balloon.set_lease(Some(Lease::new(wanted, target.force, Instant::now() + length)?));
+            Ok(())
         }
-    };
-    let view = TargetView::of(&state.balloon, told);
+        None => balloon.set_target(wanted, target.force),
+    })?;
     let forced = if target.force { ", forced" } else { "" };
     let pending = if view.pending { ", no driver runs" } else { "" };
-    info!("target {wanted} bytes{forced}{pending}, by {}", context.peer);
+    let kind = lease.map_or(String::new(), |length| format!(" for {} s", length.as_secs()));
+    // Those that renew leases do so every few seconds.
+    let level = if is_renewed { Level::Debug } else { Level::Info };
+    log!(level, "target {wanted} bytes{kind}{forced}{pending}, by {}", context.peer);
     Ok(Response::json(&view).into())
+}
+
+/// `DELETE /v1/target`
+pub(super) fn end_lease(context: &Context<'_>) -> Answer {
+    context.no_body()?;
+    let state = context.state;
+    if state.balloon.target().lease.is_none() {
+        return Ok(Response::json(&TargetView::of(&state.balloon, told(state))).into());
+    }
+    let view = change(state, |balloon| {
+        balloon.set_lease(None);
+        Ok(())
+    })?;
+    info!("lease ended, target {} bytes, by {}", view.bytes, context.peer);
+    Ok(Response::json(&view).into())
+}
+
+fn lease_length(seconds: u32) -> Result<Duration, Response> {
+    let (length, most) = (Duration::from_secs(seconds.into()), MAX_LEASE.as_secs());
+    if length.is_zero() || length > MAX_LEASE {
+        let text = format!("a lease lasts from 1 to {most} seconds, got {seconds}");
+        return Err(Response::error(400, text));
+    }
+    Ok(length)
+}
+
+/// Changes the target and tells the driver. Where that fails, the target stays as it was.
+fn change(
+    state: &State,
+    change: impl FnOnce(&Balloon) -> Result<(), TargetError>,
+) -> Result<TargetView, Response> {
+    let Target { base_bytes, base_forced, lease } = state.balloon.target();
+    change(&state.balloon).map_err(|error| Response::error(400, error.to_string()))?;
+    let told = state.announce_change().map_err(|error| {
+        // It was one before.
+        let _ = state.balloon.set_target(base_bytes, base_forced);
+        state.balloon.set_lease(lease);
+        unavailable("cannot announce the new target to the guest", &error)
+    })?;
+    Ok(TargetView::of(&state.balloon, told))
 }
 
 #[cfg(test)]
@@ -128,7 +188,7 @@ mod tests {
     use crate::control::reply::Reply;
     use crate::device::DeviceOptions;
     use crate::discard::MemoryOptions;
-    use crate::state::{Frontend, State};
+    use crate::state::Frontend;
 
     /// A frontend whose channel is full.
     struct Full;

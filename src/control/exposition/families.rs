@@ -29,7 +29,7 @@ fn counted<'a>(counts: &'a BTreeMap<Cow<'_, str>, u64>) -> Samples<'a> {
 }
 
 /// Metrics of the daemon and of its process.
-const OWN: [Family; 27] = [
+const OWN: [Family; 29] = [
     Family::new("balloon_build_info", Gauge, "Version of the daemon; 1", |picture| {
         Samples::By(vec![(&picture.status.version, 1)])
     })
@@ -61,6 +61,17 @@ const OWN: [Family; 27] = [
     })
     .in_unit(BYTES)
     .json(STATUS, "target_bytes"),
+    Family::new("balloon_base_target", Gauge, "Memory that the operator wants in the balloon when no lease holds", |picture| {
+        Samples::whole(picture.status.base_target_bytes)
+    })
+    .in_unit(BYTES)
+    .json(STATUS, "base_target_bytes"),
+    Family::new("balloon_lease_left", Gauge, "Time until the target's lease is over", |picture| {
+        Samples::fraction(picture.status.lease_left_seconds)
+    })
+    .in_unit(SECONDS)
+    .json(STATUS, "lease_left_seconds")
+    .absent("the target has no lease"),
     Family::new("balloon_reclaim_target", Gauge, "Memory that a reclaim wants in the balloon", |picture| {
         Samples::whole(picture.status.reclaim_target_bytes)
     })

@@ -55,7 +55,7 @@ const EXPECTED: &[(&[&str], &[&str])] = &[
     (&["ctl", "--control-socket", "vm."], &["vm.ctl"]),
     (&["ctl", "--control-socket", "vm.ctl", "hinting", "sta"], &["start"]),
     (&["ctl", "--control-socket", "vm.ctl", "log-level", "w"], &["warn"]),
-    (&["ctl", "--control-socket", "vm.ctl", "target", "--le"], &["--leave"]),
+    (&["ctl", "--control-socket", "vm.ctl", "target", "--lea"], &["--lease", "--leave"]),
     // Neither a size nor an address is a file.
     (&["--target", "vm"], &[]),
     (&["--metrics-address", "vm"], &[]),

@@ -95,7 +95,7 @@ fn synopsis_names_what_is_mandatory() {
     assert_eq!(
         synopsis("vhost-device-balloon-ctl-target"),
         format!(
-            "{ctl} target [SIZE | --take SIZE | --leave SIZE] [--force] [--json] \
+            "{ctl} target [SIZE | --take SIZE | --leave SIZE] [--force] [--lease TIME] [--end-lease] [--json] \
              [--timeout SECONDS]"
         )
     );
