@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use guest_driver::ram::{Gpa, GpaRange};
 use guest_driver::virtio::ring::Buffer;
 use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
+use vmm_integration::fetch::prometheus::Prometheus;
 use vmm_integration::frontend::{AttachOptions, Attachment};
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 
@@ -122,13 +123,14 @@ fn plain_text_keeps_its_rules() {
 #[test]
 #[ignore = "needs promtool: cargo xtask test"]
 fn promtool_has_nothing_to_say() {
-    let tool = Command::new("promtool")
+    let mut command = Prometheus::ensure(&mut |_| ()).unwrap().promtool.command();
+    let tool = command
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let mut tool = tool.expect("promtool is on the PATH");
+    let mut tool = tool.unwrap();
     let page = page();
     tool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let said = tool.wait_with_output().unwrap();

@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use vmm_integration::debian::DebianMachine;
+use vmm_integration::fetch::SetupEvent;
 use vmm_integration::fetch::browser::Browser;
+use vmm_integration::fetch::prometheus::Prometheus;
 use vmm_integration::guest_memory::{Backing, Ram, RamLayout};
 use vmm_integration::measure::cgroup::MemoryLimit;
 use vmm_integration::measure::hugetlb::Pool;
@@ -66,7 +68,7 @@ pub(crate) const ALL: [Capability; 24] = [
     Capability { name: "mandoc", probe: || found("mandoc") },
     Capability { name: "systemd", probe: systemd },
     Capability { name: "a Debian machine", probe: || DebianMachine::boot().map(drop) },
-    Capability { name: "promtool", probe: || succeeds("promtool", &["--version"]) },
+    Capability { name: "promtool", probe: || Prometheus::ensure(&mut tell).map(drop) },
     Capability { name: FULL_RUN, probe: || Ok(()) },
 ];
 
@@ -112,6 +114,12 @@ fn ignored_in(source: &str) -> Result<Vec<IgnoredTest>> {
 fn root() -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "this user is not root");
     succeeds("unshare", &["--mount", "sh", "-c", "mount -t tmpfs none /proc"])
+}
+
+fn tell(event: SetupEvent) {
+    if let SetupEvent::Step(text) | SetupEvent::Warning(text) = event {
+        eprintln!("{text}");
+    }
 }
 
 fn read_write(path: &str) -> Result<()> {

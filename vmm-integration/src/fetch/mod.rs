@@ -12,6 +12,7 @@ pub(crate) mod build;
 mod devtools;
 mod install;
 pub(crate) mod packages;
+pub mod prometheus;
 pub(crate) mod source;
 mod sysroot;
 mod update;

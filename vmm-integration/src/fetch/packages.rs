@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The Debian packages that guests and the browser are made of, pinned by version and checksum.
+//! The Debian packages that guests, the browser and Prometheus are made of, pinned by version and checksum.
 //!
 //! `guest-packages.toml` lists every package of a recipe, dependencies included. When the mirror
 //! no longer has a pinned version, the newest of all packages are used instead, and a
@@ -177,8 +177,17 @@ pub(crate) const QEMU_BUILD: Recipe = Recipe {
     form: Form::Installed,
 };
 
+/// What reads the metrics, and checks rules and expressions.
+pub(crate) const PROMETHEUS: Recipe = Recipe {
+    name: "prometheus",
+    stamp: "1: trixie; prometheus",
+    suites: &["trixie"],
+    packages: &["prometheus"],
+    form: Form::Unpacked,
+};
+
 /// All of them.
-pub(crate) const RECIPES: [&Recipe; 9] = [
+pub(crate) const RECIPES: [&Recipe; 10] = [
     &GUEST,
     &STABLE_KERNEL,
     &USER_MODE_LINUX,
@@ -188,12 +197,13 @@ pub(crate) const RECIPES: [&Recipe; 9] = [
     &KERNEL_SOURCE,
     &DEBIAN,
     &QEMU_BUILD,
+    &PROMETHEUS,
 ];
 
 /// The first lines of the file.
 pub(crate) const HEADER: &str = "\
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# The Debian packages of the test guests, what builds their kernels, and the browser, with their dependencies.
+# The Debian packages of the test guests, what builds their kernels, the browser and Prometheus, with their dependencies.
 # Written by `cargo xtask setup --update-packages`.
 ";
 

@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use super::apt::{Archive, PrivateApt, output};
 use super::install::install_packages;
 use super::packages::{
-    DEBIAN, Form, GUEST, HEADERS, KERNEL_SOURCE, Pins, QEMU_BUILD, Recipe, STABLE_HEADERS,
-    STABLE_KERNEL, USER_MODE_LINUX,
+    DEBIAN, Form, GUEST, HEADERS, KERNEL_SOURCE, PROMETHEUS, Pins, QEMU_BUILD, Recipe,
+    STABLE_HEADERS, STABLE_KERNEL, USER_MODE_LINUX,
 };
 use super::wrap::wrap_programs;
 use super::{SetupEvent, Tool};
@@ -119,6 +119,17 @@ impl Sysroot {
         events: &mut dyn FnMut(SetupEvent),
     ) -> Result<Self> {
         Self::make(&QEMU_BUILD, guest_dir, events)
+    }
+
+    /// The same for Prometheus.
+    ///
+    /// # Errors
+    /// As [`Sysroot::ensure`].
+    pub(crate) fn ensure_prometheus(
+        guest_dir: &Path,
+        events: &mut dyn FnMut(SetupEvent),
+    ) -> Result<Self> {
+        Self::make(&PROMETHEUS, guest_dir, events)
     }
 
     /// The installation of [`Sysroot::ensure_qemu_build`], if it is there and complete.
