@@ -2,6 +2,7 @@
 
 //! The command line, the control socket, the log and the metrics.
 
+mod alerts;
 mod command_line;
 mod control;
 mod control_refusals;

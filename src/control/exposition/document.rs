@@ -4,6 +4,8 @@
 //! `UPDATE_GENERATED=1 cargo test --lib` writes it.
 
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 use prometheus_client::metrics::MetricType;
 use strum::{EnumMessage, VariantArray};
@@ -39,18 +41,17 @@ The page is made from the daemon's source, and a test fails when they differ.
 |---|---|---|---|---|---|
 ";
 
+/// The rules of Prometheus, from which the table of alerts is made.
+const RULES: &str = "packaging/prometheus/alerts.yml";
+
 const ALERTS: &str = "
 ## Alerts
 
-| what | expression |
-|---|---|
-| no daemon answers | `up == 0` |
-| no memory comes back (`for:` longer than the guest takes to boot) | `balloon_driver{state=~\"no_driver\\|not_reporting\"} == 1` |
-| a discarding call failed | `increase(balloon_discard_failures_total[10m]) > 0` |
-| a guest that poisons its free pages | `balloon_skipped_bytes_total{reason=\"poisoned\"} > 0` |
-| discarding is paused (`for: 1d`) | `balloon_paused_by{cause=\"operator\"} == 1` |
-| another VMM waits for this socket | `balloon_waiting_connections > 0` |
-| descriptors run out | `process_open_fds > 0.8 * process_max_fds` |
+`packaging/prometheus/alerts.yml` has them as rules of Prometheus, each tested by `alerts_test.yml` beside it. A package has them
+in `/usr/share/doc/vhost-device-balloon`.
+
+| alert | what | for | expression |
+|---|---|---|---|
 ";
 
 fn document() -> String {
@@ -71,6 +72,7 @@ fn document() -> String {
         let _ = writeln!(page, "| `{name}` | {kind} | {label} | {help} | {json} | {absent} |");
     }
     page += ALERTS;
+    alerts(&mut page);
     page += "\n## Reasons\n\nThe label `reason`, with the memory that is not discarded:\n\n";
     values(&mut page, SkipReason::VARIANTS, |reason| reason.name());
     page += "\n## Queues, causes, states\n\nThe label `queue`:\n\n";
@@ -80,6 +82,22 @@ fn document() -> String {
     page += "\nThe label `state`:\n\n";
     values(&mut page, DriverState::VARIANTS, |state| state.name());
     page
+}
+
+/// The rows of the alerts. The file says that each field is on one line.
+fn alerts(page: &mut String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(RULES);
+    let rules = fs::read_to_string(path).expect("the rules can be read");
+    for rule in rules.split("- alert: ").skip(1) {
+        let field = |name: &str| {
+            rule.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(": "))
+        };
+        let expression = field("expr").expect("an expression").replace('|', "\\|");
+        let (name, what) = (rule.lines().next(), field("summary"));
+        let (name, what) = (name.expect("a name"), what.expect("a summary"));
+        let held = field("for").unwrap_or_default();
+        let _ = writeln!(page, "| `{name}` | {what} | {held} | `{expression}` |");
+    }
 }
 
 /// A table of the values of a label, with their comments.
