@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! What the control socket answers, for clients in Rust: each type is the JSON of one answer or of a
-//! part of it. `packaging/openapi.json` says which request has which answer.
+//! part of it. `packaging/openapi.json` says which request has which answer. Beside them are sizes as
+//! operators write them.
 //!
 //! ```
 //! use vhost_device_balloon::operator::PausedView;
@@ -17,5 +18,7 @@ pub use crate::control::views::{
     HintingView, MemoryView, PausedView, PinView, PinsView, QueueView, RefusedView, SampleView,
     StatisticsView, StatusView,
 };
+pub use crate::device::reserve_bytes;
 pub use crate::discard::Backing;
 pub use crate::logging::LogLevel;
+pub use crate::values::{parse_size, show_size};

@@ -10,7 +10,10 @@ const UNITS: [(u32, &str, &str); 4] =
 
 /// Reads a number of bytes with an optional suffix for a power of 1024: `4096`, `64K`, `512M`, `2G`,
 /// `1T`, also written `64KiB` and so on.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What was expected, if it is no size.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, suffix) = text.split_at(digits);
     let is_unit = |(_, short, long): &&(u32, &str, &str)| suffix == *short || suffix == *long;
@@ -25,7 +28,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Writes bytes in the largest unit that leaves a digit before the point: `1.50 GiB`.
-pub(crate) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     let Some((shift, _, unit)) = UNITS.into_iter().find(|(shift, ..)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };

@@ -34,4 +34,5 @@ pub(crate) use saved::{RestoreError, SavedBalloon};
 pub(crate) use statistics::Sample;
 #[cfg(test)]
 pub(crate) use statistics::Statistics;
+pub use target::reserve_bytes;
 pub(crate) use target::{Lease, MAX_LEASE, Stop, Target, TargetRefused};

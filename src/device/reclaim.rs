@@ -15,7 +15,7 @@ use strum::IntoStaticStr;
 
 use super::config_space::{BALLOON_PAGE_SIZE, MAX_BALLOON_BYTES};
 use super::statistics::{Sample, Statistics};
-use super::target::{largest_target, reserve};
+use super::target::{largest_target, reserve_bytes};
 
 /// How often the guest is asked for statistics. Each time wakes it.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -303,7 +303,7 @@ impl Reclaim {
         };
         let now_bytes = seen.actual_bytes.unwrap_or(seen.base_bytes);
         let memory = seen.memory_bytes.unwrap_or(0);
-        let keep = *self.keep_bytes.get_or_insert_with(|| reserve(memory));
+        let keep = *self.keep_bytes.get_or_insert_with(|| reserve_bytes(memory));
         let most = largest_target(memory).min(MAX_BALLOON_BYTES);
         let wanted = now_bytes.saturating_add(available.saturating_sub(keep)).min(most);
         let target = wanted - wanted % BALLOON_PAGE_SIZE;

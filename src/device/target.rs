@@ -18,13 +18,13 @@ const LEAST_RESERVE: u64 = 256 << 20;
 const MOST_RESERVE_PART: u64 = 2;
 
 /// Bytes that a target leaves to a guest with `memory_bytes` bytes, unless it is forced.
-pub(crate) fn reserve(memory_bytes: u64) -> u64 {
+pub fn reserve_bytes(memory_bytes: u64) -> u64 {
     (memory_bytes / RESERVE_PART).max(LEAST_RESERVE).min(memory_bytes / MOST_RESERVE_PART)
 }
 
 /// The largest target, in bytes and whole pages, for a guest with `memory_bytes` bytes.
 pub(crate) fn largest_target(memory_bytes: u64) -> u64 {
-    let most = memory_bytes - reserve(memory_bytes);
+    let most = memory_bytes - reserve_bytes(memory_bytes);
     most - most % BALLOON_PAGE_SIZE
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn largest_target(memory_bytes: u64) -> u64 {
     "a balloon of {wanted} bytes leaves {left} of the guest's {memory} bytes, expected at least \
      {reserve}: take at most {largest} bytes, or force it",
     left = .memory.saturating_sub(*.wanted),
-    reserve = reserve(*.memory),
+    reserve = reserve_bytes(*.memory),
     largest = largest_target(*.memory)
 )]
 pub(crate) struct TargetRefused {
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn reserve_small_and_large_guest_expected_part() {
         for (memory, left) in [(0, 0), (64, 32), (512, 256), (1024, 256), (4096, 512)] {
-            assert_eq!(reserve(memory * MIB), left * MIB, "{memory} MiB");
+            assert_eq!(reserve_bytes(memory * MIB), left * MIB, "{memory} MiB");
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
         fn largest_target_any_memory_leaves_reserve(memory: u64) {
             let largest = largest_target(memory);
             prop_assert!(largest.is_multiple_of(BALLOON_PAGE_SIZE));
-            prop_assert!(memory - largest >= reserve(memory));
+            prop_assert!(memory - largest >= reserve_bytes(memory));
             prop_assert_eq!(TargetRefused::check(largest, memory), Ok(()));
             if let Some(more) = largest.checked_add(BALLOON_PAGE_SIZE) {
                 prop_assert!(TargetRefused::check(more, memory).is_err());
