@@ -2,7 +2,7 @@
 
 //! What the control socket answers, for clients in Rust: each type is the JSON of one answer or of a
 //! part of it. `packaging/openapi.json` says which request has which answer. Beside them are sizes as
-//! operators write them.
+//! operators write them, and the two formats of metrics.
 //!
 //! ```
 //! use vhost_device_balloon::operator::PausedView;
@@ -13,6 +13,9 @@
 
 pub use crate::control::api::target::TargetView;
 pub use crate::control::counters::{BucketView, CountersView, HistogramView};
+pub use crate::control::exposition::CONTENT_TYPE as OPENMETRICS;
+pub use crate::control::negotiate::wants_openmetrics;
+pub use crate::control::plain_text::{CONTENT_TYPE as PLAIN_TEXT, from_openmetrics};
 pub use crate::control::reclaim::ReclaimView;
 pub use crate::control::views::{
     HintingView, MemoryView, PausedView, PinView, PinsView, QueueView, RefusedView, SampleView,

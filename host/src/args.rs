@@ -2,12 +2,17 @@
 
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit;
+use crate::hostd::Options;
 use crate::sockets::DEFAULT_DIR;
+
+/// Where hostd listens by default.
+const DEFAULT_SOCKET: &str = "/run/vhost-device-balloon/hostd.sock";
 
 /// Watches and steers all balloon daemons of this host.
 ///
@@ -24,15 +29,59 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the daemons of this host.
-    List(ListArgs),
+    /// Run as the one process of this host that knows all daemons.
+    ///
+    /// Serves the metrics of all daemons on one page. Sleeps until a client asks, a socket comes or
+    /// goes, or a signal arrives.
+    Hostd(HostdArgs),
+    /// Show what hostd knows of the host and its guests.
+    Status(StatusArgs),
 }
 
-/// Options of `list`.
+/// Options of `hostd`.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct ListArgs {
+pub(crate) struct HostdArgs {
     #[command(flatten)]
     pub(crate) places: Places,
+
+    /// Unix socket to listen on: HTTP with GET /v1/host (JSON) and GET /metrics.
+    ///
+    /// Only the user of hostd may connect (mode 0600). The socket of a dead process is replaced, and the
+    /// file is removed when hostd shuts down.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// Loopback address and port for the metrics, such as `127.0.0.1:9143` or `[::1]:9143`.
+    ///
+    /// Serves only `GET /metrics`, to every user of this machine. An address that other machines can
+    /// reach is refused. Port 0 selects a free port, and the log names it.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<SocketAddr>,
+
+    /// Control group (cgroup v2) whose limit and pressure count as those of the host.
+    ///
+    /// For VMs that share a slice with a limit, such as /sys/fs/cgroup/machine.slice.
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+impl From<HostdArgs> for Options {
+    fn from(args: HostdArgs) -> Self {
+        let HostdArgs { places, socket, metrics_address, cgroup } = args;
+        Self { dirs: places.dirs, socket, metrics_address, cgroup }
+    }
+}
+
+/// Options of `status`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The --socket of hostd.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath, default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// Print the answer of hostd unchanged, as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Where the daemons are.

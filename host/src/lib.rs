@@ -8,10 +8,23 @@
 //! | room | contents |
 //! |---|---|
 //! | [`sockets`] | finds the daemons of a host and asks them, each for a limited time |
+//! | [`views`] | what hostd shows |
+//! | `memory` | the host's memory and its pressure |
+//! | `metrics` | the metrics of all daemons on one page |
+//! | `http` | the other side: answers requests |
+//! | `hostd` | the process |
+//! | `status` | shows what hostd knows |
 //! | `args` | the command line |
 //! | [`program`] | what `main` runs |
 
 mod args;
 mod exit;
+mod hostd;
+mod http;
+mod log;
+mod memory;
+mod metrics;
 pub mod program;
 pub mod sockets;
+mod status;
+pub mod views;

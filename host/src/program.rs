@@ -3,13 +3,14 @@
 //! The `vhost-device-balloon-host` program.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, ListArgs};
+use crate::args::{Cli, Command};
 use crate::exit::Exit;
-use crate::sockets::{self, Daemon};
+use crate::{hostd, log, status};
 
 /// Returns the command line's definition, for completions and man pages.
 pub fn command() -> clap::Command {
@@ -21,44 +22,32 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&error).into(),
+        Err(error) => {
+            log::error(error);
+            return Exit::Failed.into();
+        }
     };
-    match cli.command {
-        Command::List(args) => runtime.block_on(list(args)).into(),
-    }
+    let exit = match cli.command {
+        Command::Hostd(args) => match runtime.block_on(hostd::run(args.into())) {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                log::error(log::chain(&error));
+                Exit::Failed
+            }
+        },
+        Command::Status(args) => runtime.block_on(show(&args.socket, args.json)),
+    };
+    exit.into()
 }
 
-/// `list`
-async fn list(args: ListArgs) -> Exit {
-    let found = match sockets::find(&args.places.dirs) {
-        Ok(found) => found,
-        Err(error) => return failed(&error),
-    };
-    let daemons = found.into_iter().map(Daemon::new).collect();
-    let answers = sockets::each(daemons, |daemon| async move { daemon.status().await });
-    let answers = answers.await;
-    let mut out = io::stdout().lock();
-    for (daemon, status) in answers {
-        let name = match status {
-            Ok(status) => daemon.name(&status),
-            Err(error) => format!("({error})"),
-        };
-        if writeln!(out, "{}  {name}", daemon.path().display()).is_err() {
-            return Exit::Failed;
+/// `status`
+async fn show(socket: &Path, as_json: bool) -> Exit {
+    match status::status(socket, as_json).await {
+        Ok(text) if io::stdout().write_all(text.as_bytes()).is_ok() => Exit::Done,
+        Ok(_) => Exit::Failed,
+        Err(error) => {
+            log::error(error);
+            Exit::NoAnswer
         }
     }
-    Exit::Done
-}
-
-/// Says why the program cannot go on.
-fn failed(error: &dyn std::error::Error) -> Exit {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    // Without standard error only the exit status is left.
-    let _ = writeln!(io::stderr(), "vhost-device-balloon-host: {text}");
-    Exit::Failed
 }

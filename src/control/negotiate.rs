@@ -4,7 +4,7 @@
 
 /// Whether these `Accept` fields prefer OpenMetrics 1.0 to what everything else gets, the text
 /// format of Prometheus. It must be named: a wildcard asks for nothing in particular.
-pub(super) fn wants_openmetrics<'a>(fields: impl Iterator<Item = &'a [u8]>) -> bool {
+pub fn wants_openmetrics<'a>(fields: impl Iterator<Item = &'a [u8]>) -> bool {
     let fields = fields.filter_map(|field| std::str::from_utf8(field).ok());
     let (mut openmetrics, mut text) = (0, 0);
     for range in fields.flat_map(|field| field.split(',')) {

@@ -8,10 +8,10 @@
 use std::fmt::Write;
 
 /// What [`from_openmetrics`] is.
-pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The same metrics for a reader of the older format.
-pub(super) fn from_openmetrics(page: &str) -> String {
+/// The same metrics for a reader of the text format of Prometheus.
+pub fn from_openmetrics(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     // Help comes before the type that says how the family is called.
     let mut help = None;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time;
-use vhost_device_balloon::operator::StatusView;
+use vhost_device_balloon::operator::{OPENMETRICS, StatusView};
 
 use super::find::stem;
 
@@ -27,7 +27,7 @@ use super::find::stem;
 pub const LIMIT: Duration = Duration::from_secs(2);
 
 /// Most bytes of an answer; a status with all pins and regions takes some 100 KiB.
-pub const MOST_BYTES: usize = 4 << 20;
+pub const MOST_BYTES: usize = 512 << 10;
 
 /// Most bytes of the header fields of an answer. hyper takes no less than 8 KiB.
 const MOST_HEAD_BYTES: usize = 16 << 10;
@@ -98,6 +98,15 @@ impl Daemon {
         self.get("/v1/status").await
     }
 
+    /// Returns the metrics of the daemon, in OpenMetrics.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub async fn metrics(&self) -> Result<String, AskError> {
+        let page = self.ask("GET", "/metrics", None).await?;
+        String::from_utf8(page.into()).map_err(|error| AskError::NotAnAnswer(error.into()))
+    }
+
     /// Returns what `GET path` answers, which is JSON.
     ///
     /// # Errors
@@ -142,6 +151,7 @@ impl Daemon {
     ) -> Result<Bytes, AskError> {
         let not = |error: hyper::Error| AskError::NotAnAnswer(error.into());
         let mut request = Request::builder().method(method).uri(path).header(HOST, "localhost");
+        request = request.header(ACCEPT, OPENMETRICS);
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

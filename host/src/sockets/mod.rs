@@ -26,9 +26,11 @@
 mod daemon;
 mod find;
 mod many;
+mod names;
 mod watch;
 
 pub use daemon::{AskError, Daemon, LIMIT, MOST_BYTES};
 pub use find::{DEFAULT_DIR, find, stem};
 pub use many::each;
+pub use names::names;
 pub use watch::Watch;

@@ -24,8 +24,8 @@ use prometheus_client::registry::Registry;
 use crate::state::State;
 use picture::Picture;
 
-/// What [`text`] is.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What a page of metrics is: OpenMetrics 1.0.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The label of every metric that names the VM.
 const VM: &str = "vm";

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How the VMs of a host are called.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::find::stem;
+
+/// Returns a name for each daemon, none twice, out of the socket's path and of what the daemon says.
+///
+/// A daemon may say any name (`--name`), and one that a guest has taken over may say that of another:
+/// what two say, and the name of another one's socket, count for none of them. Such a daemon is called
+/// like its socket's file, and where two directories have the same one, by its whole path.
+pub fn names<'a>(daemons: impl Iterator<Item = (&'a Path, Option<String>)>) -> Vec<String> {
+    let daemons: Vec<_> = daemons.map(|(path, claim)| (path, stem(path), claim)).collect();
+    let mut stems = BTreeMap::new();
+    let mut claims = BTreeMap::new();
+    for (_, stem, claim) in &daemons {
+        *stems.entry(stem.clone()).or_insert(0_u32) += 1;
+        *claims.entry(claim.clone()).or_insert(0_u32) += 1;
+    }
+    let name = |(path, stem, claim): (&Path, String, Option<String>)| {
+        // A path is a name of last resort.
+        let is_free =
+            |claim: &String| *claim == stem || !stems.contains_key(claim) && !claim.contains('/');
+        let alone = claims.get(&claim) == Some(&1) && claim.as_ref().is_some_and(is_free);
+        let claim = claim.filter(|claim| alone && (*claim != stem || stems.get(&stem) == Some(&1)));
+        let stem = Some(stem).filter(|stem| stems.get(stem) == Some(&1));
+        claim.or(stem).unwrap_or_else(|| path.display().to_string())
+    };
+    daemons.into_iter().map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(daemons: &[(&str, Option<&str>)]) -> Vec<String> {
+        names(daemons.iter().map(|(path, claim)| (Path::new(*path), claim.map(str::to_owned))))
+    }
+
+    #[test]
+    fn name_is_what_the_daemon_says() {
+        let daemons = [("/r/a.ctl", Some("web")), ("/r/b.ctl", None), ("/r/c.ctl", Some("c"))];
+        assert_eq!(of(&daemons), ["web", "b", "c"]);
+    }
+
+    #[test]
+    fn name_of_another_counts_for_none() {
+        let daemons = [("/r/a.ctl", Some("b")), ("/r/b.ctl", Some("b")), ("/r/c.ctl", Some("b"))];
+        assert_eq!(of(&daemons), ["a", "b", "c"]);
+        let daemons = [("/r/a.ctl", Some("x")), ("/r/b.ctl", Some("x"))];
+        assert_eq!(of(&daemons), ["a", "b"]);
+        let daemons = [("/r/a.ctl", Some("/s/a.ctl")), ("/r/b.ctl", None), ("/s/a.ctl", None)];
+        assert_eq!(of(&daemons), ["/r/a.ctl", "b", "/s/a.ctl"]);
+    }
+
+    #[test]
+    fn two_directories_may_have_the_same_file() {
+        let daemons = [("/r/a.ctl", None), ("/s/a.ctl", None), ("/s/b.ctl", Some("a"))];
+        assert_eq!(of(&daemons), ["/r/a.ctl", "/s/a.ctl", "b"]);
+    }
+}

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! hostd as a process, with real daemons, and with some that are none.
+
+mod host;
+mod metrics;
+mod process;
