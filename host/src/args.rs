@@ -58,6 +58,19 @@ pub(crate) struct HostdArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) metrics_address: Option<SocketAddr>,
 
+    /// Policy to carry out, in TOML. Without one hostd sets no target.
+    ///
+    /// While the host has memory to spare, no guest is asked for anything. Otherwise the policy takes
+    /// from guests what they do not use, by leases: if hostd is killed, each guest goes back to its own target
+    /// within three periods. The file is read again when it changes and at SIGHUP; one that is refused
+    /// changes nothing. Only one hostd may steer the daemons of a directory.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Decide and show, and send nothing; also beside another hostd.
+    #[arg(long, requires = "policy")]
+    pub(crate) dry_run: bool,
+
     /// Control group (cgroup v2) whose limit and pressure count as those of the host.
     ///
     /// For VMs that share a slice with a limit, such as /sys/fs/cgroup/machine.slice.
@@ -67,8 +80,8 @@ pub(crate) struct HostdArgs {
 
 impl From<HostdArgs> for Options {
     fn from(args: HostdArgs) -> Self {
-        let HostdArgs { places, socket, metrics_address, cgroup } = args;
-        Self { dirs: places.dirs, socket, metrics_address, cgroup }
+        let HostdArgs { places, socket, metrics_address, policy, dry_run, cgroup } = args;
+        Self { dirs: places.dirs, socket, metrics_address, policy, dry_run, cgroup }
     }
 }
 

@@ -62,12 +62,14 @@ pub struct GuestView {
     pub base_bytes: Option<u64>,
     /// Bytes that the policy never goes below.
     pub floor_bytes: Option<u64>,
+    /// Bytes that it has used at most lately.
+    pub working_set_bytes: Option<u64>,
     /// Bytes that its balloon has.
     pub balloon_bytes: Option<u64>,
     /// Bytes that hostd leaves it by a lease; `null` without one.
     pub leave_bytes: Option<u64>,
     /// Seconds until that lease is over.
     pub lease_left_seconds: Option<f64>,
-    /// Why it has what it has.
+    /// Why it has what it has, as a name; `null` before the policy has decided anything.
     pub why: Option<String>,
 }

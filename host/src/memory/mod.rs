@@ -3,9 +3,13 @@
 //! The memory of this host, or of a control group: how much there is, how much is available, and how
 //! long tasks wait for it.
 
+mod trigger;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub(crate) use trigger::Trigger;
 
 /// What there is now.
 #[derive(Clone, Copy, Debug, PartialEq)]

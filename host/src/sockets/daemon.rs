@@ -41,6 +41,9 @@ pub enum AskError {
     /// It is connected, or its backlog is full, and it does not answer.
     #[error("the daemon did not answer within {0:?}")]
     Timeout(Duration),
+    /// The daemon answers, and the guest does not.
+    #[error("the guest did not send its statistics within {0:?}")]
+    Silent(Duration),
     /// The connection broke, or what came is no answer.
     #[error("expected an answer of vhost-device-balloon")]
     NotAnAnswer(#[source] Box<dyn Error + Send + Sync>),

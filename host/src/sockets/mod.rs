@@ -32,5 +32,6 @@ mod watch;
 pub use daemon::{AskError, Daemon, LIMIT, MOST_BYTES};
 pub use find::{DEFAULT_DIR, find, stem};
 pub use many::each;
+pub(crate) use many::each_with;
 pub use names::names;
 pub use watch::Watch;

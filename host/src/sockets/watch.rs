@@ -34,6 +34,8 @@ const ABOVE: WatchFlags = WatchFlags::CREATE
 #[derive(Debug)]
 pub struct Watch {
     dirs: Vec<PathBuf>,
+    /// What is noticed in them.
+    what: WatchFlags,
     events: AsyncFd<OwnedFd>,
 }
 
@@ -43,7 +45,19 @@ impl Watch {
     /// # Errors
     /// If the kernel gives no more watches (`fs.inotify.max_user_instances`), or a directory cannot be read.
     pub fn new(dirs: &[PathBuf]) -> io::Result<Self> {
-        Ok(Self { dirs: dirs.to_vec(), events: watched(dirs)? })
+        Self::of(dirs, IN_DIR)
+    }
+
+    /// The same, and also what is written into files there.
+    ///
+    /// # Errors
+    /// As for [`Watch::new`].
+    pub fn with_writes(dirs: &[PathBuf]) -> io::Result<Self> {
+        Self::of(dirs, IN_DIR.union(WatchFlags::CLOSE_WRITE))
+    }
+
+    fn of(dirs: &[PathBuf], what: WatchFlags) -> io::Result<Self> {
+        Ok(Self { dirs: dirs.to_vec(), what, events: watched(dirs, what)? })
     }
 
     /// Waits until something was made or removed in one of the directories since this was created, or
@@ -57,7 +71,7 @@ impl Watch {
             let Ok(moved) = ready.try_io(|events| read(events.get_ref())) else { continue };
             if moved? {
                 // Watches of a directory end with it, and one that is there now needs one of its own.
-                self.events = watched(&self.dirs)?;
+                self.events = watched(&self.dirs, self.what)?;
             }
             return Ok(());
         }
@@ -89,18 +103,18 @@ fn read(events: &OwnedFd) -> io::Result<bool> {
     }
 }
 
-fn watched(dirs: &[PathBuf]) -> io::Result<AsyncFd<OwnedFd>> {
+fn watched(dirs: &[PathBuf], what: WatchFlags) -> io::Result<AsyncFd<OwnedFd>> {
     let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     for dir in dirs {
-        watch(&events, dir)?;
+        watch(&events, dir, what)?;
     }
     // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped, and that is open until then.
     Ok(unsafe { AsyncFd::register(events)? })
 }
 
-fn watch(events: &OwnedFd, dir: &Path) -> io::Result<()> {
+fn watch(events: &OwnedFd, dir: &Path, what: WatchFlags) -> io::Result<()> {
     loop {
-        if add(events, dir, IN_DIR)? {
+        if add(events, dir, what)? {
             return Ok(());
         }
         let mut above = dir.parent();

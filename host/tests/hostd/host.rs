@@ -97,7 +97,15 @@ pub(crate) struct Hostd {
 impl Hostd {
     /// Starts it for the control sockets in `dir`.
     pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
-        let socket = dir.join("hostd.sock");
+        Self::listening(dir, dir.join("hostd.sock"), args)
+    }
+
+    /// Starts it for the control sockets of a host, with its own of this name.
+    pub(crate) fn start_at(host: &Host, socket: &str, args: &[&str]) -> Self {
+        Self::listening(host.dir.path(), host.path(socket), args)
+    }
+
+    fn listening(dir: &Path, socket: PathBuf, args: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.arg("hostd").arg("--sockets").arg(dir).arg("--socket").arg(&socket).args(args);
         command.stderr(Stdio::piped()).env_remove("JOURNAL_STREAM");

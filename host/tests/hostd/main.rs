@@ -2,6 +2,8 @@
 
 //! hostd as a process, with real daemons, and with some that are none.
 
+mod guest;
 mod host;
 mod metrics;
 mod process;
+mod steering;
