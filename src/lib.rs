@@ -20,6 +20,7 @@
 //! | 6 | `vhost_user` | one frontend connection: admission, messages, virtqueues, device state |
 //! | 6 | `state` | the device and its options, which outlive a connection |
 //! | 2 | `sandbox` | what the process can no longer do once it serves |
+//! | 7 | `sibling` | the program of a whole host, which this process becomes for `ctl top` |
 //! | 7 | `values` | sizes and intervals as operators write them |
 //! | 7 | `control` | the control socket (HTTP) and the metrics for Prometheus |
 //! | 8 | [`operator`] | the answers of the control socket, as clients in Rust read them |
@@ -46,6 +47,7 @@ pub mod operator;
 mod own_proc;
 pub mod program;
 mod sandbox;
+mod sibling;
 mod state;
 #[cfg(test)]
 mod tests;

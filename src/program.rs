@@ -16,6 +16,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cli::exit::DaemonExit;
 use crate::cli::{Args, Command, Config};
+use crate::ctl;
 use crate::daemon;
 use crate::logging::{Logger, error_chain};
 use crate::{hand_over, keeper};
@@ -39,6 +40,9 @@ pub fn main() -> ExitCode {
     }
     if env::args_os().any(|arg| arg == hand_over::CHECK) {
         return check_hand_over();
+    }
+    if let Some(status) = ctl::top::asked_for() {
+        return status;
     }
     let mut args = Args::parse();
     if let Some(Command::Ctl(ctl)) = args.command.take() {

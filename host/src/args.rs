@@ -2,14 +2,17 @@
 
 //! The command line.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::exit;
 use crate::hostd::Options;
-use crate::sockets::DEFAULT_DIR;
+use crate::sockets::{self, DEFAULT_DIR};
 
 /// Where hostd listens by default.
 const DEFAULT_SOCKET: &str = "/run/vhost-device-balloon/hostd.sock";
@@ -36,6 +39,11 @@ pub(crate) enum Command {
     Hostd(HostdArgs),
     /// Show what hostd knows of the host and its guests.
     Status(StatusArgs),
+    /// Show all guests of this host on one screen, and steer them.
+    ///
+    /// A guest is asked for its statistics at each look, unless --passive. Keys set a target, pause and
+    /// reclaim: press ? for all of them. A reclaim that is in progress lets go when the program ends.
+    Top(TopArgs),
 }
 
 /// Options of `hostd`.
@@ -95,6 +103,54 @@ pub(crate) struct StatusArgs {
     /// Print the answer of hostd unchanged, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `top`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) places: Places,
+
+    /// Show the daemon with this control socket alone.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) control_socket: Option<PathBuf>,
+
+    /// Seconds between two looks, from 0.2 to 3600.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    pub(crate) interval: Duration,
+
+    /// Look twice, an interval apart, print a table, and exit.
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// The same, as JSON: the host, and an array of guests.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show the statistics that the daemons have; ask no guest for new ones.
+    #[arg(long)]
+    pub(crate) passive: bool,
+
+    /// Control socket of hostd.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(default_value = DEFAULT_SOCKET)]
+    pub(crate) hostd: PathBuf,
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.2..=3600.0).contains(seconds));
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| format!("expected seconds from 0.2 to 3600, got {text:?}"))
+}
+
+impl TopArgs {
+    /// The control sockets that there are now.
+    pub(crate) fn sockets(&self) -> io::Result<BTreeSet<PathBuf>> {
+        match &self.control_socket {
+            Some(socket) => Ok([socket.clone()].into()),
+            None => sockets::find(&self.places.dirs),
+        }
+    }
 }
 
 /// Where the daemons are.

@@ -15,6 +15,7 @@
 //! | `hostd` | the process |
 //! | `status` | shows what hostd knows |
 //! | `args` | the command line |
+//! | `top` | all guests of a host on one screen |
 //! | [`program`] | what `main` runs |
 
 mod args;
@@ -27,4 +28,5 @@ mod metrics;
 pub mod program;
 pub mod sockets;
 mod status;
+mod top;
 pub mod views;

@@ -10,7 +10,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
-use crate::{hostd, log, status};
+use crate::{hostd, log, status, top};
 
 /// Returns the command line's definition, for completions and man pages.
 pub fn command() -> clap::Command {
@@ -36,6 +36,13 @@ pub fn main() -> ExitCode {
             }
         },
         Command::Status(args) => runtime.block_on(show(&args.socket, args.json)),
+        Command::Top(args) => match runtime.block_on(top::run(args)) {
+            Ok(()) => Exit::Done,
+            Err(error) => {
+                log::error(error);
+                Exit::Failed
+            }
+        },
     };
     exit.into()
 }

@@ -77,6 +77,12 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("reset-counters", "  ctl reset-counters   # before a measurement\n"),
     ("log-level", "  ctl log-level debug   # log every report\n"),
     ("metrics", "  ctl metrics | grep discarded   # what Prometheus would get\n"),
+    (
+        "top",
+        "  ctl top          # all guests of this host; ? for the keys
+  ctl top --once   # a table for a pipe; --json for a program
+",
+    ),
 ];
 
 /// What ends a reclaim.
@@ -108,6 +114,7 @@ pub(super) fn after(command: &str) -> String {
 fn statuses(command: &str) -> String {
     match command {
         "ctl" => exit::list::<CtlExit>(),
+        "top" => exit::list_if(|status| matches!(status, CtlExit::Done | CtlExit::Usage)),
         "doctor" => {
             let rest = |status: &CtlExit| matches!(status, CtlExit::Usage | CtlExit::NoAnswer);
             DIAGNOSES.to_owned() + &exit::list_if(rest)

@@ -7,8 +7,10 @@ mod help;
 mod interrupt;
 mod reclaim;
 mod show;
+pub(crate) mod top;
 mod upgrade;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -150,6 +152,16 @@ enum Command {
     /// Print the metrics in the text format of Prometheus.
     #[command(after_help = help::after("metrics"))]
     Metrics,
+    /// Show all guests of this host on one screen, and steer them.
+    ///
+    /// Does not need --control-socket; with it, shows that daemon alone. The program
+    /// vhost-device-balloon-host does it: ctl top --help lists the options.
+    #[command(after_help = help::after("top"), disable_help_flag = true)]
+    Top {
+        /// Options of vhost-device-balloon-host top.
+        #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -243,6 +255,9 @@ fn parse_address(text: &str) -> Result<u64, String> {
 impl CtlArgs {
     /// Asks the daemon and prints its answer; returns the exit status.
     pub(crate) fn run(&self) -> ExitCode {
+        if let Command::Top { args } = &self.command {
+            return top::of_one(&self.control_socket, self.json, args);
+        }
         let client = Client::new(&self.control_socket, self.timeout());
         match self.ask(&client) {
             Ok((text, status)) => match io::stdout().write_all(text.as_bytes()) {
@@ -367,6 +382,8 @@ impl CtlArgs {
             Command::LogLevel { level } => {
                 show_or_set("/v1/log-level", level.map(|level| json!({"level": level})))
             }
+            // Done before anything is asked.
+            Command::Top { .. } => Ok(String::new()),
             Command::Metrics => get("/metrics"),
         }
     }

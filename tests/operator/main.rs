@@ -28,4 +28,5 @@ mod setup_errors;
 mod signals;
 mod start;
 mod targets;
+mod top;
 mod who_set;
