@@ -3,6 +3,7 @@
 //! The command line, the control socket, the log and the metrics.
 
 mod alerts;
+mod board;
 mod command_line;
 mod control;
 mod control_refusals;

@@ -48,10 +48,19 @@ const ALERTS: &str = "
 ## Alerts
 
 `packaging/prometheus/alerts.yml` has them as rules of Prometheus, each tested by `alerts_test.yml` beside it. A package has them
-in `/usr/share/doc/vhost-device-balloon`.
+in `/usr/share/doc/vhost-device-balloon`. Those of a host need [hostd](host.md).
 
 | alert | what | for | expression |
 |---|---|---|---|
+";
+
+const BOARD: &str = "
+## Board
+
+`packaging/grafana/balloon.json` is a dashboard for Grafana (Dashboards, New, Import): the host, its guests as a table, what they return
+and how long it takes, pressure, targets and leases. It asks for the data source, and is for daemons that are scraped through
+[hostd](host.md#metrics-of-a-host) or one by one; without hostd the panels of the host are empty. Tests read every expression and the names in it.
+Grafana itself was never run with it here.
 ";
 
 fn document() -> String {
@@ -73,6 +82,7 @@ fn document() -> String {
     }
     page += ALERTS;
     alerts(&mut page);
+    page += BOARD;
     page += "\n## Reasons\n\nThe label `reason`, with the memory that is not discarded:\n\n";
     values(&mut page, SkipReason::VARIANTS, |reason| reason.name());
     page += "\n## Queues, causes, states\n\nThe label `queue`:\n\n";

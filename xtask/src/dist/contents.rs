@@ -51,7 +51,8 @@ pub(super) struct Item {
 pub(super) const FOLDERS: [&str; 1] = ["etc/vhost-device-balloon"];
 
 /// Files of this repository, and where they are installed.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
+    ("grafana/balloon.json", "usr/share/doc/vhost-device-balloon/grafana-board.json"),
     ("prometheus/alerts.yml", "usr/share/doc/vhost-device-balloon/alerts.yml"),
     ("openapi.json", "usr/share/doc/vhost-device-balloon/openapi.json"),
     // Management software finds backends there (vhost-user.json of QEMU).
