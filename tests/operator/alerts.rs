@@ -2,6 +2,8 @@
 
 //! The alert rules of `packaging/prometheus`.
 
+#![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
