@@ -159,6 +159,7 @@ pub(crate) struct Places {
     /// Directory with control sockets, files named VM.ctl. May be given more than once.
     ///
     /// Sockets that come and go are noticed at once, and so is a directory that does not exist yet.
+    /// A component `*` of the path stands for any one name, as in /run/*/balloon.
     #[arg(long = "sockets", value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
     #[arg(default_value = DEFAULT_DIR)]
     pub(crate) dirs: Vec<PathBuf>,

@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::time;
 use vhost_device_balloon::operator::{OPENMETRICS, StatusView};
 
+use super::connect::connect;
 use super::find::stem;
 
 /// How long a daemon may take for an answer, unless [`Daemon::within`] says otherwise. A daemon of its
@@ -162,7 +162,7 @@ impl Daemon {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| AskError::NotAnAnswer(error.into()))?;
-        let stream = UnixStream::connect(&self.path).await.map_err(|error| match error.kind() {
+        let stream = connect(&self.path).await.map_err(|error| match error.kind() {
             // Its backlog is full.
             ErrorKind::WouldBlock => AskError::Timeout(self.limit),
             _ => AskError::NoDaemon(error),

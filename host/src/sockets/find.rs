@@ -8,19 +8,27 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use super::pattern::{is_pattern, places};
+
 /// Where the units of systemd have the sockets of all daemons.
 pub const DEFAULT_DIR: &str = "/run/vhost-device-balloon";
 
 /// How the file of a control socket ends.
 const EXTENSION: &str = "ctl";
 
-/// Returns the sockets `*.ctl` in `dirs`; a directory that does not exist has none.
+/// Returns the sockets `*.ctl` in `dirs`; a directory that does not exist has none. In a path of
+/// `dirs` a component `*` stands for any one name; from there on links are not followed.
 ///
 /// # Errors
 /// If a directory cannot be read.
 pub fn find(dirs: &[PathBuf]) -> io::Result<BTreeSet<PathBuf>> {
     let mut found = BTreeSet::new();
+    let mut expanded = Vec::new();
     for dir in dirs {
+        let places = places(dir)?.dirs.into_iter();
+        expanded.extend(places.map(|place| (place, is_pattern(dir))));
+    }
+    for (dir, is_foreign) in expanded {
         let entries = match fs::read_dir(dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             entries => entries?,
@@ -29,7 +37,8 @@ pub fn find(dirs: &[PathBuf]) -> io::Result<BTreeSet<PathBuf>> {
             let entry = entry?;
             let path = entry.path();
             // One that has gone meanwhile is none.
-            let is_socket = || fs::metadata(&path).is_ok_and(|data| data.file_type().is_socket());
+            let data = || if is_foreign { entry.metadata() } else { fs::metadata(&path) };
+            let is_socket = || data().is_ok_and(|data| data.file_type().is_socket());
             if path.extension().is_some_and(|end| end == EXTENSION) && is_socket() {
                 found.insert(path);
             }

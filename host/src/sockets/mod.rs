@@ -23,10 +23,12 @@
 //! # }
 //! ```
 
+mod connect;
 mod daemon;
 mod find;
 mod many;
 mod names;
+mod pattern;
 mod watch;
 
 pub use daemon::{AskError, Daemon, LIMIT, MOST_BYTES};

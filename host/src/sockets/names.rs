@@ -2,7 +2,7 @@
 
 //! How the VMs of a host are called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::find::stem;
@@ -14,6 +14,7 @@ use super::find::stem;
 /// like its socket's file, and where two directories have the same one, by its whole path.
 pub fn names<'a>(daemons: impl Iterator<Item = (&'a Path, Option<String>)>) -> Vec<String> {
     let daemons: Vec<_> = daemons.map(|(path, claim)| (path, stem(path), claim)).collect();
+    let paths: BTreeSet<_> = daemons.iter().map(|(path, ..)| path.to_string_lossy()).collect();
     let mut stems = BTreeMap::new();
     let mut claims = BTreeMap::new();
     for (_, stem, claim) in &daemons {
@@ -21,9 +22,10 @@ pub fn names<'a>(daemons: impl Iterator<Item = (&'a Path, Option<String>)>) -> V
         *claims.entry(claim.clone()).or_insert(0_u32) += 1;
     }
     let name = |(path, stem, claim): (&Path, String, Option<String>)| {
-        // A path is a name of last resort.
-        let is_free =
-            |claim: &String| *claim == stem || !stems.contains_key(claim) && !claim.contains('/');
+        // A path is a name of last resort. Another one with a `/` is free: that of a pod is NAMESPACE/NAME.
+        let is_free = |claim: &String| {
+            *claim == stem || !stems.contains_key(claim) && !paths.contains(&**claim)
+        };
         let alone = claims.get(&claim) == Some(&1) && claim.as_ref().is_some_and(is_free);
         let claim = claim.filter(|claim| alone && (*claim != stem || stems.get(&stem) == Some(&1)));
         let stem = Some(stem).filter(|stem| stems.get(stem) == Some(&1));
@@ -54,6 +56,8 @@ mod tests {
         assert_eq!(of(&daemons), ["a", "b"]);
         let daemons = [("/r/a.ctl", Some("/s/a.ctl")), ("/r/b.ctl", None), ("/s/a.ctl", None)];
         assert_eq!(of(&daemons), ["/r/a.ctl", "b", "/s/a.ctl"]);
+        let daemons = [("/r/a.ctl", Some("x/1")), ("/s/a.ctl", Some("x/2"))];
+        assert_eq!(of(&daemons), ["x/1", "x/2"]);
     }
 
     #[test]

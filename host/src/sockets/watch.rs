@@ -11,6 +11,8 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use super::pattern::places;
+
 /// What happens to sockets in a directory, and to the directory.
 const IN_DIR: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MOVED_TO)
@@ -105,8 +107,21 @@ fn read(events: &OwnedFd) -> io::Result<bool> {
 
 fn watched(dirs: &[PathBuf], what: WatchFlags) -> io::Result<AsyncFd<OwnedFd>> {
     let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    for dir in dirs {
-        watch(&events, dir, what)?;
+    for pattern in dirs {
+        let mut now = places(pattern)?;
+        loop {
+            for dir in &now.dirs {
+                watch(&events, dir, what)?;
+            }
+            for dir in &now.above {
+                watch(&events, dir, ABOVE)?;
+            }
+            // One may have been made before the one above it was watched.
+            let then = std::mem::replace(&mut now, places(pattern)?);
+            if now == then {
+                break;
+            }
+        }
     }
     // SAFETY: an `OwnedFd` gives the same descriptor until it is dropped, and that is open until then.
     Ok(unsafe { AsyncFd::register(events)? })
@@ -183,6 +198,27 @@ mod tests {
                 wait_for(&mut watch, &dirs, 0).await;
                 fs::remove_file(dir.path().join("gone")).unwrap();
             }
+        });
+    }
+
+    #[test]
+    fn directories_of_a_pattern_are_watched() {
+        run(async {
+            let root = tempfile::tempdir().unwrap();
+            let pods = root.path().join("pods");
+            let dirs = [pods.join("*/run/*/balloon")];
+            let mut watch = Watch::new(&dirs).unwrap();
+            let mut listeners = Vec::new();
+            for (count, pod) in (1..).zip(["a", "b", "c"]) {
+                let dir = pods.join(pod).join("run/hook/balloon");
+                fs::create_dir_all(&dir).unwrap();
+                listeners.push(UnixListener::bind(dir.join("vm.ctl")).unwrap());
+                wait_for(&mut watch, &dirs, count).await;
+            }
+            fs::remove_file(pods.join("a/run/hook/balloon/vm.ctl")).unwrap();
+            wait_for(&mut watch, &dirs, 2).await;
+            fs::remove_dir_all(pods.join("b")).unwrap();
+            wait_for(&mut watch, &dirs, 1).await;
         });
     }
 
