@@ -39,7 +39,7 @@ pub(crate) struct Capability {
 }
 
 /// All capabilities.
-pub(crate) const ALL: [Capability; 24] = [
+pub(crate) const ALL: [Capability; 26] = [
     Capability { name: "a Linux guest", probe: || setup::guest().map(drop) },
     Capability { name: "user-mode Linux", probe: || Uml.prepare(&mut |_| ()).map(drop) },
     Capability { name: "a bare guest on KVM", probe: alioth::kvm_runs_bare_guests },
@@ -69,6 +69,8 @@ pub(crate) const ALL: [Capability; 24] = [
     Capability { name: "systemd", probe: systemd },
     Capability { name: "a Debian machine", probe: || DebianMachine::boot().map(drop) },
     Capability { name: "promtool", probe: || Prometheus::ensure(&mut tell).map(drop) },
+    Capability { name: "npm", probe: || succeeds("npm", &["--version"]) },
+    Capability { name: "pip", probe: || succeeds("python3", &["-m", "pip", "--version"]) },
     Capability { name: FULL_RUN, probe: || Ok(()) },
 ];
 

@@ -238,15 +238,12 @@ async fn connection(stream: UnixStream, hook: Arc<Hook>, mut closing: watch::Rec
     let server = http2::Builder::new(TokioExecutor::new());
     let served = server.serve_connection(TokioIo::new(stream), Calls(hook));
     let mut served = std::pin::pin!(served);
-    let done = tokio::select! {
+    // A peer that is no client of HTTP/2, or hangs up, ends its own connection.
+    let _ = tokio::select! {
         done = &mut served => done,
         _ = closing.changed() => {
             served.as_mut().graceful_shutdown();
             served.await
         }
     };
-    // A peer that is no client of HTTP/2, or hangs up.
-    if let Err(error) = done {
-        eprintln!("connection: {error}");
-    }
 }
