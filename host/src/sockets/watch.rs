@@ -211,6 +211,11 @@ mod tests {
             let mut listeners = Vec::new();
             for (count, pod) in (1..).zip(["a", "b", "c"]) {
                 let dir = pods.join(pod).join("run/hook/balloon");
+                // One at once, and one folder by folder.
+                for part in ["c", "c/run", "c/run/hook"].iter().filter(|_| pod == "c") {
+                    fs::create_dir(pods.join(part)).unwrap();
+                    tokio::time::timeout(SOON, watch.changed()).await.unwrap().unwrap();
+                }
                 fs::create_dir_all(&dir).unwrap();
                 listeners.push(UnixListener::bind(dir.join("vm.ctl")).unwrap());
                 wait_for(&mut watch, &dirs, count).await;
