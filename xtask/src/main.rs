@@ -155,6 +155,16 @@ enum Bench {
         #[arg(long)]
         json: bool,
     },
+    /// A host of many daemons, each with a frontend, and hostd beside them: memory, idle cost, time of a
+    /// scrape, cost of a round of the policy. Takes some two minutes.
+    Host {
+        /// How many daemons.
+        #[arg(long, default_value_t = 50)]
+        daemons: u32,
+        /// Prints the figures as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// The guest's model: allocations with reporting off and on, and memory given back from end to
     /// end.
     ///
@@ -190,12 +200,27 @@ fn bench(name: &str, flags: &[(&str, bool)]) -> anyhow::Result<()> {
     cargo::run(&mut command)
 }
 
+/// Runs the benchmark of the host's program.
+fn bench_host(daemons: u32, json: bool) -> anyhow::Result<()> {
+    // It looks for the daemon beside the host's program.
+    cargo::release_daemon()?;
+    let package =
+        ["bench", "--locked", "--package", "vhost-device-balloon-host", "--bench", "host"];
+    let mut command = cargo::cargo(&package);
+    command.args(["--", "--daemons", &daemons.to_string()]);
+    command.args(json.then_some("--json"));
+    cargo::run(&mut command)
+}
+
 fn main() -> ExitCode {
     let done = match Xtask::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::all(&options),
         Command::Bench { what: Some(Bench::Device { json }), .. } => {
             bench("device", &[("--json", json)])
+        }
+        Command::Bench { what: Some(Bench::Host { daemons, json }), .. } => {
+            bench_host(daemons, json)
         }
         Command::Bench { what: Some(Bench::Guest { all, json, against, rounds }), .. } => {
             match against {

@@ -144,7 +144,7 @@ pub(crate) async fn run(options: Options) -> Result<(), HostdError> {
                         break;
                     }
                 }
-                pressed = pressure(&trigger) => match pressed {
+                pressed = pressure(&mut trigger) => match pressed {
                     Ok(()) => {
                         stalls = true;
                         // A round that is due anyway says the rest.
@@ -200,7 +200,7 @@ async fn file_changed(steering: &mut Option<Steering>) -> io::Result<()> {
 }
 
 /// Waits for pressure; without end if it is not noticed.
-async fn pressure(trigger: &Option<Trigger>) -> io::Result<()> {
+async fn pressure(trigger: &mut Option<Trigger>) -> io::Result<()> {
     match trigger {
         Some(trigger) => trigger.pressure().await,
         None => pending().await,

@@ -3,12 +3,14 @@
 //! The memory of this host, or of a control group: how much there is, how much is available, and how
 //! long tasks wait for it.
 
+mod pressure;
 mod trigger;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pressure::some_avg10;
 pub(crate) use trigger::Trigger;
 
 /// What there is now.
@@ -111,13 +113,6 @@ fn number(path: &Path, text: &str, name: &str) -> Result<u64, MemoryError> {
         Some(Ok(value)) => Ok(value),
         _ => Err(error(format!("expected a number behind {name:?}"))),
     }
-}
-
-/// `some avg10=1.50 ...`
-fn some_avg10(text: &str) -> Option<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let value = line.split(' ').find_map(|field| field.strip_prefix("avg10="))?;
-    value.parse().ok().filter(|value: &f64| value.is_finite())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod guest;
 mod host;
+mod linux;
 mod metrics;
 mod process;
 mod steering;

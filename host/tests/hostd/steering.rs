@@ -5,8 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "the helpers are tests, too")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use openmetrics_parser::openmetrics::parse_openmetrics;
 use rustix::process::Signal;
 use serde_json::Value;
 use vmm_integration::control::ControlSocket;
+use vmm_integration::measure::cgroup::MemoryLimit;
 use vmm_integration::measure::host::wait_until;
 
 use crate::guest::{Guest, MEMORY};
@@ -48,6 +50,23 @@ impl Steered {
 
     fn hostd(&self, args: &[&str]) -> Hostd {
         self.host.hostd(&[&["--policy", self.policy.to_str().unwrap()], args].concat())
+    }
+
+    /// A control group in which no task ever waits.
+    fn calm(&self) -> PathBuf {
+        let group = self.host.path("group");
+        fs::create_dir(&group).unwrap();
+        let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        let files = [
+            ("max", "max\n"),
+            ("current", "0\n"),
+            ("stat", "inactive_file 0\n"),
+            ("pressure", pressure),
+        ];
+        for (file, text) in files {
+            fs::write(group.join(format!("memory.{file}")), text).unwrap();
+        }
+        group
     }
 
     fn target(&self, vm: &str) -> Value {
@@ -155,7 +174,9 @@ fn silent_guest_is_let_go_and_others_are_steered() {
 fn guests_of_a_host_with_room_are_not_woken() {
     let mut steered = Steered::new(RICH);
     let guest = steered.guest("a");
-    let hostd = steered.hostd(&[]);
+    // Other tests may make this machine wait for memory.
+    let calm = steered.calm();
+    let hostd = steered.hostd(&["--cgroup", calm.to_str().unwrap()]);
     for _ in 0..3 {
         hostd.signal(Signal::HUP);
         hostd.wait_for("relaxed");
@@ -167,6 +188,33 @@ fn guests_of_a_host_with_room_are_not_woken() {
     fs::write(&steered.policy, POOR).unwrap();
     hostd.wait_for("engaged");
     steered.wait_for_lease("a");
+}
+
+/// Tasks wait for memory in a control group that is too small for what they write.
+#[test]
+#[ignore = "needs a memory limit and a full run: cargo xtask test --full"]
+fn pressure_is_noticed_at_once() {
+    let steered = Steered::new(RICH);
+    let hostd = steered.hostd(&[]);
+    hostd.wait_for("relaxed");
+    let limit = MemoryLimit::new(64 << 20).unwrap();
+    let file = steered.host.path("file");
+    let began = Instant::now();
+    while !hostd.log().contains("engaged") {
+        assert!(began.elapsed() < PATIENCE, "{}", hostd.log());
+        // It begins once it is in the group.
+        let write = "read line && exec dd if=/dev/zero of=\"$0\" bs=1M count=200 2>/dev/null";
+        let mut writers = Vec::from([1, 2, 3].map(|at| {
+            let mut command = Command::new("sh");
+            command.args(["-c", write]).arg(file.with_extension(at.to_string()));
+            command.stdin(Stdio::piped()).spawn().unwrap()
+        }));
+        for writer in &mut writers {
+            limit.add(writer.id()).unwrap();
+            writer.stdin.take().unwrap().write_all(b"\n").unwrap();
+        }
+        assert!(writers.iter_mut().all(|writer| writer.wait().unwrap().success()));
+    }
 }
 
 #[test]
