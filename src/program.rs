@@ -5,6 +5,7 @@
 
 use std::env;
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -19,6 +20,7 @@ use crate::cli::{Args, Command, Config};
 use crate::ctl;
 use crate::daemon;
 use crate::logging::{Logger, error_chain};
+use crate::sibling::become_host;
 use crate::{hand_over, keeper};
 
 /// The output of `--print-capabilities`: a `VHostUserBackendCapabilities` of QEMU's
@@ -45,8 +47,12 @@ pub fn main() -> ExitCode {
         return status;
     }
     let mut args = Args::parse();
-    if let Some(Command::Ctl(ctl)) = args.command.take() {
-        return ctl.run();
+    match args.command.take() {
+        Some(Command::Ctl(ctl)) => return ctl.run(),
+        Some(Command::Hostd { args }) => {
+            return become_host([OsString::from("hostd")].into_iter().chain(args));
+        }
+        None => {}
     }
     if args.keeper {
         // Refused here, and not by each daemon.

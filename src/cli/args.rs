@@ -2,6 +2,7 @@
 
 //! Options and subcommands, with their help.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -247,6 +248,15 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Control and monitor a daemon that was started with --control-socket.
     Ctl(CtlArgs),
+    /// Run as the one process of this host that knows all daemons: policy and metrics.
+    ///
+    /// The program vhost-device-balloon-host does it: hostd --help lists the options.
+    #[command(after_long_help = help::after_hostd(), disable_help_flag = true)]
+    Hostd {
+        /// Options of vhost-device-balloon-host hostd.
+        #[arg(value_name = "OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
 }
 
 /// Reads the mode of a socket's file, in octal.

@@ -9,6 +9,21 @@ pub(super) fn after() -> String {
     format!("{EXAMPLES}\n{SIGNALS}\nExit status:\n{}", exit::list::<DaemonExit>())
 }
 
+/// Returns the text after the options of `hostd`.
+pub(super) fn after_hostd() -> String {
+    let failed = |status: &DaemonExit| {
+        matches!(status, DaemonExit::Done | DaemonExit::Failed | DaemonExit::Usage)
+    };
+    format!("{HOSTD}\nExit status:\n{}", exit::list_if(failed))
+}
+
+const HOSTD: &str = "\
+Examples:
+  Serve the metrics of all daemons, and steer them by a policy:
+
+    vhost-device-balloon hostd --metrics-address 127.0.0.1:9143 --policy FILE
+";
+
 const EXAMPLES: &str = "\
 Examples:
   Attach to QEMU 10.2 or later. Guest memory must be shared, and the guest must have no other balloon:

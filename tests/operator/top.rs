@@ -27,7 +27,9 @@ fn run(folder: &TempDir, args: &[&str]) -> Output {
 #[test]
 fn top_without_its_program_says_what_is_missing() {
     let folder = alone();
-    for args in [&["ctl", "top"][..], &["ctl", "--control-socket", "a.ctl", "top", "--once"]] {
+    for args in
+        [&["ctl", "top"][..], &["hostd"], &["ctl", "--control-socket", "a.ctl", "top", "--once"]]
+    {
         let output = run(&folder, args);
         let errors = String::from_utf8(output.stderr).unwrap();
         let expected =
@@ -49,6 +51,8 @@ fn top_has_the_arguments_of_the_command_line() {
         fs::set_permissions(&place, Permissions::from_mode(0o755)).unwrap();
         for (args, passed) in [
             (&["ctl", "top"][..], "top"),
+            (&["hostd"], "hostd"),
+            (&["hostd", "--policy", "a b", "--help"], "hostd --policy a b --help"),
             (&["ctl", "top", "--once", "--help"], "top --once --help"),
             (
                 &["ctl", "--control-socket", "a.ctl", "--json", "top", "--passive"],

@@ -2,7 +2,7 @@
 
 //! `cargo xtask dist`: packages, and a program that needs no library.
 
-mod about;
+pub(crate) mod about;
 mod changelog;
 mod check;
 mod completions;
@@ -33,7 +33,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::cargo::target;
-use about::NAME;
+use about::PARTS;
 use deb::Compression;
 use folder::emptied;
 #[cfg(feature = "packages")]
@@ -75,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     crate::cargo::run(again.args(options.check.then_some("--check")))
 }
 
-/// Builds the release of the daemon, and what it is distributed in, into `target/dist`.
+/// Builds the release of the programs, and what they are distributed in, into `target/dist`.
 ///
 /// # Errors
 /// If something does not build, cannot be written, or does not pass the checks.
@@ -87,11 +87,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.is_static {
         return statically(options.check);
     }
-    let release = release::build(Linking::Dynamic)?;
     let folder = emptied("packages")?;
-    bill(&release, Linking::Dynamic, &folder)?;
-    let daemon = &release.daemon;
-    let packages = [deb::write(daemon, &folder, Compression::Xz)?, rpm::write(daemon, &folder)?];
+    let mut programs = Vec::new();
+    for part in PARTS {
+        let release = release::build(part, Linking::Dynamic)?;
+        bill(&release, Linking::Dynamic, &folder)?;
+        programs.push((part, release.program));
+    }
+    let packages =
+        [deb::write(&programs, &folder, Compression::Xz)?, rpm::write(&programs, &folder)?];
     sums::write(&folder)?;
     packages.iter().for_each(|package| println!("package: {}", package.display()));
     if options.check {
@@ -107,8 +111,8 @@ fn statically(check: bool) -> Result<()> {
     let release = statically::build(&folder)?;
     bill(&release, Linking::Static, &folder)?;
     sums::write(&folder)?;
-    println!("static: {}", release.daemon.display());
-    if check { statically::check(&release.daemon) } else { Ok(()) }
+    println!("static: {}", release.program.display());
+    if check { statically::check(&release.program) } else { Ok(()) }
 }
 
 /// Writes the bill of materials into `folder`, and compares it with what was compiled.
@@ -116,18 +120,20 @@ fn statically(check: bool) -> Result<()> {
 fn bill(release: &release::Release, linking: Linking, folder: &std::path::Path) -> Result<()> {
     use anyhow::Context as _;
 
-    let daemon = std::fs::read(&release.daemon)?;
-    let bill = sbom::of(&daemon, linking)?;
+    let program = std::fs::read(&release.program)?;
+    let bill = sbom::of(release.part, &program, linking)?;
     sbom::check(&bill, &release.compiled)?;
-    println!("bill of materials: {} packages, as compiled", release.compiled.len());
-    std::fs::write(folder.join(sbom::FILE), bill).context("cannot write the bill of materials")
+    let (name, count) = (release.part.name(), release.compiled.len());
+    println!("bill of materials of {name}: {count} packages, as compiled");
+    std::fs::write(folder.join(sbom::file(release.part)), bill)
+        .context("cannot write the bill of materials")
 }
 
-/// Writes a package with the daemon that the tests were built with, and tries it.
+/// Writes a package with the programs that the tests were built with, and tries it.
 ///
 /// # Errors
 /// If it does not pass.
 pub(crate) fn check_for_tests() -> Result<()> {
-    let daemon = target().join("debug").join(NAME);
-    check::deb(&deb::write(&daemon, &emptied("tested")?, Compression::None)?)
+    let programs = PARTS.map(|part| (part, target().join("debug").join(part.name())));
+    check::deb(&deb::write(&programs, &emptied("tested")?, Compression::None)?)
 }

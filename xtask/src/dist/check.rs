@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::about::{NAME, VERSION};
+use super::about::{NAME, Part, VERSION};
 
 /// A daemon that runs. Killed when dropped.
 pub(super) struct Daemon {
@@ -160,6 +160,12 @@ fn contents(root: &Path) -> Result<()> {
     let daemon = root.join("usr/bin").join(NAME);
     let version = done(Command::new(&daemon).arg("--version"))?;
     ensure!(version == format!("{NAME} {VERSION}\n"), "unexpected: {version}");
+    let host = root.join("usr/bin").join(Part::Host.name());
+    let version = done(Command::new(&host).arg("--version"))?;
+    ensure!(version == format!("{} {VERSION}\n", Part::Host.name()), "unexpected: {version}");
+    // The daemon's program finds it beside itself.
+    let help = done(Command::new(&daemon).args(["hostd", "--help"]))?;
+    ensure!(help.contains("--policy"), "unexpected: {help}");
     let sockets = tempfile::tempdir()?;
     let control = sockets.path().join("control");
     let mut command = Command::new(&daemon);
@@ -193,7 +199,7 @@ fn units(root: &Path) -> Result<()> {
     verify.arg("verify").arg(format!("--root={}", root.display()));
     // What else a machine has is not in the folder.
     verify.args(["--recursive-errors=no", "--man=no"]);
-    let units = ["@vm.service", "@vm.socket", "-control@vm.socket"];
+    let units = ["@vm.service", "@vm.socket", "-control@vm.socket", "-hostd.service"];
     let output = verify.args(units.map(|unit| format!("{NAME}{unit}"))).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.trim().is_empty(), "{verify:?}: {said}");

@@ -6,14 +6,12 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use vhost_device_balloon::program;
-
-use super::about::NAME;
+use super::about::{NAME, Part};
 use super::gzip::gzip;
 use super::linking::Linking;
 use super::{changelog, completions, date, licenses, man, sbom};
 use crate::cargo::root;
+use anyhow::{Context, Result};
 
 /// Whose paths a package has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +49,7 @@ pub(super) struct Item {
 pub(super) const FOLDERS: [&str; 1] = ["etc/vhost-device-balloon"];
 
 /// Files of this repository, and where they are installed.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("grafana/balloon.json", "usr/share/doc/vhost-device-balloon/grafana-board.json"),
     ("prometheus/alerts.yml", "usr/share/doc/vhost-device-balloon/alerts.yml"),
     ("openapi.json", "usr/share/doc/vhost-device-balloon/openapi.json"),
@@ -65,6 +63,10 @@ const FILES: [(&str, &str); 10] = [
     (
         "systemd/vhost-device-balloon-control@.socket",
         "usr/lib/systemd/system/vhost-device-balloon-control@.socket",
+    ),
+    (
+        "systemd/vhost-device-balloon-hostd.service",
+        "usr/lib/systemd/system/vhost-device-balloon-hostd.service",
     ),
     ("systemd/vhost-device-balloon.sysusers", "usr/lib/sysusers.d/vhost-device-balloon.conf"),
     ("systemd/vhost-device-balloon.tmpfiles", "usr/lib/tmpfiles.d/vhost-device-balloon.conf"),
@@ -82,28 +84,14 @@ impl Item {
     }
 }
 
-/// Everything in the package with `daemon` as its program.
+/// Everything in the package with these programs.
 ///
 /// # Errors
 /// If something cannot be read or written.
-pub(super) fn contents(daemon: &Path, family: Family) -> Result<Vec<Item>> {
-    let program = fs::read(daemon).with_context(|| daemon.display().to_string())?;
-    let bill = sbom::of(&program, Linking::Dynamic)?;
-    let mut items = vec![
-        Item::new(format!("usr/bin/{NAME}"), program, Kind::Program),
-        Item::new(format!("usr/share/doc/{NAME}/{}", sbom::FILE), bill, Kind::Documentation),
-    ];
-    let command = program::command();
-    for script in completions::scripts(&command)? {
-        let path = match family {
-            Family::Debian => script.path.replace("site-functions", "vendor-completions"),
-            Family::RedHat => script.path,
-        };
-        items.push(Item::new(format!("usr/{path}"), script.text, Kind::Plain));
-    }
-    for page in man::pages(&command, &date::day()?)? {
-        let path = format!("usr/share/man/man1/{}.gz", page.file);
-        items.push(Item::new(path, gzip(page.text.as_bytes())?, Kind::Documentation));
+pub(super) fn contents(programs: &[(Part, PathBuf)], family: Family) -> Result<Vec<Item>> {
+    let mut items = Vec::new();
+    for (part, path) in programs {
+        of_program(*part, path, family, &mut items)?;
     }
     for (file, path) in FILES {
         let kind = match path.split('/').nth(2) {
@@ -116,6 +104,28 @@ pub(super) fn contents(daemon: &Path, family: Family) -> Result<Vec<Item>> {
     documentation(family, &mut items)?;
     items.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(items)
+}
+
+/// A program, its bill of materials, and what is derived from its command line.
+fn of_program(part: Part, path: &Path, family: Family, items: &mut Vec<Item>) -> Result<()> {
+    let (name, command) = (part.name(), part.command());
+    let program = fs::read(path).with_context(|| path.display().to_string())?;
+    let bill = sbom::of(part, &program, Linking::Dynamic)?;
+    items.push(Item::new(format!("usr/bin/{name}"), program, Kind::Program));
+    let to = format!("usr/share/doc/{NAME}/{}", sbom::file(part));
+    items.push(Item::new(to, bill, Kind::Documentation));
+    for script in completions::scripts(&command)? {
+        let path = match family {
+            Family::Debian => script.path.replace("site-functions", "vendor-completions"),
+            Family::RedHat => script.path,
+        };
+        items.push(Item::new(format!("usr/{path}"), script.text, Kind::Plain));
+    }
+    for page in man::pages(&command, &date::day()?)? {
+        let path = format!("usr/share/man/man1/{}.gz", page.file);
+        items.push(Item::new(path, gzip(page.text.as_bytes())?, Kind::Documentation));
+    }
+    Ok(())
 }
 
 fn documentation(family: Family, items: &mut Vec<Item>) -> Result<()> {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::about::{DESCRIPTION, MAINTAINER, NAME, RELEASE, SUMMARY, VERSION};
+use super::about::{DESCRIPTION, MAINTAINER, NAME, Part, RELEASE, SUMMARY, VERSION};
 use super::contents::{Family, Item, Kind, contents, lay_out, read};
 use super::{date, glibc};
 use crate::cargo::run;
@@ -30,12 +30,16 @@ pub(super) enum Compression {
     None,
 }
 
-/// Writes the package with `daemon` into `folder`; returns its path.
+/// Writes the package with these programs into `folder`; returns its path.
 ///
 /// # Errors
 /// If a file cannot be written, or dpkg-deb is missing or refuses.
-pub(super) fn write(daemon: &Path, folder: &Path, compression: Compression) -> Result<PathBuf> {
-    let items = contents(daemon, Family::Debian)?;
+pub(super) fn write(
+    programs: &[(Part, PathBuf)],
+    folder: &Path,
+    compression: Compression,
+) -> Result<PathBuf> {
+    let items = contents(programs, Family::Debian)?;
     let tree = tempfile::Builder::new().prefix("deb").tempdir_in(folder)?;
     fs::set_permissions(tree.path(), Permissions::from_mode(0o755))?;
     lay_out(&items, tree.path())?;
@@ -68,9 +72,9 @@ pub(super) fn write(daemon: &Path, folder: &Path, compression: Compression) -> R
 }
 
 fn control_file(items: &[Item]) -> Result<String> {
-    let program = items.iter().find(|item| item.kind == Kind::Program).context("no program")?;
+    let programs = items.iter().filter(|item| item.kind == Kind::Program);
     let bytes: usize = items.iter().map(|item| item.bytes.len()).sum();
-    let depends = match glibc::needed(&program.bytes) {
+    let depends = match programs.filter_map(|program| glibc::needed(&program.bytes)).max() {
         Some((major, minor)) => format!("Depends: libc6 (>= {major}.{minor})\n"),
         None => String::new(),
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The licenses of the crates that are linked into the daemon: they ask for a copy of their text.
+//! The licenses of the crates that are linked into the programs: they ask for a copy of their text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::about::NAME;
+use super::about::PARTS;
 use super::linked::{Id, Linked, Program};
 
 /// How names of files with a license begin.
@@ -19,12 +19,24 @@ const NAMES: [&str; 5] = ["LICEN", "COPYING", "NOTICE", "COPYRIGHT", "UNLICENSE"
 /// # Errors
 /// If cargo does not say what is linked, or a crate names no license.
 pub(super) fn of_what_is_linked() -> Result<String> {
-    let mut text = format!(
-        "{NAME} is linked with the standard library of Rust (MIT OR Apache-2.0, \
-         https://github.com/rust-lang/rust)\nand with these crates from https://crates.io:\n\n"
-    );
+    let mut text = String::new();
+    let mut packages = BTreeMap::new();
+    for part in PARTS {
+        let linked = Program::read(part)?.packages;
+        let names: Vec<_> =
+            linked.iter().map(|Linked { id, .. }| format!("{} {}", id.name, id.version)).collect();
+        let _ = write!(
+            text,
+            "{} is linked with the standard library of Rust (MIT OR Apache-2.0, \
+             https://github.com/rust-lang/rust)\nand with these crates from https://crates.io: \
+             {}\n\n",
+            part.name(),
+            names.join(", ")
+        );
+        packages.extend(linked.into_iter().map(|package| (package.id.clone(), package)));
+    }
     let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for package in Program::read()?.packages {
+    for package in packages.into_values() {
         let Linked { id: Id { name, version }, license, folder, .. } = package;
         let _ = writeln!(text, "{name} {version}: {license}");
         for file in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
@@ -54,6 +66,7 @@ mod tests {
         let text = of_what_is_linked().unwrap();
         let (list, texts) = text.split_once("\n-----").unwrap();
         assert!(list.contains("\nvhost-user-backend 0.24.0: Apache-2.0\n"), "{list}");
+        assert!(list.contains("\ntokio ") && list.contains("host is linked with"), "{list}");
         assert!(texts.contains("Permission is hereby granted, free of charge"), "{texts}");
         // Macros, what only tests use or have other packages use, and ourselves.
         let others =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The packages that are linked into the daemon: neither what tests or builds it, nor macros.
+//! The packages that are linked into a program: neither what tests or builds it, nor macros.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::about::NAME;
+use super::about::Part;
 use crate::cargo::{cargo, root};
 
 /// What packages are built for, as far as it matters for what is linked.
@@ -37,9 +37,9 @@ pub(crate) struct Linked {
     pub(super) uses: BTreeSet<Id>,
 }
 
-/// What the daemon is linked of.
+/// What a program is linked of.
 pub(crate) struct Program {
-    /// What the daemon itself uses.
+    /// What the program itself uses, and what other packages of this repository in it use.
     pub(super) uses: BTreeSet<Id>,
     /// All packages, by name.
     pub(crate) packages: Vec<Linked>,
@@ -73,18 +73,20 @@ struct Locked {
 }
 
 impl Program {
-    /// Asks cargo, for the features with which the daemon is built alone: in a build of the whole workspace some
+    /// Asks cargo, for the features with which the program is built alone: in a build of the whole workspace some
     /// packages have more of them, and so use other packages.
     ///
     /// # Errors
     /// If cargo does not say it, or a package names no license or has no checksum.
-    pub(crate) fn read() -> Result<Self> {
-        let mut edges = tree()?;
-        let own = edges.keys().find(|id| id.name == NAME).cloned();
-        let uses = own.and_then(|own| edges.remove(&own));
-        let uses = uses.with_context(|| format!("cargo knows no {NAME}"))?;
+    pub(crate) fn read(part: Part) -> Result<Self> {
+        let edges = tree(part.name())?;
         let mut known = metadata()?;
         let checksums = checksums()?;
+        // Those of this repository have none.
+        let (edges, own): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            edges.into_iter().partition(|(id, _)| checksums.contains_key(id));
+        ensure!(own.keys().any(|id| id.name == part.name()), "cargo knows no {}", part.name());
+        let uses = own.values().flatten().filter(|id| !own.contains_key(*id)).cloned().collect();
         let mut packages = Vec::new();
         for (id, uses) in edges {
             let Id { name, version } = &id;
@@ -102,8 +104,8 @@ impl Program {
 }
 
 /// Each package with what it uses.
-fn tree() -> Result<BTreeMap<Id, BTreeSet<Id>>> {
-    let args = ["tree", "--locked", "--package", NAME, "--edges", "normal,no-proc-macro"];
+fn tree(name: &str) -> Result<BTreeMap<Id, BTreeSet<Id>>> {
+    let args = ["tree", "--locked", "--package", name, "--edges", "normal,no-proc-macro"];
     let form = ["--target", TARGET, "--prefix", "depth", "--no-dedupe", "--format", " {p}"];
     let text = said_by_cargo(&[&args[..], &form].concat())?;
     let mut edges: BTreeMap<Id, BTreeSet<Id>> = BTreeMap::new();

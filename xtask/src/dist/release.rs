@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The daemon as it is distributed: the same sources and toolchain make the same bytes.
+//! The programs as they are distributed: the same sources and toolchain make the same bytes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,15 +9,16 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::about::NAME;
+use super::about::Part;
 use super::linked::{Id, Program};
 use super::linking::Linking;
 use crate::cargo::{cargo, root, target};
 
-/// A daemon that was built.
+/// A program that was built.
 pub(super) struct Release {
-    pub(super) daemon: PathBuf,
-    /// The packages that cargo compiled for it, besides its own.
+    pub(super) part: Part,
+    pub(super) program: PathBuf,
+    /// The packages that cargo compiled for it, besides those of this repository.
     pub(super) compiled: BTreeSet<Id>,
 }
 
@@ -30,29 +31,29 @@ struct Message {
     filenames: Vec<PathBuf>,
 }
 
-/// Builds the release of the daemon, without the names of its symbols: packages have none.
+/// Builds the release of a program alone, without the names of its symbols: packages have none.
 ///
 /// # Errors
 /// If it does not build.
-pub(super) fn build(linking: Linking) -> Result<Release> {
+pub(super) fn build(part: Part, linking: Linking) -> Result<Release> {
     let triple = linking.target()?;
     let strip = ["--config", "profile.release.strip=\"symbols\""];
-    let build = ["build", "--locked", "--release", "--package", NAME];
+    let build = ["build", "--locked", "--release", "--package", part.name()];
     let mut command = cargo(&[&build[..], &strip].concat());
     // With a target of its own the flags are not those of macros and build scripts, which need libraries.
     command.args(["--target", triple, "--message-format", "json-render-diagnostics"]);
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags(linking)?.join("\x1f"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags(part, linking)?.join("\x1f"));
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "{command:?} failed: {}", output.status);
     let folder = target().join(triple).join("release");
     let compiled = compiled(&String::from_utf8(output.stdout)?, &folder)?;
-    Ok(Release { daemon: folder.join(NAME), compiled })
+    Ok(Release { part, program: folder.join(part.name()), compiled })
 }
 
 /// Flags of the compiler: paths of this machine are in no program, neither in its messages nor in what is derived
 /// from them.
-fn flags(linking: Linking) -> Result<Vec<String>> {
-    let program = Program::read()?;
+fn flags(part: Part, linking: Linking) -> Result<Vec<String>> {
+    let program = Program::read(part)?;
     let packages: BTreeSet<&Path> =
         program.packages.iter().filter_map(|package| package.folder.parent()).collect();
     let (root, target) = (root(), target());
@@ -84,7 +85,7 @@ fn compiled(messages: &str, folder: &Path) -> Result<BTreeSet<Id>> {
             let (name, version) = id.split_once('@').with_context(|| package.clone())?;
             found.insert(Id { name: name.to_owned(), version: version.to_owned() });
         } else {
-            ensure!(package.contains(NAME), "{package} is neither of crates.io nor the daemon");
+            ensure!(package.starts_with("path+"), "{package} is neither of crates.io nor ours");
         }
     }
     Ok(found)

@@ -9,17 +9,17 @@ use rpm::{
     BuildConfig, CompressionType, Dependency, FileMode, FileOptions, PackageBuilder, Scriptlet,
 };
 
-use super::about::{DESCRIPTION, MAINTAINER, NAME, RELEASE, SUMMARY, VERSION};
+use super::about::{DESCRIPTION, MAINTAINER, NAME, Part, RELEASE, SUMMARY, VERSION};
 use super::contents::{FOLDERS, Family, Kind, contents, read};
 use super::{date, glibc};
 
 const LICENSE: &str = "Apache-2.0 OR BSD-3-Clause";
 
-/// Writes the package with `daemon` into `folder`; returns its path.
+/// Writes the package with these programs into `folder`; returns its path.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub(crate) fn write(daemon: &Path, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn write(programs: &[(Part, PathBuf)], folder: &Path) -> Result<PathBuf> {
     let seconds: u32 = date::seconds()?.try_into().context("the date of the sources")?;
     let config = BuildConfig::v4().source_date(seconds).compression(CompressionType::Gzip);
     let mut package = PackageBuilder::new(NAME, VERSION, LICENSE, "x86_64", SUMMARY);
@@ -30,7 +30,7 @@ pub(crate) fn write(daemon: &Path, folder: &Path) -> Result<PathBuf> {
         "- See CHANGELOG.md.gz.",
         seconds,
     );
-    let items = contents(daemon, Family::RedHat)?;
+    let items = contents(programs, Family::RedHat)?;
     for item in &items {
         let to = FileOptions::new(format!("/{}", item.path)).mode(FileMode::regular(item.mode()));
         let to = match item.kind {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What the daemon is made of, for programs: a bill of materials in CycloneDX 1.5.
+//! What a program is made of, for programs: a bill of materials in CycloneDX 1.5.
 //!
 //! It has neither a date nor a number of its own, so that the same sources make the same file.
 
@@ -9,22 +9,24 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::about::{NAME, SUMMARY, VERSION};
+use super::about::{Part, VERSION};
 use super::linked::{Id, Linked, Program};
 use super::linking::{Linking, Toolchain};
 use super::sums;
 
 /// Its name, beside packages and in them.
-pub(super) const FILE: &str = "vhost-device-balloon.cdx.json";
+pub(super) fn file(part: Part) -> String {
+    format!("{}.cdx.json", part.name())
+}
 
-/// Writes it for a daemon.
+/// Writes it for a program.
 ///
 /// # Errors
 /// If cargo or rustc do not say what they link.
-pub(super) fn of(daemon: &[u8], linking: Linking) -> Result<String> {
-    let program = Program::read()?;
+pub(super) fn of(part: Part, bytes: &[u8], linking: Linking) -> Result<String> {
+    let program = Program::read(part)?;
     let toolchain = Toolchain::read()?;
-    let own = url(&Id { name: NAME.to_owned(), version: VERSION.to_owned() });
+    let own = url(&Id { name: part.name().to_owned(), version: VERSION.to_owned() });
     let system = system(&toolchain, linking)?;
     let mut components: Vec<Value> = program.packages.iter().map(component).collect();
     let mut dependencies = vec![depends(&own, &program.uses, &references(&system))];
@@ -42,12 +44,12 @@ pub(super) fn of(daemon: &[u8], linking: Linking) -> Result<String> {
             "component": {
                 "type": "application",
                 "bom-ref": own,
-                "name": NAME,
+                "name": part.name(),
                 "version": VERSION,
-                "description": SUMMARY,
+                "description": part.summary(),
                 "licenses": [{ "expression": env!("CARGO_PKG_LICENSE") }],
                 "purl": own,
-                "hashes": [{ "alg": "SHA-256", "content": sums::sha256(daemon)? }],
+                "hashes": [{ "alg": "SHA-256", "content": sums::sha256(bytes)? }],
             },
             "properties": [
                 { "name": "cargo:target", "value": linking.target()? },
@@ -130,7 +132,7 @@ fn url(Id { name, version }: &Id) -> String {
     format!("pkg:cargo/{name}@{}", version.replace('+', "%2B"))
 }
 
-/// Compares a bill with what cargo says it has compiled for the daemon.
+/// Compares a bill with what cargo says it has compiled for the program.
 ///
 /// # Errors
 /// If a package is missing or too many, or CycloneDX does not allow what the bill says.
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
 
     fn bill() -> Value {
-        serde_json::from_str(&of(b"a daemon", Linking::Dynamic).unwrap()).unwrap()
+        serde_json::from_str(&of(Part::Daemon, b"a daemon", Linking::Dynamic).unwrap()).unwrap()
     }
 
     #[test]
@@ -213,8 +215,8 @@ mod tests {
     #[cfg(feature = "packages")]
     #[test]
     fn bill_that_is_not_as_compiled_is_refused() {
-        let text = of(b"a daemon", Linking::Dynamic).unwrap();
-        let packages = Program::read().unwrap().packages;
+        let text = of(Part::Daemon, b"a daemon", Linking::Dynamic).unwrap();
+        let packages = Program::read(Part::Daemon).unwrap().packages;
         let compiled: BTreeSet<Id> = packages.into_iter().map(|package| package.id).collect();
         check(&text, &compiled).unwrap();
         let mut more = compiled.clone();
@@ -228,10 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn bill_of_the_host_names_no_package_of_ours() {
+        let text = of(Part::Host, b"a program", Linking::Dynamic).unwrap();
+        for named in ["pkg:cargo/tokio@", "pkg:cargo/hyper@", "pkg:cargo/vhost@"] {
+            assert!(text.contains(named), "{named}");
+        }
+        // Packages of this repository are no components.
+        assert!(!text.contains("balloon-policy"), "{text}");
+        assert_eq!(text.matches("pkg:cargo/vhost-device-balloon@").count(), 0);
+    }
+
+    #[test]
     fn bill_has_no_date_and_no_path() {
         let (once, again) = (
-            of(b"a daemon", Linking::Dynamic).unwrap(),
-            of(b"a daemon", Linking::Dynamic).unwrap(),
+            of(Part::Daemon, b"a daemon", Linking::Dynamic).unwrap(),
+            of(Part::Daemon, b"a daemon", Linking::Dynamic).unwrap(),
         );
         assert_eq!(once, again);
         for own in ["timestamp", "serialNumber", "file://", env!("CARGO_MANIFEST_DIR")] {

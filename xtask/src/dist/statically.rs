@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::about::{NAME, VERSION};
+use super::about::{NAME, Part, VERSION};
 use super::check::{Daemon, is_root};
 use super::glibc;
 use super::linking::Linking;
@@ -20,16 +20,16 @@ use crate::cargo::root;
 /// # Errors
 /// If it does not build, or needs a library after all.
 pub(super) fn build(folder: &Path) -> Result<Release> {
-    let built = release::build(Linking::Static)?;
-    let daemon = folder.join(NAME);
-    fs::copy(&built.daemon, &daemon)
-        .with_context(|| format!("cannot copy {}", built.daemon.display()))?;
+    let built = release::build(Part::Daemon, Linking::Static)?;
+    let program = folder.join(NAME);
+    fs::copy(&built.program, &program)
+        .with_context(|| format!("cannot copy {}", built.program.display()))?;
     let recipe = root().join("packaging/container/Containerfile");
     fs::copy(&recipe, folder.join("Containerfile"))
         .with_context(|| format!("cannot copy {}", recipe.display()))?;
-    let bytes = fs::read(&daemon)?;
-    ensure!(glibc::is_static(&bytes), "{} asks for a loader", daemon.display());
-    Ok(Release { daemon, ..built })
+    let bytes = fs::read(&program)?;
+    ensure!(glibc::is_static(&bytes), "{} asks for a loader", program.display());
+    Ok(Release { program, ..built })
 }
 
 /// Runs it in a folder that holds nothing else, as a container does.

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use vhost_device_balloon::program;
 
-use super::about::NAME;
+use super::about::{NAME, PARTS};
 use super::contents::{Family, Kind, contents};
 
-/// The files of a package with this program in place of the daemon, by path.
+/// The files of a package with this program in place of all, by path.
 fn files(family: Family) -> BTreeMap<String, (Vec<u8>, Kind)> {
-    let daemon = std::env::current_exe().unwrap();
-    let items = contents(&daemon, family).unwrap();
+    let programs = PARTS.map(|part| (part, std::env::current_exe().unwrap()));
+    let items = contents(&programs, family).unwrap();
     items.into_iter().map(|item| (item.path, (item.bytes, item.kind))).collect()
 }
 
@@ -22,6 +22,11 @@ fn packages_hold_what_belongs_to_the_daemon() {
     for files in [&debian, &red_hat] {
         for path in [
             "usr/bin/vhost-device-balloon",
+            "usr/bin/vhost-device-balloon-host",
+            "usr/lib/systemd/system/vhost-device-balloon-hostd.service",
+            "usr/share/man/man1/vhost-device-balloon-host-hostd.1.gz",
+            "usr/share/bash-completion/completions/vhost-device-balloon-host.bash",
+            "usr/share/doc/vhost-device-balloon/vhost-device-balloon-host.cdx.json",
             "usr/lib/systemd/system/vhost-device-balloon@.service",
             "usr/lib/systemd/system/vhost-device-balloon@.socket",
             "usr/lib/sysusers.d/vhost-device-balloon.conf",

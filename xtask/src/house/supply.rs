@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::audit::WORKSPACES;
 use crate::cargo::root;
+use crate::dist::about::Part;
 use crate::dist::linked::{Id, Program};
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
@@ -79,7 +80,7 @@ fn sources(lock: &str) -> Result<()> {
 pub(super) fn check_linked() -> Result<()> {
     let text = fs::read_to_string(root().join("deny.toml")).context("deny.toml")?;
     let rules: Rules = toml::from_str(&text).context("deny.toml")?;
-    let packages = Program::read()?.packages;
+    let packages = Program::read(Part::Daemon)?.packages;
     linked(&rules, packages.iter().map(|package| (&package.id, &*package.license)))
 }
 
