@@ -18,7 +18,7 @@ use vmm_integration::control::ControlSocket;
 use vmm_integration::debian::DebianMachine;
 use vmm_integration::linux_guest::{self, AgentClient};
 use vmm_integration::measure::host::wait_until;
-use vmm_integration::vmm::qemu;
+use vmm_integration::vmm::qemu::{self, built};
 
 const HOOK: &str = env!("CARGO_BIN_EXE_balloon-kubevirt-hook");
 const DOMAIN: &str = include_str!("data/domain.xml");
@@ -70,9 +70,13 @@ impl Pod {
     }
 
     fn define(&self, domain: &str) -> String {
+        self.define_as(domain, VMI)
+    }
+
+    fn define_as(&self, domain: &str, vmi: &str) -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let socket = self.0.path(&format!("{VOLUME}/vhost-device-balloon.sock"));
-        let asked = OnDefineDomainParams { domain_xml: domain.into(), vmi: VMI.into() };
+        let asked = OnDefineDomainParams { domain_xml: domain.into(), vmi: vmi.into() };
         let answer = runtime.block_on(async {
             let mut client = Client::connect(&socket).await.unwrap();
             let info: InfoResult = client.call(path::INFO, Empty {}).await.unwrap();
@@ -196,5 +200,49 @@ fn libvirt_starts_what_the_hook_returns() {
         }
     })
     .unwrap();
+    println!("{}", pod.log());
+}
+
+/// Beside the program that was built, QEMU finds the firmware that Debian has elsewhere.
+const FIRMWARE: &str = "\
+mkdir -p /usr/local/share/qemu
+cp -rs /usr/share/qemu/. /usr/share/seabios/. /usr/local/share/qemu/
+";
+
+#[test]
+#[ignore = "needs a QEMU of our own and a Debian machine and a full run: cargo xtask test --full"]
+fn own_device_connects_to_the_next_keeper() {
+    let pod = Pod::new();
+    fs::copy(built::program().unwrap(), pod.0.path("/usr/local/bin/qemu-system-x86_64")).unwrap();
+    pod.0.script(FIRMWARE).unwrap();
+    let emulator = "<devices>\n\t\t<emulator>/usr/local/bin/qemu-system-x86_64</emulator>";
+    let domain = DOMAIN.replace("org.qemu.guest_agent.0", "org.vhost-device-balloon.agent");
+    let domain = domain.replace("<devices>", emulator);
+    // Our QEMU is built without a display.
+    let between = |end: &str| domain.find(end).unwrap() + end.len();
+    let display = domain.find("<video>").unwrap()..between("</graphics>");
+    let domain = domain.replace(&domain[display], "<video><model type='none'/></video>");
+    let asked =
+        "vhost-device-balloon/device\": \"vhost-user-balloon\",\n      \"kubevirt.io/latest";
+    let xml = pod.define_as(&domain, &VMI.replace("kubevirt.io/latest", asked));
+    fs::write(pod.0.path("/root/vm1.xml"), &xml).unwrap();
+    let said = pod.0.script("virsh define vm1.xml && virsh start shop_vm1");
+    println!("{}", said.unwrap_or_else(|error| panic!("{error:#}\n{xml}\n{}", pod.log())));
+    let guest = pod.guest();
+    guest.alloc(KEPT, 64 * MIB, 1).unwrap();
+    pod.expect_reclaimed(&guest);
+    // Both: what the keeper held is gone, and QEMU connects to what the hook starts.
+    let before = pod.status().unwrap()["pid"].clone();
+    let kill = format!("kill -KILL $(sed -n 's/^PPid:\\t//p' /proc/{before}/status) {before}");
+    pod.0.script(&kill).unwrap();
+    wait_until(PATIENCE, LOOK_EVERY, || match pod.status() {
+        Ok(status) if status["pid"] != before && status["driver"] == "reporting" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+    pod.expect_reclaimed(&guest);
+    let log = pod.log();
+    assert!(log.contains("the keeper of the daemon ended by itself"), "{log}");
+    pod.0.script("virsh destroy shop_vm1").unwrap();
     println!("{}", pod.log());
 }
