@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::daemon::{Sockets, Supervisor};
 use crate::domain;
@@ -27,7 +27,7 @@ use crate::service::{Calls, Hook, NAME};
 
 /// The daemon's program.
 const DAEMON: &str = "vhost-device-balloon";
-/// Between two looks whether the VM has ended, once this process is told to end.
+/// Between two looks whether the VM has ended, once this process is told to end; between two tries to accept.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// The last answer of a connection is sent within this.
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
@@ -208,7 +208,11 @@ async fn serve(places: &Places) -> Result<(), String> {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, Arc::clone(&hook), closing.clone()));
                 }
-                Err(error) => eprintln!("cannot accept a connection: {error}"),
+                Err(error) => {
+                    eprintln!("cannot accept a connection: {error}");
+                    // A reason such as too many open files stays for a while.
+                    sleep(LOOKS_EVERY).await;
+                }
             },
             Some(_) = connections.join_next() => {}
             () = hook.ended.notified() => break,

@@ -63,7 +63,7 @@ fn example_is_understood_by_the_hook() {
 fn versions_and_policy_of_the_manifests_are_ours() {
     assert!(read("kustomization.yaml").contains(&format!("newTag: {VERSION}\n")));
     for line in read("Containerfile").lines().filter(|line| line.contains("--tag")) {
-        assert!(line.contains(&format!(":{VERSION} ")), "{line}");
+        assert!(line.contains(&format!(":{VERSION}")), "{line}");
     }
     let rules = Rules::from_toml(&read("policy.toml")).unwrap();
     assert!(rules.host.dry_run, "a policy that acts is the operator's decision");

@@ -144,12 +144,14 @@ impl Hook {
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        // A test that failed may have left all three.
-        let daemon = self.status().ok().map(|status| pid(&status));
-        let keeper = daemon.and_then(parent).filter(|keeper| keeper.as_raw_nonzero().get() > 1);
-        let own = Pid::from_child(&self.process);
-        let all = [self.process.try_wait().unwrap().is_none().then_some(own), keeper, daemon];
-        for pid in all.into_iter().flatten() {
+        // A test that failed may have left all three; a daemon without its keeper is told by its status.
+        let own =
+            (self.process.try_wait().unwrap().is_none()).then(|| Pid::from_child(&self.process));
+        let keepers: Vec<_> = own.map(children).unwrap_or_default();
+        let daemons: Vec<_> = keepers.iter().copied().flat_map(children).collect();
+        let orphan = self.status().ok().map(|status| pid(&status));
+        let all = own.into_iter().chain(keepers).chain(daemons).chain(orphan);
+        for pid in all {
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = self.process.wait();
@@ -158,6 +160,13 @@ impl Drop for Hook {
 
 pub(crate) fn pid(status: &Value) -> Pid {
     Pid::from_raw(i32::try_from(status["pid"].as_u64().unwrap()).unwrap()).unwrap()
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let pid = pid.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// The daemon's keeper.
