@@ -16,6 +16,7 @@ mod house;
 mod kernel;
 mod lab;
 mod mutants;
+mod pictures;
 mod qemu;
 mod reference;
 mod setup;
@@ -132,6 +133,13 @@ enum Command {
     /// RustSec's database of vulnerabilities with git. Without a network the command fails after all other
     /// checks, and says so.
     Audit(audit::Options),
+    /// Makes the pictures of `ctl top` and of the board for Grafana in docs.
+    ///
+    /// Boots four Linux guests with a daemon each, and a hostd with a policy, has the guests use and free memory,
+    /// presses keys in a terminal with `top`, and has a Prometheus scrape hostd. Writes top.svg, top-demo.svg
+    /// and top-demo.cast from what the terminal showed, and board.svg from what Prometheus answers to each query
+    /// of the board. Fails if a panel has no data. Takes some two minutes.
+    Pictures(pictures::Options),
     /// Builds the pages of docs as a book in target/book.
     Book,
     /// Fetches and unpacks what a guest needs into target/guest, and builds its init program.
@@ -239,6 +247,7 @@ fn main() -> ExitCode {
         Command::Qemu(options) => qemu::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Audit(options) => audit::run(&options),
+        Command::Pictures(options) => pictures::run(&options),
         Command::Book => book::build(),
         Command::Bench { what: None, full, resume } => lab::bench(full, resume).map(drop),
         Command::Lab { args } => lab::lab(&args).map(drop),

@@ -21,13 +21,13 @@ const BAD: Style = Style::new().fg(Color::Red);
 const KEYS: [(&str, &str); 9] = [
     ("↑↓", "guest"),
     ("←→", "sort"),
+    ("i", "invert"),
     ("t", "target"),
     ("p", "pause"),
     ("r", "reclaim"),
     ("x", "interrupt"),
     ("?", "help"),
     ("q", "quit"),
-    ("i", "invert"),
 ];
 /// Characters of a bar.
 const BAR: usize = 20;
@@ -80,7 +80,7 @@ fn header(app: &App) -> Vec<Line<'static>> {
         |percent: Option<f64>| percent.map_or("-".to_owned(), |part| format!("{part:.2} %"));
     let style = if host.full_percent.is_some_and(|part| part > 1.0) { BAD } else { Style::new() };
     let waits = format!(
-        "Waits   for memory in the last 10 s: some tasks {}, all tasks {}",
+        "for memory in the last 10 s: some tasks {}, all tasks {}",
         percent(host.some_percent),
         percent(host.full_percent)
     );
@@ -94,7 +94,7 @@ fn header(app: &App) -> Vec<Line<'static>> {
         size(sum(|row| row.resident_bytes)),
         size(sum(|row| row.reclaimed_bytes)),
     );
-    let mut waits = vec![Span::styled(waits, style)];
+    let mut waits = vec![Span::styled("Waits   ", BOLD), Span::styled(waits, style)];
     if let Some(state) = app.host.hostd_in_words() {
         waits.push(Span::raw(format!("   hostd: {}", harmless(&state))));
     }
@@ -133,7 +133,7 @@ fn draw_table(frame: &mut Frame<'_>, app: &App, area: Rect) {
     let table = Table::new(lines, widths)
         .header(TableRow::new(titles).style(Style::new().add_modifier(Modifier::UNDERLINED)))
         .column_spacing(GAP)
-        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        .row_highlight_style(Style::new().fg(Color::Reset).add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(app.selected_index());
     frame.render_stateful_widget(table, area, &mut state);
     if rows.is_empty() {

@@ -33,6 +33,11 @@ struct Look {
 }
 
 impl Look {
+    /// Whether a blank shows it.
+    fn is_drawn(&self) -> bool {
+        self.background.is_some() || self.underline
+    }
+
     fn of(cell: &vt100::Cell) -> Self {
         let (mut foreground, mut background) = (color(cell.fgcolor()), color(cell.bgcolor()));
         if cell.inverse() {
@@ -78,9 +83,17 @@ fn size(screen: &vt100::Screen) -> (u16, u16) {
     (lines.get(), columns.get())
 }
 
-/// The runs of a line: where each begins, how it looks, its text. Blanks without a background are none.
-fn runs(screen: &vt100::Screen, line: u16) -> Vec<(u16, Look, String)> {
-    let mut runs: Vec<(u16, Look, String)> = Vec::new();
+/// A run of characters that look alike.
+struct Run {
+    column: u16,
+    look: Look,
+    text: String,
+}
+
+/// The runs of a line. Two blanks end one, so that no viewer needs to keep blanks, unless they show
+/// something.
+fn runs(screen: &vt100::Screen, line: u16) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
     let mut next = 0;
     for column in 0..size(screen).1 {
         let Some(cell) = screen.cell(line, column) else { continue };
@@ -90,34 +103,42 @@ fn runs(screen: &vt100::Screen, line: u16) -> Vec<(u16, Look, String)> {
         let look = Look::of(cell);
         let text = if cell.has_contents() { cell.contents() } else { " " };
         match runs.last_mut() {
-            Some((_, last, run)) if *last == look && next == column => run.push_str(text),
-            _ => runs.push((column, look, text.to_owned())),
+            Some(run)
+                if run.look == look
+                    && next == column
+                    && (look.is_drawn() || text != " " || !run.text.ends_with(' ')) =>
+            {
+                run.text.push_str(text);
+            }
+            _ => runs.push(Run { column, look, text: text.to_owned() }),
         }
         next = column + 1;
     }
-    let shows = |(_, look, text): &(u16, Look, String)| {
-        look.background.is_some() || look.underline || !text.trim().is_empty()
-    };
-    runs.into_iter().filter(shows).collect()
+    runs.retain(|run| run.look.is_drawn() || !run.text.trim().is_empty());
+    runs
 }
 
 /// A line, drawn from its upper left corner on.
 fn line(screen: &vt100::Screen, nr: u16) -> String {
     let mut svg = String::new();
-    for (column, look, text) in runs(screen, nr) {
-        let is_drawn = look.background.is_some() || look.underline;
-        let text = if is_drawn { text.as_str() } else { text.trim_end() };
-        let columns = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
-        let (x, width) = (f64::from(column) * CELL.0, f64::from(columns) * CELL.0);
+    for Run { column, look, text } in runs(screen, nr) {
+        let x = |column: u16| f64::from(column) * CELL.0;
+        let width = |text: &str| x(u16::try_from(text.chars().count()).unwrap_or(u16::MAX));
         if let Some(background) = &look.background {
             let _ = write!(
                 svg,
-                "<rect x=\"{x:.1}\" width=\"{width:.1}\" height=\"{}\" fill=\"{background}\"/>",
+                "<rect x=\"{:.1}\" width=\"{:.1}\" height=\"{}\" fill=\"{background}\" shape-rendering=\"crispEdges\"/>",
+                x(column),
+                width(&text),
                 CELL.1
             );
         }
-        if text.trim().is_empty() && !look.underline {
-            continue;
+        if look.underline {
+            let (from, to) = (x(column), x(column) + width(&text));
+            let _ = write!(
+                svg,
+                "<path d=\"M{from:.1} 17H{to:.1}\" stroke=\"currentColor\" opacity=\".5\"/>"
+            );
         }
         let mut style = String::new();
         if let Some(color) = &look.foreground {
@@ -125,15 +146,33 @@ fn line(screen: &vt100::Screen, nr: u16) -> String {
         }
         style += if look.bold { " font-weight=\"700\"" } else { "" };
         style += if look.dim { " opacity=\".6\"" } else { "" };
-        style += if look.underline { " text-decoration=\"underline\"" } else { "" };
-        // The length keeps columns in place, whatever font there is.
-        let _ = write!(
-            svg,
-            "<text x=\"{x:.1}\" y=\"13.5\" textLength=\"{width:.1}\"{style}>{}</text>",
-            html! { (text) }.into_string()
-        );
+        for (offset, word) in words(&text) {
+            // The length keeps columns in place, whatever font there is.
+            let _ = write!(
+                svg,
+                "<text x=\"{:.1}\" y=\"13.5\" textLength=\"{:.1}\"{style}>{}</text>",
+                x(column + offset),
+                width(word),
+                html! { (word) }.into_string()
+            );
+        }
     }
     svg
+}
+
+/// The parts of a text between two blanks or more, and in which column each begins.
+fn words(text: &str) -> Vec<(u16, &str)> {
+    let mut words = Vec::new();
+    let mut offset = 0;
+    for part in text.split("  ") {
+        let word = part.trim();
+        let before = part.len() - part.trim_start().len();
+        if !word.is_empty() {
+            words.push((u16::try_from(offset + before).unwrap_or(u16::MAX), word));
+        }
+        offset += part.chars().count() + 2;
+    }
+    words
 }
 
 /// A window with these contents.
@@ -146,13 +185,13 @@ fn window(title: &str, about: &str, size: (u16, u16), style: &str, contents: &st
             title id="t" { (title) }
             desc id="d" { (about) }
             style {
-                "text{white-space:pre;fill:" (FOREGROUND) ";font:" (FONT) "px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace}"
+                "text{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;font-size:" (FONT) "px}"
                 (PreEscaped(style))
             }
             rect width="100%" height="100%" rx="8" fill=(BACKGROUND) {}
             @for (x, color) in dots { circle cx=(x) cy="15" r="5" fill=(color) {} }
-            text x="50%" y="19" text-anchor="middle" opacity=".7" { (title) }
-            g transform={ "translate(" (MARGIN) " " (TITLE) ")" } { (PreEscaped(contents)) }
+            text x="50%" y="19" text-anchor="middle" opacity=".7" fill=(FOREGROUND) { (title) }
+            g fill=(FOREGROUND) color=(FOREGROUND) transform={ "translate(" (MARGIN) " " (TITLE) ")" } { (PreEscaped(contents)) }
         }
     };
     svg.into_string() + "\n"
@@ -252,10 +291,24 @@ mod tests {
         let red = "<text x=\"0.0\" y=\"13.5\" textLength=\"25.2\" fill=\"#ff7b72\">a&lt;b</text>";
         assert!(svg.contains(red), "{svg}");
         assert!(
-            svg.contains("<rect x=\"42.0\" width=\"8.4\" height=\"18\" fill=\"#d5dbe3\"/>"),
+            svg.contains("<rect x=\"42.0\" width=\"8.4\" height=\"18\" fill=\"#d5dbe3\" shape-rendering=\"crispEdges\"/>"),
             "{svg}"
         );
         assert!(svg.contains("font-weight=\"700\">bold</text>"), "{svg}");
+    }
+
+    #[test]
+    fn columns_keep_their_places() {
+        assert_eq!(words("a b   c "), [(0, "a b"), (6, "c")]);
+        assert_eq!(words("    4G  ░ "), [(4, "4G"), (8, "░")]);
+        let svg = picture(&screen(b"ab     4G\r\n\x1b[7mx    y"), "T", "what");
+        for text in [
+            "x=\"0.0\" y=\"13.5\" textLength=\"16.8\">ab<",
+            "x=\"58.8\" y=\"13.5\" textLength=\"16.8\">4G<",
+            "x=\"42.0\" y=\"13.5\" textLength=\"8.4\" fill=\"#161b22\">y<",
+        ] {
+            assert!(svg.contains(text), "{text}\n{svg}");
+        }
     }
 
     #[test]

@@ -61,6 +61,11 @@ const BOARD: &str = "
 and how long it takes, pressure, targets and leases. It asks for the data source, and is for daemons that are scraped through
 [hostd](host.md#metrics-of-a-host) or one by one; without hostd the panels of the host are empty. Tests read every expression and the names in it.
 Grafana itself was never run with it here.
+
+![The panels of the board with the data of four guests](../board.svg)
+
+The picture is not Grafana's: this project's charts drew what a real Prometheus, which scraped a hostd with four Linux guests, answered to
+each query of the board (`cargo xtask pictures`, which fails if a panel has no data).
 ";
 
 fn document() -> String {
