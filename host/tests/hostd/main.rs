@@ -8,3 +8,4 @@ mod linux;
 mod metrics;
 mod process;
 mod steering;
+mod unit;
