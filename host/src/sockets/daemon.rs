@@ -21,6 +21,7 @@ use vhost_device_balloon::operator::{OPENMETRICS, StatusView};
 
 use super::connect::connect;
 use super::find::stem;
+use super::names::is_name;
 
 /// How long a daemon may take for an answer, unless [`Daemon::within`] says otherwise. A daemon of its
 /// own answers within a millisecond; one may wait for a second until it knows how much is resident.
@@ -31,6 +32,9 @@ pub const MOST_BYTES: usize = 512 << 10;
 
 /// Most bytes of the header fields of an answer. hyper takes no less than 8 KiB.
 const MOST_HEAD_BYTES: usize = 16 << 10;
+
+/// Most characters of an error of a daemon that are passed on.
+const MOST_SAID: usize = 500;
 
 /// Why there is no answer, or a bad one.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +94,7 @@ impl Daemon {
 
     /// Returns the VM's name: that of its status, or else of the socket's file.
     pub fn name(&self, status: &StatusView) -> String {
-        status.name.clone().unwrap_or_else(|| stem(&self.path))
+        status.name.clone().filter(|name| is_name(name)).unwrap_or_else(|| stem(&self.path))
     }
 
     /// Returns the status of daemon, VMM and guest driver.
@@ -194,9 +198,14 @@ impl Daemon {
         let said = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.error);
         Err(AskError::Refused {
             status: status.as_u16(),
-            text: said.unwrap_or_else(|_| format!("status {status}")),
+            text: said.map_or_else(|_| format!("status {status}"), |said| harmless(&said)),
         })
     }
+}
+
+/// What a daemon says of an error, for a log and a terminal: the daemon's own errors are shorter.
+fn harmless(said: &str) -> String {
+    said.chars().take(MOST_SAID).map(|each| if each.is_control() { ' ' } else { each }).collect()
 }
 
 #[cfg(test)]

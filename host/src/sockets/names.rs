@@ -13,7 +13,9 @@ use super::find::stem;
 /// what two say, and the name of another one's socket, count for none of them. Such a daemon is called
 /// like its socket's file, and where two directories have the same one, by its whole path.
 pub fn names<'a>(daemons: impl Iterator<Item = (&'a Path, Option<String>)>) -> Vec<String> {
-    let daemons: Vec<_> = daemons.map(|(path, claim)| (path, stem(path), claim)).collect();
+    let daemons: Vec<_> = daemons
+        .map(|(path, claim)| (path, stem(path), claim.filter(|claim| is_name(claim))))
+        .collect();
     let paths: BTreeSet<_> = daemons.iter().map(|(path, ..)| path.to_string_lossy()).collect();
     let mut stems = BTreeMap::new();
     let mut claims = BTreeMap::new();
@@ -34,6 +36,11 @@ pub fn names<'a>(daemons: impl Iterator<Item = (&'a Path, Option<String>)>) -> V
     daemons.into_iter().map(name).collect()
 }
 
+/// Whether a daemon can have this name: others could change what a terminal shows.
+pub(super) fn is_name(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && !name.contains(char::is_control)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +53,14 @@ mod tests {
     fn name_is_what_the_daemon_says() {
         let daemons = [("/r/a.ctl", Some("web")), ("/r/b.ctl", None), ("/r/c.ctl", Some("c"))];
         assert_eq!(of(&daemons), ["web", "b", "c"]);
+    }
+
+    #[test]
+    fn name_that_no_daemon_has_counts_for_none() {
+        let long = "x".repeat(256);
+        for bad in ["", "a\u{1b}[2Jb", "a\nb", &long] {
+            assert_eq!(of(&[("/r/a.ctl", Some(bad))]), ["a"], "{bad:?}");
+        }
     }
 
     #[test]

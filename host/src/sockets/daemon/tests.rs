@@ -62,6 +62,17 @@ fn refusal_says_why() {
 }
 
 #[test]
+fn refusal_that_is_no_text_for_people_becomes_one() {
+    let (_dir, daemon) = daemon(|stream| {
+        let body = format!("{{\"error\":\"a\\u001b[2Jb\\n{}\"}}", "x".repeat(10_000));
+        let head = format!("HTTP/1.1 409 Conflict\r\nContent-Length: {}\r\n\r\n", body.len());
+        say(stream, &(head + &body));
+    });
+    let text = ask(&daemon).unwrap_err().to_string();
+    assert!(text.starts_with("a [2Jb xx") && text.len() == MOST_SAID, "{text}");
+}
+
+#[test]
 fn nobody_there_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.ctl");
