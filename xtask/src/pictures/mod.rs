@@ -11,7 +11,7 @@ mod screen;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Folder for the pictures.
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     out: PathBuf,
-    /// Seconds that the board shows, from 40 to 600.
+    /// Seconds that the board shows at least, from 40 to 600.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(40..=600))]
     seconds: u64,
 }
@@ -45,12 +45,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo::run(cargo::cargo(&["build", "--locked"]).args(packages))?;
     let scene = Scene::start(&toolbox, &cargo::target().join("debug"))?;
     let server = Server::start(&scene.metrics)?;
+    let since = Instant::now();
     let recorded = scene.play(Duration::from_secs(options.seconds), || {
         screen::record(&scene).context("the screen of top")
     })?;
     let text = fs::read_to_string(cargo::root().join(BOARD)).context(BOARD)?;
     let board = Board::parse(&text)?;
-    let answers = board.ask(&server, Duration::from_secs(options.seconds))?;
+    let answers = board.ask(&server, since.elapsed())?;
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let write = |name: &str, text: &str| -> Result<()> {
         let path: &Path = &options.out.join(name);

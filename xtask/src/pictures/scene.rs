@@ -15,12 +15,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
+use vmm_integration::control::ControlSocket;
 use vmm_integration::daemon::DaemonProcess;
+use vmm_integration::measure::host::wait_until;
 use vmm_integration::vmm::qemu::{Balloon, GuestConfig, LinuxGuest, Toolbox};
 
 /// The directory of control sockets, below the scene's.
 pub(super) const SOCKETS: &str = "vms";
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const HAPPENS_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 const MIB: u64 = 1 << 20;
 /// Names of the guests, their memory in MiB, what each uses at a time in MiB, and seconds between.
 const GUESTS: [(&str, u64, u64, u64); 4] = [
@@ -76,6 +82,26 @@ impl Scene {
         Ok(Self { guests, hostd, dir, metrics, program })
     }
 
+    /// Waits until a daemon's answer at `path` is as `wanted` says.
+    ///
+    /// # Errors
+    /// If none is within a minute.
+    pub(super) fn wait_for_any(&self, path: &str, wanted: fn(&Value) -> bool) -> Result<()> {
+        let sockets = GUESTS.map(|(name, ..)| self.socket(name));
+        let look = || {
+            let answers = sockets
+                .iter()
+                .filter_map(|socket| ControlSocket::new(socket, ANSWERS_WITHIN).get(path).ok());
+            let answers: Vec<_> = answers.collect();
+            if answers.iter().any(wanted) { Ok(()) } else { Err(format!("{path}: {answers:?}")) }
+        };
+        wait_until(HAPPENS_WITHIN, LOOK_EVERY, look)
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.dir.path().join(SOCKETS).join(format!("{name}.ctl"))
+    }
+
     /// Has the guests use and free memory for this long, and does something meanwhile.
     ///
     /// # Errors
@@ -126,10 +152,11 @@ fn uses(guest: &Guest, bytes: u64, hold: Duration, stopped: &Receiver<()>) -> Re
 
 /// Starts hostd with a policy that wants more than the host has available now, so that it has to act.
 fn start_hostd(program: &Path, dir: &Path) -> Result<(Child, SocketAddr)> {
-    let available = available_bytes()?;
+    // Also if other programs of the host give some back meanwhile.
+    let reserve = available_bytes()? + 1024 * MIB;
     let policy = dir.join("policy.toml");
     let rules = format!(
-        "[host]\nreserve = {available}\nband = \"64M\"\nperiod = \"2s\"\n\n[guest]\nreserve = \"64M\"\n"
+        "[host]\nreserve = {reserve}\nband = \"64M\"\nperiod = \"2s\"\n\n[guest]\nreserve = \"64M\"\n"
     );
     fs::write(&policy, rules)?;
     let mut command = Command::new(program);

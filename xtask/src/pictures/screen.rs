@@ -53,14 +53,18 @@ pub(super) fn record(scene: &Scene) -> Result<Recorded> {
     thread::sleep(PAUSE);
     typed(&top, "kp")?;
     top.wait_for(SOON, |text| text.contains("discarding is paused by operator"))?;
-    thread::sleep(3 * PAUSE);
+    // The board shows what is not discarded.
+    scene
+        .wait_for_any("/v1/counters", |counters| counters["skips"]["paused"].as_u64() > Some(0))?;
+    thread::sleep(PAUSE);
     top.press("p")?;
     top.wait_for(SOON, |text| text.contains("discarding goes on"))?;
     thread::sleep(PAUSE);
     typed(&top, "kry")?;
     top.wait_for(RECLAIM, |text| text.contains("the reclaim squeezed"))?;
     thread::sleep(PAUSE);
-    // A guest that returns memory now, and one whose target hostd leases.
+    // A guest whose target hostd leases, and one that returns memory now.
+    scene.wait_for_any("/v1/status", |status| status["lease_left_seconds"].is_f64())?;
     top.wait_for(RECLAIM, |text| text.contains("M/s  ") && text.contains("hostd: engaged"))?;
     let about = format!("The table of top:\n{}", top.text());
     let shown = picture(&top.screen(), TITLE, &about);
