@@ -284,6 +284,8 @@ pub struct StatisticsView {
 pub struct SampleView {
     /// Seconds since the sample came.
     pub age_seconds: f64,
+    /// Bytes that the driver said were in the balloon when it came; `null` if it had not said so.
+    pub balloon_bytes: Option<u64>,
     /// Each statistic (virtio 1.3, 5.5.6.4): bytes if its name ends in `_bytes`, otherwise how often
     /// it happened; `null` if the guest does not send it.
     pub values: BTreeMap<String, Option<u64>>,
@@ -294,6 +296,7 @@ impl StatisticsView {
     pub(crate) fn of(state: &State) -> Self {
         let sample = state.statistics().map(|sample| SampleView {
             age_seconds: sample.age().as_secs_f64(),
+            balloon_bytes: sample.balloon_bytes,
             values: sample
                 .values
                 .named()

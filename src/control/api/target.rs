@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Answer, Context, unavailable};
 use crate::control::http::Response;
 use crate::control::views::left_seconds;
-use crate::device::{Balloon, Lease, MAX_LEASE, Target, TargetError, TargetRefused};
+use crate::device::{Balloon, Lease, MAX_LEASE, TargetError, TargetRefused};
 use crate::state::{State, Told};
 
 /// An example of the body, for errors.
@@ -163,12 +163,18 @@ fn change(
     state: &State,
     change: impl FnOnce(&Balloon) -> Result<(), TargetError>,
 ) -> Result<TargetView, Response> {
-    let Target { base_bytes, base_forced, lease } = state.balloon.target();
+    let before = state.balloon.target();
     change(&state.balloon).map_err(|error| Response::error(400, error.to_string()))?;
+    let now = state.balloon.target();
+    let is_renewal = before.lease.is_some() && now.lease.is_some();
+    if is_renewal && (now.bytes(), now.is_forced()) == (before.bytes(), before.is_forced()) {
+        // No guest is woken for that, and a driver that has deflated does not inflate again.
+        return Ok(TargetView::of(&state.balloon, told(state)));
+    }
     let told = state.announce_change().map_err(|error| {
         // It was one before.
-        let _ = state.balloon.set_target(base_bytes, base_forced);
-        state.balloon.set_lease(lease);
+        let _ = state.balloon.set_target(before.base_bytes, before.base_forced);
+        state.balloon.set_lease(before.lease);
         unavailable("cannot announce the new target to the guest", &error)
     })?;
     Ok(TargetView::of(&state.balloon, told))
@@ -203,23 +209,48 @@ mod tests {
         }
     }
 
-    /// Found by fuzzing: the target was as before, and forced from then on.
-    #[test]
-    fn target_that_cannot_be_told_changes_nothing() {
-        let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
-        state.set_frontend(Some(Arc::new(Full)));
-        state.balloon.set_acked_features(0);
-        state.rings.note(0, Some(&Queue::new(2).unwrap()));
+    /// A guest that is told nothing, over a channel that is full.
+    fn put(state: &Arc<State>, body: &[u8]) -> u16 {
         let request = Request {
             method: "PUT",
             path: "/v1/target",
             query: None,
             openmetrics: false,
-            body: br#"{"bytes": 8192, "force": true}"#,
+            body,
             keep_alive: true,
         };
-        let reply = answer(&request, Access::Everything, &state, Peer::Unknown);
-        assert!(matches!(reply, Reply::Ready(Response { status: 503, .. })), "{reply:?}");
-        assert_eq!((state.balloon.target_bytes(), state.balloon.is_target_forced()), (0, false));
+        match answer(&request, Access::Everything, state, Peer::Unknown) {
+            Reply::Ready(response) => response.status,
+            reply => panic!("{reply:?}"),
+        }
+    }
+
+    fn full() -> Arc<State> {
+        let state = Arc::new(State::new(DeviceOptions::default(), MemoryOptions::default()));
+        state.set_frontend(Some(Arc::new(Full)));
+        state.balloon.set_acked_features(0);
+        state.rings.note(0, Some(&Queue::new(2).unwrap()));
+        state
+    }
+
+    /// Found by fuzzing: the target was as before, and forced from then on.
+    #[test]
+    fn target_that_cannot_be_told_changes_nothing() {
+        let state = full();
+        let before = state.balloon.target();
+        assert_eq!(put(&state, br#"{"bytes": 8192, "force": true}"#), 503);
+        assert_eq!(put(&state, br#"{"bytes": 8192, "lease_seconds": 60}"#), 503);
+        assert_eq!(state.balloon.target(), before);
+    }
+
+    #[test]
+    fn renewal_of_a_lease_wakes_no_guest() {
+        let state = full();
+        let until = Instant::now() + Duration::from_secs(5);
+        state.balloon.set_lease(Some(Lease::new(8192, false, until).unwrap()));
+        assert_eq!(put(&state, br#"{"bytes": 8192, "lease_seconds": 60}"#), 200);
+        assert!(state.balloon.target().lease.unwrap().until > until);
+        assert_eq!(put(&state, br#"{"bytes": 4096, "lease_seconds": 60}"#), 503);
+        assert_eq!(state.balloon.target_bytes(), 8192);
     }
 }
