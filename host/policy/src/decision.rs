@@ -44,6 +44,8 @@ pub enum Why {
     Whole,
     /// Its rules leave it out of the policy.
     Excluded,
+    /// Its driver does not deflate before the OOM killer runs, and its rules ask for that.
+    NoDeflateOnOom,
     /// No fresh sample, or one that contradicts itself.
     NoSample,
     /// No VMM is connected, or it has not said how much memory the guest has.
@@ -76,6 +78,8 @@ pub enum Why {
     Deflated,
     /// It was under pressure lately, and nothing is taken yet.
     Recovers,
+    /// It was given back to lately, and is taken from only if the host has less than half of its reserve.
+    Settles,
 }
 
 impl Why {

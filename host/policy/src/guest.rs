@@ -21,6 +21,8 @@ const FIRST_RECOVERY: Duration = Duration::from_secs(300);
 const LONGEST_RECOVERY: Duration = Duration::from_secs(3600);
 /// After so long without pressure the first time counts again.
 const FORGIVEN: Duration = Duration::from_secs(6 * 3600);
+/// How long nothing is taken from a guest that was given back to, unless it is urgent.
+const SETTLES: Duration = Duration::from_secs(900);
 /// How long a balloon may take to follow before the host no longer counts on it.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
 /// Swapping that is no pressure, in bytes, in or out, from one sample to the next.
@@ -53,6 +55,8 @@ pub(crate) struct Known {
     /// Its balloon, and since when it has been short of the target.
     actual: Option<u64>,
     lags_since: Option<Duration>,
+    /// When the policy gave back to it last.
+    pub(crate) given_at: Option<Duration>,
     /// The policy has sent a lease and not ended it.
     pub(crate) has_lease: bool,
 }
@@ -98,6 +102,9 @@ impl Known {
     ) -> Result<View, Why> {
         let actual_before = std::mem::replace(&mut self.actual, seen.actual_bytes);
         let memory = seen.memory_bytes.filter(|memory| *memory > 0).ok_or(Why::NoGuest)?;
+        if rules.needs_deflate_on_oom && !seen.deflates_on_oom {
+            return Err(Why::NoDeflateOnOom);
+        }
         let sample = seen.sample.filter(|sample| sample.age <= fresh).ok_or(Why::NoSample)?;
         let used = sample.used_bytes().filter(|used| *used <= memory).ok_or(Why::NoSample)?;
         let at = now.saturating_sub(sample.age);
@@ -139,8 +146,11 @@ impl Known {
             Some(Why::Recovers)
         } else if self.samples < LEAST_SAMPLES || !is_new {
             Some(Why::Unknown)
+        } else if lags {
+            Some(Why::Inflating)
         } else {
-            lags.then_some(Why::Inflating)
+            let settles = self.given_at.is_some_and(|at| now.saturating_sub(at) < SETTLES);
+            settles.then_some(Why::Settles)
         };
         let resident =
             seen.resident_bytes.unwrap_or(memory - seen.actual_bytes.unwrap_or(0).min(memory));

@@ -28,7 +28,7 @@ pub struct HostRules {
     /// its memory, and at least 512 MiB.
     #[serde(deserialize_with = "size")]
     pub reserve: Option<u64>,
-    /// Bytes beyond the reserve in which nothing moves. By default half of the reserve.
+    /// Bytes beyond the reserve in which nothing moves. By default as much as the reserve.
     #[serde(deserialize_with = "size")]
     pub band: Option<u64>,
     /// Time between two steps while the policy has something to do.
@@ -65,6 +65,8 @@ pub struct GuestRules {
     pub step_percent: Option<u32>,
     /// Whether the policy sets its target at all, by default yes.
     pub managed: Option<bool>,
+    /// Whether it does so only if the guest's driver deflates before the OOM killer runs, by default yes.
+    pub needs_deflate_on_oom: Option<bool>,
 }
 
 /// What is wrong with rules.
@@ -142,6 +144,8 @@ impl Rules {
             shares: own.shares.or(all.shares).unwrap_or(100),
             step_percent: own.step_percent.or(all.step_percent).unwrap_or(6),
             managed: own.managed.or(all.managed).unwrap_or(true),
+            needs_deflate_on_oom: (own.needs_deflate_on_oom.or(all.needs_deflate_on_oom))
+                .unwrap_or(true),
         }
     }
 }
@@ -160,6 +164,8 @@ pub struct Held {
     pub step_percent: u32,
     /// See [`GuestRules::managed`].
     pub managed: bool,
+    /// See [`GuestRules::needs_deflate_on_oom`].
+    pub needs_deflate_on_oom: bool,
 }
 
 impl Held {
@@ -173,7 +179,7 @@ impl HostRules {
     /// The marks of a host with that memory.
     pub fn marks(&self, total_bytes: u64) -> Marks {
         let reserve = self.reserve.unwrap_or((total_bytes / 16).max(512 << 20));
-        let band = self.band.unwrap_or(reserve / 2);
+        let band = self.band.unwrap_or(reserve);
         Marks { low: reserve, high: reserve.saturating_add(band) }
     }
 }
@@ -188,9 +194,9 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// What is aimed at when something is taken, and what stays when something is given back.
+    /// What is aimed at when something is taken.
     pub fn aim(&self) -> u64 {
-        self.low + (self.high - self.low) / 2
+        self.low + (self.high - self.low) / 4
     }
 }
 

@@ -41,6 +41,9 @@ pub struct GuestSeen {
     pub actual_bytes: Option<u64>,
     /// Bytes of the guest's memory that the host holds; `None` if the kernel did not say.
     pub resident_bytes: Option<u64>,
+    /// Whether its driver takes memory out of the balloon before the guest's OOM killer runs
+    /// (`VIRTIO_BALLOON_F_DEFLATE_ON_OOM`).
+    pub deflates_on_oom: bool,
     /// The last statistics; `None` if there are none.
     pub sample: Option<Sample>,
 }

@@ -14,7 +14,7 @@ use crate::share::{Claim, divide};
 /// Less than this is not moved, in bytes.
 const LEAST_MOVE: u64 = 4 << 20;
 /// How long nothing is given back after something was taken.
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD: Duration = Duration::from_secs(600);
 /// Bytes of a page of the balloon.
 const PAGE: u64 = 4096;
 
@@ -76,10 +76,15 @@ impl Policy {
             let (action, why) = match view {
                 Ok(view) => choose(view, part, known.has_lease),
                 // What it was left before runs out.
-                Err(Why::Excluded) if known.has_lease => (Action::Release, Why::Excluded),
+                Err(why @ (Why::Excluded | Why::NoDeflateOnOom)) if known.has_lease => {
+                    (Action::Release, *why)
+                }
                 Err(why) => (Action::Nothing, *why),
             };
             known.has_lease = matches!(action, Action::Lease { .. });
+            if why == Why::Given {
+                known.given_at = Some(seen.now);
+            }
             let view = view.as_ref().ok();
             Decision {
                 name: guest.name.clone(),
@@ -109,9 +114,11 @@ impl Policy {
             (seen.host.stalls || expected < marks.low) || (self.taking && expected < marks.aim());
         if self.taking {
             let stalls = if seen.host.stalls { seen.host.total_bytes / 64 } else { 0 };
+            // There is no more time for those that were given back to lately.
+            let scarce = seen.host.stalls || expected < marks.low / 2;
             let lack = marks.aim().saturating_sub(expected).max(stalls);
             let claims = views.iter().zip(rules).map(|(view, rules)| match view {
-                Ok(view) if view.spared.is_none() && view.pressure.is_none() => {
+                Ok(view) if view.can_lose(scarce) => {
                     let spare = view.spare();
                     // In the proportion of what they can spare, and against that of their shares.
                     let weight = u128::from(spare) * 10_000 / u128::from(rules.shares);
@@ -133,9 +140,11 @@ impl Policy {
         let promised = views.iter().flatten().filter(|view| view.leave < view.whole);
         let promised = promised
             .fold(0_u64, |sum, view| sum.saturating_add(view.leave.saturating_sub(view.resident)));
-        let amount = seen.host.available_bytes.saturating_sub(marks.aim()).saturating_sub(promised);
+        let amount = seen.host.available_bytes.saturating_sub(marks.high).saturating_sub(promised);
         let claims = views.iter().zip(rules).map(|(view, rules)| match view {
-            Ok(view) if view.spared.is_none_or(|why| why == Why::Inflating) => {
+            Ok(view)
+                if view.spared.is_none_or(|why| matches!(why, Why::Inflating | Why::Settles)) =>
+            {
                 let room = view.ceiling.saturating_sub(view.leave);
                 let weight = u128::from(room) * u128::from(rules.shares);
                 Claim { weight, cap: room.min(view.step.saturating_mul(2)) }
@@ -155,6 +164,11 @@ enum Part {
 }
 
 impl View {
+    fn can_lose(&self, scarce: bool) -> bool {
+        let spared = self.spared.filter(|why| !(scarce && *why == Why::Settles));
+        spared.is_none() && self.pressure.is_none()
+    }
+
     /// Bytes that the host holds for the guest and that it can spare.
     fn spare(&self) -> u64 {
         self.leave.min(self.resident).saturating_sub(self.floor)

@@ -48,6 +48,7 @@ impl Guest {
             target_bytes: self.target,
             actual_bytes: Some(self.target),
             resident_bytes: Some(self.resident.min(total)),
+            deflates_on_oom: true,
             sample: Some(sample).filter(|_| self.answers),
         }
     }
@@ -122,7 +123,7 @@ fn step_host_below_reserve_takes_what_can_be_spared() {
     assert_eq!(host.guests[0].target, 8 * GIB / 100 * 6 / 4096 * 4096);
     host.steps(60);
     let available = host.seen().host.available_bytes;
-    // In the middle of the band, less what is not worth a move.
+    // A quarter of the band, less what is not worth a move.
     assert!((5 * GIB - 20 * MIB..=5 * GIB).contains(&available), "{} MiB", available / MIB);
     for guest in &host.guests {
         assert!(guest.target.abs_diff(host.guests[0].target) <= 8 * MIB);
@@ -138,7 +139,7 @@ fn step_double_shares_lose_half() {
     let taken = [host.guests[0].target, host.guests[1].target];
     // In one step, since less is lacked than a step may take.
     assert!(taken[0] > 0 && (2 * taken[1]).abs_diff(taken[0]) <= 2 * 4096, "{taken:?}");
-    assert!((taken[0] + taken[1]).abs_diff(320 * MIB) <= 2 * 4096, "{taken:?}");
+    assert!((taken[0] + taken[1]).abs_diff(288 * MIB) <= 2 * 4096, "{taken:?}");
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn step_roomy_again_gives_all_back() {
     let mut host = Host::new(16 * GIB, "[host]\nreserve = '4G'", vec![Guest::new(8 * GIB, GIB); 2]);
     host.steps(60);
     host.total = 64 * GIB;
-    let decisions = host.steps(60);
+    let decisions = host.steps(200);
     assert!(decisions.iter().all(|decision| decision.why == Why::Whole), "{decisions:?}");
     assert!(!host.policy.wants_samples(&host.seen().host));
 }
@@ -229,12 +230,44 @@ fn step_given_memory_is_not_given_twice() {
     for guest in &mut host.guests {
         guest.resident = guest.memory - guest.target;
     }
-    // 4 GiB above the middle of the band, and 5 GiB in the balloons.
-    host.total += 4 * GIB;
-    host.steps(60);
+    // The balloons have 5 GiB, and the host 2 GiB more than it keeps.
+    host.total += 5 * GIB;
+    host.steps(200);
     let given = |guest: &Guest| guest.memory - guest.target - guest.resident;
     let given: u64 = host.guests.iter().map(given).sum();
-    assert!((3 * GIB..=4 * GIB + 32 * MIB).contains(&given), "{} MiB", given / MIB);
+    assert!((GIB..=2 * GIB + 32 * MIB).contains(&given), "{} MiB", given / MIB);
+}
+
+/// Unless the host has next to nothing left.
+#[test]
+fn step_guest_given_back_to_is_not_taken_from() {
+    let text = "[host]\nreserve = '4G'\n[guest]\nstep_percent = 2";
+    let mut host = Host::new(16 * GIB, text, vec![Guest::new(8 * GIB, GIB); 2]);
+    host.steps(100);
+    host.total += 8 * GIB;
+    while host.step()[0].why != Why::Given {}
+    host.total -= 9 * GIB;
+    let decisions = host.steps(20);
+    assert_eq!(decisions[0].why, Why::Settles, "{decisions:?}");
+    let before = host.guests[0].target;
+    host.total -= 2 * GIB;
+    assert_eq!(host.step()[0].why, Why::Taken);
+    assert!(host.guests[0].target > before);
+}
+
+#[test]
+fn step_rigid_guest_is_not_touched_unless_allowed() {
+    let guests = vec![Guest::new(8 * GIB, GIB); 2];
+    for (more, why) in [("", Why::NoDeflateOnOom), ("needs_deflate_on_oom = false", Why::Taken)] {
+        let text = format!("[host]\nreserve = '4G'\n[guests.0]\n{more}");
+        let mut host = Host::new(16 * GIB, &text, guests.clone());
+        host.steps(3);
+        let mut seen = host.seen();
+        seen.now += PERIOD;
+        seen.guests[0].deflates_on_oom = false;
+        let decisions = host.policy.step(&seen);
+        assert_eq!((decisions[0].why, decisions[1].why), (why, Why::Taken));
+    }
 }
 
 #[test]
@@ -282,6 +315,7 @@ fn any_guest() -> impl Strategy<Value = GuestSeen> {
                 target_bytes,
                 actual_bytes,
                 resident_bytes,
+                deflates_on_oom: true,
                 sample,
             }
         },

@@ -34,7 +34,7 @@ impl Guest {
         told: Result<Option<TargetView>, AskError>,
         before: Option<&Self>,
     ) -> Self {
-        let sampled = asked.sample.map(|(at, _)| at);
+        let sampled = asked.sample.as_ref().map(|(at, _)| *at);
         Self {
             name,
             sampled: sampled.or_else(|| before.and_then(|before| before.sampled)),

@@ -27,7 +27,7 @@ pub(super) struct Asked {
     /// What its daemon says; an error if it does not answer.
     pub(super) status: Result<(StatusView, TargetView), String>,
     /// Its last statistics, and when they were sent.
-    pub(super) sample: Option<(Instant, Sample)>,
+    pub(super) sample: Option<(Instant, SampleView)>,
     /// Why the statistics are not new; none if they are.
     pub(super) error: Option<String>,
 }
@@ -54,7 +54,6 @@ impl Asked {
 
     /// The same as the policy sees it.
     pub(super) fn seen(&self, name: &str) -> GuestSeen {
-        let sample = self.sample.map(|(at, sample)| Sample { age: at.elapsed(), ..sample });
         match &self.status {
             Ok((status, target)) => GuestSeen {
                 name: name.to_owned(),
@@ -63,7 +62,11 @@ impl Asked {
                 target_bytes: target.bytes,
                 actual_bytes: status.actual_bytes,
                 resident_bytes: status.memory.as_ref().and_then(|memory| memory.resident_bytes),
-                sample,
+                deflates_on_oom: deflates_on_oom(status),
+                sample: self
+                    .sample
+                    .as_ref()
+                    .and_then(|(at, view)| read(view, at.elapsed(), status)),
             },
             Err(_) => GuestSeen { name: name.to_owned(), ..GuestSeen::default() },
         }
@@ -73,7 +76,7 @@ impl Asked {
 /// Asks the guest for its statistics, and waits for them. The last ones are kept where no new ones come.
 async fn statistics(
     daemon: &Daemon,
-    sample: &mut Option<(Instant, Sample)>,
+    sample: &mut Option<(Instant, SampleView)>,
 ) -> Result<(), AskError> {
     let asked = Instant::now();
     daemon.ask("POST", "/v1/statistics/refresh", None).await?;
@@ -87,7 +90,7 @@ async fn statistics(
             // On the safe side: the age is that of the answer.
             looked.checked_sub(age)
         });
-        *sample = view.sample.as_ref().and_then(|view| Some((at?, read(view)?)));
+        *sample = view.sample.and_then(|view| Some((at?, view)));
         if at.is_some_and(|at| at >= asked) {
             return Ok(());
         }
@@ -98,12 +101,22 @@ async fn statistics(
     }
 }
 
+/// Whether the driver takes memory out of the balloon before the guest's OOM killer runs.
+fn deflates_on_oom(status: &StatusView) -> bool {
+    let acked = status.acked_features.as_deref().unwrap_or_default();
+    acked.iter().any(|feature| feature == "deflate_on_oom")
+}
+
 /// What the policy needs; none if the guest does not send how much it has available.
-fn read(view: &SampleView) -> Option<Sample> {
+///
+/// Linux takes the balloon's pages out of its total (`adjust_managed_page_count`), unless its driver may
+/// deflate on OOM.
+fn read(view: &SampleView, age: Duration, status: &StatusView) -> Option<Sample> {
     let value = |name: &str| view.values.get(name).copied().flatten();
+    let balloon_bytes = if deflates_on_oom(status) { view.balloon_bytes? } else { 0 };
     Some(Sample {
-        age: Duration::ZERO,
-        total_bytes: value("total_bytes")?,
+        age,
+        total_bytes: value("total_bytes")?.checked_sub(balloon_bytes)?,
         available_bytes: value("available_bytes")?,
         swapped_in_bytes: value("swapped_in_bytes").unwrap_or(0),
         swapped_out_bytes: value("swapped_out_bytes").unwrap_or(0),

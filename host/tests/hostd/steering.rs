@@ -44,7 +44,7 @@ impl Steered {
 
     /// A VM with its daemon.
     fn guest(&mut self, vm: &str) -> Guest {
-        let socket = self.host.daemon(vm, &["--statistics"]).socket();
+        let socket = self.host.daemon(vm, &["--statistics", "--deflate-on-oom"]).socket();
         Guest::attach(socket)
     }
 
