@@ -57,3 +57,5 @@ mod wake;
 
 pub use cli::{Config, ConfigError};
 pub use daemon::{DaemonError, Embedded, StopHandle};
+#[doc(hidden)]
+pub use device::{SimulatedDevice, SimulatedStatistics};

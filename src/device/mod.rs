@@ -17,6 +17,7 @@ mod options;
 mod queues;
 pub(crate) mod reclaim;
 mod saved;
+mod simulated;
 mod squeeze;
 mod statistics;
 mod target;
@@ -31,6 +32,7 @@ pub(crate) use options::{DeviceOptions, IntervalError, MAX_STATISTICS_INTERVAL, 
 pub(crate) use queues::Action;
 pub(crate) use queues::contents::Contents;
 pub(crate) use saved::{RestoreError, SavedBalloon};
+pub use simulated::{SimulatedDevice, SimulatedStatistics};
 pub(crate) use statistics::Sample;
 #[cfg(test)]
 pub(crate) use statistics::Statistics;
