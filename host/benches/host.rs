@@ -97,7 +97,10 @@ fn measure(count: usize) -> Result<Figures> {
     for at in 0..count {
         let name = format!("vm{at:04}");
         let binary = Path::new(HOSTD).with_file_name("vhost-device-balloon");
-        let daemon = DaemonProcess::spawn_controlled(&binary, ["--statistics", "--name", &name])?;
+        let daemon = DaemonProcess::spawn_controlled(
+            &binary,
+            ["--statistics", "--deflate-on-oom", "--name", &name],
+        )?;
         symlink(daemon.control_socket(), folder.path().join(format!("{name}.ctl")))?;
         guests.push(Guest::attach(&daemon.socket())?);
         daemons.push(daemon);

@@ -168,7 +168,7 @@ impl Options {
             paused: false,
             statistics: true,
             statistics_interval: 0,
-            deflate_on_oom: false,
+            deflate_on_oom: true,
             target_bytes: 0,
             name: vm_name(&metadata),
         };
@@ -273,9 +273,12 @@ mod tests {
         let options = read(&[]).unwrap();
         assert!(options.enabled);
         assert_eq!(options.device, Device::Generic);
-        assert_eq!(options.daemon_arguments(false), ["--name", "shop/vm1", "--statistics"]);
+        assert_eq!(
+            options.daemon_arguments(false),
+            ["--name", "shop/vm1", "--statistics", "--deflate-on-oom"]
+        );
         let bare = Options::read(br#"{"metadata": {"annotations": null}}"#).unwrap();
-        assert_eq!(bare.daemon_arguments(false), ["--statistics"]);
+        assert_eq!(bare.daemon_arguments(false), ["--statistics", "--deflate-on-oom"]);
     }
 
     #[test]
@@ -285,12 +288,15 @@ mod tests {
         assert_eq!(with("device", "vhost-user-balloon").device, Device::VhostUserBalloon);
         assert!(with("passthrough", "paused").passthrough);
         let arguments = |name, value| with(name, value).daemon_arguments(false)[2..].join(" ");
-        assert_eq!(arguments("hugepages", "true"), "--statistics --hugetlb");
-        assert_eq!(arguments("paused", "true"), "--statistics --paused");
-        assert_eq!(arguments("statistics", "false"), "");
-        assert_eq!(arguments("statistics-interval", "10"), "--statistics --statistics-interval 10");
-        assert_eq!(arguments("deflate-on-oom", "true"), "--statistics --deflate-on-oom");
-        assert_eq!(arguments("target", "2Mi"), "--statistics --target 2097152");
+        assert_eq!(arguments("hugepages", "true"), "--statistics --hugetlb --deflate-on-oom");
+        assert_eq!(arguments("paused", "true"), "--statistics --paused --deflate-on-oom");
+        assert_eq!(arguments("statistics", "false"), "--deflate-on-oom");
+        assert_eq!(
+            arguments("statistics-interval", "10"),
+            "--statistics --statistics-interval 10 --deflate-on-oom"
+        );
+        assert_eq!(arguments("deflate-on-oom", "false"), "--statistics");
+        assert_eq!(arguments("target", "2Mi"), "--statistics --deflate-on-oom --target 2097152");
         assert_eq!(with("passthrough", "paused").daemon_arguments(true)[3], "--paused");
     }
 

@@ -27,7 +27,8 @@ const POLICY: &str = "[host]\nreserve = '1000T'\nperiod = '1s'\n[guest]\nstep_pe
 #[ignore = "needs a Linux guest: cargo xtask test"]
 fn linux_is_taken_from_and_grows_again() {
     let mut host = Host::new();
-    let socket = host.daemon("linux", &["--no-reporting", "--statistics"]).socket();
+    let socket =
+        host.daemon("linux", &["--no-reporting", "--statistics", "--deflate-on-oom"]).socket();
     let control = ControlSocket::new(&host.path("linux.ctl"), PATIENCE);
     let config = GuestConfig { balloon: Balloon::VhostUser { socket }, ..GuestConfig::default() };
     let guest = LinuxGuest::boot(&qemu::available().unwrap(), config).unwrap();

@@ -67,8 +67,10 @@ impl Scene {
         for (name, mebibytes, ..) in GUESTS {
             eprintln!("booting {name}");
             let binary = programs.join("vhost-device-balloon");
-            let daemon =
-                DaemonProcess::spawn_controlled(&binary, ["--statistics", "--name", name])?;
+            let daemon = DaemonProcess::spawn_controlled(
+                &binary,
+                ["--statistics", "--deflate-on-oom", "--name", name],
+            )?;
             symlink(daemon.control_socket(), sockets.join(format!("{name}.ctl")))?;
             let balloon = Balloon::VhostUser { socket: daemon.socket() };
             let memory_bytes = mebibytes * MIB;
