@@ -219,7 +219,10 @@ fn use_memory(shared: &Shared, user: u32, mut random: Random) {
     let check = |mapping: &Mapping, generation| {
         shared.stats.verified(pattern::verify(mapping.words(), user, generation));
     };
-    while shared.rest() {
+    // A race of a few cycles may be over before this thread runs.
+    let mut had_its_turn = false;
+    while shared.rest() || !had_its_turn {
+        had_its_turn = true;
         generation = generation.wrapping_add(1);
         let pages = 1 + random.below(most_pages);
         let on = || format!("{pages} pages");

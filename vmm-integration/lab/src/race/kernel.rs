@@ -122,7 +122,7 @@ impl Experiment for KernelRace {
                 &format!("the longest {name}"),
             );
         }
-        let checked = (report.verified_bytes >> 20) as f64;
+        let checked = report.verified_bytes as f64 / f64::from(1 << 20);
         findings.figure("checked", checked, "MiB", "compared, all of it right");
         findings.count("moved", report.migrated_pages, "pages", "moved out of the way");
         findings.note(raced.to_string());

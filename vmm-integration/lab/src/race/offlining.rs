@@ -178,7 +178,7 @@ fn operations(findings: &mut Findings, raced: &Raced) {
     findings.count("cycles", report.cycles(), "", "blocks that went offline and came back");
     findings.figure("rate", raced.cycles_per_second(), "1/s", "cycles a second");
     findings.count("moved", report.migrated_pages, "pages", "moved out of the way");
-    let checked = real(report.verified_bytes >> 20);
+    let checked = real(report.verified_bytes) / f64::from(1 << 20);
     findings.figure("checked", checked, "MiB", "compared, all of it right");
     for (name, operation) in report.operations.iter().filter(|(name, _)| *name != REPORT) {
         for (outcome, times) in &operation.outcomes {
