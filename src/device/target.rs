@@ -68,7 +68,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// A lease of a balloon of `bytes` until then; `forced` as in [`Balloon::set_target`].
+    /// A lease of a balloon of `bytes` until then; `forced` as in [`super::Balloon::set_target`].
     ///
     /// # Errors
     /// [`TargetError`].

@@ -61,6 +61,9 @@ struct Args {
     /// Everything that is random follows from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Draw VMs lost and signs of pressure by overcommit into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -126,6 +129,10 @@ fn main() -> Result<()> {
         });
     }
     progress.finish_and_clear();
+    if let Some(path) = &args.chart {
+        let svg = report::curve(&compared, time.as_secs_f64() / 86400.0);
+        fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&compared)?),
         false => print!("{}", report::table(&compared)),

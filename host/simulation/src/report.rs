@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What came of it, as a table.
+//! What came of it, as a table and as a curve.
 
+use charts::{Chart, Line};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::fleet::Compared;
@@ -36,6 +37,38 @@ pub fn table(compared: &[Compared]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string() + "\n"
+}
+
+/// What the policy costs by overcommit, as an SVG file: of a thousand guests in a day.
+pub fn curve(compared: &[Compared], days: f64) -> String {
+    let of = |count: fn(&Outcome) -> u64| -> Vec<(f64, f64)> {
+        let point = |compared: &Compared| {
+            let outcome = &compared.policy;
+            let guest_days = outcome.guests as f64 * days;
+            let overcommit = compared.overcommit_percent as f64 / 100.0;
+            (overcommit, count(outcome) as f64 / guest_days * 1000.0)
+        };
+        compared.iter().map(point).collect()
+    };
+    let lost = of(|outcome| outcome.lost_vms);
+    let pressure = of(|outcome| outcome.pressure.values().sum());
+    let oom = of(|outcome| outcome.guest_ooms);
+    let lines =
+        [("VMs lost", &lost), ("signs of pressure", &pressure), ("OOM kills in guests", &oom)];
+    let lines = lines.into_iter().enumerate().map(|(style, (name, points))| Line {
+        name: name.to_owned(),
+        points,
+        style,
+        computed: false,
+    });
+    let chart = Chart {
+        title: "The policy by overcommit: of 1000 guests in a simulated day".to_owned(),
+        x_unit: "memory of the guests to that of the hosts",
+        y_unit: "",
+        lines: lines.collect(),
+        range: Vec::new(),
+    };
+    chart.file()
 }
 
 fn row(percent: u64, name: &str, outcome: &Outcome) -> [String; 10] {

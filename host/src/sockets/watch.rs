@@ -31,7 +31,7 @@ const ABOVE: WatchFlags = WatchFlags::CREATE
 
 /// Waits for changes in directories, without a timer ([inotify](https://man7.org/linux/man-pages/man7/inotify.7.html)).
 ///
-/// An event only says that something changed: what there is now says [`super::find`]. So it does not
+/// An event only says that something changed: what there is now says [`super::find()`]. So it does not
 /// matter if the kernel drops events, which it does when too many wait.
 #[derive(Debug)]
 pub struct Watch {

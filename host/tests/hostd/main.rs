@@ -6,6 +6,7 @@ mod guest;
 mod host;
 mod linux;
 mod metrics;
+mod overcommit;
 mod process;
 mod steering;
 mod unit;
