@@ -26,7 +26,7 @@ const HOST: u64 = GUESTS as u64 * MEMORY / 3 * 2;
 const ROUNDS: usize = 8;
 /// What a guest keeps, and what it uses when it is its turn.
 const KEPT: (u32, u64) = (1, 64 * MIB);
-const USED: (u32, u64) = (2, 300 * MIB);
+const USED: (u32, u64) = (2, 192 * MIB);
 /// What each reads of its disk in a round, which stays in its page cache.
 const READ: u64 = 640 * MIB;
 /// An emulated guest on a busy machine takes its time.
