@@ -100,6 +100,15 @@ fn available() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// Ends the watch, also where the work fails.
+struct Work<'a>(&'a AtomicBool);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Adds up what the host holds until the work is over.
 fn watch(vms: &[Vm], is_over: &AtomicBool) -> Run {
     let (mut run, began) = (Run::default(), Instant::now());
@@ -130,6 +139,7 @@ fn run(is_steered: bool) -> Run {
     let is_over = AtomicBool::new(false);
     let (mut run, work) = thread::scope(|scope| {
         let watching = scope.spawn(|| watch(&vms, &is_over));
+        let works = Work(&is_over);
         let mut work = 0.0;
         for round in 0..ROUNDS {
             let began = Instant::now();
@@ -142,7 +152,7 @@ fn run(is_steered: bool) -> Run {
             // Guests rest between two rounds, as most do most of the time.
             thread::sleep(Duration::from_secs(10));
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(works);
         (watching.join().unwrap(), work)
     });
     run.work = work;

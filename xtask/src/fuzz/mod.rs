@@ -99,7 +99,7 @@ pub(crate) fn for_tests(full: bool) -> Result<()> {
     let targets = targets()?;
     let programs = Programs::build(Sanitizer::None, &targets)?;
     // The same inputs each time: what others find in a short run is no fault of a change.
-    let (seconds, seed) = if full { (60, None) } else { (5, Some(1)) };
+    let (seconds, seed) = if full { (60, None) } else { (3, Some(1)) };
     let goal = Goal { seconds, runs: None, seed };
     let reports = run_all(&programs, targets, goal)?;
     println!("{}", table(&reports));
