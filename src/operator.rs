@@ -2,7 +2,8 @@
 
 //! What the control socket answers, for clients in Rust: each type is the JSON of one answer or of a
 //! part of it. `packaging/openapi.json` says which request has which answer. Beside them are sizes as
-//! operators write them, and the two formats of metrics.
+//! operators write them, the reserve of a target, what is no guest pressure yet, and the two formats of
+//! metrics.
 //!
 //! ```
 //! use vhost_device_balloon::operator::PausedView;
@@ -21,6 +22,7 @@ pub use crate::control::views::{
     HintingView, MemoryView, PausedView, PinView, PinsView, QueueView, RefusedView, SampleView,
     StatisticsView, StatusView,
 };
+pub use crate::device::reclaim::{SPARED_MAJOR_FAULTS, SPARED_SWAP_BYTES};
 pub use crate::device::reserve_bytes;
 pub use crate::discard::Backing;
 pub use crate::logging::LogLevel;

@@ -109,7 +109,7 @@ fn measure(count: usize) -> Result<Figures> {
     hostd.wait_until(|view| view["guests"].as_array().map(Vec::len) == Some(count))?;
     hostd.scrape()?;
 
-    // What it costs while nothing is to be done.
+    // What it costs while it has no work.
     let before = (ticks(hostd.pid())?, sum(&daemons, ticks)?);
     let (time, switches) = (cpu_time(hostd.pid())?, context_switches(hostd.pid())?);
     thread::sleep(IDLE);

@@ -30,10 +30,11 @@ const EXHAUSTED_AFTER: Duration = Duration::from_secs(3);
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 /// Less than this is not worth a squeeze, in bytes.
 const LEAST_BYTES: u64 = 1 << 20;
-/// Swapping that is no pressure, in bytes, in or out, since the reclaim began.
-const SPARED_SWAP_BYTES: u64 = 1 << 20;
-/// Major faults that are no pressure, since the reclaim began.
-const SPARED_MAJOR_FAULTS: u64 = 256;
+/// Swapping that is no guest pressure, in bytes, in or out: since a reclaim began, or from one sample of a
+/// policy to the next.
+pub const SPARED_SWAP_BYTES: u64 = 1 << 20;
+/// Major faults that are no guest pressure, over the same time.
+pub const SPARED_MAJOR_FAULTS: u64 = 256;
 
 /// A sign in the statistics that the guest needs its memory. The balloon's own allocations stall and
 /// scan, too, so that `allocation_stalls` and the scan counters are no sign.

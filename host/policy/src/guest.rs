@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use vhost_device_balloon::operator::reserve_bytes;
+use vhost_device_balloon::operator::{SPARED_MAJOR_FAULTS, SPARED_SWAP_BYTES, reserve_bytes};
 
 use crate::decision::Why;
 use crate::rules::Held;
@@ -25,10 +25,6 @@ const FORGIVEN: Duration = Duration::from_secs(6 * 3600);
 const SETTLES: Duration = Duration::from_secs(900);
 /// How long a balloon may take to follow before the host no longer counts on it.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(60);
-/// Swapping that is no pressure, in bytes, in or out, from one sample to the next.
-const SPARED_SWAP_BYTES: u64 = 1 << 20;
-/// Major faults that are no pressure, from one sample to the next.
-const SPARED_MAJOR_FAULTS: u64 = 256;
 /// A balloon that is smaller by this has been deflated; what lacks less has followed.
 const SLACK: u64 = 1 << 20;
 

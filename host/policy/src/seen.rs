@@ -68,7 +68,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Bytes that the guest cannot do without; `None` if its numbers contradict each other.
+    /// Bytes in use that the guest cannot drop; `None` if its numbers contradict each other.
     pub(crate) fn used_bytes(&self) -> Option<u64> {
         self.total_bytes.checked_sub(self.available_bytes).filter(|_| self.total_bytes > 0)
     }

@@ -52,7 +52,7 @@ impl Locks {
 
 fn lock(dir: &Path, path: &Path) -> Result<File, LockError> {
     let failed = |source| LockError::Failed { path: path.to_owned(), source };
-    // Whoever may open it may lock it.
+    // Each process that may open it may lock it.
     let mut options = File::options();
     options.write(true).create(true).truncate(false).mode(0o600);
     let file = options.open(path).map_err(failed)?;

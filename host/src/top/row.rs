@@ -73,7 +73,7 @@ pub(super) struct Row {
     pub(super) reclaim_target_bytes: Option<u64>,
     /// Memory in the balloon, as the guest says.
     pub(super) actual_bytes: Option<u64>,
-    /// Memory that the guest uses and cannot do without: its total less what is available.
+    /// Memory in use that the guest cannot drop: its total less what is available.
     pub(super) used_bytes: Option<u64>,
     /// Memory that the guest can use without swapping.
     pub(super) available_bytes: Option<u64>,
